@@ -1,0 +1,1 @@
+"""Commands of the ``unildiff`` entry point, one file a group."""

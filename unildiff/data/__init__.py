@@ -1,0 +1,1 @@
+"""Shared data machinery: reading, pairing, sampling, keys."""

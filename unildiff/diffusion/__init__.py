@@ -1,0 +1,1 @@
+"""Plain-torch diffusion: schedule, loss, sampler, keyed noise."""

@@ -1,0 +1,1 @@
+"""Named scoring protocols, metrics, tables, figures and the report."""

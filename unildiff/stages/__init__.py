@@ -1,0 +1,1 @@
+"""The LightningModules: one thin file a stage."""
