@@ -1,0 +1,198 @@
+"""The datamodule that all others are made from: loaders, shards, resumption, counts and a fingerprint.
+
+Axis letters: B batch, C channels, H W pixels.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from typing import Any, ClassVar
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+
+from unildiff.data.batch import RestorationBatch, SampleSet, Split, collate
+from unildiff.data.datasets import EvalSet
+from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
+from unildiff.errors import UserError
+
+
+class RestorationDataModule(lightning.LightningDataModule):
+    """Loaders over the sample sets that a subclass makes.
+
+    A subclass gives ``train_set``, ``val_set``, ``test_set`` and ``predict_set`` as far as it has them. Training runs
+    over an endless stream of positions; how many samples were trained on is kept in every checkpoint, so that a resumed
+    run goes on with the next one, whatever the number of workers or processes. Test pictures come one at a time, in full
+    size, each once whatever the number of processes; the degradation's name is in each sample.
+
+    Attributes:
+        protocol: how this set is scored by default, a name of :mod:`unildiff.evaluation.protocols`.
+        blind: nothing in a sample tells the network what the degradation is.
+        skipped: one line for each file or pair that ``on_error: skip`` left out.
+        consumed: training samples that all processes together have been given to the network so far.
+    """
+
+    protocol: ClassVar[str] = "unildiff"
+    blind: ClassVar[bool] = True
+    allow_zero_length_dataloader_with_multiple_devices = True  # a test set smaller than the number of processes
+
+    def __init__(self, batch_size: int = 8, num_workers: int = 2, seed: int | None = None, test_seed: int = 0) -> None:
+        """Set what all loaders share.
+
+        Args:
+            batch_size: training samples a process and step (the paper: 64 over two GPUs, so 32).
+            num_workers: loader processes a training process; 0 loads in the main process.
+            seed: of training order, crops and degradations; by default the one of ``--seed_everything``, else 0.
+            test_seed: of everything random in validation and test; part of the protocol, so apart from ``seed``.
+        """
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise UserError(f"data: batch_size {batch_size} or num_workers {num_workers}; give at least 1 and 0")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self.test_seed = test_seed
+        self.skipped: list[str] = []
+        self.consumed = 0
+        self._sets: dict[Split, SampleSet | None] = {}
+
+    # What subclasses give.
+
+    def train_set(self) -> SampleSet:
+        """Return the training set.
+
+        Raises:
+            UserError: this datamodule has none, or it cannot be found.
+        """
+        raise UserError(f"{type(self).__name__} has no training pictures; train with another --data")
+
+    def val_set(self) -> SampleSet | None:
+        """Return the validation set, or None when there is none."""
+        return None
+
+    def test_set(self) -> EvalSet:
+        """Return the test set.
+
+        Raises:
+            UserError: this datamodule has none, or it cannot be found.
+        """
+        raise UserError(f"{type(self).__name__} has no test pictures; give another --data")
+
+    def predict_set(self) -> SampleSet:
+        """Return the pictures to restore; the test set where a subclass says nothing else."""
+        return self.test_set()
+
+    # Lightning's side.
+
+    def setup(self, stage: str) -> None:
+        """Make the sets that ``stage`` (fit, validate, test or predict) needs, so that faults show before any work."""
+        wanted: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("predict",),
+        }
+        for split in wanted[stage]:
+            if split not in self._sets:
+                made = getattr(self, f"{split}_set")()
+                if made is not None and len(made) == 0:
+                    raise UserError(
+                        f"{type(self).__name__}: the {split} set is empty; check the folder and the settings"
+                    )
+                self._sets[split] = made
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the training stream, from ``consumed`` on."""
+        rank, world = rank_and_world()
+        train = self._made("train")
+        sampler = StreamSampler(len(train), self.batch_size, lambda: self.consumed, rank, world)
+        return self._loader(train, sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Return the one validation loader, or an empty list when there is no validation set."""
+        return [] if self._sets.get("val") is None else self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the one test loader: batch 1, full size."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the pictures to restore: batch 1, full size."""
+        return self._eval_loader("predict")
+
+    def on_before_batch_transfer(self, batch: RestorationBatch, dataloader_idx: int) -> RestorationBatch:
+        """Count the samples that go to training."""
+        if self.trainer is not None and self.trainer.training:
+            self.consumed += len(batch["name"]) * self.trainer.world_size
+        return batch
+
+    def transfer_batch_to_device(
+        self, batch: RestorationBatch, device: torch.device, dataloader_idx: int
+    ) -> RestorationBatch:
+        """Move a batch and lay its pictures out as (B, C, H, W): workers leave them as (B, H, W, C), which is cheaper."""
+        moved: RestorationBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved["lq"] = moved["lq"].contiguous()
+        if "gt" in moved:
+            moved["gt"] = moved["gt"].contiguous()
+        return moved
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position in the training stream."""
+        return {"consumed": self.consumed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on at the position that a checkpoint holds."""
+        self.consumed = int(state_dict["consumed"])
+
+    # What runs are described by.
+
+    def counts(self) -> dict[str, int]:
+        """Return how many test pictures each degradation has."""
+        self.setup("test")
+        test = self._made("test")
+        assert isinstance(test, EvalSet)
+        return dict(Counter(pair.degradation for pair in test.source.pairs))
+
+    def fingerprint(self) -> str:
+        """Return a short hash of what the sets consist of: settings, files and their sizes in bytes, not their pixels."""
+        digest = hashlib.blake2b(digest_size=8)
+        for line in [type(self).__name__, f"seed {self.test_seed}", *self.contents()]:
+            digest.update(line.encode() + b"\n")
+        return digest.hexdigest()
+
+    def contents(self) -> list[str]:
+        """Return the lines that the fingerprint is made of, one a test pair at least."""
+        test = self._sets.get("test") or self.test_set()
+        assert isinstance(test, EvalSet)
+        return [f"{pair.degradation} {pair.name} {_bytes(pair.lq)} {_bytes(pair.gt)}" for pair in test.source.pairs]
+
+    def _made(self, split: Split) -> SampleSet:
+        if (made := self._sets.get(split)) is None:
+            raise UserError(f"{type(self).__name__}: no {split} set; call setup first, or give another --data")
+        return made
+
+    def _eval_loader(self, split: Split) -> DataLoader[Any]:
+        made = self._made(split)
+        return self._loader(made, ShardSampler(made, *rank_and_world()), batch_size=1)
+
+    def _loader(self, samples: SampleSet, sampler: StreamSampler | ShardSampler, batch_size: int) -> DataLoader[Any]:
+        return DataLoader(
+            samples,  # type: ignore[arg-type]  # a protocol, where torch asks for its own base class
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            worker_init_fn=_one_thread,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _one_thread(worker: int) -> None:
+    import cv2  # workers are the parallelism: OpenCV's own threads on top would only fight for the cores
+
+    cv2.setNumThreads(0)
+
+
+def _bytes(path: Any) -> int:
+    return path.stat().st_size if path is not None and path.is_file() else 0

@@ -1,0 +1,100 @@
+"""What a sample and a batch hold, and how samples become a batch.
+
+Axis letters: B batch, C channels (3, RGB), H W pixels.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypedDict, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Split = Literal["train", "val", "test", "predict"]
+
+
+class RestorationSample(TypedDict):
+    """One picture pair; ``lq`` and ``gt`` are uint8 (C, H, W) in 0..255."""
+
+    lq: Tensor
+    gt: Tensor
+    caption: str  # what is in the picture, "" when unknown; never names a degradation
+    degradation: str  # e.g. "low_haze", "rain", "noise_25"
+    name: str  # file stem, unique within its degradation
+    key: int  # see unildiff.data.keys: every random draw of the sample comes from it
+
+
+class RestorationBatch(TypedDict):
+    """A collated list of :class:`RestorationSample`; ``lq`` and ``gt`` are uint8 (B, C, H, W) in 0..255."""
+
+    lq: Tensor
+    gt: Tensor
+    caption: list[str]
+    degradation: list[str]
+    name: list[str]
+    key: Tensor  # int64 (B,)
+
+
+class PredictSample(TypedDict):
+    """One picture to restore, without a truth; ``lq`` is uint8 (C, H, W) in 0..255."""
+
+    lq: Tensor
+    caption: str
+    name: str  # path below the folder that was given, suffix included
+    key: int
+
+
+class PredictBatch(TypedDict):
+    """A collated list of :class:`PredictSample`; ``lq`` is uint8 (B, C, H, W) in 0..255."""
+
+    lq: Tensor
+    caption: list[str]
+    name: list[str]
+    key: Tensor  # int64 (B,)
+
+
+class SampleSet(Protocol):
+    """What a data loader of this project reads: a map from an integer to a sample."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> RestorationSample | PredictSample: ...
+
+
+def picture_tensor(picture: np.ndarray) -> Tensor:
+    """Return uint8 (H, W, C) as a uint8 (C, H, W) tensor that shares its memory when that is possible."""
+    array = np.ascontiguousarray(picture)
+    if not array.flags.writeable:  # a memory map: torch warns of tensors over read-only memory
+        array = array.copy()
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def picture_array(picture: Tensor) -> np.ndarray:
+    """Return a uint8 (C, H, W) tensor as a contiguous uint8 (H, W, C) array."""
+    return np.ascontiguousarray(picture.cpu().permute(1, 2, 0).numpy())
+
+
+def _stack(pictures: Sequence[Tensor]) -> Tensor:
+    # Stacked as H W C, as they lie in memory: a copy without transposing, nine times faster than through floats.
+    shapes = {tuple(picture.shape) for picture in pictures}
+    if len(shapes) > 1:
+        raise ValueError(f"pictures of one batch must have one size, got {sorted(shapes)}; use a batch size of 1")
+    return torch.stack([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
+
+
+def collate(samples: Sequence[RestorationSample | PredictSample]) -> RestorationBatch | PredictBatch:
+    """Return the batch of ``samples``: pictures stacked, text as lists, keys as int64 (B,).
+
+    Raises:
+        ValueError: the pictures differ in size.
+    """
+    batch: dict[str, object] = {}
+    for field in samples[0]:
+        values = [cast(dict[str, object], sample)[field] for sample in samples]
+        if field in ("lq", "gt"):
+            batch[field] = _stack(cast(list[Tensor], values))
+        elif field == "key":
+            batch[field] = torch.tensor(cast(list[int], values), dtype=torch.int64)
+        else:
+            batch[field] = values
+    return cast(RestorationBatch, batch)

@@ -1,0 +1,287 @@
+"""The sample sets that every datamodule builds: training draws, evaluation pairs, pictures to restore.
+
+Axis letters: C channels, H W pixels. Pictures are uint8 RGB; arrays are (H, W, C), tensors (C, H, W).
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from unildiff.data.augment import Augment
+from unildiff.data.batch import PredictSample, RestorationSample, picture_tensor
+from unildiff.data.captions import Captions
+from unildiff.data.images import read_rgb
+from unildiff.data.keys import generator, sample_key
+from unildiff.errors import UserError
+
+Which = Literal["lq", "gt"]
+OnError = Literal["raise", "skip"]
+_LOG = logging.getLogger(__name__)
+_ATTEMPTS = 100  # broken files in a row before a training draw gives up
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What is known of a pair before its pictures are read.
+
+    Attributes:
+        task: what the weights of a datamodule speak of, e.g. "haze"; for CDD-11 the same as ``degradation``.
+        degradation: what the metrics are averaged by, e.g. "low_haze" or "noise_25".
+        name: stem, unique within the degradation.
+        lq: degraded picture, or None when it is made from the clean one as it is read.
+        gt: clean picture, or None when it is unknown.
+    """
+
+    task: str
+    degradation: str
+    name: str
+    lq: Path | None
+    gt: Path | None
+
+
+class PairSource(Protocol):
+    """Pairs and their pictures: files (:class:`FilePairs`) or the packed shards of ``unildiff data pack``."""
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """What is known of each pair, in a fixed order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, which: Which) -> np.ndarray:
+        """Return picture ``which`` of pair ``index``, (H, W, C) uint8; it may be a read-only view.
+
+        Raises:
+            UserError: it cannot be read; the message names the file.
+        """
+        ...
+
+
+class FilePairs:
+    """Pairs that are decoded from their files each time."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        """Args: the pairs, in the order of their indices."""
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int, which: Which) -> np.ndarray:
+        """See :class:`PairSource`."""
+        pair = self.pairs[index]
+        path = pair.lq if which == "lq" else pair.gt
+        if path is None:
+            raise ValueError(f"pair {pair.name} of {pair.degradation} has no {which} file")
+        return read_rgb(path)
+
+
+class Degrader(Protocol):
+    """Makes the degraded picture of pairs that have none on disk (noise)."""
+
+    def train(self, gt: np.ndarray, key: int) -> tuple[np.ndarray, str]:
+        """Return the degraded crop and its degradation's name."""
+        ...
+
+    def test(self, gt: np.ndarray, pair: Pair, key: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the degraded picture and the clean one to compare it with."""
+        ...
+
+
+class EpochOrder:
+    """Which task, and which of its items, comes at a position: a pure function of (seed, epoch, index).
+
+    Tasks are drawn by weight; within an epoch a task's items come in a shuffled order without repetition until all have
+    had their turn, so that one task alone is seen once an epoch, each item once.
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], weights: Mapping[str, float] | None, per_epoch: int, seed: int
+    ) -> None:
+        """Args: items a task, weight a task (1 where none is given; None: all equal), samples an epoch, seed.
+
+        Raises:
+            UserError: a weight is negative, names no task, or all are 0.
+        """
+        given = dict(weights or {})
+        if unknown := sorted(set(given) - set(sizes)):
+            raise UserError(f"weights: no task named {', '.join(unknown)}; there are {', '.join(sizes)}")
+        self._tasks = [task for task in sizes if sizes[task] > 0 and given.get(task, 1.0) != 0]
+        values = np.array([given.get(task, 1.0) for task in self._tasks])
+        if not self._tasks or (values < 0).any() or not np.isfinite(values).all():
+            raise UserError(
+                f"weights: {given} leaves nothing to draw; give at least one positive weight, none negative"
+            )
+        self._shares = np.cumsum(values / values.sum())
+        self._sizes = sizes
+        self._seed = seed
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
+        self.per_epoch = per_epoch
+
+    def __call__(self, position: int) -> tuple[str, int, int]:
+        """Return (task, item, key) of a position of the endless stream."""
+        epoch, index = divmod(position, self.per_epoch)
+        key = sample_key(self._seed, epoch, index)
+        draw = generator(key, "task").random() if len(self._tasks) > 1 else 0.0
+        chosen = int(np.searchsorted(self._shares, draw, side="right"))
+        task = self._tasks[min(chosen, len(self._tasks) - 1)]  # rounding may leave the last share a hair below 1
+        return task, self.item(task, epoch, index), key
+
+    def item(self, task: str, epoch: int, index: int) -> int:
+        """Return the item of ``task`` at ``index`` of ``epoch``."""
+        size = self._sizes[task]
+        kept = self._orders.get(task)
+        if kept is None or kept[0] != epoch:
+            shuffled = np.random.default_rng(sample_key(self._seed, epoch, task)).permutation(size)
+            kept = self._orders[task] = (epoch, shuffled)
+        return int(kept[1][index % size])
+
+
+class TrainSet:
+    """Cropped, turned training pairs at positions of an endless stream (see :class:`EpochOrder`)."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, PairSource],
+        order: EpochOrder,
+        augment: Augment,
+        captions: Captions,
+        degrader: Degrader | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        """Args: pairs a task, the order, the crops, captions, what degrades pairs without a file, broken files' fate."""
+        self._sources = sources
+        self._order = order
+        self._augment = augment
+        self._captions = captions
+        self._degrader = degrader
+        self._on_error = on_error
+        self._reported: set[str] = set()
+
+    def __len__(self) -> int:
+        return self._order.per_epoch
+
+    def __getitem__(self, position: int) -> RestorationSample:
+        """Return the sample at any position, also beyond the first epoch.
+
+        Raises:
+            UserError: a file cannot be read or a pair's sizes differ (with ``on_error: skip``: only if 100 in a row are).
+        """
+        for attempt in range(_ATTEMPTS):
+            task, item, key = self._order(position + attempt * self._order.per_epoch if attempt else position)
+            try:
+                return self._sample(self._sources[task], item, key)
+            except UserError as error:
+                if self._on_error == "raise":
+                    raise
+                if str(error) not in self._reported:
+                    self._reported.add(str(error))
+                    _LOG.warning("skipped: %s", error)
+        raise UserError(f"{_ATTEMPTS} training pictures in a row cannot be read; run `unildiff data check`")
+
+    def _sample(self, source: PairSource, item: int, key: int) -> RestorationSample:
+        pair = source.pairs[item]
+        gt = source.read(item, "gt")
+        degradation = pair.degradation
+        if pair.lq is None:
+            if self._degrader is None:
+                raise ValueError(f"pair {pair.name} has no degraded picture and there is nothing to make one")
+            (gt,) = self._augment([gt], key)
+            lq, degradation = self._degrader.train(gt, key)
+        else:
+            lq = source.read(item, "lq")
+            check_sizes(pair, lq, gt)
+            lq, gt = self._augment([lq, gt], key)
+        return {
+            "lq": picture_tensor(lq),
+            "gt": picture_tensor(gt),
+            "caption": self._captions.of(pair.lq, pair.gt),
+            "degradation": degradation,
+            "name": pair.name,
+            "key": key,
+        }
+
+
+class EvalSet:
+    """Whole pairs in a fixed order; what is random in making them depends on (seed, name, degradation) only."""
+
+    def __init__(self, source: PairSource, captions: Captions, seed: int, degrader: Degrader | None = None) -> None:
+        """Args: the pairs, captions, seed of the test randomness, what degrades pairs without a file."""
+        self.source = source
+        self._captions = captions
+        self._seed = seed
+        self._degrader = degrader
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> RestorationSample:
+        """Return pair ``index``.
+
+        Raises:
+            UserError: a file cannot be read, or the sizes differ.
+        """
+        pair = self.source.pairs[index]
+        gt = self.source.read(index, "gt")
+        if pair.lq is None:
+            if self._degrader is None:
+                raise ValueError(f"pair {pair.name} has no degraded picture and there is nothing to make one")
+            lq, gt = self._degrader.test(gt, pair, sample_key(self._seed, pair.name, pair.degradation))
+        else:
+            lq = self.source.read(index, "lq")
+            check_sizes(pair, lq, gt)
+        return {
+            "lq": picture_tensor(lq),
+            "gt": picture_tensor(gt),
+            "caption": self._captions.of(pair.lq, pair.gt),
+            "degradation": pair.degradation,
+            "name": pair.name,
+            "key": picture_key(self._seed, lq),
+        }
+
+
+class PredictSet:
+    """Degraded pictures without a truth; ``names[i]`` is what the restored picture will be called."""
+
+    def __init__(self, files: Sequence[Path], names: Sequence[str], captions: Captions, seed: int) -> None:
+        """Args: the pictures, their names, captions, seed of the sampling noise."""
+        self.files = files
+        self.names = names
+        self._captions = captions
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> PredictSample:
+        """Return picture ``index``.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        lq = read_rgb(self.files[index])
+        return {
+            "lq": picture_tensor(lq),
+            "caption": self._captions.of(self.files[index]),
+            "name": self.names[index],
+            "key": picture_key(self._seed, lq),
+        }
+
+
+def picture_key(seed: int, lq: np.ndarray) -> int:
+    """Return the key of a picture that is restored: from its pixels, so that ``test`` and ``restore`` agree on any copy."""
+    digest = hashlib.blake2b(np.ascontiguousarray(lq).data, digest_size=8).hexdigest()
+    return sample_key(seed, *lq.shape, digest)
+
+
+def check_sizes(pair: Pair, lq: np.ndarray, gt: np.ndarray) -> None:
+    """Raise a UserError that names both files when the pictures of a pair differ in size."""
+    if lq.shape[:2] != gt.shape[:2]:
+        sizes = f"{lq.shape[1]}x{lq.shape[0]} against {gt.shape[1]}x{gt.shape[0]}"
+        raise UserError(f"sizes differ: {pair.lq} and {pair.gt} ({sizes}); pairs must match pixel by pixel")

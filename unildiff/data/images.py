@@ -1,0 +1,183 @@
+"""Reading pictures to RGB uint8, whatever the file holds, and writing them so that no half-written file is left.
+
+Arrays are (H, W, 3) uint8 RGB in 0..255. Every decoder fault becomes a UserError that names the file.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from unildiff.errors import UserError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
+MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it speaks of a decompression bomb
+
+_DECODER_FAULTS = (
+    OSError,
+    SyntaxError,  # what Pillow raises for a broken PNG chunk
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether the file name ends as a picture's does and is not hidden."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def list_pictures(folder: Path, recursive: bool = False) -> list[Path]:
+    """Return the picture files of a folder, sorted by their path below it.
+
+    Raises:
+        UserError: there is no such folder, or it is a file.
+    """
+    if not folder.exists():
+        raise UserError(f"no such folder: {folder}; check the path")
+    if not folder.is_dir():
+        raise UserError(f"not a folder but a file: {folder}; give the folder that holds the pictures")
+    files = folder.rglob("*") if recursive else _entries(folder)
+    return sorted((path for path in files if is_picture(path)), key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    yield Path(entry.path)
+    except PermissionError:
+        raise UserError(f"no permission to read the folder: {folder}; change its rights or give another") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) as :func:`read_rgb` will give it, from the header alone.
+
+    Raises:
+        UserError: the file is missing, not a picture, or larger than ``MAX_PIXELS``.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        turned = _orientation(image) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Return a picture as (H, W, 3) uint8 RGB.
+
+    16-bit values are rounded to 8 bits (not cut, as Pillow does), grey is repeated, palettes are looked up, alpha is
+    dropped and the stored colours kept (our choice), CMYK is converted, and EXIF rotation is applied.
+
+    Raises:
+        UserError: the file is missing, truncated, not a picture, of a kind without a fixed range (floats), or larger
+            than ``MAX_PIXELS``; the message names the file.
+    """
+    with _opened(path) as image:
+        try:
+            image.load()  # the whole file, so that a truncated one is found here
+            if _bits(image) == 16:
+                return _read_16bit(path, _orientation(image))
+            if image.mode in ("F", "I"):
+                raise UserError(
+                    f"floating-point or 32-bit picture: {path}; its range is unknown, save it as 8 or 16 bits"
+                )
+            if image.mode in ("LA", "La"):
+                image = image.convert("L")
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        except _DECODER_FAULTS as error:
+            raise _unreadable(path, error) from None
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) RGB or (H, W) grey as a PNG; the file appears whole or not at all.
+
+    Raises:
+        ValueError: the array is not uint8 of such a shape.
+        UserError: the file cannot be written (no permission, disk full).
+    """
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
+        raise ValueError(f"expected uint8 (H, W, 3) or (H, W), got {picture.dtype} {picture.shape}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(picture)).save(partial, format="PNG", compress_level=3)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from None
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}; check the path") from None
+    except PermissionError:
+        raise UserError(f"no permission to read {path}; change its rights") from None
+    except _DECODER_FAULTS as error:
+        raise _unreadable(path, error) from None
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        image.close()
+        raise UserError(f"picture too large: {path} is {size}, the limit is {MAX_PIXELS} pixels; make it smaller")
+    return image
+
+
+def _unreadable(path: Path, error: BaseException) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"unreadable picture: {path} ({reason}); replace or remove it")
+
+
+def _orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(0x0112, 1))
+
+
+def _bits(image: Image.Image) -> int:
+    """Return 16 for pictures with 16 bits a channel: Pillow's mode says so for grey only."""
+    if image.mode.startswith("I;16"):
+        return 16
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, 8)  # type: ignore[attr-defined]
+        return 16 if 16 in (bits if isinstance(bits, tuple) else (bits,)) else 8
+    if image.format == "PNG":
+        with open(str(image.filename), "rb") as file:  # type: ignore[attr-defined]
+            return int(file.read(25)[24])  # IHDR: width, height, bit depth
+    return 8
+
+
+def _read_16bit(path: Path, orientation: int) -> np.ndarray:
+    import cv2  # only these files need it
+
+    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if raw is None or raw.dtype != np.uint16:
+        raise UserError(f"unreadable picture: {path} (16 bits expected); replace or remove it")
+    picture = np.asarray((raw.astype(np.uint32) * 255 + 32767) // 65535, dtype=np.uint8)
+    if picture.ndim == 2:
+        picture = np.repeat(picture[:, :, None], 3, axis=2)
+    elif picture.shape[2] == 2:
+        picture = np.repeat(picture[:, :, :1], 3, axis=2)
+    else:
+        picture = picture[:, :, 2::-1]  # OpenCV's order is B G R (A)
+    return np.ascontiguousarray(_upright(picture, orientation))
+
+
+def _upright(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo EXIF orientation 1..8 (Exif 2.3, tag 0x0112)."""
+    if orientation in (5, 6, 7, 8):
+        picture = picture.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return picture
