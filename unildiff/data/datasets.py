@@ -35,6 +35,7 @@ class Pair:
         name: stem, unique within the degradation.
         lq: degraded picture, or None when it is made from the clean one as it is read.
         gt: clean picture, or None when it is unknown.
+        caption: what is in the picture, where the source itself knows; else it is looked up beside the files.
     """
 
     task: str
@@ -42,6 +43,7 @@ class Pair:
     name: str
     lq: Path | None
     gt: Path | None
+    caption: str = ""
 
 
 class PairSource(Protocol):
@@ -189,9 +191,7 @@ class TrainSet:
         pair = source.pairs[item]
         gt = source.read(item, "gt")
         degradation = pair.degradation
-        if pair.lq is None:
-            if self._degrader is None:
-                raise ValueError(f"pair {pair.name} has no degraded picture and there is nothing to make one")
+        if pair.lq is None and self._degrader is not None:
             (gt,) = self._augment([gt], key)
             lq, degradation = self._degrader.train(gt, key)
         else:
@@ -201,7 +201,7 @@ class TrainSet:
         return {
             "lq": picture_tensor(lq),
             "gt": picture_tensor(gt),
-            "caption": self._captions.of(pair.lq, pair.gt),
+            "caption": pair.caption or self._captions.of(pair.lq, pair.gt),
             "degradation": degradation,
             "name": pair.name,
             "key": key,
@@ -229,9 +229,7 @@ class EvalSet:
         """
         pair = self.source.pairs[index]
         gt = self.source.read(index, "gt")
-        if pair.lq is None:
-            if self._degrader is None:
-                raise ValueError(f"pair {pair.name} has no degraded picture and there is nothing to make one")
+        if pair.lq is None and self._degrader is not None:
             lq, gt = self._degrader.test(gt, pair, sample_key(self._seed, pair.name, pair.degradation))
         else:
             lq = self.source.read(index, "lq")
@@ -239,7 +237,7 @@ class EvalSet:
         return {
             "lq": picture_tensor(lq),
             "gt": picture_tensor(gt),
-            "caption": self._captions.of(pair.lq, pair.gt),
+            "caption": pair.caption or self._captions.of(pair.lq, pair.gt),
             "degradation": pair.degradation,
             "name": pair.name,
             "key": picture_key(self._seed, lq),

@@ -1,0 +1,100 @@
+"""Generated training pictures under CDD-11's degradations; validation on photographs. Nothing is downloaded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from unildiff.data.augment import Augment
+from unildiff.data.base import RestorationDataModule
+from unildiff.data.captions import Captions
+from unildiff.data.datasets import EpochOrder, EvalSet
+from unildiff.data.deadleaves import render
+from unildiff.data.keys import sample_key
+from unildiff.data.photographs import load, photographs
+from unildiff.data.scenes import CLEAR, Clean, MadePairs, Rendered, SceneCache, SceneTrainSet
+from unildiff.degradations.cdd11 import DEGRADATIONS
+from unildiff.errors import UserError
+
+
+class DeadLeavesDataModule(RestorationDataModule):
+    """Dead-leaves scenes (:mod:`unildiff.data.deadleaves`) degraded on the fly (:mod:`unildiff.degradations.cdd11`).
+
+    Training: scenes nobody has seen, or ``count`` scenes from a cache on disk. Validation: the three validation
+    photographs under each degradation, the same at every run. Test: scenes that are never trained on.
+    """
+
+    protocol: ClassVar[str] = "onerestore"
+
+    def __init__(
+        self,
+        crop_size: int = 128,
+        picture_size: int | None = None,
+        count: int = 20000,
+        cache: str | None = None,
+        degradations: list[str] | None = None,
+        weights: dict[str, float] | None = None,
+        hflip: bool = True,
+        vflip: bool = False,
+        rotate: bool = False,
+        val_size: int = 256,
+        test_count: int = 10,
+        **kwargs: Any,
+    ) -> None:
+        """Choose the scenes.
+
+        Args:
+            crop_size: side of a training picture in pixels.
+            picture_size: side of the scenes that are cut; by default the crop's, so that nothing is cut away.
+            count: scenes in the cache, and samples an epoch.
+            cache: folder to keep rendered scenes in, made once; without it each sample renders a scene of its own.
+            degradations: which to draw from, "clear" (no degradation, for pretraining) among them; by default all 11.
+            weights: how often each is drawn, 1 where none is given.
+            hflip: flip left-right half of the time.
+            vflip: flip upside down half of the time.
+            rotate: turn by a random multiple of 90 degrees.
+            val_size: long side of the validation photographs in pixels; sides are multiples of 8.
+            test_count: test scenes a degradation.
+            kwargs: see the base class.
+        """
+        super().__init__(**kwargs)
+        self.degradations: Sequence[str] = DEGRADATIONS if degradations is None else degradations
+        if unknown := sorted(set(self.degradations) - {*DEGRADATIONS, CLEAR}):
+            raise UserError(f"degradations: no {', '.join(unknown)}; choose from {', '.join([*DEGRADATIONS, CLEAR])}")
+        self.side = picture_size or crop_size
+        self.count = count
+        self.weights = weights
+        self.augment = Augment(crop_size, hflip, vflip, rotate)
+        self.cache = None if cache is None else SceneCache(Path(cache), self.seed, self.side, count)
+        self.val_size = val_size
+        self.test_count = test_count
+
+    def prepare_data(self) -> None:
+        """Render what the cache lacks; once a machine."""
+        if self.cache is not None:
+            from rich.console import Console
+            from rich.progress import track
+
+            console = Console(stderr=True)
+            self.cache.make(lambda steps: track(steps, "rendering scenes", console=console))
+
+    def train_set(self) -> SceneTrainSet:
+        """Return the degraded scenes."""
+        order = EpochOrder(dict.fromkeys(self.degradations, self.count), self.weights, self.count, self.seed)
+        return SceneTrainSet(self.cache or Rendered(self.side), order, self.augment)
+
+    def val_set(self) -> EvalSet:
+        """Return the validation photographs under each degradation."""
+        clean = {photo.name: Clean(*load(photo, self.val_size, 8), photo.caption) for photo in photographs("val")}
+        return EvalSet(MadePairs(clean, self.degradations, self.test_seed), Captions({}), self.test_seed)
+
+    def test_set(self) -> EvalSet:
+        """Return unseen scenes under each degradation."""
+        clean = {}
+        for number in range(self.test_count):
+            scene = render(sample_key("test", self.test_seed, number), self.side)
+            clean[f"scene{number:04d}"] = Clean(scene.image, scene.depth, scene.caption)
+        return EvalSet(MadePairs(clean, self.degradations, self.test_seed), Captions({}), self.test_seed)
+
+    def contents(self) -> list[str]:
+        """See the base class."""
+        return [*super().contents(), f"{self.count} scenes of side {self.side}, seed {self.seed}: {self.degradations}"]

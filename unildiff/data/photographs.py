@@ -1,0 +1,129 @@
+"""The photographs that the project's own packages ship, each with one role for ever: test or validation, never training.
+
+scikit-image ships the five test photographs, scikit-learn and matplotlib the three for validation; nothing is downloaded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from unildiff.data.images import read_rgb
+
+Role = Literal["test", "val"]
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One photograph: its name, the package and file it comes from, its role and a caption of its content."""
+
+    name: str
+    package: str
+    file: str
+    role: Role
+    caption: str
+
+
+PHOTOGRAPHS = (
+    Photograph(
+        "astronaut",
+        "skimage",
+        "data/astronaut.png",
+        "test",
+        "a smiling woman in an orange space suit in front of a flag and a model of a space shuttle",
+    ),
+    Photograph("chelsea", "skimage", "data/chelsea.png", "test", "the face of a ginger tabby cat looking to the side"),
+    Photograph(
+        "coffee",
+        "skimage",
+        "data/coffee.png",
+        "test",
+        "a cup of espresso on a saucer with a spoon on a wooden table",
+    ),
+    Photograph(
+        "motorcycle",
+        "skimage",
+        "data/motorcycle_left.png",
+        "test",
+        "a motorcycle in a workshop with shelves, tools and a helmet",
+    ),
+    Photograph(
+        "rocket",
+        "skimage",
+        "data/rocket.jpg",
+        "test",
+        "a rocket on its launch pad beside lightning towers at dusk",
+    ),
+    Photograph(
+        "china",
+        "sklearn",
+        "datasets/images/china.jpg",
+        "val",
+        "a Chinese pavilion with curved tiled roofs above a stone terrace with people",
+    ),
+    Photograph(
+        "flower", "sklearn", "datasets/images/flower.jpg", "val", "a red and yellow flower close up among leaves"
+    ),
+    Photograph(
+        "grace_hopper",
+        "matplotlib",
+        "mpl-data/sample_data/grace_hopper.jpg",
+        "val",
+        "a portrait of a woman in a navy uniform with a cap in front of a flag",
+    ),
+)
+
+
+def photographs(role: Role) -> list[Photograph]:
+    """Return the photographs of a role, sorted by name."""
+    return sorted((photo for photo in PHOTOGRAPHS if photo.role == role), key=lambda photo: photo.name)
+
+
+def load(photo: Photograph, longest: int, multiple: int = 1) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a photograph and its depth where that was measured.
+
+    Args:
+        photo: one of ``PHOTOGRAPHS``.
+        longest: most pixels on the long side; larger pictures are resized with antialiasing, smaller ones kept.
+        multiple: both sides are cut, about the centre, to a multiple of this.
+
+    Returns:
+        uint8 (H, W, 3) RGB, and float32 (H, W) in [0, 1] with 1 the nearest, or None when the depth is unknown.
+    """
+    folder = _package_folder(photo.package)
+    picture = read_rgb(folder / photo.file)
+    height, width = picture.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (round(width * scale), round(height * scale))
+    picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    depth = None
+    if photo.name == "motorcycle":
+        disparity = Image.fromarray(_motorcycle_depth(folder / "data/motorcycle_disp.npz"))
+        depth = np.asarray(disparity.resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
+    top, left = (size[1] % multiple) // 2, (size[0] % multiple) // 2
+    window = np.s_[top : top + size[1] // multiple * multiple, left : left + size[0] // multiple * multiple]
+    return np.ascontiguousarray(picture[window]), None if depth is None else np.ascontiguousarray(depth[window])
+
+
+def _motorcycle_depth(path: Path) -> np.ndarray:
+    """Return the Middlebury disparity scaled to [0, 1]; pixels without one take that of the nearest pixel that has it."""
+    from scipy import ndimage
+
+    with np.load(path) as archive:
+        disparity = archive["arr_0"].astype(np.float32)
+    known = np.isfinite(disparity)
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    filled = disparity[tuple(nearest)]
+    low, high = filled.min(), filled.max()
+    return np.asarray((filled - low) / (high - low), dtype=np.float32)
+
+
+def _package_folder(package: str) -> Path:
+    from importlib.util import find_spec
+
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{package} ships a photograph of this project and is not installed")
+    return Path(spec.submodule_search_locations[0])

@@ -1,0 +1,170 @@
+"""Sample sets over generated dead-leaves scenes, and the cache of rendered ones.
+
+Axis letters: N scenes, S side of a scene, C channels, H W pixels.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from unildiff.data.augment import Augment
+from unildiff.data.batch import RestorationSample, picture_tensor
+from unildiff.data.datasets import EpochOrder, Pair, Which
+from unildiff.data.deadleaves import Scene, render
+from unildiff.data.keys import sample_key
+from unildiff.degradations.cdd11 import degrade
+from unildiff.errors import UserError
+
+CLEAR = "clear"
+_CHUNK = 64  # scenes rendered between two notes of how far the cache is
+
+
+def apply_degradation(image: np.ndarray, degradation: str, key: int, depth: np.ndarray | None) -> np.ndarray:
+    """Return a uint8 (H, W, C) picture under one of the 11 degradations; "clear" leaves it as it is."""
+    return image if degradation == CLEAR else degrade(image, degradation, key, depth=depth).image
+
+
+class SceneSource(Protocol):
+    """Where a scene comes from: rendered when asked for, or from the cache."""
+
+    def scene(self, item: int, key: int) -> Scene:
+        """Return scene ``item`` (of a finite store) or the scene of ``key`` (when there is no end of them)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Scenes rendered on demand: each key its own, so no two samples of a run share a scene."""
+
+    side: int
+
+    def scene(self, item: int, key: int) -> Scene:
+        """See :class:`SceneSource`."""
+        return render(sample_key("train", key), self.side)
+
+
+class SceneCache:
+    """Scenes rendered once into memory-mapped uint8 files, ``images.npy`` (N, S, S, C) and ``depths.npy`` (N, S, S)."""
+
+    def __init__(self, folder: Path, seed: int, side: int, count: int) -> None:
+        """Args: folder of the cache, seed and side of its scenes, how many."""
+        self.folder = folder
+        self._made_of = {"seed": seed, "side": side, "count": count, "version": 1}
+        self._opened: tuple[np.ndarray, np.ndarray, list[str]] | None = None
+
+    def make(self, progress: Callable[[range], Iterable[int]] = lambda steps: steps) -> None:
+        """Render what is missing; an interrupted cache is continued, one made of something else is refused.
+
+        Args:
+            progress: wraps the chunks that are to be rendered, e.g. in a progress bar.
+
+        Raises:
+            UserError: the folder holds another cache, or other files.
+        """
+        note = self.folder / "cache.json"
+        state = {"done": 0, **self._made_of}
+        if note.exists():
+            state = json.loads(note.read_text())
+            if {name: state.get(name) for name in self._made_of} != self._made_of:
+                raise UserError(
+                    f"cache: {self.folder} was made of {state}, wanted {self._made_of}; give another folder"
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise UserError(f"cache: {self.folder} holds other files; give a new folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        count, side, seed = self._made_of["count"], self._made_of["side"], self._made_of["seed"]
+        if state["done"] >= count:
+            return
+        mode = "r+" if state["done"] else "w+"
+        images = np.lib.format.open_memmap(self.folder / "images.npy", mode, np.uint8, (count, side, side, 3))
+        depths = np.lib.format.open_memmap(self.folder / "depths.npy", mode, np.uint8, (count, side, side))
+        captions = (self.folder / "captions.txt").read_text().splitlines()[: state["done"]] if state["done"] else []
+        for first in progress(range(state["done"], count, _CHUNK)):
+            for item in range(first, min(first + _CHUNK, count)):
+                scene = render(sample_key("train", seed, item), side)
+                images[item] = scene.image
+                depths[item] = np.rint(scene.depth * 255)
+                captions.append(scene.caption)
+            images.flush()
+            depths.flush()
+            (self.folder / "captions.txt").write_text("\n".join(captions) + "\n")
+            state["done"] = len(captions)
+            partial = note.with_suffix(".part")
+            partial.write_text(json.dumps(state))
+            partial.replace(note)
+
+    def scene(self, item: int, key: int) -> Scene:
+        """See :class:`SceneSource`; the depth is exact to 1/255."""
+        if self._opened is None:  # opened in each worker, so that nothing is copied to it
+            captions = (self.folder / "captions.txt").read_text().splitlines()
+            images, depths = (np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("images", "depths"))
+            self._opened = (images, depths, captions)
+        images, depths, captions = self._opened
+        return Scene(images[item], depths[item].astype(np.float32) / 255, captions[item])
+
+
+class SceneTrainSet:
+    """Degraded scenes at positions of an endless stream; a task is a degradation (see :class:`EpochOrder`)."""
+
+    def __init__(self, source: SceneSource, order: EpochOrder, augment: Augment) -> None:
+        """Args: the scenes, the order of degradations and scenes, crops and turns."""
+        self._source = source
+        self._order = order
+        self._augment = augment
+
+    def __len__(self) -> int:
+        return self._order.per_epoch
+
+    def __getitem__(self, position: int) -> RestorationSample:
+        """Return the sample at any position; it is cut first and degraded then."""
+        degradation, item, key = self._order(position)
+        scene = self._source.scene(item, key)
+        gt, depth = self._augment([scene.image, scene.depth], key)
+        lq = apply_degradation(gt, degradation, key, depth)
+        return {
+            "lq": picture_tensor(lq),
+            "gt": picture_tensor(gt),
+            "caption": scene.caption,
+            "degradation": degradation,
+            "name": f"{key:016x}",
+            "key": key,
+        }
+
+
+@dataclass(frozen=True)
+class Clean:
+    """A clean picture that test pairs are made from: uint8 (H, W, C), float32 depth (H, W) or None, and its caption."""
+
+    image: np.ndarray
+    depth: np.ndarray | None
+    caption: str
+
+
+class MadePairs:
+    """A few clean pictures, each under each degradation, made when they are asked for."""
+
+    def __init__(self, clean: Mapping[str, Clean], degradations: Sequence[str], seed: int) -> None:
+        """Args: clean pictures by name, degradations, seed of the degradations' random numbers."""
+        self.pairs = [
+            Pair(degradation, degradation, name, None, None, clean[name].caption)
+            for degradation in degradations
+            for name in clean
+        ]
+        self._clean = clean
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int, which: Which) -> np.ndarray:
+        """See :class:`unildiff.data.datasets.PairSource`."""
+        pair = self.pairs[index]
+        clean = self._clean[pair.name]
+        if which == "gt":
+            return clean.image
+        key = sample_key(self._seed, pair.name, pair.degradation)
+        return apply_degradation(clean.image, pair.degradation, key, clean.depth)
