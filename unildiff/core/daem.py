@@ -1,0 +1,147 @@
+"""DAEM, detail-aware expert module: gives the VAE decoder back the detail that its compression lost.
+
+Axis letters: B batch, C decoder channels, K skip channels, D width of the branch, H/W height and width at one level,
+N routed inputs (B images, or B times the windows of a picture), E experts, k chosen experts, m window side, r halo.
+Sources: paper.md "Two modules" (DAEM) and "Expert gate"; block shapes and the shared branch's form are our choice.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unildiff.core.moe import Router, Routing, dispatch
+from unildiff.diffusion.noise import KeyedNoise
+
+
+@dataclass
+class DetailConfig:
+    """Sizes and switches of the detail experts.
+
+    Args:
+        kind: ``daem``, or ``none``: the plain VAE decoder (ablation).
+        width: D, channels inside the branch.
+        kernel_sizes: depthwise kernel of each expert; their number is E (authors: 3, 5, 7, 9).
+        top_k: experts chosen for an input (paper: 1).
+        routing: ``image`` (authors' code) or ``window``.
+        window_size: m, side of a window at the level's own resolution; used by ``window`` routing.
+        expert_depth: blocks an expert.
+    """
+
+    kind: Literal["daem", "none"] = "daem"
+    width: int = 64
+    kernel_sizes: tuple[int, ...] = (3, 5, 7, 9)
+    top_k: int = 1
+    routing: Literal["image", "window"] = "image"
+    window_size: int = 64
+    expert_depth: int = 1
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of (B, D, H, W)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise every position over its channels."""
+        normed: Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return normed
+
+
+class NAFBlock(nn.Module):
+    """A light nonlinear-activation-free block (Chen et al. 2022) whose depthwise kernel sets the receptive field.
+
+    Without its global channel attention: an expert sees its neighbourhood, the shared branch sees the picture, and so
+    a window gives the same result whatever lies far away.
+    """
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = ChannelNorm(dim), ChannelNorm(dim)
+        self.expand = nn.Conv2d(dim, 2 * dim, 1)
+        self.depthwise = nn.Conv2d(2 * dim, 2 * dim, kernel_size, padding=kernel_size // 2, groups=2 * dim)
+        self.project = nn.Conv2d(dim, dim, 1)
+        self.mlp_in = nn.Conv2d(dim, 2 * dim, 1)
+        self.mlp_out = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (B, D, H, W)."""
+        first, second = self.depthwise(self.expand(self.norm1(x))).chunk(2, dim=1)
+        x = x + self.project(first * second)
+        first, second = self.mlp_in(self.norm2(x)).chunk(2, dim=1)
+        return x + self.mlp_out(first * second)
+
+
+class SharedBranch(nn.Module):
+    """S(x): one gate for every expert from the whole picture, 2 * sigmoid(local + global), 1 where both are silent."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.local = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.pooled = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gate (B, D, H, W) of features (B, D, H, W)."""
+        return 2 * torch.sigmoid(self.local(x) + self.pooled(x.mean(dim=(2, 3)))[:, :, None, None])
+
+
+class DetailLevel(nn.Module):
+    """One resolution of DAEM: decoder features meet the LQ skip, the router chooses, the result is added.
+
+    y = sum over the chosen i of g_i E_i(x) S(x); only the last projection starts at zero.
+    """
+
+    def __init__(self, config: DetailConfig, channels: int, skip_channels: int) -> None:
+        super().__init__()
+        self.config = config
+        dim, experts = config.width, len(config.kernel_sizes)
+        self.merge = nn.Conv2d(channels + skip_channels, dim, 1)
+        self.mix = NAFBlock(dim, 3)
+        self.router = Router(2 * dim, experts, config.top_k)
+        self.experts = nn.ModuleList(
+            nn.Sequential(*(NAFBlock(dim, kernel) for _ in range(config.expert_depth)))
+            for kernel in config.kernel_sizes
+        )
+        self.halo = config.expert_depth * (max(config.kernel_sizes) // 2)
+        self.shared = SharedBranch(dim)
+        self.output = nn.Conv2d(dim, channels, 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, hidden: Tensor, skip: Tensor, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
+        """Return hidden (B, C, H, W) with detail added and the routing; ``skip`` is (B, K, H, W)."""
+        x = self.mix(self.merge(torch.cat([hidden, skip.to(hidden.dtype)], dim=1)))
+        if self.config.routing == "image":
+            mixed, routing = self._route(x, x, noise, stream)
+        else:
+            mixed, routing = self._route_windows(x, noise, stream)
+        return hidden + self.output(mixed * self.shared(x)), routing
+
+    def _route(self, x: Tensor, seen: Tensor, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
+        """Route x (N, D, ., .) by mean and spread of ``seen``, the part of x that counts."""
+        # The spread sits beside the mean: rain and snow hardly move a mean (our choice).
+        features = torch.cat([seen.mean(dim=(2, 3)), seen.float().std(dim=(2, 3), unbiased=False).to(x.dtype)], dim=1)
+        xi = None
+        if noise is not None:
+            per_picture = x.shape[0] // len(noise.keys)
+            xi = noise.normal(stream, per_picture, len(self.experts)).flatten(0, 1)
+        routing = self.router(features, xi)
+        return dispatch(x, routing, list(self.experts)), routing
+
+    def _route_windows(self, x: Tensor, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
+        """Route windows of m x m; each is read with a halo r so that its experts see across its edges."""
+        m, r = self.config.window_size, self.halo
+        batch, dim, height, width = x.shape
+        rows, columns = -(-height // m), -(-width // m)
+        padded = F.pad(x, (r, r + columns * m - width, r, r + rows * m - height))
+        tiles = padded.unfold(2, m + 2 * r, m).unfold(3, m + 2 * r, m)  # (B, D, rows, columns, m+2r, m+2r)
+        tiles = tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        inner = tiles[..., r : r + m, r : r + m]
+        mixed, routing = self._route(tiles, inner, noise, stream)
+        mixed = mixed[..., r : r + m, r : r + m].unflatten(0, (batch, rows, columns))
+        picture = mixed.permute(0, 3, 1, 4, 2, 5).reshape(batch, dim, rows * m, columns * m)
+        return picture[..., :height, :width], routing

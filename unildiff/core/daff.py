@@ -1,0 +1,212 @@
+"""DAFF, degradation-aware feature fusion: LQ features meet the noisy latents at the entrance of the U-Net.
+
+Axis letters: B batch, C channels after ``conv_in``, F channels of the LQ feature, h/w latent height and width, L tokens,
+D hidden width, p patch side (tokens are p x p latents), E experts.
+Sources: paper.md "Two modules" and "Equations and constants, settled"; the authors' widths are the defaults.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from unildiff.core.attention import TextCrossAttention, axial_rope
+from unildiff.core.fusion_blocks import DoubleStreamBlock, SingleStreamBlock, TimestepEmbedding
+from unildiff.core.moe import Routing
+from unildiff.diffusion.noise import KeyedNoise
+
+
+@dataclass
+class FusionConfig:
+    """Sizes and switches of the fusion.
+
+    Args:
+        kind: ``daff``, or ``plain``: one zero-initialised 1x1 convolution, the same at every timestep (ablation).
+        hidden_size: D (authors: 1024).
+        num_heads: attention heads (authors: 16).
+        mlp_ratio: MLP width over its input's (authors: 4).
+        patch_size: latents a token along one side (authors: 1; tiny: 2, a quarter of the tokens).
+        num_double_blocks: double-stream blocks (authors: 1).
+        num_single_blocks: single-stream blocks (authors: 1).
+        text_attention: cross-attention from the fused feature to the caption.
+        rope: 2-D axial rotary positions (our choice); False is the authors' "none".
+        double_outputs: ``both`` outputs of the double block reach the single block (the equation), or the
+            ``authors``' code: the latent output is thrown away.
+        token_experts: experts E per token in the double block's MLPs; 0, the paper's profile, is a plain MLP.
+        token_top_k: experts chosen for a token.
+    """
+
+    kind: Literal["daff", "plain"] = "daff"
+    hidden_size: int = 1024
+    num_heads: int = 16
+    mlp_ratio: int = 4
+    patch_size: int = 1
+    num_double_blocks: int = 1
+    num_single_blocks: int = 1
+    text_attention: bool = True
+    rope: bool = True
+    double_outputs: Literal["both", "authors"] = "both"
+    token_experts: int = 0
+    token_top_k: int = 1
+
+
+@dataclass
+class FusionContext:
+    """What the fusion needs of a picture, made once and used at every step.
+
+    Attributes:
+        lq_tokens: embedded LQ feature (B, L, D), or (B, C, h, w) for plain injection.
+        text_key_value: text keys and values, or None without text attention.
+        angles: rotary angles (L, d/2), or None.
+    """
+
+    lq_tokens: Tensor
+    text_key_value: tuple[Tensor, Tensor] | None = None
+    angles: Tensor | None = None
+
+    def doubled(self, other: "FusionContext") -> "FusionContext":
+        """Return this context and ``other`` (same pictures, other text) as one batch of 2B."""
+        text = None
+        if self.text_key_value is not None and other.text_key_value is not None:
+            text = (
+                torch.cat([self.text_key_value[0], other.text_key_value[0]]),
+                torch.cat([self.text_key_value[1], other.text_key_value[1]]),
+            )
+        return FusionContext(torch.cat([self.lq_tokens, other.lq_tokens]), text, self.angles)
+
+
+@dataclass
+class FusionOutput:
+    """The residual (B, C, h, w) for ``conv_in``'s output, its routings, and the gate per timestep for plots.
+
+    Attributes:
+        residual: added to the output of ``conv_in``.
+        routings: one per routed layer, empty without token experts.
+        gate: mean absolute gate of the single-stream blocks, (B,).
+    """
+
+    residual: Tensor
+    routings: list[Routing] = field(default_factory=list)
+    gate: Tensor | None = None
+
+
+class DAFF(nn.Module):
+    """Fuses LQ tokens and latent tokens; its output starts at zero, so step 0 of training equals the base model.
+
+    Args:
+        config: sizes and switches.
+        latent_channels: C, channels after the U-Net's ``conv_in``.
+        lq_channels: F, channels of the LQ encoder's deep feature.
+        text_dim: width of the text embedding.
+    """
+
+    def __init__(self, config: FusionConfig, latent_channels: int, lq_channels: int, text_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        dim, heads, area = config.hidden_size, config.num_heads, config.patch_size**2
+        self.gradient_checkpointing = False
+        self.latent_in = nn.Linear(latent_channels * area, dim)
+        self.lq_norm = nn.GroupNorm(8, lq_channels)
+        self.lq_in = nn.Linear(lq_channels * area, dim)
+        self.time = TimestepEmbedding(dim)
+        experts = (config.token_experts, config.token_top_k)
+        self.double_blocks = nn.ModuleList(
+            DoubleStreamBlock(dim, heads, config.mlp_ratio, *experts) for _ in range(config.num_double_blocks)
+        )
+        self.single_blocks = nn.ModuleList(
+            SingleStreamBlock(2 * dim, dim, heads, config.mlp_ratio) for _ in range(config.num_single_blocks)
+        )
+        self.text_attention = TextCrossAttention(2 * dim, text_dim, dim, heads) if config.text_attention else None
+        self.final_norm = nn.LayerNorm(2 * dim, elementwise_affine=False, eps=1e-6)
+        self.final_modulation = nn.Linear(dim, 4 * dim)
+        self.final = nn.Linear(2 * dim, dim)
+        self.output = nn.Linear(dim, latent_channels * area)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, L, C p^2), edges repeated where the patch does not divide the side."""
+        p = self.config.patch_size
+        pad = (-x.shape[-1] % p, -x.shape[-2] % p)
+        if any(pad):
+            x = F.pad(x, (0, pad[0], 0, pad[1]), mode="replicate")
+        return F.pixel_unshuffle(x, p).flatten(2).transpose(1, 2)
+
+    def prepare(self, lq_feature: Tensor, text: Tensor) -> FusionContext:
+        """Return the per-picture context of an LQ feature (B, F, h, w) and text (B, S, text_dim)."""
+        height, width = (-(-side // self.config.patch_size) for side in lq_feature.shape[-2:])
+        angles = None
+        if self.config.rope:
+            head_dim = self.config.hidden_size // self.config.num_heads
+            angles = axial_rope(height, width, head_dim, lq_feature.device)
+        key_value = self.text_attention.prepare(text) if self.text_attention is not None else None
+        return FusionContext(self.lq_in(self._tokens(self.lq_norm(lq_feature))), key_value, angles)
+
+    def forward(
+        self, hidden: Tensor, timesteps: Tensor, context: FusionContext, noise: KeyedNoise | None = None
+    ) -> FusionOutput:
+        """Return the residual for ``hidden`` = conv_in(latents), (B, C, h, w), at timesteps (B,).
+
+        ``noise`` is the routers' training noise; None in evaluation.
+        """
+        vector = self.time(timesteps, hidden.dtype)
+        lq, latent = context.lq_tokens, self.latent_in(self._tokens(hidden))
+        routings: list[Routing] = []
+        for index, block in enumerate(self.double_blocks):
+            latent_before = latent
+            lq, latent, routed = self._run(block, lq, latent, vector, context.angles, noise, f"double{index}")
+            routings += routed
+            if self.config.double_outputs == "authors":
+                latent = latent_before
+        merged = torch.cat([lq, latent], dim=-1)
+        gates = []
+        for block in self.single_blocks:
+            merged, gate = self._run(block, merged, vector, context.angles)
+            gates.append(gate)
+        if self.text_attention is not None and context.text_key_value is not None:
+            merged = self.text_attention(merged, context.text_key_value)
+        shift, scale = self.final_modulation(F.silu(vector))[:, None].chunk(2, dim=-1)
+        tokens = self.output(self.final(self.final_norm(merged) * (1 + scale) + shift))
+        gate = torch.stack(gates).mean(0) if gates else None
+        return FusionOutput(self._picture(tokens, hidden.shape[-2:]), routings, gate)
+
+    def _run(self, block: nn.Module, *args: object) -> tuple[Tensor, ...]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(*args)  # type: ignore[no-any-return]
+
+    def _picture(self, tokens: Tensor, size: torch.Size) -> Tensor:
+        p = self.config.patch_size
+        height, width = -(-size[0] // p), -(-size[1] // p)
+        grid = tokens.transpose(1, 2).unflatten(2, (height, width))
+        return F.pixel_shuffle(grid, p)[..., : size[0], : size[1]]
+
+
+class PlainInjection(nn.Module):
+    """The ablation without DAFF: one zero-initialised 1x1 convolution of the LQ feature, blind to the timestep."""
+
+    def __init__(self, latent_channels: int, lq_channels: int) -> None:
+        super().__init__()
+        self.output = nn.Conv2d(lq_channels, latent_channels, 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def prepare(self, lq_feature: Tensor, text: Tensor) -> FusionContext:
+        """Return the residual (B, C, h, w) itself; it is the same at every step, and text has no part in it."""
+        return FusionContext(self.output(lq_feature))
+
+    def forward(
+        self, hidden: Tensor, timesteps: Tensor, context: FusionContext, noise: KeyedNoise | None = None
+    ) -> FusionOutput:
+        """Return the prepared residual."""
+        return FusionOutput(context.lq_tokens)
+
+
+def make_fusion(config: FusionConfig, latent_channels: int, lq_channels: int, text_dim: int) -> DAFF | PlainInjection:
+    """Return the fusion that the config names."""
+    if config.kind == "plain":
+        return PlainInjection(latent_channels, lq_channels)
+    return DAFF(config, latent_channels, lq_channels, text_dim)

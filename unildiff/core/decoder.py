@@ -1,0 +1,69 @@
+"""The VAE decoder with DAEM at every resolution that has a skip.
+
+Axis letters: B batch, C latent channels, h/w latent height and width, H/W pixels.
+"""
+
+import copy
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from unildiff.core.daem import DetailConfig, DetailLevel
+from unildiff.core.encoders import unshuffle_factor
+from unildiff.core.moe import Routing
+from unildiff.diffusion.noise import KeyedNoise
+
+
+class DetailDecoder(nn.Module):
+    """A copy of the VAE decoder whose features meet the LQ skips; at initialisation equal to it bit for bit.
+
+    Args:
+        vae: gives the decoder to copy.
+        config: of the detail experts; ``kind: none`` leaves the plain decoder.
+    """
+
+    def __init__(self, vae: AutoencoderKL, config: DetailConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.scaling_factor = float(vae.config.scaling_factor)
+        self.factor = unshuffle_factor(vae)
+        self.post_quant_conv = copy.deepcopy(vae.post_quant_conv) or nn.Identity()
+        decoder = copy.deepcopy(vae.decoder)
+        self.conv_in, self.mid_block, self.up_blocks = decoder.conv_in, decoder.mid_block, decoder.up_blocks
+        self.conv_norm_out, self.conv_act, self.conv_out = decoder.conv_norm_out, decoder.conv_act, decoder.conv_out
+        # Up blocks run from coarse to fine; all but the last end one resolution up, where a skip waits.
+        encoder_channels = list(vae.config.block_out_channels)
+        levels = zip(reversed(encoder_channels[1:]), reversed(encoder_channels[:-1]), strict=True)
+        self.details = nn.ModuleList(
+            DetailLevel(config, channels, skip) for channels, skip in levels if config.kind == "daem"
+        )
+
+    def forward(
+        self, latents: Tensor, skips: list[Tensor], noise: KeyedNoise | None = None
+    ) -> tuple[Tensor, list[Routing]]:
+        """Decode scaled latents (B, C, h, w) with the LQ encoder's skips, finest first.
+
+        Returns:
+            images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first. ``noise`` is the routers'
+            training noise; None in evaluation.
+        """
+        routings: list[Routing] = []
+        hidden = self.conv_in(self.post_quant_conv(latents / self.scaling_factor))
+        hidden = self._run(self.mid_block, hidden)
+        for level, block in enumerate(self.up_blocks):
+            hidden = self._run(block, hidden)
+            if level < len(self.details):
+                detail = self.details[level]
+                hidden, routing = detail(hidden, skips[-1 - level], noise, f"daem{level}")
+                routings.append(routing)
+        hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
+        return F.pixel_shuffle(hidden, self.factor), routings
+
+    def _run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, hidden, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(hidden)  # type: ignore[no-any-return]

@@ -1,0 +1,78 @@
+"""Pictures into the VAE's world: pixel packing, the LQ encoder and its skips.
+
+Axis letters: B batch, H/W pixels, h/w latent height and width, C channels, p pixel-unshuffle factor.
+"""
+
+import copy
+
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def unshuffle_factor(vae: AutoencoderKL) -> int:
+    """Return p such that the VAE takes 3 p^2 channels: 1 for SDXL; 2 for the tiny VAE, which sees 2x2 pixels as one.
+
+    Raises:
+        ValueError: if the VAE's channels are not three times a square.
+    """
+    channels = int(vae.config.in_channels)
+    factor = round((channels / 3) ** 0.5)
+    if channels != 3 * factor**2:
+        raise ValueError(f"the VAE takes {channels} channels; expected 3, 12, 27, ... (three times a square)")
+    return factor
+
+
+def downscale_factor(vae: AutoencoderKL) -> int:
+    """Return pixels per latent along one side: 8 for both sizes."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1)) * unshuffle_factor(vae)
+
+
+def encode_latents(vae: AutoencoderKL, images: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Return scaled latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1].
+
+    Args:
+        vae: any AutoencoderKL.
+        images: H and W multiples of the downscale factor.
+        noise: standard normal (B, C, h, w) samples the posterior (training); None takes its mean (inference).
+    """
+    posterior = vae.encode(F.pixel_unshuffle(images, unshuffle_factor(vae))).latent_dist
+    latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+    return latents * vae.config.scaling_factor
+
+
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Return images (B, 3, H, W), about [-1, 1], of scaled latents: the plain VAE decoder."""
+    decoded = vae.decode(latents / vae.config.scaling_factor).sample
+    return F.pixel_shuffle(decoded, unshuffle_factor(vae))
+
+
+class LQEncoder(nn.Module):
+    """A copy of the VAE encoder without its last norm, activation and convolution (peers.md 5.1).
+
+    Returns the deep feature for DAFF and the high-resolution skips for DAEM; run once a picture, not once a step.
+    At SDXL's size 512 channels at 1/8 of the picture and skips of 128, 256, 512 channels at 1, 1/2, 1/4.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        encoder = copy.deepcopy(vae.encoder)
+        self.conv_in, self.down_blocks, self.mid_block = encoder.conv_in, encoder.down_blocks, encoder.mid_block
+        self.factor = unshuffle_factor(vae)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode images (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            the deep feature (B, C, h, w) and one skip per resolution above h x w, finest first.
+        """
+        hidden = self.conv_in(F.pixel_unshuffle(images, self.factor))
+        skips = []
+        for block in self.down_blocks:
+            for resnet in block.resnets:
+                hidden = resnet(hidden, temb=None)
+            if block.downsamplers is not None:
+                skips.append(hidden)
+                for downsampler in block.downsamplers:
+                    hidden = downsampler(hidden)
+        return self.mid_block(hidden), skips

@@ -1,0 +1,231 @@
+"""The whole restorer, plain torch: one picture in, one picture out, at any size of the base.
+
+Axis letters: B batch, H/W pixels, C latent channels, h/w latent height and width, F channels of the LQ feature.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unildiff.core.base import Base, load_base
+from unildiff.core.daem import DetailConfig
+from unildiff.core.daff import FusionConfig
+from unildiff.core.decoder import DetailDecoder
+from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents
+from unildiff.core.text import TextEmbedding, time_ids
+from unildiff.core.unet import FusedUNet, UNetContext
+from unildiff.diffusion.noise import KeyedNoise
+from unildiff.diffusion.sampler import Predict, SamplingSettings, sample, start_latents
+from unildiff.diffusion.schedule import NoiseSchedule
+from unildiff.errors import UserError
+
+
+@dataclass
+class NetworkConfig:
+    """Sizes and switches of what is added to the base.
+
+    Args:
+        fusion: degradation-aware feature fusion.
+        detail: detail experts of the decoder.
+        use_text: captions reach the model; False gives the empty caption always (ablation).
+    """
+
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    detail: DetailConfig = field(default_factory=DetailConfig)
+    use_text: bool = True
+
+
+@dataclass
+class LQFeatures:
+    """What is computed of an LQ picture once: deep feature (B, F, h, w), skips finest first, VAE latents (B, C, h, w)."""
+
+    deep: Tensor
+    skips: list[Tensor]
+    latents: Tensor
+
+
+class UniLDiff(nn.Module):
+    """Base, LQ encoder, fused U-Net and detail decoder.
+
+    Args:
+        base: consumed: its U-Net's ``conv_in`` moves into the fused U-Net.
+        config: sizes and switches.
+    """
+
+    def __init__(self, base: Base, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vae, self.text = base.vae, base.text
+        self.scheduler_config = base.scheduler
+        self.schedule = NoiseSchedule(base.scheduler)
+        self.lq_encoder = LQEncoder(base.vae)
+        self.unet = FusedUNet(base.unet, config.fusion, int(base.vae.config.block_out_channels[-1]))
+        self.decoder = DetailDecoder(base.vae, config.detail)
+        self.downscale_factor = downscale_factor(base.vae)
+
+    def embed(self, captions: Sequence[str]) -> TextEmbedding:
+        """Embed captions, or as many empty ones where text is switched off."""
+        embedding: TextEmbedding = self.text(list(captions) if self.config.use_text else [""] * len(captions))
+        return embedding
+
+    def encode_lq(self, lq: Tensor) -> LQFeatures:
+        """Return features of LQ pictures (B, 3, H, W) in [-1, 1], sides multiples of the downscale factor."""
+        deep, skips = self.lq_encoder(lq)
+        with torch.no_grad():
+            latents = encode_latents(self.vae, lq)
+        return LQFeatures(deep, skips, latents)
+
+    def context(self, features: LQFeatures, text: TextEmbedding, size: tuple[int, int]) -> UNetContext:
+        """Return what the U-Net needs at every step; ``size`` is the picture's height and width in pixels."""
+        ids = None
+        if self.unet.rest.config.addition_embed_type == "text_time":
+            ids = time_ids(size, (0, 0), size, text.tokens.shape[0]).to(text.tokens)
+        return UNetContext(self.unet.fusion.prepare(features.deep, text.tokens), text, ids)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        features: LQFeatures,
+        captions: Sequence[str],
+        keys: Tensor | list[int],
+        settings: SamplingSettings,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Return restored latents (B, C, h, w), float32; the same keys give the same latents on one device."""
+        noise = KeyedNoise(keys, features.latents.device).normal("sampling", *features.latents.shape[1:])
+        size = tuple(side * self.downscale_factor for side in features.latents.shape[-2:])
+        conditional = self.context(features, self.embed(captions), (size[0], size[1]))
+        guided: Predict | None = None
+        if self.config.use_text and any(captions) and settings.guidance_scale != 1.0:
+            empty = self.context(features, self.embed([""] * len(captions)), (size[0], size[1]))
+            both = empty.doubled(conditional)
+
+            def guided(latents: Tensor, timesteps: Tensor) -> Tensor:
+                return self._predict(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both)
+
+        def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
+            return self._predict(latents, timesteps, conditional)
+
+        start = start_latents(features.latents.float(), noise, self.schedule, settings)
+        return sample(predict, guided, start, self.schedule, settings, callback)
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, context: UNetContext) -> Tensor:
+        prediction: Tensor = self.unet(latents.to(context.text.tokens.dtype), timesteps, context)[0]
+        return prediction
+
+    @torch.no_grad()
+    def restore(
+        self,
+        lq: Tensor,
+        captions: Sequence[str],
+        keys: Tensor | list[int],
+        settings: SamplingSettings,
+        detail: bool = True,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Restore pictures (B, 3, H, W) in [-1, 1] of any size.
+
+        Args:
+            lq: padded by reflection to what the U-Net can halve, and cropped back exactly.
+            captions: one a picture, "" where there is none.
+            keys: one a picture; they decide the noise.
+            settings: steps, guidance, start.
+            detail: decode with DAEM and the tuned decoder; False takes the base's plain VAE decoder.
+            callback: called after each step with (step index, latents).
+
+        Returns:
+            restored pictures (B, 3, H, W) in [-1, 1], float32.
+        """
+        height, width = lq.shape[-2:]
+        lq = pad_to_multiple(lq, self.downscale_factor * 2)
+        features = self.encode_lq(lq)
+        latents = self.sample_latents(features, captions, keys, settings, callback).to(features.latents.dtype)
+        image = self.decoder(latents, features.skips)[0] if detail else decode_latents(self.vae, latents)
+        return image[..., :height, :width].float().clamp(-1, 1)
+
+    # --- folders -----------------------------------------------------------------------------------------------
+
+    def save_folder(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write a diffusers-layout folder that ``load_model`` reads; the model stays usable."""
+        base = Base(self.vae, self.unet.to_diffusers(), self.text, self.scheduler_config)
+        _as_dtype(base, dtype).save(folder)
+        self.unet.rest.conv_in = nn.Identity()
+        for name, part in self.added_parts().items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            state = {key: value.detach().to(dtype).contiguous() for key, value in part.state_dict().items()}
+            save_file(state, folder / name / "model.safetensors")
+        (folder / "unildiff.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+
+    def added_parts(self) -> dict[str, nn.Module]:
+        """Return what a folder holds beside the base, by the name of its subfolder."""
+        return {"lq_encoder": self.lq_encoder, "fusion": self.unet.fusion, "decoder": self.decoder}
+
+
+def _as_dtype(base: Base, dtype: torch.dtype) -> Base:
+    """Return a copy of the base's weights in another dtype, sharing configs."""
+    import copy
+
+    return Base(
+        copy.deepcopy(base.vae).to(dtype),
+        copy.deepcopy(base.unet).to(dtype),
+        copy.deepcopy(base.text).to(dtype),
+        base.scheduler,
+    )
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Pad (B, 3, H, W) at the right and bottom to multiples, by reflection, repeated where a side is too short."""
+    for axis, side in ((3, images.shape[3]), (2, images.shape[2])):
+        missing = -side % multiple
+        while missing:
+            step = min(missing, images.shape[axis] - 1)
+            if step == 0:  # one pixel wide: nothing to reflect
+                pad = [0, missing, 0, 0] if axis == 3 else [0, 0, 0, missing]
+                images, missing = nn.functional.pad(images, pad, mode="replicate"), 0
+                break
+            pad = [0, step, 0, 0] if axis == 3 else [0, 0, 0, step]
+            images = nn.functional.pad(images, pad, mode="reflect")
+            missing -= step
+    return images
+
+
+def network_config(values: dict[str, Any]) -> NetworkConfig:
+    """Return the config that ``unildiff.json`` holds."""
+    detail = {**values["detail"], "kernel_sizes": tuple(values["detail"]["kernel_sizes"])}
+    return NetworkConfig(FusionConfig(**values["fusion"]), DetailConfig(**detail), values["use_text"])
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> UniLDiff:
+    """Load a folder that ``save_folder`` wrote.
+
+    Raises:
+        UserError: if a part is missing or does not fit.
+    """
+    settings = folder / "unildiff.json"
+    if not settings.is_file():
+        raise UserError(f"model: {folder} has no unildiff.json; give a folder made by `unildiff export`, or tiny")
+    model = UniLDiff(load_base(str(folder), dtype), network_config(json.loads(settings.read_text())))
+    load_parts(model, folder)
+    return model.to(dtype)
+
+
+def load_parts(model: UniLDiff, folder: Path) -> None:
+    """Fill LQ encoder, fusion and decoder from a folder that ``save_folder`` wrote.
+
+    Raises:
+        UserError: if a part is missing or does not fit.
+    """
+    for name, part in model.added_parts().items():
+        path = folder / name / "model.safetensors"
+        if not path.is_file():
+            raise UserError(f"model: {path} is missing; export the model again")
+        try:
+            part.load_state_dict(load_file(path))
+        except RuntimeError as error:
+            raise UserError(f"model: {path} does not fit its config ({str(error).splitlines()[0]})") from error

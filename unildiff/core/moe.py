@@ -1,0 +1,168 @@
+"""Mixture of experts: one router, one dispatcher and one balancing loss for tokens, windows and whole pictures.
+
+Axis letters: N what is routed (tokens, windows or images), E experts, k chosen experts (k <= E), D router features.
+The router returns everything it knows; nothing is kept in module state. Equations: paper-supplement.txt, Eq. 1-7.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass
+class Routing:
+    """What a router decided for N inputs.
+
+    Attributes:
+        logits: W x without noise, (N, E).
+        noisy_logits: W x + xi, (N, E); the same tensor as ``logits`` where no noise was drawn.
+        indices: the chosen experts, best first, (N, k).
+        gates: their softmax values as they are, *not* renormalised over the chosen, (N, k).
+        noise_std: sigma of xi; 0 where no noise was drawn.
+    """
+
+    logits: Tensor
+    noisy_logits: Tensor
+    indices: Tensor
+    gates: Tensor
+    noise_std: float
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Return named scalars and the share of inputs per expert: ``importance_loss``, ``load_loss``, ``usage`` (E,)."""
+        experts, k = self.logits.shape[1], self.indices.shape[1]
+        usage = torch.bincount(self.indices.flatten(), minlength=experts).float() / self.indices.numel()
+        values = {"importance_loss": importance_loss(self.logits), "usage": usage}
+        if self.noise_std > 0:
+            values["load_loss"] = load_loss(self.logits, self.noisy_logits, k, self.noise_std)
+        return values
+
+
+class Router(nn.Module):
+    """Noisy top-k router: top-k(softmax(W x + xi)), xi ~ N(0, 1/E^2) in training, none in evaluation (paper.md, DAEM).
+
+    Args:
+        dim: features D of what is routed.
+        num_experts: E.
+        top_k: k chosen experts, 1..E.
+
+    Raises:
+        ValueError: if k is not in 1..E.
+    """
+
+    def __init__(self, dim: int, num_experts: int, top_k: int = 1) -> None:
+        super().__init__()
+        if not 1 <= top_k <= num_experts:
+            raise ValueError(f"top_k is {top_k}; it must be in 1..num_experts ({num_experts})")
+        self.top_k = top_k
+        self.noise_std = 1.0 / num_experts
+        self.weight = nn.Linear(dim, num_experts, bias=False)
+
+    def forward(self, features: Tensor, noise: Tensor | None = None) -> Routing:
+        """Route features (N, D); ``noise`` is standard normal (N, E) or None. Runs in float32 under autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            logits = nn.functional.linear(features.float(), self.weight.weight.float())
+            noisy = logits if noise is None else logits + self.noise_std * noise
+            gates, indices = noisy.softmax(dim=-1).topk(self.top_k, dim=-1)
+        return Routing(logits, noisy, indices, gates, 0.0 if noise is None else self.noise_std)
+
+
+def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> Tensor:
+    """Return sum over the chosen i of g_i * E_i(x), computing only chosen experts, each once on its sorted inputs.
+
+    Args:
+        inputs: (N, ...).
+        routing: decisions for these N inputs.
+        experts: E modules that keep their input's shape.
+
+    Idle experts still get a zero gradient, so that every rank of a DDP run has one for every parameter.
+    """
+    n, k = routing.indices.shape
+    order = routing.indices.flatten().argsort(stable=True)  # assignments grouped by expert
+    counts = torch.bincount(routing.indices.flatten(), minlength=len(experts)).tolist()
+    source = order // k
+    chunks = inputs.index_select(0, source).split(counts)
+    outputs = [expert(chunk) for expert, chunk, count in zip(experts, chunks, counts, strict=True) if count]
+    grouped = torch.cat(outputs)
+    gates = routing.gates.flatten()[order].to(grouped.dtype).view(-1, *[1] * (inputs.dim() - 1))
+    combined = torch.zeros((n, *grouped.shape[1:]), dtype=grouped.dtype, device=grouped.device)
+    combined = combined.index_add(0, source, grouped * gates)
+    idle = [p for expert, count in zip(experts, counts, strict=True) if not count for p in expert.parameters()]
+    if torch.is_grad_enabled() and idle:
+        combined = combined + sum(p.flatten()[0] * 0 for p in idle).to(combined.dtype)
+    return combined
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce by sum in both directions: gradients averaged by DDP then equal those of one process."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def _over_ranks(values: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return _SumOverRanks.apply(values)  # type: ignore[no-any-return, no-untyped-call]
+    return values
+
+
+def _squared_variation(values: Tensor) -> Tensor:
+    """Squared coefficient of variation of (E,), biased standard deviation (our choice; the paper leaves it open)."""
+    return values.var(unbiased=False) / values.mean() ** 2
+
+
+def importance_loss(logits: Tensor) -> Tensor:
+    """Return Eq. 1 and 2 for logits (N, E): squared variation of the softmax weights summed over N and all ranks."""
+    return _squared_variation(_over_ranks(logits.float().softmax(dim=-1).sum(dim=0)))
+
+
+def load_probability(logits: Tensor, noisy_logits: Tensor, k: int, noise_std: float) -> Tensor:
+    """Return Eq. 3 and 4: p_i(x), the chance (N, E) that expert i passes the threshold if only its noise is redrawn."""
+    threshold = noisy_logits.topk(k, dim=-1).values[:, -1:]
+    return 0.5 * torch.erfc((threshold - logits) / (noise_std * math.sqrt(2.0)))
+
+
+def load_loss(logits: Tensor, noisy_logits: Tensor, k: int, noise_std: float) -> Tensor:
+    """Return Eq. 5 and 6 for logits (N, E), summed over N and all ranks.
+
+    Raises:
+        ValueError: if ``noise_std`` is not positive; without noise (evaluation) the load loss is not defined.
+    """
+    if noise_std <= 0:
+        raise ValueError(f"noise_std is {noise_std}; the load loss needs the noise of training")
+    probability = load_probability(logits.float(), noisy_logits.float(), k, noise_std)
+    return _squared_variation(_over_ranks(probability.sum(dim=0)))
+
+
+def auxiliary_loss(routings: Sequence[Routing]) -> Tensor:
+    """Return Eq. 7, half importance and half load, averaged over the routed layers (our choice).
+
+    Without noise only the importance half is counted. Statistics are summed over ranks but not over the micro-batches
+    of an accumulated step: there the loss is per micro-batch.
+
+    Raises:
+        ValueError: if there is no routed layer.
+    """
+    if not routings:
+        raise ValueError("auxiliary_loss needs at least one routed layer")
+    losses = []
+    for routing in routings:
+        half = 0.5 * importance_loss(routing.logits)
+        if routing.noise_std > 0:
+            half = half + 0.5 * load_loss(
+                routing.logits, routing.noisy_logits, routing.indices.shape[1], routing.noise_std
+            )
+        losses.append(half)
+    return torch.stack(losses).mean()

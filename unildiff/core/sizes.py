@@ -1,0 +1,98 @@
+"""Sizes of the base model: ``tiny`` (trained here from nothing) and ``sdxl`` (SDXL base 1.0), as diffusers configs.
+
+The same classes serve both; only these numbers differ. Sources: the ``sdxl`` entries are the published configs of SDXL
+base 1.0 (U-Net 2,567,463,684 parameters, VAE 83,653,863; a test counts both on the meta device). The ``tiny`` entries
+are our choice, measured on 2 CPU cores (docs/tiny-model.md): the VAE sees pictures through a 2x2 pixel unshuffle
+(12 channels), since convolutions at full resolution cost most on a CPU.
+"""
+
+from typing import Any
+
+TINY: dict[str, dict[str, Any]] = {
+    "vae": {
+        "in_channels": 12,
+        "out_channels": 12,
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (32, 64, 96),
+        "layers_per_block": 1,
+        "latent_channels": 16,
+        "norm_num_groups": 8,
+        "mid_block_add_attention": False,
+        "sample_size": 64,
+        "scaling_factor": 1.0,
+    },
+    "unet": {
+        "sample_size": 16,
+        "in_channels": 16,
+        "out_channels": 16,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "block_out_channels": (64, 96, 112),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "cross_attention_dim": 64,
+        "attention_head_dim": 4,
+        "transformer_layers_per_block": 1,
+        "use_linear_projection": True,
+    },
+    # v-prediction: at the first, almost pure-noise step epsilon says nothing about brightness, v is the picture itself.
+    "scheduler": {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+    },
+    "text_encoder": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 24,
+        "projection_dim": 64,
+        "hidden_act": "quick_gelu",
+    },
+}
+
+SDXL: dict[str, dict[str, Any]] = {
+    "vae": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "norm_num_groups": 32,
+        "sample_size": 1024,
+        "scaling_factor": 0.13025,
+        "force_upcast": False,  # the fp16-safe variant of the VAE
+    },
+    "unet": {
+        "sample_size": 128,
+        "in_channels": 4,
+        "out_channels": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (320, 640, 1280),
+        "layers_per_block": 2,
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "scheduler": {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "prediction_type": "epsilon",
+        "timestep_spacing": "leading",
+        "steps_offset": 1,
+    },
+}

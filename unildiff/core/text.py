@@ -1,0 +1,84 @@
+"""Captions into embeddings: one CLIP text encoder (tiny) or SDXL's two.
+
+Axis letters: B batch, S text tokens, D width of the joined embeddings, P width of the pooled embedding.
+SDXL: penultimate hidden states of both encoders side by side (77 x 2048), pooled embedding of the second (1280)
+(paper.md, "SDXL text").
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
+
+
+@dataclass
+class TextEmbedding:
+    """Embedded captions.
+
+    Attributes:
+        tokens: (B, S, D).
+        pooled: (B, P) of the second encoder, or None where the base has one encoder.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def joined(self, other: "TextEmbedding") -> "TextEmbedding":
+        """Return this embedding and ``other`` as one batch."""
+        pooled = None
+        if self.pooled is not None and other.pooled is not None:
+            pooled = torch.cat([self.pooled, other.pooled])
+        return TextEmbedding(torch.cat([self.tokens, other.tokens]), pooled)
+
+
+class TextEncoders(nn.Module):
+    """The base's text encoders with their tokenizers.
+
+    Args:
+        tokenizers: one per encoder.
+        encoders: ``CLIPTextModel``s, the second of two a ``CLIPTextModelWithProjection``.
+
+    Raises:
+        ValueError: if tokenizers and encoders differ in number or are not 1 or 2.
+    """
+
+    def __init__(
+        self,
+        tokenizers: Sequence[PreTrainedTokenizerBase],
+        encoders: Sequence[CLIPTextModel | CLIPTextModelWithProjection],
+    ) -> None:
+        super().__init__()
+        if len(tokenizers) != len(encoders) or len(encoders) not in (1, 2):
+            raise ValueError(f"{len(tokenizers)} tokenizers and {len(encoders)} text encoders; expected 1 or 2 of each")
+        self.tokenizers = list(tokenizers)
+        self.encoders = nn.ModuleList(encoders)
+
+    @property
+    def dim(self) -> int:
+        """Width D of the joined embeddings."""
+        return sum(int(encoder.config.hidden_size) for encoder in self.encoders)
+
+    def forward(self, captions: Sequence[str]) -> TextEmbedding:
+        """Embed captions; longer ones are cut at the tokenizer's length, as the base was trained."""
+        device = next(self.parameters()).device
+        states, pooled = [], None
+        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
+            tokens = tokenizer(
+                list(captions),
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+            output = encoder(tokens.input_ids.to(device), output_hidden_states=True)
+            states.append(output.hidden_states[-2])
+            if isinstance(encoder, CLIPTextModelWithProjection):
+                pooled = output.text_embeds
+        return TextEmbedding(torch.cat(states, dim=-1), pooled)
+
+
+def time_ids(original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int], batch: int) -> Tensor:
+    """Return SDXL's size conditioning (B, 6) in pixels: original h, w, crop top, left, target h, w."""
+    return torch.tensor([[*original, *crop, *target]], dtype=torch.float32).repeat(batch, 1)

@@ -1,0 +1,76 @@
+"""Makes the untrained tiny base: diffusers models and a CLIP text encoder with a small vocabulary of its own."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from unildiff.core.base import Base
+from unildiff.core.sizes import TINY
+from unildiff.core.text import TextEncoders
+
+
+def tiny_tokenizer(words: list[str], max_length: int) -> CLIPTokenizer:
+    """Return a CLIP tokenizer that knows each word whole and spells all others by letters (our choice).
+
+    Args:
+        words: lower-case words; order does not matter.
+        max_length: tokens a caption, start and end included.
+    """
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,'-")
+    vocabulary = [start, end, *letters, *(letter + "</w>" for letter in letters)]
+    merges: list[str] = []
+    for word in sorted(set(words)):
+        # Byte-pair merges that build the word from the left, letter by letter.
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merge = f"{pieces[0]} {pieces[1]}"
+            if merge not in merges:
+                merges.append(merge)
+            pieces[:2] = [pieces[0] + pieces[1]]
+            if pieces[0] not in vocabulary:
+                vocabulary.append(pieces[0])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        (path / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
+        (path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+        return CLIPTokenizer(
+            str(path / "vocab.json"),
+            str(path / "merges.txt"),
+            unk_token=end,
+            bos_token=start,
+            eos_token=end,
+            pad_token=end,
+            model_max_length=max_length,
+        )
+
+
+def make_tiny_base(words: list[str], seed: int = 0, sizes: dict[str, dict[str, Any]] | None = None) -> Base:
+    """Return an untrained base of the ``tiny`` sizes (or of ``sizes``, same keys), a pure function of its arguments.
+
+    Args:
+        words: the vocabulary that the captions use.
+        seed: of the initialisation.
+        sizes: other sizes with the keys of ``TINY``; tests use smaller ones.
+    """
+    sizes = sizes or TINY
+    text = sizes["text_encoder"]
+    tokenizer = tiny_tokenizer(words, int(text["max_position_embeddings"]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = AutoencoderKL(**sizes["vae"])
+        unet = UNet2DConditionModel(**sizes["unet"])
+        config = CLIPTextConfig(
+            **text,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        encoder = CLIPTextModel(config)
+    return Base(vae, unet, TextEncoders([tokenizer], [encoder]), dict(sizes["scheduler"]))

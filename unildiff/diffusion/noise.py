@@ -1,0 +1,41 @@
+"""Noise keyed by sample: what a sample draws depends on its key and the stream's name, never on the batch around it.
+
+Axis letters: B batch, other letters as the caller names them.
+One process with a global batch and several ranks with its parts therefore train on the same noise (our choice).
+"""
+
+import torch
+from torch import Tensor
+
+from unildiff.data.keys import sample_key
+
+
+class KeyedNoise:
+    """Random tensors for one batch, drawn on the CPU so that every device sees the same values.
+
+    Args:
+        keys: int64 tensor or list of B sample keys.
+        device: where the drawn tensors go.
+    """
+
+    def __init__(self, keys: Tensor | list[int], device: torch.device | str = "cpu") -> None:
+        self.keys = [int(key) for key in keys]
+        self.device = torch.device(device)
+
+    def _generator(self, key: int, stream: str) -> torch.Generator:
+        return torch.Generator().manual_seed(sample_key(key, stream))
+
+    def normal(self, stream: str, *shape: int) -> Tensor:
+        """Return standard normal noise (B, *shape), float32."""
+        rows = [torch.randn(shape, generator=self._generator(key, stream)) for key in self.keys]
+        return torch.stack(rows).to(self.device)
+
+    def uniform(self, stream: str) -> Tensor:
+        """Return one number in [0, 1) a sample, (B,), float32."""
+        rows = [torch.rand((), generator=self._generator(key, stream)) for key in self.keys]
+        return torch.stack(rows).to(self.device)
+
+    def integers(self, stream: str, high: int) -> Tensor:
+        """Return one integer in [0, high) a sample, (B,), int64."""
+        rows = [torch.randint(high, (), generator=self._generator(key, stream)) for key in self.keys]
+        return torch.stack(rows).to(self.device)

@@ -1,0 +1,104 @@
+"""Euler sampling with classifier-free guidance, a plain function of a denoiser and a start.
+
+Axis letters: B batch, C latent channels, h/w latent height and width, N steps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unildiff.diffusion.schedule import NoiseSchedule
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(scaled noisy latents (B, C, h, w), timesteps (B,)) -> prediction of the same shape."""
+
+
+@dataclass
+class SamplingSettings:
+    """How pictures are sampled; never stored in a checkpoint.
+
+    Args:
+        num_inference_steps: Euler steps (paper: 20).
+        guidance_scale: classifier-free guidance (paper: 5); 1 switches guidance off.
+        start: ``lq`` starts from the noised LQ latents (authors' scripts), ``noise`` from noise alone.
+        guidance_interval: share of the steps, from first to last, that are guided: (0, 1) guides all (paper).
+    """
+
+    num_inference_steps: int = 20
+    guidance_scale: float = 5.0
+    start: Literal["lq", "noise"] = "lq"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        low, high = self.guidance_interval
+        if not 0.0 <= low < high <= 1.0:
+            raise ValueError(
+                f"guidance_interval is {self.guidance_interval}; it must be (low, high) in 0 <= low < high <= 1"
+            )
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
+
+
+def start_latents(lq_latents: Tensor, noise: Tensor, schedule: NoiseSchedule, settings: SamplingSettings) -> Tensor:
+    """Return the sampler's start (B, C, h, w) in variance-exploding scale: z_LQ (or 0) + sigma_max * noise.
+
+    Source: paper.md, "Start"; equals diffusers' ``EulerDiscreteScheduler.add_noise`` at its first timestep.
+    """
+    timesteps = schedule.sampling_timesteps(settings.num_inference_steps)
+    sigma = float(schedule.sampling_sigmas(timesteps)[0])
+    return (lq_latents if settings.start == "lq" else torch.zeros_like(lq_latents)) + sigma * noise
+
+
+def euler_step(latents: Tensor, prediction: Tensor, sigma: float, sigma_next: float, prediction_type: str) -> Tensor:
+    """Return the latents at ``sigma_next``: one Euler step of the probability flow (Karras et al. 2022, Algorithm 1)."""
+    if prediction_type == "epsilon":
+        derivative = prediction
+    else:
+        if prediction_type == "v_prediction":
+            denoised = latents / (sigma**2 + 1) - prediction * (sigma / (sigma**2 + 1) ** 0.5)
+        else:
+            denoised = prediction
+        derivative = (latents - denoised) / sigma
+    return latents + derivative * (sigma_next - sigma)
+
+
+def sample(
+    conditional: Predict,
+    guided: Predict | None,
+    latents: Tensor,
+    schedule: NoiseSchedule,
+    settings: SamplingSettings,
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Return clean latents (B, C, h, w), float32.
+
+    Args:
+        conditional: prediction under the caption.
+        guided: predictions under the empty caption and under the caption in one doubled batch, (2B, C, h, w),
+            unconditional first; None when both would be the same, then one pass is made.
+        latents: the start, from ``start_latents``.
+        schedule: of the base.
+        settings: steps and guidance; CFG is eps = eps(uncond) + scale * (eps(text) - eps(uncond)).
+        callback: called after each step with (step index, latents).
+    """
+    timesteps = schedule.sampling_timesteps(settings.num_inference_steps)
+    sigmas = schedule.sampling_sigmas(timesteps).tolist()
+    latents = latents.float()
+    low, high = settings.guidance_interval
+    for index, timestep in enumerate(timesteps.tolist()):
+        sigma, sigma_next = sigmas[index], sigmas[index + 1]
+        scaled = latents / (sigma**2 + 1) ** 0.5
+        batch_timesteps = torch.full((latents.shape[0],), timestep, device=latents.device)
+        use_guidance = settings.guidance_scale != 1.0 and low <= index / len(timesteps) < high
+        if use_guidance and guided is not None:
+            without, with_text = guided(scaled, batch_timesteps).float().chunk(2)
+            prediction = without + settings.guidance_scale * (with_text - without)
+        else:
+            prediction = conditional(scaled, batch_timesteps).float()
+        latents = euler_step(latents, prediction, sigma, sigma_next, schedule.prediction_type)
+        if callback is not None:
+            callback(index, latents)
+    return latents

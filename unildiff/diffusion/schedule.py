@@ -1,0 +1,98 @@
+"""The noise schedule, read from the base's own scheduler config.
+
+Axis letters: B batch, T training timesteps, N sampling steps.
+A scheduler built without the base's config has other betas and spacing and is silently wrong, so there are no defaults
+here: every number comes from the config (diffusers' keys). Variance preserving: x_t = a_t x_0 + s_t noise.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+class NoiseSchedule:
+    """Training and sampling views of one diffusion schedule (Ho et al. 2020; Karras et al. 2022 for the sigmas).
+
+    Args:
+        config: a diffusers scheduler config: ``num_train_timesteps``, ``beta_schedule`` (``linear`` or
+            ``scaled_linear``), ``beta_start``, ``beta_end``, ``prediction_type``, ``timestep_spacing`` and, for
+            ``leading`` spacing, ``steps_offset``.
+
+    Raises:
+        ValueError: for a schedule, spacing or prediction type that is not known here.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.num_train_timesteps = int(config["num_train_timesteps"])
+        self.prediction_type: str = config["prediction_type"]
+        self.timestep_spacing: str = config["timestep_spacing"]
+        self.steps_offset = int(config.get("steps_offset", 0))
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"prediction_type {self.prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
+        start, end, count = float(config["beta_start"]), float(config["beta_end"]), self.num_train_timesteps
+        if config["beta_schedule"] == "scaled_linear":
+            betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
+        elif config["beta_schedule"] == "linear":
+            betas = torch.linspace(start, end, count, dtype=torch.float32)
+        else:
+            raise ValueError(f"beta_schedule {config['beta_schedule']!r} is not one of linear, scaled_linear")
+        self.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)  # (T,)
+
+    def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return signal and noise scales (a_t, s_t), each (B, 1, 1, 1), for integer timesteps (B,)."""
+        alphas_cumprod = self.alphas_cumprod.to(timesteps.device)[timesteps].view(-1, 1, 1, 1)
+        return alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt()
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return x_t (B, C, h, w) of clean latents at timesteps (B,)."""
+        signal, sigma = self.scales(timesteps)
+        return signal * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what the network learns to predict, (B, C, h, w): noise, velocity (Salimans & Ho 2022) or picture."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return latents
+        signal, sigma = self.scales(timesteps)
+        return signal * noise - sigma * latents
+
+    def denoised(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the clean latents (B, C, h, w) that a prediction at timesteps (B,) implies (variance preserving)."""
+        signal, sigma = self.scales(timesteps)
+        if self.prediction_type == "sample":
+            return prediction
+        if self.prediction_type == "epsilon":
+            return (noisy - sigma * prediction) / signal
+        return signal * noisy - sigma * prediction
+
+    def sampling_timesteps(self, num_inference_steps: int) -> Tensor:
+        """Return the N timesteps of a sampler, float32, descending, in the spacing of the base's config.
+
+        Raises:
+            ValueError: if the number of steps is not in 1..T or the spacing is unknown.
+        """
+        total = self.num_train_timesteps
+        if not 1 <= num_inference_steps <= total:
+            raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be in 1..{total}")
+        if self.timestep_spacing == "leading":
+            steps = np.arange(num_inference_steps) * (total // num_inference_steps)
+            timesteps = steps[::-1].astype(np.float32) + self.steps_offset
+        elif self.timestep_spacing == "trailing":
+            timesteps = np.arange(total, 0, -total / num_inference_steps).round().astype(np.float32) - 1
+        elif self.timestep_spacing == "linspace":
+            timesteps = np.linspace(0, total - 1, num_inference_steps, dtype=np.float32)[::-1].copy()
+        else:
+            raise ValueError(f"timestep_spacing {self.timestep_spacing!r} is not one of leading, trailing, linspace")
+        return torch.from_numpy(timesteps)
+
+    def sampling_sigmas(self, timesteps: Tensor) -> Tensor:
+        """Return N + 1 noise levels s_t / a_t for the sampler's timesteps (N,), ending in 0 (variance exploding)."""
+        levels = ((1.0 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
+        sigmas = np.interp(timesteps.numpy(), np.arange(len(levels)), levels)
+        return torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32))

@@ -1,0 +1,139 @@
+"""What all stages share: optimiser, schedule, checkpoints that hold what is trained, hand-over, validation.
+
+Axis letters: B batch, H/W pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from unildiff.data.batch import PredictBatch, RestorationBatch
+from unildiff.stages.checkpoints import mismatch
+from unildiff.stages.optimiser import learning_rate_factor
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its schedule, stepped once an optimiser step.
+
+    Args:
+        learning_rate: peak, for all parameters without a group of their own.
+        lq_encoder_learning_rate: peak for the LQ encoder (joint stage); None uses ``learning_rate``.
+        weight_decay: AdamW's default 0.01 (supplement: "default hyper-parameters").
+        warmup_steps: linear warm-up (authors' scripts: 300).
+        schedule: after warm-up ``cosine`` to zero at the last step, or ``constant``.
+    """
+
+    learning_rate: float = 1e-4
+    lq_encoder_learning_rate: float | None = None
+    weight_decay: float = 0.01
+    warmup_steps: int = 300
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Return uint8 pictures (B, 3, H, W) as float32 in [-1, 1], on their device."""
+    return images.float() / 127.5 - 1.0
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Return pictures (B, 3, H, W) in [-1, 1] as uint8, rounded: what a saved PNG holds."""
+    return ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses as dictionaries and paths as strings, at any depth."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+class StageModule(L.LightningModule):
+    """Base of every stage: a subclass builds ``self.model``, names what it trains and gives ``training_step``.
+
+    Args:
+        optimizer: see ``OptimizerConfig``.
+    """
+
+    trained: ClassVar[tuple[str, ...]] = ()
+    """Prefixes below ``self.model`` of what this stage trains; all else is frozen."""
+
+    strict_loading = False  # frozen weights are not in checkpoints; on_load_checkpoint compares the trained ones
+
+    def __init__(self, optimizer: OptimizerConfig) -> None:
+        super().__init__()
+        self.optimizer_config = optimizer
+        self.model: nn.Module
+
+    # --- what is trained ---------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """Leave gradients only to what the stage trains; called by subclasses once ``self.model`` stands."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith(self.trained))
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield (name, parameter) of all that is trained, names as in the checkpoint."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with one group per peak learning rate and a schedule per optimiser step."""
+        config = self.optimizer_config
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.trained_parameters():
+            rate = config.learning_rate
+            if name.startswith("model.lq_encoder.") and config.lq_encoder_learning_rate is not None:
+                rate = config.lq_encoder_learning_rate
+            groups.setdefault(rate, []).append(parameter)
+        optimizer = torch.optim.AdamW(
+            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
+            weight_decay=config.weight_decay,
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        factor = learning_rate_factor(config.warmup_steps, total, config.schedule)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what is trained: frozen weights come from the base and from ``init_from``."""
+        names = {name for name, _ in self.trained_parameters()}
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
+        if "hyper_parameters" in checkpoint:  # plain values only, so that loading needs no pickled classes
+            checkpoint["hyper_parameters"] = plain(dict(checkpoint["hyper_parameters"]))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose weights are not exactly those that this stage trains."""
+        expected = {name for name, _ in self.trained_parameters()}
+        found = set(checkpoint["state_dict"])
+        if expected != found:
+            raise mismatch(type(self).__name__, expected - found, found - expected)
+
+    # --- logging -----------------------------------------------------------------------------------------------
+
+    def log_scalars(self, values: dict[str, Tensor | float]) -> None:
+        """Write scalars at the trainer's pace, straight to the loggers: ``self.log`` costs milliseconds a step."""
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            numbers = {name: float(value) for name, value in values.items()}
+            numbers |= {
+                f"learning_rate/group{index}": group["lr"]
+                for index, group in enumerate(self.optimizers(use_pl_optimizer=False).param_groups)  # type: ignore[union-attr]
+            }
+            for logger in self.trainer.loggers:
+                logger.log_metrics(numbers, step=self.global_step)
+
+    def batch_pictures(self, batch: RestorationBatch | PredictBatch, name: Literal["lq", "gt"]) -> Tensor:
+        """Return pictures of a batch as (B, 3, H, W) in [-1, 1]."""
+        return to_unit(batch[name])  # type: ignore[literal-required]

@@ -1,0 +1,101 @@
+"""Reading checkpoints of the stages and handing weights over by explicit rules."""
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unildiff.errors import UserError
+
+SHOWN = 5
+
+
+@dataclass
+class StageCheckpoint:
+    """Weights of one stage.
+
+    Attributes:
+        path: where they were read.
+        weights: names as in the stage (``model.unet...``), averaged ones (EMA) where the checkpoint has them.
+        stage: class name of the stage that wrote them, "" if unknown.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    stage: str
+
+    def fill(self, model: nn.Module, rules: dict[str, str]) -> None:
+        """Copy weights into ``model``: rules map a prefix in the checkpoint to a prefix in the model.
+
+        Raises:
+            UserError: if a weight matches no rule, or a parameter below a target prefix is not filled or has another
+                shape; the names are listed.
+        """
+        parameters = dict(model.named_parameters())
+        wanted = {name for name in parameters if name.startswith(tuple(rules.values()))}
+        filled: dict[str, Tensor] = {}
+        unmatched = set()
+        for name, value in self.weights.items():
+            bare = name.removeprefix("model.")
+            source = next((prefix for prefix in rules if bare.startswith(prefix)), None)
+            target = None if source is None else rules[source] + bare[len(source) :]
+            if target is None or target not in parameters or parameters[target].shape != value.shape:
+                unmatched.add(name)
+            else:
+                filled[target] = value
+        if unmatched or wanted - set(filled):
+            raise mismatch(f"init_from {self.path} ({self.stage or 'unknown stage'})", wanted - set(filled), unmatched)
+        with torch.no_grad():
+            for target, value in filled.items():
+                parameters[target].copy_(value)
+
+
+def mismatch(where: str, missing: set[str], unexpected: set[str]) -> UserError:
+    """Return the one-line error that lists keys left over on either side."""
+    parts = []
+    for label, names in (("missing", missing), ("not expected (or of another shape)", unexpected)):
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            parts.append(f"{len(names)} {label}: {', '.join(sorted(names)[:SHOWN])}{more}")
+    return UserError(
+        f"{where}: weights do not match; {'; '.join(parts)}; use the checkpoint of the stage before, with the same network"
+    )
+
+
+def read_checkpoint(path: Path | str) -> StageCheckpoint:
+    """Read a stage's checkpoint without executing anything it holds.
+
+    Raises:
+        UserError: if the file is missing or no checkpoint.
+    """
+    path = Path(path)
+    content = load_file_safely(path)
+    if "state_dict" not in content:
+        raise UserError(f"checkpoint: {path} holds no state_dict; give a .ckpt file written by `unildiff fit`")
+    weights = dict(content["state_dict"]) | dict(content.get("ema_state_dict") or {})
+    stage = str(content.get("hyper_parameters", {}).get("_class_path", "")).rpartition(".")[2]
+    return StageCheckpoint(path, weights, stage)
+
+
+def load_file_safely(path: Path) -> dict[str, Any]:
+    """Return the dictionary that a checkpoint file holds (``weights_only``: no pickle code runs).
+
+    Raises:
+        UserError: if the file is missing or no checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint: no file {path}; give a .ckpt file written by `unildiff fit`")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"checkpoint: {path} is no checkpoint ({reason[0] if reason else type(error).__name__})"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"checkpoint: {path} is no checkpoint (it holds a {type(content).__name__})")
+    return content

@@ -1,0 +1,109 @@
+"""Stage 3, decoder fine-tune: the VAE decoder with DAEM on restored latents (paper.md: 10,000 steps).
+
+Axis letters: B batch, C latent channels, h/w latent height and width.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from unildiff.core.model import LQFeatures, NetworkConfig
+from unildiff.core.moe import auxiliary_loss
+from unildiff.data.batch import RestorationBatch
+from unildiff.diffusion.noise import KeyedNoise
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.stages.base import OptimizerConfig
+from unildiff.stages.denoising import expert_usage
+from unildiff.stages.restoration import RestorationModule
+
+
+class DecoderFinetuneModule(RestorationModule):
+    """Trains the VAE decoder with DAEM; all else, the LQ encoder included, is frozen. Starts from a joint checkpoint.
+
+    Loss, on pictures in [0, 1]: L1 + ssim_weight * (1 - SSIM) + auxiliary_weight * Eq. 7 (paper.md, "Stage-3 loss").
+
+    Args:
+        base: see ``RestorationModule``.
+        base_vae: see ``RestorationModule``.
+        network: see ``RestorationModule``.
+        init_from: see ``RestorationModule``.
+        optimizer: the paper gives no learning rate for this stage; 1e-4 is our choice.
+        sampling: see ``RestorationModule``.
+        text_dropout: share of samples restored with the empty caption.
+        gradient_checkpointing: recompute activations in the backward pass.
+        latents: the restored latents it learns from: ``sample`` runs the sampler with ``training_sampling`` each step,
+            ``one_step`` takes the clean latents that one prediction at a random timestep implies, ``lq`` skips the
+            diffusion and decodes the LQ picture's own latents (ablation).
+        training_sampling: few unguided steps (our choice: a decoder step costs less than 20 guided ones).
+        ssim_weight: l1 of the loss (authors' refiner script: 0.2).
+        auxiliary_weight: lambda of Eq. 7 (supplement: 0.01).
+    """
+
+    trained = ("decoder.",)
+    hand_over: ClassVar[dict[str, str]] = {"lq_encoder.": "lq_encoder.", "unet.": "unet."}
+
+    def __init__(
+        self,
+        base: str = "tiny",
+        base_vae: str | None = None,
+        network: NetworkConfig | None = None,
+        init_from: str | None = None,
+        optimizer: OptimizerConfig | None = None,
+        sampling: SamplingSettings | None = None,
+        text_dropout: float = 0.2,
+        gradient_checkpointing: bool = False,
+        latents: Literal["sample", "one_step", "lq"] = "sample",
+        training_sampling: SamplingSettings | None = None,
+        ssim_weight: float = 0.2,
+        auxiliary_weight: float = 0.01,
+    ) -> None:
+        super().__init__(base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing)
+        self.save_hyperparameters(ignore=["sampling", "training_sampling"])
+        self.latents = latents
+        self.training_sampling = training_sampling or SamplingSettings(num_inference_steps=4, guidance_scale=1.0)
+        self.ssim_weight, self.auxiliary_weight = ssim_weight, auxiliary_weight
+
+    @torch.no_grad()
+    def restored_latents(self, batch: RestorationBatch, features: LQFeatures, noise: KeyedNoise) -> Tensor:
+        """Return latents (B, C, h, w) of the kind that ``latents`` names."""
+        captions = self.dropped_captions(batch, noise)
+        if self.latents == "lq":
+            return features.latents
+        if self.latents == "sample":
+            return self.model.sample_latents(features, captions, batch["key"], self.training_sampling)
+        size = (batch["lq"].shape[2], batch["lq"].shape[3])
+        context = self.model.context(features, self.embed(captions), size)
+        schedule = self.model.schedule
+        timesteps = noise.integers("timestep", schedule.num_train_timesteps)
+        epsilon = noise.normal("epsilon", *features.latents.shape[1:])
+        # The noisy latents of a sampler that is under way: from the LQ latents, since the truth is not known to it.
+        noisy = schedule.add_noise(features.latents.float(), epsilon, timesteps)
+        prediction = self.model.unet(noisy, timesteps, context)[0].float()
+        return schedule.denoised(prediction, noisy, timesteps)
+
+    def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        noise = KeyedNoise(batch["key"], self.device)
+        gt = self.batch_pictures(batch, "gt")
+        with torch.no_grad():
+            features = self.model.encode_lq(self.batch_pictures(batch, "lq"))
+        latents = self.restored_latents(batch, features, noise)
+        image, routings = self.model.decoder(latents, features.skips, noise)
+        image, gt = (image.float() + 1) / 2, (gt + 1) / 2  # SSIM's constants are meant for pictures from 0 up
+        reconstruction = (image - gt).abs().mean()
+        ssim = structural_similarity_index_measure(image, gt, data_range=1.0)
+        assert isinstance(ssim, Tensor)
+        loss = reconstruction + self.ssim_weight * (1 - ssim)
+        scalars: dict[str, Tensor | float] = {
+            "loss/reconstruction": reconstruction.detach(),
+            "loss/ssim": ssim.detach(),
+        }
+        if routings:
+            auxiliary = auxiliary_loss(routings)
+            loss = loss + self.auxiliary_weight * auxiliary
+            scalars["loss/auxiliary"] = auxiliary.detach()
+            scalars |= expert_usage(routings, "daem")
+        self.log_scalars(scalars)
+        return loss

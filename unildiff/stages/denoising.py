@@ -1,0 +1,101 @@
+"""The training step of the two diffusion stages.
+
+Axis letters: B batch, C latent channels, h/w latent height and width.
+"""
+
+import torch
+from torch import Tensor
+
+from unildiff.core.encoders import encode_latents
+from unildiff.core.model import NetworkConfig
+from unildiff.core.moe import Routing, auxiliary_loss
+from unildiff.data.batch import RestorationBatch
+from unildiff.diffusion.loss import diffusion_loss
+from unildiff.diffusion.noise import KeyedNoise
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.stages.base import OptimizerConfig
+from unildiff.stages.restoration import RestorationModule
+
+
+class DenoisingModule(RestorationModule):
+    """Trains the denoiser: L1 on the base's prediction target, plus the balance of token experts where there are any.
+
+    Args:
+        base: see ``RestorationModule``.
+        base_vae: see ``RestorationModule``.
+        network: see ``RestorationModule``.
+        init_from: see ``RestorationModule``.
+        optimizer: see ``OptimizerConfig``.
+        sampling: see ``RestorationModule``.
+        text_dropout: share of samples trained with the empty caption (supplement: 20%).
+        gradient_checkpointing: recompute activations in the backward pass.
+        noise_offset: strength of noise that is constant over a latent channel (authors' scripts: 0.02).
+        auxiliary_weight: lambda of Eq. 7 (supplement: 0.01), used with token experts.
+    """
+
+    uses_detail = False
+
+    def __init__(
+        self,
+        base: str = "tiny",
+        base_vae: str | None = None,
+        network: NetworkConfig | None = None,
+        init_from: str | None = None,
+        optimizer: OptimizerConfig | None = None,
+        sampling: SamplingSettings | None = None,
+        text_dropout: float = 0.2,
+        gradient_checkpointing: bool = False,
+        noise_offset: float = 0.02,
+        auxiliary_weight: float = 0.01,
+    ) -> None:
+        super().__init__(base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing)
+        self.save_hyperparameters(ignore=["sampling"])
+        self.noise_offset, self.auxiliary_weight = noise_offset, auxiliary_weight
+
+    def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        noise = KeyedNoise(batch["key"], self.device)
+        lq, gt = self.batch_pictures(batch, "lq"), self.batch_pictures(batch, "gt")
+        features = self.model.encode_lq(lq)
+        with torch.no_grad():
+            posterior_noise = noise.normal("posterior", *features.latents.shape[1:])
+            latents = encode_latents(self.model.vae, gt, posterior_noise).float()
+        text = self.embed(self.dropped_captions(batch, noise))
+        context = self.model.context(features, text, (lq.shape[2], lq.shape[3]))
+        epsilon = noise.normal("epsilon", *latents.shape[1:])
+        epsilon = epsilon + self.noise_offset * noise.normal("offset", latents.shape[1], 1, 1)
+        timesteps = noise.integers("timestep", self.model.schedule.num_train_timesteps)
+        routings: list[Routing] = []
+        gates: list[Tensor] = []
+
+        def predict(noisy: Tensor, steps: Tensor) -> Tensor:
+            prediction, fused = self.model.unet(noisy, steps, context, noise)
+            routings.extend(fused.routings)
+            gates.extend([] if fused.gate is None else [fused.gate])
+            return prediction
+
+        per_sample = diffusion_loss(predict, latents, epsilon, timesteps, self.model.schedule)
+        loss = per_sample.mean()
+        scalars: dict[str, Tensor | float] = {"loss/diffusion": loss.detach()}
+        for quarter in range(4):  # the fusion gate and the loss over the timesteps, in four bins
+            inside = (timesteps * 4 // self.model.schedule.num_train_timesteps) == quarter
+            if inside.any():
+                scalars[f"loss_at_timestep/quarter{quarter}"] = per_sample.detach()[inside].mean()
+                if gates:
+                    scalars[f"fusion_gate/quarter{quarter}"] = gates[0][inside].mean()
+        if routings:
+            auxiliary = auxiliary_loss(routings)
+            loss = loss + self.auxiliary_weight * auxiliary
+            scalars["loss/auxiliary"] = auxiliary.detach()
+            scalars |= expert_usage(routings, "fusion")
+        self.log_scalars(scalars)
+        return loss
+
+
+def expert_usage(routings: list[Routing], name: str) -> dict[str, Tensor | float]:
+    """Return the share of inputs that each expert of each level got, by the name of its curve."""
+    return {
+        f"expert_usage/{name}{level}.{expert}": share
+        for level, routing in enumerate(routings)
+        for expert, share in enumerate(routing.metrics()["usage"].tolist())
+    }

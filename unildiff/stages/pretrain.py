@@ -1,0 +1,147 @@
+"""Pretraining of the tiny base, because weights cannot be downloaded everywhere: VAE first, then the U-Net.
+
+Axis letters: B batch, H/W pixels, C latent channels, h/w latent height and width.
+Not in the paper. The result is an ordinary diffusers folder that stands where SDXL stands.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from unildiff.core.daff import FusionConfig
+from unildiff.core.encoders import decode_latents, encode_latents, unshuffle_factor
+from unildiff.core.tiny import make_tiny_base
+from unildiff.core.unet import FusedUNet, UNetContext
+from unildiff.data.batch import RestorationBatch
+from unildiff.data.deadleaves import VOCABULARY
+from unildiff.diffusion.loss import diffusion_loss
+from unildiff.diffusion.noise import KeyedNoise
+from unildiff.diffusion.schedule import NoiseSchedule
+from unildiff.stages.base import OptimizerConfig, StageModule
+
+
+class _Parts(torch.nn.Module):
+    """The tiny base's parts under the names that checkpoints use."""
+
+    def __init__(self, vae: torch.nn.Module, unet: torch.nn.Module, text: torch.nn.Module) -> None:
+        super().__init__()
+        self.vae, self.unet, self.text = vae, unet, text
+
+
+class PretrainVAEModule(StageModule):
+    """Trains the tiny VAE to give pictures back: L1 in pixels and a weak KL term.
+
+    Args:
+        optimizer: see ``OptimizerConfig``.
+        kl_weight: weight of the KL divergence, mean over latents (our choice).
+        degraded_share: share of each batch taken from the LQ pictures, since the LQ start and the LQ encoder need
+            latents of degraded pictures too (our choice).
+        seed: of the initialisation.
+    """
+
+    trained = ("vae.",)
+
+    def __init__(
+        self,
+        optimizer: OptimizerConfig | None = None,
+        kl_weight: float = 1e-4,
+        degraded_share: float = 0.25,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optimizer or OptimizerConfig(learning_rate=1e-3))
+        self.save_hyperparameters()
+        base = make_tiny_base(list(VOCABULARY), seed)
+        self.base = [base]  # in a list: only self.model's parts belong to the module tree
+        self.model = _Parts(base.vae, base.unet, base.text)
+        self.kl_weight, self.degraded_share = kl_weight, degraded_share
+        self.freeze()
+
+    def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
+        """Return the loss on clean pictures and a share of degraded ones."""
+        count = round(self.degraded_share * len(batch["name"]))
+        images = torch.cat([self.batch_pictures(batch, "lq")[:count], self.batch_pictures(batch, "gt")[count:]])
+        vae = self.model.vae
+        factor = unshuffle_factor(vae)
+        posterior = vae.encode(torch.nn.functional.pixel_unshuffle(images, factor)).latent_dist
+        noise = KeyedNoise(batch["key"], images.device).normal("posterior", *posterior.mean.shape[1:])
+        decoded = decode_latents(vae, (posterior.mean + posterior.std * noise) * vae.config.scaling_factor)
+        reconstruction = (decoded.float() - images).abs().mean()
+        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
+        self.log_scalars({"loss/reconstruction": reconstruction.detach(), "loss/kl": kl.detach()})
+        return reconstruction + self.kl_weight * kl
+
+    def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
+        """Log the PSNR of the round trip, mean over pictures."""
+        images = self.batch_pictures(batch, "gt")
+        decoded = decode_latents(self.model.vae, encode_latents(self.model.vae, images)).clamp(-1, 1)
+        psnr = peak_signal_noise_ratio(decoded, images, data_range=2.0, reduction="elementwise_mean", dim=(1, 2, 3))
+        self.log("val/psnr", psnr, batch_size=1, sync_dist=True)
+
+    @torch.no_grad()
+    def fit_scaling_factor(self, latents: Tensor) -> None:
+        """Set the VAE's scaling factor so that these latents (B, C, h, w) have unit variance."""
+        self.model.vae.register_to_config(scaling_factor=float(1.0 / latents.std()))
+
+    def save_base(self, folder: Path) -> None:
+        """Write the base as a diffusers folder."""
+        self.base[0].save(folder)
+
+
+class PretrainUNetModule(StageModule):
+    """Trains the tiny U-Net and text encoder on clean captioned pictures, as the base that stands where SDXL stands.
+
+    Args:
+        base: folder with the pretrained VAE, written by ``PretrainVAEModule``.
+        optimizer: see ``OptimizerConfig``.
+        text_dropout: share of samples trained with the empty caption (supplement: 20%).
+    """
+
+    trained = ("unet.", "text.")
+
+    def __init__(self, base: str, optimizer: OptimizerConfig | None = None, text_dropout: float = 0.2) -> None:
+        super().__init__(optimizer or OptimizerConfig(learning_rate=1e-3))
+        self.save_hyperparameters()
+        from unildiff.core.base import load_base
+
+        loaded = load_base(base)
+        self.base = [loaded]
+        self.schedule = NoiseSchedule(loaded.scheduler)
+        unet = FusedUNet(loaded.unet, FusionConfig(kind="plain"), int(loaded.vae.config.block_out_channels[-1]))
+        self.model = _Parts(loaded.vae, unet, loaded.text)
+        self.text_dropout = text_dropout
+        self.freeze()
+        unet.fusion.requires_grad_(False)
+
+    def _loss(self, batch: RestorationBatch) -> Tensor:
+        noise = KeyedNoise(batch["key"], self.device)
+        images = self.batch_pictures(batch, "gt")
+        with torch.no_grad():
+            latents = encode_latents(self.model.vae, images).float()
+        kept = (noise.uniform("text") >= self.text_dropout).tolist()
+        captions = [caption if keep else "" for caption, keep in zip(batch["caption"], kept, strict=True)]
+        context = UNetContext(None, self.model.text(captions))
+        epsilon = noise.normal("epsilon", *latents.shape[1:])
+        timesteps = noise.integers("timestep", self.schedule.num_train_timesteps)
+
+        def predict(noisy: Tensor, steps: Tensor) -> Tensor:
+            prediction: Tensor = self.model.unet(noisy, steps, context)[0]
+            return prediction
+
+        return diffusion_loss(predict, latents, epsilon, timesteps, self.schedule).mean()
+
+    def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
+        """Return the diffusion loss on clean pictures."""
+        loss = self._loss(batch)
+        self.log_scalars({"loss/diffusion": loss.detach()})
+        return loss
+
+    def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
+        """Log the diffusion loss on validation pictures."""
+        self.log("val/diffusion", self._loss(batch), batch_size=1, sync_dist=True)
+
+    def save_base(self, folder: Path) -> None:
+        """Write the base as a diffusers folder; the module must not be used afterwards."""
+        self.model.unet.to_diffusers()
+        self.base[0].save(folder)

@@ -1,0 +1,154 @@
+"""What the paper's three stages share: one restorer, its hand-over, validation, test and prediction.
+
+Axis letters: B batch, H/W pixels.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from unildiff.core.base import load_base
+from unildiff.core.model import NetworkConfig, UniLDiff, load_parts, network_config
+from unildiff.core.text import TextEmbedding
+from unildiff.data.batch import PredictBatch, RestorationBatch
+from unildiff.diffusion.noise import KeyedNoise
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.evaluation.metrics import DegradationMetrics
+from unildiff.paths import weights_path
+from unildiff.stages.base import OptimizerConfig, StageModule, to_uint8
+from unildiff.stages.checkpoints import read_checkpoint
+from unildiff.stages.testing import TestRun
+
+
+class RestorationModule(StageModule):
+    """A stage over the whole restorer.
+
+    Args:
+        base: ``tiny`` (ships with the package), a diffusers folder, or a Hugging Face id.
+        base_vae: another folder or id for the VAE, e.g. the fp16-safe one; None takes the base's own.
+        network: sizes and switches; None reads them from the folder of weights given by ``init_from`` or ``base``.
+        init_from: where the stage's starting weights come from: a checkpoint of the stage before, or a folder of
+            weights (``tiny``, or one made by `unildiff export`); None starts from the base alone.
+        optimizer: see ``OptimizerConfig``.
+        sampling: how pictures are sampled in validation, test and prediction; never read from a checkpoint.
+        text_dropout: share of samples trained with the empty caption (supplement: 20%).
+        gradient_checkpointing: recompute activations in the backward pass (non-reentrant).
+    """
+
+    hand_over: ClassVar[dict[str, str]] = {}
+    """Rules for a checkpoint in ``init_from``: prefix in the checkpoint -> prefix in the model."""
+
+    def __init__(
+        self,
+        base: str = "tiny",
+        base_vae: str | None = None,
+        network: NetworkConfig | None = None,
+        init_from: str | None = None,
+        optimizer: OptimizerConfig | None = None,
+        sampling: SamplingSettings | None = None,
+        text_dropout: float = 0.2,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(optimizer or OptimizerConfig())
+        self.sampling = sampling or SamplingSettings()
+        self.text_dropout = text_dropout
+        folder = _weights_folder(init_from)
+        if network is None:
+            network = _stored_network(folder or _weights_folder(base))
+        self.model = UniLDiff(load_base(base, vae=base_vae), network)
+        if folder is not None:
+            load_parts(self.model, folder)
+        elif init_from is not None:
+            read_checkpoint(init_from).fill(self.model, self.hand_over)
+        self.freeze()
+        if gradient_checkpointing:
+            self.enable_gradient_checkpointing()
+        self.metrics = DegradationMetrics("onerestore")
+        self.test_run: TestRun | None = None
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations of U-Net, fusion and decoder in the backward pass."""
+        self.model.unet.rest.enable_gradient_checkpointing()
+        for part in (self.model.unet.fusion, self.model.decoder):
+            part.gradient_checkpointing = True
+
+    # --- training ----------------------------------------------------------------------------------------------
+
+    def dropped_captions(self, batch: RestorationBatch, noise: KeyedNoise) -> list[str]:
+        """Return captions, a share of them replaced by the empty one (classifier-free guidance)."""
+        kept = (noise.uniform("text") >= self.text_dropout).tolist()
+        return [caption if keep else "" for caption, keep in zip(batch["caption"], kept, strict=True)]
+
+    def embed(self, captions: list[str]) -> TextEmbedding:
+        """Embed captions with the frozen text encoders."""
+        with torch.no_grad():
+            return self.model.embed(captions)
+
+    # --- validation, test, prediction --------------------------------------------------------------------------
+
+    def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
+        """Restore, score per degradation, and keep the first pictures for a grid."""
+        restored = self._restore(batch)
+        gt = batch["gt"]
+        self.metrics.update(to_uint8(restored), gt, batch["degradation"])
+        if batch_idx == 0:
+            self._log_grid(torch.cat([batch["lq"], to_uint8(restored), gt]), len(gt))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log PSNR and SSIM per degradation and their averages."""
+        values = self.metrics.compute()
+        self.metrics.reset()
+        for name, value in values.items():
+            self.log(f"val/{name}", float(value), rank_zero_only=False, sync_dist=False)
+
+    def _log_grid(self, pictures: Tensor, columns: int) -> None:
+        grid = make_grid(pictures, nrow=columns)
+        for logger in self.trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image("val/input, restored, truth", grid, self.global_step)
+
+    def _restore(self, batch: RestorationBatch | PredictBatch, detail: bool = True) -> Tensor:
+        lq = self.batch_pictures(batch, "lq")
+        return self.model.restore(lq, batch["caption"], batch["key"], self.sampling, detail and self.uses_detail)
+
+    uses_detail = True
+    """Whether the stage's pictures go through the tuned decoder with DAEM."""
+
+    def on_test_start(self) -> None:
+        """Open the folder of this test: pictures, scores, how it was made."""
+        self.test_run = TestRun.of(self)
+
+    def test_step(self, batch: RestorationBatch, batch_idx: int) -> None:
+        """Restore one picture and hand it, as 8 bits, to the scorer."""
+        assert self.test_run is not None
+        with self.test_run.timed():
+            restored = to_uint8(self._restore(batch))
+        self.test_run.add(batch, restored)
+
+    def on_test_end(self) -> None:
+        """Score what is left, write scores and table, print the table."""
+        assert self.test_run is not None
+        self.test_run.finish()
+
+    def predict_step(self, batch: PredictBatch, batch_idx: int) -> Tensor:
+        """Return restored pictures (B, 3, H, W) uint8."""
+        return to_uint8(self._restore(batch))
+
+
+def _weights_folder(source: str | None) -> Path | None:
+    """Return the folder that a name or path means, None where it is no folder with added weights."""
+    if source is None:
+        return None
+    folder = weights_path(source) if source == "tiny" else Path(source)
+    return folder if (folder / "unildiff.json").is_file() else None
+
+
+def _stored_network(folder: Path | None) -> NetworkConfig:
+    if folder is None:
+        return NetworkConfig()
+    values: dict[str, Any] = json.loads((folder / "unildiff.json").read_text())
+    return network_config(values)
