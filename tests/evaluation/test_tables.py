@@ -1,0 +1,293 @@
+import csv
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from made_up_run import CDD11, NAMES, made_up_info, made_up_rows, write_run
+from scipy import stats
+
+from unildiff.errors import UserError
+from unildiff.evaluation.tables import Stage, build_table, load_run, make_run, write_table
+from unildiff.evaluation.tables_render import render_csv, render_json, render_latex, render_markdown, render_text
+from unildiff.evaluation.tables_runs import Scores
+from unildiff.evaluation.tables_specs import SPECS
+
+FIVE = ("haze", "rain", "noise_25", "blur", "low")
+
+
+def run_of(tmp_path, rows=None, stages=(), **changes):
+    rows = rows or made_up_rows()
+    return make_run(tmp_path, made_up_info(rows, **changes), rows, stages)
+
+
+def row(table, label):
+    return next(each for each in table.rows if each.label.strip() == label)
+
+
+def test_our_row_holds_the_means(tmp_path):
+    rows = made_up_rows()
+    table = build_table("table2", [run_of(tmp_path, rows)])
+    ours = row(table, "ours: made-up")
+    assert table.columns[:4] == ("L", "H", "R", "S")
+    means = [np.mean([each["psnr"] for each in rows if each["degradation"] == degradation]) for degradation in CDD11]
+    assert ours.psnr[:11] == pytest.approx(means)
+    averages = dict(zip(table.columns[11:], ours.psnr[11:], strict=True))
+    assert averages["single"] == pytest.approx(np.mean(means[:4]))
+    assert averages["double"] == pytest.approx(np.mean(means[4:9]))
+    assert averages["triple"] == pytest.approx(np.mean(means[9:]))
+    assert averages["all"] == pytest.approx(np.mean([each["psnr"] for each in rows]))
+    assert math.isnan(averages["printed"])
+    # Inputs are 14, 15, ... 24 dB by construction: mean 19.
+    assert row(table, "input").psnr[-2] == pytest.approx(19.0)
+
+
+def test_the_papers_rows_stand_as_printed(tmp_path):
+    table = build_table("table2", [run_of(tmp_path)])
+    own = row(table, "UniLDiff (the paper's)")
+    # The supplement: L 27.45/.830, L+H+S 25.50/.790, printed average 29.35/.886; the columns' mean is 321.92 / 11.
+    assert (own.psnr[0], own.ssim[0], own.psnr[10], own.ssim[10]) == (27.45, 0.830, 25.50, 0.790)
+    assert (own.psnr[-1], own.ssim[-1]) == (29.35, 0.886)
+    assert own.psnr[-2] == pytest.approx(321.92 / 11)
+    difference = row(table, "minus the paper's UniLDiff")
+    assert difference.psnr[0] == pytest.approx(row(table, "ours: made-up").psnr[0] - 27.45)
+
+
+def test_best_and_second_by_hand(tmp_path):
+    # On the real set all compete: 27.40 in L is below the paper's 27.45 and above MoCE-IR-S's 27.26.
+    rows = [each | {"psnr": 27.40, "ssim": 0.99} for each in made_up_rows()]
+    real = build_table("table2", [run_of(tmp_path, rows, data_kind="real")])
+    ranks = {each.label: each.psnr_rank[0] for each in real.rows if each.psnr_rank}
+    assert {label: rank for label, rank in ranks.items() if rank} == {"UniLDiff (the paper's)": 1, "ours: made-up": 2}
+    # H, SSIM: OneRestore, MoCE-IR-S and ours print .990, which is one place for three; WGWSNet's .983 is second.
+    ssim = {each.label: each.ssim_rank[1] for each in real.rows if each.ssim_rank and each.ssim_rank[1]}
+    assert ssim == {"OneRestore": 1, "MoCE-IR-S": 1, "ours: made-up": 1, "WGWSNet": 2}
+
+
+def test_a_sample_set_is_ranked_apart_and_said_so(tmp_path):
+    rows = [each | {"psnr": 99.0} for each in made_up_rows()]
+    table = build_table("table2", [run_of(tmp_path, rows)])
+    assert row(table, "UniLDiff (the paper's)").psnr_rank[0] == 1
+    assert row(table, "ours: made-up").psnr_rank[0] == 1
+    assert any("they cannot be compared" in note for note in table.notes)
+    assert "a sample set, not the data set itself" in dict(table.header[0][1])["data"]
+
+
+def test_reference_rows_never_win(tmp_path):
+    round_trip = Scores.from_rows(made_up_rows(gain=30))
+    table = build_table(
+        "table2",
+        [run_of(tmp_path, stages=[Stage("VAE round trip", round_trip, True), Stage("joint", round_trip)])],
+    )
+    assert row(table, "VAE round trip").psnr_rank == ()
+    assert row(table, "joint").psnr_rank[0] == 1
+
+
+def test_the_interval_is_over_scenes(tmp_path):
+    rows = made_up_rows(names=[f"s{index}" for index in range(30)])
+    table = build_table("table2", [run_of(tmp_path, rows)])
+    low, high = row(table, "95% interval, low"), row(table, "95% interval, high")
+    index = table.columns.index("all")
+    by_scene = np.array([each["psnr"] for each in rows]).reshape(11, 30).mean(axis=0)
+    peer = stats.bootstrap((by_scene,), np.mean, n_resamples=20_000, method="percentile", random_state=1)
+    assert (low.psnr[index], high.psnr[index]) == pytest.approx(tuple(peer.confidence_interval), abs=0.005)
+
+
+def test_stages_seeds_and_comparisons(tmp_path):
+    names = [f"s{index}" for index in range(12)]
+    worse, better = made_up_rows(names=names), made_up_rows(names=names, gain=4.5)
+    runs = [
+        run_of(tmp_path / "a", worse, [Stage("after joint", Scores.from_rows(made_up_rows(names=names, gain=2)))]),
+        run_of(tmp_path / "b", better, seed=2),
+    ]
+    table = build_table("table2", runs)
+    labels = [each.label.strip() for each in table.rows]
+    assert labels.index("after joint") < labels.index("ours: made-up, seed 1") < labels.index("ours: made-up, seed 2")
+    # Same noise, 0.5 dB apart: mean of the two in the middle, sample standard deviation 0.5 / sqrt(2).
+    first = row(table, "ours: made-up, seed 1").psnr
+    assert row(table, "made-up: mean of 2 seeds").psnr[0] == pytest.approx(first[0] + 0.25)
+    assert row(table, "made-up: std of 2 seeds").psnr[0] == pytest.approx(0.5 / math.sqrt(2))
+    notes = " ".join(table.notes)
+    assert "seed 2 against ours: made-up, seed 1: PSNR +0.50 dB (95% +0.50 to +0.50), higher in 12" in notes
+    # 2 / 2^12 = 0.00049
+    assert "sign test p = 0.00049: a difference" in notes
+    assert "seed 1 against 'after joint': PSNR +2.00 dB" in notes
+
+
+def test_three_scenes_are_too_few_to_tell(tmp_path):
+    stage = Stage("after joint", Scores.from_rows(made_up_rows(gain=1)))
+    notes = " ".join(build_table("table2", [run_of(tmp_path, stages=[stage])]).notes)
+    assert "of 3 scenes, sign test p = 0.25: too few scenes to tell" in notes
+
+
+def test_told_runs_are_marked(tmp_path):
+    table = build_table("table2", [run_of(tmp_path, blind=False)])
+    assert any(each.label == "ours: made-up †" for each in table.rows)
+    assert any(note.startswith("† was told") for note in table.notes)
+    assert not any("†" in note for note in build_table("table2", [run_of(tmp_path)]).notes)
+
+
+def test_the_other_tables(tmp_path):
+    rows = made_up_rows(FIVE)
+    five = build_table("table1", [run_of(tmp_path, rows, protocol="unildiff", data="five_task")])
+    # paper.md's ablation gives 30.27 as the five-task average of the full method.
+    assert row(five, "UniLDiff (the paper's)").psnr[five.columns.index("mean")] == pytest.approx(30.27, abs=0.005)
+    assert five.ssim_digits == 4 and "printed" not in five.columns
+    six = build_table("table3", [run_of(tmp_path, made_up_rows((*FIVE, "raindrop")), protocol="unildiff")])
+    assert any("No public code settles the protocol" in note for note in six.notes)
+    assert not math.isnan(row(six, "ours: made-up").psnr[2])  # noise_25 stands in for noise
+    udc = build_table("udc", [run_of(tmp_path, made_up_rows(("toled", "poled")), protocol="unildiff")])
+    assert [each.kind for each in udc.rows] == ["input", "ours", "low", "high"]
+    assert any("gives no numbers" in note for note in udc.notes)
+
+
+def test_what_limits_the_comparison_is_said(tmp_path):
+    rows = made_up_rows((*CDD11, "fog"))
+    rows[0] = rows[0] | {"psnr": math.inf}
+    table = build_table("table2", [run_of(tmp_path, rows, data_kind="real", protocol="promptir", notes=["4 steps."])])
+    notes = " ".join(table.notes)
+    assert table.notes[0] == "4 steps."
+    assert "protocol promptir; such numbers are usually given under onerestore" in notes
+    assert "3 pictures of L, the published test set has 200" in notes
+    assert "no column of this table: fog (3)" in notes
+    assert "1 pictures without a finite PSNR are left out" in notes
+    assert row(table, "ours: made-up").psnr[0] == pytest.approx((rows[1]["psnr"] + rows[2]["psnr"]) / 2)
+
+
+def test_a_missing_degradation_leaves_its_averages_empty(tmp_path):
+    table = build_table("table2", [run_of(tmp_path, made_up_rows(("low", "haze", "rain", "snow")))])
+    figures = dict(zip(table.columns, row(table, "ours: made-up").psnr, strict=True))
+    assert math.isfinite(figures["single"]) and math.isnan(figures["L+H"]) and math.isnan(figures["all"])
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_the_text_fits(tmp_path, width):
+    runs = [
+        run_of(tmp_path, made_up_rows(), blind=False, label="a label that is far too long for a table's first column")
+    ]
+    lines = render_text(build_table("table2", runs), width).splitlines()
+    assert any(line.startswith("a label that is fa..") and "column †" in line for line in lines)
+    assert max(len(line) for line in lines) <= width
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_every_renderer_holds_every_figure(tmp_path):
+    table = build_table("table2", [run_of(tmp_path)])
+    text = render_text(table)
+    assert "27.45*" in text and "27.26'" in text  # the paper's column L
+    assert "onerestore" in text and "0123abc" in text and "812 MiB" in text and "1.25 s" in text
+    assert "33, all that the data has: 11 degradations, 3 each" in text
+
+    cells = [line.count("|") for line in render_markdown(table).splitlines() if line.startswith("|")]
+    assert set(cells) == {len(table.columns) + 2} and len(cells) == len(table.rows) + 2
+    assert "**27.45** / **0.830**" in render_markdown(table) and "<ins>27.26</ins>" in render_markdown(table)
+
+    latex = render_latex(table)
+    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert {line.count("&") for line in body[1:]} == {2 * len(table.columns)}
+    assert r"\textbf{27.45}" in latex and r"\underline{27.26}" in latex
+    assert not re.search(r"(?<!\\)[_#]", latex)  # 95\% and names are escaped
+    assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
+
+    lines = list(csv.DictReader(io.StringIO(render_csv(table))))
+    assert [line["row"] for line in lines] == [each.label.strip() for each in table.rows]
+    assert float(lines[6]["L+H+S SSIM"]) == 0.790 and lines[7]["printed PSNR"] == ""
+
+    data = json.loads(render_json(table))
+    assert data["rows"][6]["psnr"][0] == 27.45 and data["rows"][7]["psnr"][-1] is None
+
+
+def test_write_table_writes_every_format(tmp_path):
+    stages = [("after joint", made_up_rows(gain=2), False)]
+    folder = write_run(tmp_path / "run", stages=stages)
+    text = write_table("table2", [load_run(folder)], tmp_path / "out", width=80)
+    assert text == render_text(build_table("table2", [load_run(folder)]), 80)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {f"table2.{suffix}" for suffix in ("txt", "md", "tex", "csv", "json")} | {"table2_pictures.csv"}
+    with (tmp_path / "out/table2_pictures.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * 33
+    rows = {(each["degradation"], each["name"]): each["psnr"] for each in made_up_rows()}
+    for line in lines[33:]:
+        assert line["stage"] == "final" and float(line["psnr"]) == rows[line["degradation"], line["name"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 34}, r"run, scores.csv has 33, cdd11 has 34"),
+        ({"count": dict.fromkeys(CDD11, 3) | {"low": 4}}, "has 3 of low, cdd11 has 4"),
+        ({"data_kind": "maybe"}, "must be real or sample"),
+    ],
+)
+def test_a_run_that_does_not_count_is_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_run(write_run(tmp_path / "run", **changes))
+
+
+def test_a_count_by_degradation_is_accepted(tmp_path):
+    assert len(load_run(write_run(tmp_path / "run", count=dict.fromkeys(CDD11, 3))).scores) == 33
+
+
+def test_a_stage_must_have_all_pictures_too(tmp_path):
+    folder = write_run(tmp_path / "run", stages=[("after joint", made_up_rows()[:-1], False)])
+    with pytest.raises(UserError, match=r"stage 'after joint' has 32"):
+        load_run(folder)
+
+
+def test_broken_runs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="has no scores"):
+        load_run(tmp_path)
+    folder = write_run(tmp_path / "run")
+    scores = (folder / "scores.csv").read_text()
+    for broken, message in [
+        (scores.replace("psnr,ssim", "psnr,sim", 1), "no ssim"),
+        (scores.splitlines()[0] + "\n", "has no line"),
+        (scores + scores.splitlines()[1] + "\n", "scored twice"),
+        (scores + "low,other,good,0.5,14,0.5\n", "column psnr, 'good'"),
+    ]:
+        (folder / "scores.csv").write_text(broken)
+        with pytest.raises(UserError, match=message):
+            load_run(folder)
+    (folder / "scores.csv").write_text(scores)
+    info = json.loads((folder / "run.json").read_text())
+    for broken, message in [
+        ("{", "broken provenance"),
+        ("[]", "a list"),
+        (json.dumps({"model": "x"}), "no data, data_kind"),
+    ]:
+        (folder / "run.json").write_text(broken)
+        with pytest.raises(UserError, match=message):
+            load_run(folder)
+    (folder / "run.json").write_text(json.dumps(info | {"stages": [{"label": "a", "scores": "none.csv"}]}))
+    with pytest.raises(UserError, match="cannot read scores"):
+        load_run(folder)
+
+
+def test_runs_that_cannot_stand_together_are_refused(tmp_path):
+    first = run_of(tmp_path / "a")
+    with pytest.raises(UserError, match="no run"):
+        build_table("table2", [])
+    with pytest.raises(UserError, match="no such table"):
+        build_table("table9", [first])
+    with pytest.raises(UserError, match="expected toled, poled"):
+        build_table("udc", [first])
+    others = [
+        (run_of(tmp_path / "b", protocol="promptir"), "protocol of"),
+        (run_of(tmp_path / "b", data_kind="real"), "data_kind of"),
+        (run_of(tmp_path / "b", made_up_rows(names=(*NAMES[:2], "chelsea"))), "chelsea|rocket"),
+        (run_of(tmp_path / "b", [each | {"input_psnr": 9.0} for each in made_up_rows()]), "had other inputs"),
+    ]
+    for other, message in others:
+        with pytest.raises(UserError, match=message):
+            build_table("table2", [first, other])
+
+
+def test_the_specs_name_the_papers_columns(tmp_path):
+    from unildiff.evaluation.paper_rows import load_paper
+
+    for table_id, table in load_paper().tables.items():
+        assert tuple(column.title for column in SPECS[table_id].columns) == table.columns
+    assert tuple(column.keys[0] for column in SPECS["table2"].columns) == CDD11

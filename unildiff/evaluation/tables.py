@@ -1,0 +1,70 @@
+"""Tables 1 to 3 of the paper, and the under-display cameras', with runs of one's own beside the paper's rows.
+
+A run is a scored folder, see ``tables_runs``; the columns are in ``tables_specs``.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from unildiff.evaluation.paper_rows import TableId
+from unildiff.evaluation.tables_build import Table, TableRow, build_table
+from unildiff.evaluation.tables_render import RENDERERS, render_text
+from unildiff.evaluation.tables_runs import Run, Scores, Stage, load_run, make_run
+
+__all__ = [
+    "Run",
+    "Scores",
+    "Stage",
+    "Table",
+    "TableId",
+    "TableRow",
+    "build_table",
+    "load_run",
+    "make_run",
+    "write_table",
+]
+
+
+def write_table(table_id: TableId, runs: Sequence[Run], out_dir: Path, *, width: int = 100) -> str:
+    """Write a table in every format, and the scores behind it.
+
+    Writes ``{table_id}.txt``, ``.md``, ``.tex``, ``.csv``, ``.json``, and ``{table_id}_pictures.csv`` with one line a
+    picture, run and stage.
+
+    Args:
+        table_id: ``table1``, ``table2``, ``table3`` or ``udc``.
+        runs: scored runs, see :func:`unildiff.evaluation.tables_build.build_table`.
+        out_dir: made if it is not there.
+        width: characters a line of what is returned; the file has 100.
+
+    Returns:
+        The plain text, for the terminal.
+
+    Raises:
+        UserError: as ``build_table``.
+    """
+    table = build_table(table_id, runs)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for suffix, render in RENDERERS.items():
+        (out_dir / f"{table_id}.{suffix}").write_text(render(table), encoding="utf-8")
+    _write_pictures(table, runs, out_dir / f"{table_id}_pictures.csv")
+    return render_text(table, width)
+
+
+def _write_pictures(table: Table, runs: Sequence[Run], path: Path) -> None:
+    parts = []
+    for (label, _), run in zip(table.header, runs, strict=True):
+        parts += [(label, stage.label, stage.scores) for stage in run.stages] + [(label, "final", run.scores)]
+    metrics = list(dict.fromkeys(metric for _, _, scores in parts for metric in scores.metrics))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["run", "stage", "degradation", "name", *metrics])
+        for label, stage, scores in parts:
+            for index, (degradation, name) in enumerate(zip(scores.degradations, scores.names, strict=True)):
+                found = (scores.metrics.get(metric) for metric in metrics)
+                cells = (
+                    "" if column is None or column[index] != column[index] else repr(float(column[index]))
+                    for column in found
+                )
+                writer.writerow([label, stage, degradation, name, *cells])
