@@ -56,7 +56,7 @@ def render_text(table: Table, width: int = 100) -> str:
             cells = "".join(_text_pair(table, row, index, numbers) for index in chosen)
             lines.append(f"{_shortened(row.label, label_width):<{label_width}}{cells}".rstrip())
         lines.append("")
-    lines.append("* best, ' second of its column (PSNR in dB; higher is better for both).")
+    lines.append("* best, ' second of its column. PSNR in dB.")
     for note in table.notes:
         lines += textwrap.wrap(note, width, initial_indent="- ", subsequent_indent="  ")
     return "\n".join(lines) + "\n"
