@@ -1,5 +1,6 @@
-"""Where the files that travel with the package lie, in a checkout and in an installed copy."""
+"""Where packaged files are, in a checkout and in an installed copy, from any folder."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from unildiff.errors import UserError
@@ -7,27 +8,38 @@ from unildiff.errors import UserError
 PACKAGE = Path(__file__).resolve().parent
 
 
+def configs_folder() -> Path:
+    """Return the folder of the shipped configs: inside the installed package, or beside it in a checkout."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Return the names of the shipped configs as they are given on the command line, e.g. ``configs/tiny/joint.yaml``."""
+    folder = configs_folder()
+    return sorted(f"configs/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.yaml"))
+
+
+def config_path(name: str | Path) -> Path:
+    """Return the config file that ``name`` means: as a path first, then among the shipped ones.
+
+    Args:
+        name: e.g. ``my.yaml``, ``configs/joint.yaml`` (with or without the leading ``configs/`` when it is shipped).
+
+    Raises:
+        UserError: there is none; the message names the nearest shipped one.
+    """
+    if Path(name).is_file():
+        return Path(name).resolve()
+    text = Path(name).as_posix().removeprefix("./")
+    shipped = configs_folder() / text.removeprefix("configs/")
+    if shipped.is_file():
+        return shipped
+    near = get_close_matches(text, config_names(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(config_names())}"
+    raise UserError(f"config: no file {name}, neither in {Path.cwd()} nor in {configs_folder()}; {hint}")
+
+
 def weights_path(name: str) -> Path:
-    """Return the folder of weights that ship with the package, e.g. ``tiny``.
-
-    Raises:
-        UserError: if no weights of that name ship.
-    """
-    folder = PACKAGE / "weights" / name
-    if not folder.is_dir():
-        raise UserError(f"weights: none named {name} ship with this package (looked in {PACKAGE / 'weights'})")
-    return folder
-
-
-def config_path(name: str) -> Path:
-    """Return a config by its name in the checkout, e.g. ``configs/joint.yaml``: the working folder first, then ours.
-
-    Raises:
-        UserError: if it is in neither.
-    """
-    relative = Path(name)
-    candidates = [relative, PACKAGE / relative, PACKAGE.parent / relative]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate.resolve()
-    raise UserError(f"config: no file {name} in {Path.cwd()} nor among the package's configs")
+    """Return the folder of shipped weights, e.g. ``tiny``; it need not exist."""
+    return PACKAGE / "weights" / name
