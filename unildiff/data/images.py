@@ -67,7 +67,11 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         width, height = image.size
-        turned = _orientation(image) in (5, 6, 7, 8)
+        try:
+            # the base class's: a PNG's own would decode the picture to look for EXIF behind the pixels
+            turned = Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8)
+        except _DECODER_FAULTS as error:
+            raise _unreadable(path, error) from None
     return (width, height) if turned else (height, width)
 
 

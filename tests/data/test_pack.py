@@ -1,0 +1,271 @@
+"""Packs: the same pixels as the files, whole or refused, taken up again after any interruption."""
+
+import json
+import os
+import pickle
+import resource
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unildiff.data.datasets import FilePairs, Pair
+from unildiff.data.images import read_rgb
+from unildiff.data.pack import Pack
+from unildiff.data.pack_writer import PackWriter
+from unildiff.errors import UserError
+
+
+def write(path: Path, height: int, width: int, mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(abs(hash(path.name)) % 1000)
+    shape = (height, width) if mode == "L" else (height, width, len(mode))
+    Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8), mode).save(path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three clean pictures of three sizes and kinds, each with two degraded ones."""
+    root = tmp_path / "set"
+    sizes = {"a.png": (20, 31, "RGB"), "b.png": (33, 16, "L"), "c.png": (7, 50, "RGBA")}
+    for name, (height, width, mode) in sizes.items():
+        write(root / "clear" / name, height, width, mode)
+        for degradation in ("rain", "haze"):
+            write(root / degradation / name, height, width)
+    return root
+
+
+def pairs(root: Path) -> FilePairs:
+    return FilePairs(
+        [
+            Pair(degradation, degradation, stem, root / degradation / f"{stem}.png", root / "clear" / f"{stem}.png")
+            for degradation in ("rain", "haze")
+            for stem in "abc"
+        ]
+    )
+
+
+def writer(root: Path, out: Path, source: FilePairs | None = None, shard_bytes: int = 1 << 30) -> PackWriter:
+    return PackWriter({"train": [source or pairs(root)]}, out, "fake", root, shard_bytes)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("shard_bytes", [1 << 30, 4000])
+def test_same_pixels_as_the_files(root: Path, tmp_path: Path, shard_bytes: int) -> None:
+    packed = writer(root, tmp_path / "out", shard_bytes=shard_bytes).run().source("train")
+    assert len(packed) == 6
+    for index, pair in enumerate(pairs(root).pairs):
+        assert (packed.pairs[index].degradation, packed.pairs[index].name) == (pair.degradation, pair.name)
+        np.testing.assert_array_equal(packed.read(index, "lq"), read_rgb(pair.lq))
+        np.testing.assert_array_equal(packed.read(index, "gt"), read_rgb(pair.gt))
+    shards = list((tmp_path / "out").glob("shard-*"))
+    assert (len(shards) > 1) == (shard_bytes == 4000)
+    # 3 clean and 6 degraded pictures: a truth that two pairs share is stored once
+    assert sum(path.stat().st_size for path in shards) == 3 * (20 * 31 + 33 * 16 + 7 * 50) * 3
+
+
+def test_read_is_a_view_and_crop_a_copy(root: Path, tmp_path: Path) -> None:
+    packed = writer(root, tmp_path / "out").run().source("train")
+    view = packed.read(0, "lq")
+    assert not view.flags.owndata and not view.flags.writeable
+    assert np.shares_memory(view, packed.read(0, "lq"))
+    crop = packed.crop(0, "lq", top=3, left=5, height=10, width=12)
+    assert crop.flags.owndata and crop.flags.c_contiguous
+    np.testing.assert_array_equal(crop, read_rgb(root / "rain" / "a.png")[3:13, 5:17])
+    with pytest.raises(ValueError, match="not within"):
+        packed.crop(0, "lq", top=15, left=0, height=10, width=4)
+
+
+def test_crops_by_rows(tmp_path: Path) -> None:
+    """A crop reads its own rows from the disk, not the whole picture."""
+    root = tmp_path / "set"
+    path = write(root / "tall.png", 4096, 300)  # 900 bytes a row, 3.7 MB
+    source = FilePairs([Pair("x", "x", "tall", None, path)])
+    packed = PackWriter({"train": [source]}, tmp_path / "out", "fake", root, 1 << 30).run().source("train")
+    fd = os.open(tmp_path / "out" / "shard-00000.u8", os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    before = resident(fd)
+    packed.crop(0, "gt", top=2000, left=0, height=64, width=64)
+    after = resident(fd)
+    os.close(fd)
+    if before:
+        pytest.skip("this file system keeps its pages whatever it is told (tmpfs)")
+    assert 64 * 900 // 4096 <= after <= 256  # 14 pages asked for, a little read-ahead; the picture has 900
+
+
+def resident(fd: int) -> int:
+    """Pages of a file in memory, by mincore(2)."""
+    import ctypes
+    import mmap
+
+    size = os.fstat(fd).st_size
+    mapped = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+    array = np.frombuffer(mapped, np.uint8)
+    vector = np.zeros(-(-size // mmap.PAGESIZE), np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert (
+        libc.mincore(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(size), vector.ctypes.data_as(ctypes.c_void_p))
+        == 0
+    )
+    return int((vector & 1).sum())
+
+
+def test_selects_and_travels(root: Path, tmp_path: Path) -> None:
+    pack = writer(root, tmp_path / "out").run()
+    haze = pickle.loads(pickle.dumps(pack.source("train", keep=lambda pair: pair.degradation == "haze")))
+    assert [pair.degradation for pair in haze.pairs] == ["haze"] * 3
+    np.testing.assert_array_equal(haze.read(2, "lq"), read_rgb(root / "haze" / "c.png"))
+    assert haze.pairs[0].lq == tmp_path / "out" / "haze" / "a.png"  # below the pack: captions.jsonl there finds it
+    with pytest.raises(UserError, match="no test pairs; it has train"):
+        pack.source("test")
+
+
+class Interrupted(FilePairs):
+    """Stops like Ctrl-C at one file, counts what was read."""
+
+    def __init__(self, root: Path, at: str | None) -> None:
+        super().__init__(pairs(root).pairs)
+        self.at = at
+        self.reads: list[str] = []
+
+    def read(self, index, which):
+        pair = self.pairs[index]
+        path = pair.lq if which == "lq" else pair.gt
+        if str(path).endswith(self.at or "\0"):
+            raise KeyboardInterrupt
+        self.reads.append(str(path))
+        return super().read(index, which)
+
+
+def test_goes_on_where_it_was_interrupted(root: Path, tmp_path: Path) -> None:
+    writer(root, tmp_path / "whole").run()
+    with pytest.raises(KeyboardInterrupt):
+        writer(root, tmp_path / "out", Interrupted(root, at="haze/b.png")).run()
+    with pytest.raises(UserError, match="an unfinished pack"):
+        Pack(tmp_path / "out")
+    again = Interrupted(root, at=None)
+    writer(root, tmp_path / "out", again).run()
+    # in order: rain a, clear a, rain b, clear b, rain c, clear c, haze a stand
+    assert sorted(Path(path).parent.name + Path(path).stem for path in again.reads) == ["hazeb", "hazec"]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fault", ["journal cut", "header cut", "shard cut", "bytes changed", "shard gone"])
+def test_believes_only_what_the_checksums_vouch_for(root: Path, tmp_path: Path, fault: str) -> None:
+    writer(root, tmp_path / "whole", shard_bytes=4000).run()
+    with pytest.raises(KeyboardInterrupt):
+        writer(root, tmp_path / "out", Interrupted(root, at="haze/b.png"), shard_bytes=4000).run()
+    journal, shard = tmp_path / "out" / "journal.jsonl", tmp_path / "out" / "shard-00001.u8"
+    if fault == "journal cut":
+        os.truncate(journal, journal.stat().st_size - 9)
+    elif fault == "header cut":
+        os.truncate(journal, 20)
+    elif fault == "shard cut":
+        os.truncate(shard, shard.stat().st_size - 1)
+    elif fault == "bytes changed":
+        shard.write_bytes(b"\1" + shard.read_bytes()[1:])
+    else:
+        shard.unlink()
+    writer(root, tmp_path / "out", shard_bytes=4000).run()
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_second_run_verifies_and_changes_nothing(root: Path, tmp_path: Path) -> None:
+    writer(root, tmp_path / "out").run()
+    before = contents(tmp_path / "out")
+    counted = Interrupted(root, at=None)
+    writer(root, tmp_path / "out", counted).run()
+    assert counted.reads == [] and contents(tmp_path / "out") == before
+    write(root / "haze" / "b.png", 33, 17)
+    with pytest.raises(UserError, match=r"another state of the data .*changed: haze/b.png"):
+        writer(root, tmp_path / "out").run()
+
+
+def test_damage_is_found(root: Path, tmp_path: Path) -> None:
+    writer(root, tmp_path / "out").run()
+    shard, index = tmp_path / "out" / "shard-00000.u8", tmp_path / "out" / "index.json"
+    data = bytearray(shard.read_bytes())
+    data[20 * 31 * 3 + 5] ^= 1  # one bit of the second picture, which is clear/a.png
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=r"wrong checksum of clear/a.png; delete"):
+        Pack(tmp_path / "out").verify()
+    os.truncate(shard, len(data) - 1)
+    with pytest.raises(UserError, match=f"{len(data) - 1:,} bytes, {len(data):,} expected"):
+        Pack(tmp_path / "out")
+    shard.write_bytes(data)
+    whole = index.read_text()
+    index.write_text(whole.replace('"rain"', '"snow"', 1))
+    with pytest.raises(UserError, match="changed or damaged"):
+        Pack(tmp_path / "out")
+    index.write_text(whole[:100])
+    with pytest.raises(UserError, match="cannot read"):
+        Pack(tmp_path / "out")
+    other = json.loads(whole) | {"format": 2}
+    index.write_text(json.dumps(other))
+    with pytest.raises(UserError, match="format 2, this version reads 1"):
+        Pack(tmp_path / "out")
+
+
+def test_broken_pictures_are_named_and_the_rest_is_kept(root: Path, tmp_path: Path) -> None:
+    path = root / "rain" / "b.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
+    with pytest.raises(UserError, match=r"1 of 9 pictures cannot be packed: .*rain/b.png"):
+        writer(root, tmp_path / "out").run()
+    assert not (tmp_path / "out" / "index.json").exists()
+    path.write_bytes(whole)
+    again = Interrupted(root, at=None)
+    packed = writer(root, tmp_path / "out", again).run().source("train")
+    assert len(again.reads) == 1
+    np.testing.assert_array_equal(packed.read(1, "lq"), read_rgb(path))
+
+
+def test_refusals(root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write(other / "holiday.png", 4, 4)
+    with pytest.raises(UserError, match=r"not a pack: .* holds holiday.png"):
+        writer(root, other).run()
+    with pytest.raises(UserError, match="not a folder but a file"):
+        writer(root, other / "holiday.png").run()
+    with pytest.raises(UserError, match=r"not a pack: no index\.json"):
+        Pack(other)
+    with pytest.raises(UserError, match="nothing to pack"):
+        PackWriter({"train": []}, tmp_path / "out", "fake", root, 1 << 30).run()
+    with pytest.raises(KeyboardInterrupt):
+        writer(root, tmp_path / "out", Interrupted(root, at="haze/b.png")).run()
+    with pytest.raises(UserError, match="unfinished pack of another set"):
+        PackWriter({"train": [pairs(root)]}, tmp_path / "out", "other", root, 1 << 30).run()
+    with writer(root, tmp_path / "out")._journal(), pytest.raises(UserError, match="another process is packing"):
+        writer(root, tmp_path / "out").run()
+    write(root / "rain" / "b.png", 33, 15)
+    with pytest.raises(UserError, match=r"sizes differ: rain/b.png and clear/b.png \(15x33 against 16x33\)"):
+        writer(root, tmp_path / "sizes").run()
+
+
+def test_no_space(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match=r"disk full: 9 pictures need about 0.0 GB unpacked"):
+        writer(root, tmp_path / "out").run()
+
+
+def test_full_disk_then_more_space(root: Path, tmp_path: Path) -> None:
+    """A limit on the length of files stands for the full disk; what was written before is used later."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=f"disk full while writing {tmp_path / 'out'}"):
+            writer(root, tmp_path / "out").run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "out" / "index.json").exists()
+    again = Interrupted(root, at=None)
+    packed = writer(root, tmp_path / "out", again).run().source("train")
+    assert 0 < len(again.reads) < 9
+    for index, pair in enumerate(pairs(root).pairs):
+        np.testing.assert_array_equal(packed.read(index, "lq"), read_rgb(pair.lq))

@@ -1,0 +1,87 @@
+"""Folders that a command is given and files that it leaves: refused by name, written whole or not at all."""
+
+import errno
+import os
+from pathlib import Path
+
+from unildiff.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+def input_folder(path: str | Path, holds: str) -> Path:
+    """Return ``path`` if it is a folder that can be read and has something in it.
+
+    Args:
+        path: what the user gave.
+        holds: what should be in it, for the message, e.g. "the pictures".
+
+    Raises:
+        UserError: no such folder, a file, no permission, or empty.
+    """
+    folder = Path(path)
+    try:
+        with os.scandir(folder) as entries:
+            if next(entries, None) is None:
+                raise UserError(f"empty folder: {folder}; give the one that holds {holds}")
+    except FileNotFoundError:
+        raise UserError(f"no such folder: {folder}; give the one that holds {holds}") from None
+    except NotADirectoryError:
+        raise UserError(f"not a folder but a file: {folder}; give the folder that holds {holds}") from None
+    except PermissionError:
+        raise UserError(f"no permission to read the folder: {folder}; change its rights or give another") from None
+    return folder
+
+
+def output_folder(path: str | Path) -> Path:
+    """Make ``path`` a folder, with its parents, and return it.
+
+    Raises:
+        UserError: a file is in the way, or there is no permission to make or to write it.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"not a folder but a file: {folder}; give a folder to write to") from None
+    except OSError as error:
+        raise write_failure(folder, error) from None
+    return folder
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it appears with all of ``data`` in it or not at all, also when the machine goes down.
+
+    Raises:
+        UserError: it cannot be written (no permission, disk full).
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise write_failure(path, error) from None
+
+
+def write_failure(path: Path, error: OSError) -> UserError:
+    """Return the one line for a file or folder that could not be written."""
+    if error.errno in _FULL:
+        return UserError(
+            f"disk full while writing {path} ({error.strerror}); free space and run the same command again"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"no permission to write {path}; change its rights or give another folder")
+    return UserError(f"cannot write {path}: {error.strerror or error}; choose another folder")
+
+
+def some(lines: list[str], limit: int = 5) -> str:
+    """Return the first ``limit`` of many, and how many more there are: what fits a one-line message."""
+    rest = f" and {len(lines) - limit:,} more" if len(lines) > limit else ""
+    return ", ".join(lines[:limit]) + rest

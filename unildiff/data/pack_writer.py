@@ -1,0 +1,285 @@
+"""Making packs: every picture of a set decoded once into shards, to be taken up again after any interruption.
+
+While it works a pack has a journal, one line a picture, written after the picture's bytes. A new run believes the
+journal only as far as the checksums agree; the index, which makes a pack readable, is written when all is there.
+
+Axis letters: H W pixels.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from unildiff.data.datasets import PairSource, Which
+from unildiff.data.files import output_folder, some, write_failure, write_whole
+from unildiff.data.images import image_size
+from unildiff.data.pack import FORMAT, INDEX, Pack, index_bytes, picture_checksum
+from unildiff.data.parallel import cores, ordered, progress
+from unildiff.errors import UserError
+
+JOURNAL = "journal.jsonl"
+SHARD_BYTES = 1 << 30
+_SAMPLED = 200  # headers read to say beforehand how large a pack will be
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one picture lies, and of which state of its file it is the picture."""
+
+    file: str
+    source_bytes: int
+    source_mtime: int
+    shard: int
+    offset: int
+    height: int
+    width: int
+    checksum: str
+
+
+class PackWriter:
+    """One pack being made from the pairs of one set."""
+
+    def __init__(
+        self, sources: Mapping[str, Sequence[PairSource]], out: Path, dataset: str, root: Path, shard_bytes: int
+    ) -> None:
+        """Args: sources of each split, the folder to write, name and folder of the set, bytes after which a shard ends."""
+        self.out = out
+        self.shard_bytes = shard_bytes
+        self._root = root
+        self._header = {"kind": "unildiff pack", "format": FORMAT, "dataset": dataset, "root": str(root.absolute())}
+        self._wanted: dict[str, tuple[PairSource, int, Which, Path]] = {}
+        self._pairs: dict[str, list[tuple[str, str, str, str | None, str | None]]] = {}
+        for split, of_split in sources.items():
+            rows = self._pairs[split] = []
+            for source in of_split:
+                for index, pair in enumerate(source.pairs):
+                    lq = self._want(source, index, "lq", pair.lq)
+                    gt = self._want(source, index, "gt", pair.gt)
+                    rows.append((pair.task, pair.degradation, pair.name, lq, gt))
+
+    def run(self) -> Pack:
+        """Write what is missing and the index; return the finished pack.
+
+        Raises:
+            UserError: pictures that cannot be read, pairs of two sizes, no space, or a folder that holds something else.
+        """
+        if not self._wanted:
+            raise UserError(f"nothing to pack: no pictures found in {self._root}; run `unildiff data check`")
+        output_folder(self.out)
+        if (self.out / INDEX).exists():
+            return self._finished()
+        if (strange := sorted(path.name for path in self.out.iterdir())) and JOURNAL not in strange:
+            raise UserError(f"not a pack: {self.out} holds {some(strange)}; give a new or an empty folder to --out")
+        with self._journal() as journal:
+            entries = self._resume(journal)
+            missing = [file for file in self._wanted if file not in entries]
+            self._check_space(missing)
+            entries |= self._write(journal, missing)
+            self._check_sizes(entries)
+            self._seal(entries)
+        (self.out / JOURNAL).unlink()
+        return Pack(self.out)
+
+    def _want(self, source: PairSource, index: int, which: Which, path: Path | None) -> str | None:
+        if path is None:
+            return None
+        file = (path.relative_to(self._root) if path.is_relative_to(self._root) else path.absolute()).as_posix()
+        self._wanted.setdefault(file, (source, index, which, path))
+        return file
+
+    def _state(self, file: str) -> tuple[int, int]:
+        try:
+            found = self._wanted[file][3].stat()
+        except OSError:
+            return -1, -1  # decoding it will say what is wrong
+        return found.st_size, found.st_mtime_ns
+
+    def _finished(self) -> Pack:
+        pack = Pack(self.out)
+        index = json.loads((self.out / INDEX).read_text(encoding="utf-8"))
+        states = zip(index["pictures"]["source_bytes"], index["pictures"]["source_mtime"], strict=True)
+        held = dict(zip(pack.files, states, strict=True))
+        changed = [file for file in self._wanted if file not in held or held[file] != self._state(file)]
+        if changed or pack.dataset != self._header["dataset"] or index["pairs"] != self._columns(pack.files):
+            what = f"; changed: {some(changed)}" if changed else ""
+            raise UserError(
+                f"{self.out} is a pack of another state of the data ({pack.dataset} from {pack.root}{what}); "
+                "delete it or give another --out"
+            )
+        pack.verify()
+        return pack
+
+    @contextmanager
+    def _journal(self) -> Iterator[BinaryIO]:
+        path = self.out / JOURNAL
+        try:
+            with open(path, "a+b") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UserError(f"another process is packing into {self.out}; wait for it to end") from None
+                yield file
+        except OSError as error:  # of the journal or, more likely, of a shard
+            raise write_failure(self.out, error) from None
+
+    def _resume(self, journal: BinaryIO) -> dict[str, Entry]:
+        """Return the entries that hold, and cut journal and shards down to them."""
+        header = json.dumps(self._header).encode() + b"\n"
+        journal.seek(0)
+        lines = journal.read().splitlines(keepends=True)
+        if lines and lines[0] != header and lines[0].endswith(b"\n"):
+            raise UserError(
+                f"{self.out} holds an unfinished pack of another set: {lines[0].decode().strip()}; "
+                "delete it or give another --out"
+            )
+        entries: list[Entry] = []
+        whole = 0  # bytes of the journal that are vouched for
+        if lines and lines[0] == header:
+            whole = len(header)
+            for line in progress(lines[1:], len(lines) - 1, "Checking what stands"):
+                if (entry := _parsed(line)) is None or not self._holds(entry):
+                    break
+                entries.append(entry)
+                whole += len(line)
+        journal.truncate(whole)
+        if not whole:
+            journal.write(header)
+            journal.flush()
+        last = entries[-1].shard if entries else -1
+        for path in self.out.glob("shard-*.u8"):
+            if int(path.stem.removeprefix("shard-")) > last:
+                path.unlink()
+        if entries:
+            os.truncate(self.out / _shard_name(last), _end(entries[-1]))
+        return {
+            entry.file: entry
+            for entry in entries
+            if entry.file in self._wanted and self._state(entry.file) == (entry.source_bytes, entry.source_mtime)
+        }
+
+    def _holds(self, entry: Entry) -> bool:
+        try:
+            with open(self.out / _shard_name(entry.shard), "rb") as file:
+                file.seek(entry.offset)
+                data = file.read(entry.height * entry.width * 3)
+        except OSError:
+            return False
+        return picture_checksum(np.frombuffer(data, np.uint8)) == entry.checksum
+
+    def _check_space(self, missing: Sequence[str]) -> None:
+        if not missing:
+            return
+        sampled = []
+        for file in missing[:: max(1, len(missing) // _SAMPLED)]:
+            try:
+                height, width = image_size(self._wanted[file][3])
+                sampled.append(height * width * 3)
+            except UserError:
+                continue  # not a file with a header of its own (RAW), or a broken one, which decoding will name
+        needed = int(np.mean(sampled) * len(missing)) if sampled else 0
+        free = shutil.disk_usage(self.out).free
+        if needed > free:
+            raise UserError(
+                f"disk full: {len(missing):,} pictures need about {needed / 1e9:.1f} GB unpacked, {self.out} has "
+                f"{free / 1e9:.1f} GB free; free space or give another --out"
+            )
+
+    def _write(self, journal: BinaryIO, missing: Sequence[str]) -> dict[str, Entry]:
+        shard = max(0, len(list(self.out.glob("shard-*.u8"))) - 1)
+        entries: dict[str, Entry] = {}
+        broken: list[str] = []
+        data = open(self.out / _shard_name(shard), "ab")  # noqa: SIM115  # replaced as shards fill
+        try:
+            with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without holding the interpreter's lock
+                decoded = ordered(pool, self._decode, missing, ahead=2 * cores())
+                for file, (picture, state) in progress(decoded, len(missing), "Packing"):
+                    if isinstance(picture, UserError):
+                        broken.append(str(picture))
+                        continue
+                    if data.tell() and data.tell() + picture.nbytes > self.shard_bytes:
+                        data.close()
+                        shard += 1
+                        data = open(self.out / _shard_name(shard), "ab")  # noqa: SIM115
+                    height, width = picture.shape[:2]
+                    entry = Entry(file, *state, shard, data.tell(), height, width, picture_checksum(picture))
+                    data.write(picture.data)
+                    data.flush()
+                    journal.write(json.dumps(asdict(entry)).encode() + b"\n")
+                    journal.flush()
+                    entries[file] = entry
+        finally:
+            data.close()
+        if broken:
+            raise UserError(f"{len(broken)} of {len(self._wanted):,} pictures cannot be packed: {some(broken, 3)}")
+        return entries
+
+    def _decode(self, file: str) -> tuple[np.ndarray | UserError, tuple[int, int]]:
+        source, index, which, _ = self._wanted[file]
+        state = self._state(file)
+        try:
+            return np.ascontiguousarray(source.read(index, which)), state
+        except UserError as error:
+            return error, state
+
+    def _check_sizes(self, entries: Mapping[str, Entry]) -> None:
+        differing = [
+            f"{lq} and {gt} ({_size(entries[lq])} against {_size(entries[gt])})"
+            for rows in self._pairs.values()
+            for _, _, _, lq, gt in rows
+            if lq is not None and gt is not None and _size(entries[lq]) != _size(entries[gt])
+        ]
+        if differing:
+            raise UserError(f"sizes differ: {some(differing, 3)}; pairs must match pixel by pixel")
+
+    def _columns(self, files: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+        numbers: dict[str | None, int] = {file: number for number, file in enumerate(files)}
+        numbers[None] = -1
+        return {
+            split: {
+                "task": [row[0] for row in rows],
+                "degradation": [row[1] for row in rows],
+                "name": [row[2] for row in rows],
+                "lq": [numbers.get(row[3], -2) for row in rows],
+                "gt": [numbers.get(row[4], -2) for row in rows],
+            }
+            for split, rows in self._pairs.items()
+        }
+
+    def _seal(self, entries: Mapping[str, Entry]) -> None:
+        held = [entries[file] for file in self._wanted]
+        shards = []
+        for path in sorted(self.out.glob("shard-*.u8")):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            shards.append({"file": path.name, "bytes": path.stat().st_size})
+        columns = {key: [getattr(entry, key) for entry in held] for key in Entry.__dataclass_fields__}
+        body = {**self._header, "shards": shards, "pictures": columns, "pairs": self._columns(list(self._wanted))}
+        write_whole(self.out / INDEX, index_bytes(body))
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.u8"
+
+
+def _size(entry: Entry) -> str:
+    return f"{entry.width}x{entry.height}"
+
+
+def _end(entry: Entry) -> int:
+    return entry.offset + entry.height * entry.width * 3
+
+
+def _parsed(line: bytes) -> Entry | None:
+    try:
+        return Entry(**json.loads(line)) if line.endswith(b"\n") else None
+    except (ValueError, TypeError):
+        return None
