@@ -1,0 +1,72 @@
+import dataclasses
+import math
+
+import pytest
+
+from unildiff.errors import UserError
+from unildiff.evaluation.protocols import PROTOCOLS, get_protocol
+
+NAMES = ["unildiff", "promptir", "moceir", "onerestore", "daclip", "diffuir", "pyiqa-y", "basicsr-y"]
+
+
+def test_the_eight_protocols_are_frozen_and_name_their_source():
+    assert list(PROTOCOLS) == NAMES
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name
+        assert len(protocol.source) > 20
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            protocol.border = 1
+
+
+def test_choices_that_published_code_makes():
+    # peers.md 2b, one line a protocol: colour, crop, border, 8 bits, window, sample covariance.
+    rows = {
+        "unildiff": ("rgb", 16, 0, True, "gaussian11", False),
+        "promptir": ("rgb", 16, 0, False, "uniform7", True),
+        "moceir": ("rgb", 16, 0, False, "gaussian11", True),
+        "onerestore": ("rgb", 1, 0, True, "uniform7", True),
+        "daclip": ("rgb", 1, 4, True, "gaussian11", False),
+        "diffuir": ("bt601", 1, 0, True, "gaussian11", False),
+        "pyiqa-y": ("yiq", 1, 0, True, "gaussian11", False),
+        "basicsr-y": ("bt601", 1, 0, True, "gaussian11", False),
+    }
+    for name, row in rows.items():
+        p = PROTOCOLS[name]
+        assert (p.colour, p.crop_multiple, p.border, p.quantise, p.window, p.sample_covariance) == row, name
+
+
+def test_identical_pictures_are_capped_where_the_source_adds_an_epsilon():
+    # pyiqa: 10 log10(1 / 1e-8) = 80 dB; the others divide by zero.
+    for name, protocol in PROTOCOLS.items():
+        capped = name in ("unildiff", "pyiqa-y")
+        assert protocol.identical == ("cap" if capped else "exclude")
+        assert protocol.identical_psnr == (pytest.approx(80) if capped else math.inf)
+
+
+def test_str_states_every_choice_in_one_line():
+    assert str(PROTOCOLS["unildiff"]) == (
+        "unildiff: RGB, 8-bit, centre crop to 16, SSIM Gaussian 11x11, population covariance; "
+        "identical pictures capped at 80 dB"
+    )
+    assert "Y (BT.601, 16-235)" in str(PROTOCOLS["diffuir"]) and "edges replicated" in str(PROTOCOLS["diffuir"])
+    assert "full size, border 4" in str(PROTOCOLS["daclip"])
+    assert "sample covariance; identical pictures left out of mean PSNR" in str(PROTOCOLS["onerestore"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("promtir", "promptir"), ("UniLDiff", "unildiff"), ("basicsr", "basicsr-y")]
+)
+def test_unknown_protocol_is_answered_with_the_nearest(typed, meant):
+    with pytest.raises(UserError, match=f"did you mean '{meant}'.*diffuir") as caught:
+        get_protocol(typed)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_protocol_without_a_near_one_lists_all():
+    with pytest.raises(UserError) as caught:
+        get_protocol("zzz")
+    assert "did you mean" not in str(caught.value) and all(name in str(caught.value) for name in NAMES)
+
+
+def test_a_protocol_is_handed_back_as_it_is():
+    assert get_protocol(PROTOCOLS["moceir"]) is get_protocol("moceir")

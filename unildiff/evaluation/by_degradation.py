@@ -1,0 +1,112 @@
+"""Metrics kept apart by degradation, for validation loops.
+
+Axis letters: B batch, H W pixels.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from unildiff.evaluation.metrics import PictureMean
+from unildiff.evaluation.protocols import Protocol, get_protocol
+from unildiff.evaluation.registry import load_metrics
+
+_Tally = dict[str, list[float]]  # metric -> [sum, pictures in the sum]; "count" -> [pictures]
+
+
+class DegradationMetrics(Metric):
+    """Means per degradation, and their unweighted mean over degradations (the papers' `Avg.`).
+
+    Degradations need not be known beforehand, and ranks may have seen different ones or none: the sums are gathered as
+    objects in `compute`, which every rank must call. Constant memory. Use `update` and `compute`; `forward` does as
+    `update` and returns nothing.
+
+    Attributes:
+        unavailable: Metrics that were asked for and cannot be computed here, and why; they have no keys.
+    """
+
+    full_state_update = False
+
+    def __init__(self, protocol: str | Protocol = "unildiff", metrics: Sequence[str] = ("psnr", "ssim")) -> None:
+        """Args: the protocol or its name; names of per-picture metrics (registry.METRICS).
+
+        Raises:
+            UserError: No such protocol or metric.
+        """
+        super().__init__(sync_on_compute=False)
+        self.protocol = get_protocol(protocol)
+        available, self.unavailable = load_metrics(metrics, self.protocol)
+        self.metrics = nn.ModuleDict(cast(dict[str, nn.Module], available))
+        self._tallies: dict[str, _Tally] = {}
+
+    def update(self, restored: Tensor, gt: Tensor, degradations: Sequence[str]) -> None:
+        """Take in a batch.
+
+        Args:
+            restored: (B, 3, H, W), uint8 in 0..255 or floats in [0, 1].
+            gt: The same shape.
+            degradations: B names.
+
+        Raises:
+            ValueError: Wrong shapes, dtypes, ranges or number of names, or pictures too small for a metric.
+        """
+        if len(degradations) != len(restored):
+            raise ValueError(f"{len(restored)} pictures, but {len(degradations)} degradation names")
+        for name, metric in self.metrics.items():
+            values = cast(PictureMean, metric).per_picture(restored, gt).tolist()
+            for degradation, value in zip(degradations, values, strict=True):
+                if value != float("inf"):
+                    _add(self._tallies.setdefault(degradation, {}), name, [value, 1.0])
+        for degradation in degradations:
+            _add(self._tallies.setdefault(degradation, {}), "count", [1.0])
+
+    def forward(self, restored: Tensor, gt: Tensor, degradations: Sequence[str]) -> None:
+        """Same as `update`."""
+        self.update(restored, gt, degradations)
+
+    def compute(self) -> dict[str, float]:
+        """The means over all ranks.
+
+        Returns:
+            `METRIC/DEGRADATION` and `count/DEGRADATION` for each degradation, `METRIC/avg`, and `count/all`. A mean
+            over pictures that the protocol all leaves out (identical to their truth) is infinite.
+        """
+        tallies = self._gathered()
+        result: dict[str, float] = {}
+        for name in self.metrics:
+            means = []
+            for degradation in sorted(tallies):
+                total, scored = tallies[degradation].get(name, [float("inf"), 1.0])
+                means.append(total / scored)
+                result[f"{name}/{degradation}"] = means[-1]
+            if means:
+                result[f"{name}/avg"] = sum(means) / len(means)
+        for degradation in sorted(tallies):
+            result[f"count/{degradation}"] = tallies[degradation]["count"][0]
+        result["count/all"] = sum(tally["count"][0] for tally in tallies.values())
+        return result
+
+    def reset(self) -> None:
+        """Forget all pictures."""
+        super().reset()
+        self._tallies = {}
+
+    def _gathered(self) -> dict[str, _Tally]:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self._tallies
+        parts: list[dict[str, _Tally]] = [{} for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(parts, self._tallies)
+        merged: dict[str, _Tally] = {}
+        for part in parts:
+            for degradation, tally in part.items():
+                for name, numbers in tally.items():
+                    _add(merged.setdefault(degradation, {}), name, numbers)
+        return merged
+
+
+def _add(tally: _Tally, name: str, numbers: list[float]) -> None:
+    before = tally.get(name, [0.0] * len(numbers))
+    tally[name] = [a + b for a, b in zip(before, numbers, strict=True)]

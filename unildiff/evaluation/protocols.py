@@ -1,0 +1,167 @@
+"""Evaluation protocols: every choice behind a published PSNR or SSIM, one named and frozen row each.
+
+Sources are given as `peers.md` sections (facts read from the projects' public code) and, where they add something,
+the file that decides. What a project leaves undefined (a picture identical to its truth gives infinite PSNR in most of
+them) is decided here and marked "our choice".
+"""
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from unildiff.errors import UserError
+
+Colour = Literal["rgb", "bt601", "yiq"]
+Window = Literal["uniform7", "gaussian11"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of turning a restored picture and its truth into PSNR and SSIM.
+
+    Attributes:
+        name: What `--protocol` takes and every table prints.
+        colour: `rgb`: the mean over the three channels. `bt601`: MATLAB's luma, 16..235. `yiq`: luma, 0..255.
+        crop_multiple: Both pictures are centre-cropped to a multiple of this (offset: half the remainder, rounded down).
+        border: Pixels removed from each side after that.
+        quantise: The restored picture is rounded to 8 bits first (saved PNGs are anyway).
+        clamp: Values outside of [0, 1] are clamped before anything else.
+        data_range: The L of the source (1 or 255); the numbers do not depend on it, the scale of `psnr_epsilon` does.
+        window: SSIM window: box of 7x7, or Gaussian of 11x11 with sigma 1.5.
+        edges: `valid`: only windows inside the picture count. `replicate`: one window a pixel, edges repeated.
+        sample_covariance: Covariances are scaled by n / (n - 1), n pixels in a window (scikit-image's default).
+        clip_contrast: Negative structure terms count as 0.
+        ssim_rounds_luma: Luma is rounded to integers for SSIM (not for PSNR).
+        psnr_epsilon: Added to the mean squared error, which is on the scale of `data_range`; caps PSNR.
+        source: Where the row comes from.
+    """
+
+    name: str
+    colour: Colour
+    source: str
+    window: Window = "gaussian11"
+    edges: Literal["valid", "replicate"] = "valid"
+    sample_covariance: bool = False
+    crop_multiple: int = 1
+    border: int = 0
+    quantise: bool = True
+    clamp: bool = True
+    data_range: Literal[1, 255] = 255
+    clip_contrast: bool = False
+    ssim_rounds_luma: bool = False
+    psnr_epsilon: float = 0.0
+
+    @property
+    def identical(self) -> Literal["cap", "exclude"]:
+        """What becomes of a picture equal to its truth: PSNR capped by `psnr_epsilon`, or infinite and left out."""
+        return "cap" if self.psnr_epsilon > 0 else "exclude"
+
+    @property
+    def identical_psnr(self) -> float:
+        """PSNR in dB of a picture equal to its truth (infinite where the protocol leaves it out of the mean)."""
+        return 10 * math.log10(self.data_range**2 / self.psnr_epsilon) if self.psnr_epsilon > 0 else math.inf
+
+    @property
+    def window_size(self) -> int:
+        """Side of the SSIM window in pixels."""
+        return 7 if self.window == "uniform7" else 11
+
+    def __str__(self) -> str:
+        """The protocol in one line, as printed above a table."""
+        colour = {"rgb": "RGB", "bt601": "Y (BT.601, 16-235)", "yiq": "Y (YIQ)"}[self.colour]
+        crop = f"centre crop to {self.crop_multiple}" if self.crop_multiple > 1 else "full size"
+        border = f", border {self.border}" if self.border else ""
+        window = "uniform 7x7" if self.window == "uniform7" else "Gaussian 11x11"
+        edges = "" if self.edges == "valid" else ", edges replicated"
+        covariance = "sample" if self.sample_covariance else "population"
+        identical = f"capped at {self.identical_psnr:.0f} dB" if self.identical == "cap" else "left out of mean PSNR"
+        return (
+            f"{self.name}: {colour}, {'8-bit' if self.quantise else 'float'}, {crop}{border}, "
+            f"SSIM {window}, {covariance} covariance{edges}; identical pictures {identical}"
+        )
+
+
+_ROWS = (
+    Protocol(
+        "unildiff",
+        colour="rgb",
+        crop_multiple=16,
+        data_range=1,
+        clip_contrast=True,
+        psnr_epsilon=1e-8,
+        source="peers.md 2.1: the authors' test_metrics_other_method_hjh.py, pyiqa psnr and ssim on RGB of 8-bit PNGs; "
+        "pyiqa 0.1.16 psnr_arch.py (epsilon 1e-8), ssim_arch.py (population covariance, contrast clipped at 0)",
+    ),
+    Protocol(
+        "promptir",
+        colour="rgb",
+        crop_multiple=16,
+        quantise=False,
+        data_range=1,
+        window="uniform7",
+        sample_covariance=True,
+        source="peers.md 2.1: PromptIR, AdaIR, DFPIR val_utils.py, scikit-image defaults on floats",
+    ),
+    Protocol(
+        "moceir",
+        colour="rgb",
+        crop_multiple=16,
+        quantise=False,
+        data_range=1,
+        sample_covariance=True,
+        source="peers.md 2.1: MoCE-IR src/test.py, scikit-image gaussian_weights=True (sample covariance by default); "
+        "its CDD-11 loader does not crop (2.2), which multiples of 16 do not notice",
+    ),
+    Protocol(
+        "onerestore",
+        colour="rgb",
+        data_range=1,
+        window="uniform7",
+        sample_covariance=True,
+        source="peers.md 2.2: OneRestore img_file/cal_psnr_ssim.py on saved 8-bit PNGs",
+    ),
+    Protocol(
+        "daclip",
+        colour="rgb",
+        border=4,
+        source="peers.md 1.2: DA-CLIP test.py with its published test.yml (crop_border unset, scale 4), img_utils.py",
+    ),
+    Protocol(
+        "diffuir",
+        colour="bt601",
+        edges="replicate",
+        source="peers.md 1.3: DiffUIR src/model.py, border 0, Y; its _ssim_cly filters with replicated edges",
+    ),
+    Protocol(
+        "pyiqa-y",
+        colour="yiq",
+        data_range=1,
+        clip_contrast=True,
+        ssim_rounds_luma=True,
+        psnr_epsilon=1e-8,
+        source="peers.md 2.1: pyiqa 0.1.16 psnry and ssim, YIQ luma (color_util.py), rounded for SSIM only (func_util.py)",
+    ),
+    Protocol(
+        "basicsr-y",
+        colour="bt601",
+        source="BasicSR metrics/psnr_ssim.py with test_y_channel and crop_border 0: Wang et al. 2004, valid windows",
+    ),
+)
+
+PROTOCOLS: dict[str, Protocol] = {row.name: row for row in _ROWS}
+
+
+def get_protocol(name: str | Protocol) -> Protocol:
+    """The protocol of that name (a Protocol is handed back as it is).
+
+    Raises:
+        UserError: No such protocol; the nearest name is given.
+    """
+    if isinstance(name, Protocol):
+        return name
+    if name not in PROTOCOLS:
+        near = difflib.get_close_matches(name.lower(), PROTOCOLS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown protocol {name!r}: {hint}Known: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
