@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from unildiff.data.batch import RestorationBatch, SampleSet, Split, collate
-from unildiff.data.datasets import EvalSet
+from unildiff.data.datasets import EvalSet, WithoutTruth
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
 from unildiff.errors import UserError
 
@@ -80,8 +80,8 @@ class RestorationDataModule(lightning.LightningDataModule):
         raise UserError(f"{type(self).__name__} has no test pictures; give another --data")
 
     def predict_set(self) -> SampleSet:
-        """Return the pictures to restore; the test set where a subclass says nothing else."""
-        return self.test_set()
+        """Return the pictures to restore; those of the test set where a subclass says nothing else."""
+        return WithoutTruth(self.test_set())
 
     # Lightning's side.
 
@@ -177,7 +177,7 @@ class RestorationDataModule(lightning.LightningDataModule):
         return self._loader(made, ShardSampler(made, *rank_and_world()), batch_size=1)
 
     def _loader(self, samples: SampleSet, sampler: StreamSampler | ShardSampler, batch_size: int) -> DataLoader[Any]:
-        return DataLoader(
+        return OneLineLoader(
             samples,  # type: ignore[arg-type]  # a protocol, where torch asks for its own base class
             batch_size=batch_size,
             sampler=sampler,
@@ -186,6 +186,17 @@ class RestorationDataModule(lightning.LightningDataModule):
             worker_init_fn=_one_thread,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+class OneLineLoader(DataLoader[Any]):
+    """A DataLoader whose workers' user errors arrive as the one line they are, not with a worker's traceback in them."""
+
+    def __iter__(self) -> Any:
+        """Yield batches."""
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix("unildiff.errors.UserError: ")) from None
 
 
 def _one_thread(worker: int) -> None:

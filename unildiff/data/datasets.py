@@ -272,6 +272,23 @@ class PredictSet:
         }
 
 
+class WithoutTruth:
+    """The pictures of an evaluation set, as if there were no truth; named ``<degradation>/<name>.png``."""
+
+    def __init__(self, pairs: EvalSet) -> None:
+        """Args: the evaluation set."""
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> PredictSample:
+        """Return picture ``index``."""
+        sample = self._pairs[index]
+        name = f"{sample['degradation']}/{sample['name']}.png"
+        return {"lq": sample["lq"], "caption": sample["caption"], "name": name, "key": sample["key"]}
+
+
 def picture_key(seed: int, lq: np.ndarray) -> int:
     """Return the key of a picture that is restored: from its pixels, so that ``test`` and ``restore`` agree on any copy."""
     digest = hashlib.blake2b(np.ascontiguousarray(lq).data, digest_size=8).hexdigest()

@@ -1,0 +1,56 @@
+"""CDD-11: low light, haze, rain, snow and seven combinations of them; Table 2 of the paper."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from unildiff.data.batch import Split
+from unildiff.data.catalogue import CDD11, DOUBLE, SINGLE, TRIPLE
+from unildiff.data.datasets import PairSource
+from unildiff.data.layouts import PictureSet
+from unildiff.data.paired import PairedDataModule
+from unildiff.data.sources import View
+from unildiff.errors import UserError
+
+_GROUPS = {"single": SINGLE, "double": DOUBLE, "triple": TRIPLE, "all": (*SINGLE, *DOUBLE, *TRIPLE)}
+
+
+class CDD11DataModule(PairedDataModule):
+    """1,183 scenes to train on and 200 to test on (as reported), each under 11 degradations, 1080x720 PNG.
+
+    Read as OneRestore (``CDD-11_{train,test}``), MoCE-IR (``cdd11/{train,test}``) and the UniLDiff authors
+    (``CDD11_test``) keep it: one folder a degradation and ``clear``, equal file names. Each degradation is a task of its
+    own for ``weights``. Source: Guo et al., OneRestore, ECCV 2024.
+    """
+
+    dataset: ClassVar[str] = "cdd11"
+    protocol: ClassVar[str] = "onerestore"
+
+    def __init__(self, root: str = "data/cdd11", degradations: str | list[str] = "all", **kwargs: Any) -> None:
+        """Choose the degradations.
+
+        Args:
+            root: folder of the data set.
+            degradations: "all", "single", "double", "triple" or names, e.g. ``[low, haze_rain]``; groups may be mixed in.
+            kwargs: see :class:`PairedDataModule`.
+        """
+        super().__init__(root, **kwargs)
+        chosen = [degradations] if isinstance(degradations, str) else degradations
+        self.degradations = list(dict.fromkeys(name for given in chosen for name in _GROUPS.get(given, (given,))))
+        if unknown := [name for name in self.degradations if name not in _GROUPS["all"]]:
+            raise UserError(
+                f"degradations: no {', '.join(unknown)}; choose from {', '.join([*_GROUPS, *_GROUPS['all']])}"
+            )
+
+    def pictures(self, split: Split) -> Sequence[PictureSet]:
+        """Return the set without the folders that are not asked for."""
+        folders = tuple(folders for folders in CDD11.folders if folders.degradation in self.degradations)
+        return [replace(CDD11, folders=folders)]
+
+    def choose(self, source: PairSource, split: Split) -> PairSource:
+        """Return the degradations asked for: a pack holds all."""
+        return View(source, [(i, pair) for i, pair in enumerate(source.pairs) if pair.degradation in self.degradations])
+
+    def contents(self) -> list[str]:
+        """See the base class."""
+        return [*super().contents(), f"degradations {self.degradations}"]

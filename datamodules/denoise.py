@@ -1,0 +1,11 @@
+"""Noise alone."""
+
+from typing import ClassVar
+
+from unildiff.data.noisy import NoisyDataModule
+
+
+class DenoiseDataModule(NoisyDataModule):
+    """BSD400 + WED to train on, BSD68 or CBSD68 at sigma 15, 25 and 50 to test on; Urban100 and Kodak24 if asked for."""
+
+    dataset: ClassVar[str] = "denoise"

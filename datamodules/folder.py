@@ -1,0 +1,113 @@
+"""A folder of one's own: any pictures to restore, or pairs named by two patterns."""
+
+from pathlib import Path
+from typing import Any
+
+from unildiff.data.augment import Augment
+from unildiff.data.base import RestorationDataModule
+from unildiff.data.captions import Captions
+from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, OnError, Pair, PredictSet, TrainSet
+from unildiff.data.files import input_folder
+from unildiff.data.images import is_picture, list_pictures
+from unildiff.data.pairing import RULES, pair_by_name, size_faults
+from unildiff.data.sources import readable, report
+from unildiff.errors import UserError
+
+
+class FolderDataModule(RestorationDataModule):
+    """Pictures below ``root``. ``predict`` restores all of them; ``test`` and ``fit`` pair two glob patterns by name.
+
+    Examples of patterns, relative to ``root``: ``lq/*.png``, ``**/input/*``.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/folder",
+        lq: str = "lq/*",
+        gt: str = "gt/*",
+        train_lq: str | None = None,
+        train_gt: str | None = None,
+        rule: str = "same",
+        degradation: str = "folder",
+        crop_size: int = 512,
+        hflip: bool = True,
+        vflip: bool = False,
+        rotate: bool = False,
+        on_error: OnError = "skip",
+        captions: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Choose the pictures.
+
+        Args:
+            root: the folder.
+            lq: pattern of the degraded test pictures.
+            gt: pattern of the clean test pictures.
+            train_lq: pattern of the degraded training pictures.
+            train_gt: pattern of the clean training pictures.
+            rule: how names pair: "same", "prefix" (before the first "_"), "no" (no + name), "bsd" or "raindrop".
+            degradation: what tables call it.
+            crop_size: side of the training crops in pixels.
+            hflip: flip left-right half of the time.
+            vflip: flip upside down half of the time.
+            rotate: turn by a random multiple of 90 degrees.
+            on_error: "skip" reports broken files and goes on, "raise" stops at the first.
+            captions: captions file; by default ``captions.jsonl`` in ``root``.
+            kwargs: see the base class.
+        """
+        super().__init__(**kwargs)
+        if rule not in RULES:
+            raise UserError(f"rule: no {rule!r}; choose from {', '.join(RULES)}")
+        self.root = Path(root)
+        self.patterns = {"test": (lq, gt), "train": (train_lq, train_gt)}
+        self.rule = RULES[rule]
+        self.degradation = degradation
+        self.augment = Augment(crop_size, hflip, vflip, rotate)
+        self.on_error: OnError = on_error
+        self.captions = captions
+
+    def train_set(self) -> TrainSet:
+        """Return the training pairs."""
+        source = self._pairs("train")
+        order = EpochOrder({self.degradation: len(source)}, None, len(source), self.seed)
+        return TrainSet({self.degradation: source}, order, self.augment, self._captions(), None, self.on_error)
+
+    def test_set(self) -> EvalSet:
+        """Return the test pairs."""
+        source = self._pairs("test")
+        kept = readable(source, self.skipped) if self.on_error == "skip" else source
+        return EvalSet(kept, self._captions(), self.test_seed)
+
+    def predict_set(self) -> PredictSet:
+        """Return every picture in the folder and below it; what cannot be read is left out and noted in ``skipped``."""
+        files = list_pictures(input_folder(self.root, "the pictures to restore"), recursive=True)
+        if not files:
+            raise UserError(f"no pictures in {self.root}; give a folder that holds some (png, jpg, tif, ...)")
+        pairs = [Pair(self.degradation, self.degradation, path.stem, path, None) for path in files]
+        kept = readable(FilePairs(pairs), self.skipped) if self.on_error == "skip" else FilePairs(pairs)
+        good = [pair.lq for pair in kept.pairs if pair.lq is not None]
+        names = [path.relative_to(self.root).as_posix() for path in good]
+        return PredictSet(good, names, self._captions(), self.test_seed)
+
+    def _pairs(self, split: str) -> FilePairs:
+        input_folder(self.root, "the pictures")
+        lq, gt = self.patterns[split]
+        if lq is None or gt is None:
+            raise UserError(
+                f"folder: no {split} pairs; give --data.{split}_lq and --data.{split}_gt, e.g. 'lq/*' 'gt/*'"
+            )
+        paired = pair_by_name(self._matching(lq), self._matching(gt), self.rule)
+        faults = [*paired.faults, *size_faults(paired.pairs)]
+        report(faults, self.on_error, self.skipped)
+        bad = {file for fault in faults for file in fault.files}
+        good = [(degraded, clean) for degraded, clean in paired.pairs if bad.isdisjoint({degraded, clean})]
+        return FilePairs([Pair(self.degradation, self.degradation, a.stem, a, b) for a, b in good])
+
+    def _matching(self, pattern: str) -> list[Path]:
+        files = sorted(path for path in self.root.glob(pattern) if is_picture(path))
+        if not files:
+            raise UserError(f"no pictures match {pattern!r} in {self.root}; give other patterns for lq and gt")
+        return files
+
+    def _captions(self) -> Captions:
+        return Captions.find(self.captions, [self.root])

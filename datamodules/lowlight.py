@@ -1,0 +1,11 @@
+"""Low light alone."""
+
+from typing import ClassVar
+
+from unildiff.data.paired import PairedDataModule
+
+
+class LowLightDataModule(PairedDataModule):
+    """LOL-v1: 485 pairs to train on, 15 to test on."""
+
+    dataset: ClassVar[str] = "lowlight"

@@ -1,0 +1,240 @@
+"""The folder trees in which data sets lie about, as data, and how one is recognised.
+
+A set (:class:`PictureSet`) is what one task trains or is tested on. Each project keeps it in its own folders
+(:class:`Folders`); which one lies below a root is found by looking. The tables are in :mod:`unildiff.data.catalogue`.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unildiff.data.batch import Split
+from unildiff.data.datasets import Pair
+from unildiff.data.files import input_folder
+from unildiff.data.images import SUFFIXES
+from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
+from unildiff.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where one project keeps one split of one set.
+
+    Attributes:
+        layout: the project's short name.
+        split: "train", "val" or "test".
+        lq: folder of the degraded pictures relative to the root, a glob pattern; ``**`` at its end means subfolders too.
+            None where they are made from the clean ones (noise).
+        gt: folder of the clean pictures.
+        rule: how names pair, see ``unildiff.data.pairing.RULES``.
+        degradation: name of the degradation; None takes the set's.
+        optional: the layout is recognised without this folder too.
+    """
+
+    layout: str
+    split: Split
+    lq: str | None
+    gt: str
+    rule: str = "same"
+    degradation: str | None = None
+    optional: bool = False
+
+    def patterns(self) -> tuple[str, ...]:
+        """Return the folder patterns."""
+        return (self.gt,) if self.lq is None else (self.lq, self.gt)
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """What one task trains on or is tested on.
+
+    Attributes:
+        name: short name, e.g. "rain" or "urban100".
+        task: what weights speak of; several sets may serve one task.
+        degradation: what its pairs are called in tables.
+        title: the public name.
+        folders: every known place.
+        expected: pictures (for CDD-11: scenes) a split should have, as published.
+        expected_source: who says so.
+        home: where the data comes from.
+        licence: as far as known.
+        suffixes: file name endings of its pictures.
+    """
+
+    name: str
+    task: str
+    degradation: str
+    title: str
+    folders: tuple[Folders, ...]
+    expected: Mapping[Split, int] = field(default_factory=dict)
+    expected_source: str = ""
+    home: str = ""
+    licence: str = "not known"
+    suffixes: frozenset[str] = SUFFIXES
+
+
+# Folders that a project's README puts above the tree; the root given may be above or below them.
+PREFIXES: Mapping[str, tuple[str, ...]] = {
+    "promptir": ("", "data/"),
+    "adair": ("", "data/"),
+    "dfpir": ("", "data/"),
+    "daclip": ("", "universal/", "datasets/universal/"),
+    "diffuir": ("", "Restoration/"),
+    "instructir": ("", "test-data/"),
+    "unildiff-authors": ("", "allinone/", "data/"),
+    "moceir": ("", "cdd11/"),
+    "onerestore": ("", "CDD-11/", "data/"),
+    "original": ("", "LOLdataset/", "RainDrop/", "raindrop/"),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A recognised layout: its name, the prefix below the root, and the folders that are there."""
+
+    layout: str
+    prefix: str
+    folders: tuple[Folders, ...]
+
+
+def recognise(root: Path, pictures: PictureSet, split: Split, layout: str | None = None) -> Found:
+    """Return the layout in which a split of a set lies below ``root``.
+
+    Args:
+        root: folder that was given for the set.
+        pictures: the set.
+        split: the split.
+        layout: take this one; needed only where several are there.
+
+    Raises:
+        UserError: the root is missing, a file or empty; no layout matches, or several do. The message shows what was
+            expected and what was found.
+    """
+    input_folder(root, f"{pictures.title} (see `unildiff data layout {pictures.name}`)")
+    options = _options(pictures, split, layout)
+    distinct = _matches(root, options)
+    if len(distinct) > 1:
+        names = ", ".join(sorted({found.layout for found in distinct}))
+        raise UserError(
+            f"{pictures.title} ({split}): several layouts in {root}: {names}; keep one of them, or choose with --data.layout"
+        )
+    if not distinct:
+        raise UserError(_no_layout(root, pictures, split, options))
+    found = distinct[0]
+    present = tuple(folders for folders in found.folders if not _missing(root, found.prefix, folders))
+    _LOG.info("%s (%s): layout %s in %s", pictures.title, split, found.layout, root / found.prefix)
+    return Found(found.layout, found.prefix, present)
+
+
+def is_there(root: Path, pictures: PictureSet, split: Split, layout: str | None = None) -> bool:
+    """Return whether any layout of a split lies below ``root``."""
+    return bool(_matches(root, _options(pictures, split, layout)))
+
+
+def read_pairs(root: Path, pictures: PictureSet, found: Found) -> tuple[list[Pair], list[Fault]]:
+    """Return the pairs of a recognised layout, in the order of their names, and what is wrong with the other files."""
+    pairs: list[Pair] = []
+    faults: list[Fault] = []
+    base = root / found.prefix
+    for folders in found.folders:
+        gt = list_folder(base, folders.gt, pictures.suffixes)
+        degradation = folders.degradation or pictures.degradation
+        task = pictures.task or degradation
+        if folders.lq is None:
+            alone = pair_by_name(gt, gt, RULES["same"])  # finds the names that come twice
+            pairs.extend(Pair(task, degradation, clean.stem, None, clean) for _, clean in alone.pairs)
+            faults.extend(alone.faults)
+            continue
+        lq = list_folder(base, folders.lq, pictures.suffixes)
+        paired: Pairing = pair_by_name(lq, gt, RULES[folders.rule])
+        pairs.extend(Pair(task, degradation, degraded.stem, degraded, clean) for degraded, clean in paired.pairs)
+        faults.extend(paired.faults)
+    return pairs, faults
+
+
+def list_folder(base: Path, pattern: str, suffixes: Iterable[str]) -> list[Path]:
+    """Return the picture files in the folders that ``pattern`` names below ``base``, sorted by path."""
+    known = frozenset(suffixes)
+    files: list[Path] = []
+    for folder in _folders(base, pattern):
+        walk = folder.rglob("*") if pattern.endswith("/**") else folder.iterdir()
+        files.extend(path for path in walk if path.suffix.lower() in known and not path.name.startswith("."))
+    return sorted(files)
+
+
+def describe(pictures: PictureSet) -> list[str]:
+    """Return one line a layout and split: the folders that are accepted."""
+    lines = []
+    for folders in pictures.folders:
+        places = " + ".join(folders.patterns())
+        what = f" [{folders.degradation}]" if folders.degradation else ""
+        lines.append(f"{folders.layout:17} {folders.split:5} {places}{what}  ({RULES[folders.rule].text})")
+    return lines
+
+
+def _options(pictures: PictureSet, split: Split, layout: str | None) -> list[Found]:
+    names = dict.fromkeys(folders.layout for folders in pictures.folders if folders.split == split)
+    if layout is not None and layout not in {folders.layout for folders in pictures.folders}:
+        known = ", ".join(dict.fromkeys(folders.layout for folders in pictures.folders))
+        raise UserError(f"layout: {pictures.title} has no layout {layout!r}; choose from {known}")
+    return [
+        Found(name, prefix, tuple(f for f in pictures.folders if f.layout == name and f.split == split))
+        for name in names
+        if layout in (None, name)
+        for prefix in PREFIXES.get(name, ("",))
+    ]
+
+
+def _matches(root: Path, options: Sequence[Found]) -> list[Found]:
+    """Return the layouts that are there, without those whose folders are all part of another's."""
+    whole = {found: _places(root, found) for found in options if _is_whole(root, found)}
+    largest = {found: places for found, places in whole.items() if not any(places < other for other in whole.values())}
+    return list({places: found for found, places in reversed(largest.items())}.values())
+
+
+def _places(root: Path, found: Found) -> frozenset[str]:
+    return frozenset(str(root / found.prefix / place) for folders in found.folders for place in folders.patterns())
+
+
+def _is_whole(root: Path, found: Found) -> bool:
+    missing = [folders for folders in found.folders if _missing(root, found.prefix, folders)]
+    return len(missing) < len(found.folders) and all(folders.optional for folders in missing)
+
+
+def _missing(root: Path, prefix: str, folders: Folders) -> list[str]:
+    return [pattern for pattern in folders.patterns() if not _folders(root / prefix, pattern)]
+
+
+def _folders(base: Path, pattern: str) -> list[Path]:
+    plain = pattern.removesuffix("/**")
+    if "*" not in plain and "[" not in plain:
+        return [base / plain] if (base / plain).is_dir() else []
+    return sorted(path for path in base.glob(plain) if path.is_dir())
+
+
+def _no_layout(root: Path, pictures: PictureSet, split: Split, options: Sequence[Found]) -> str:
+    """Return one line: the nearest layout and what it lacks, or all that would do, and what is there."""
+    if not options:
+        return (
+            f"{pictures.title} has no {split} pictures in any known layout; see `unildiff data layout {pictures.name}`"
+        )
+
+    def lacking(found: Found) -> list[str]:
+        return [found.prefix + p for f in found.folders if not f.optional for p in _missing(root, found.prefix, f)]
+
+    def present(found: Found) -> int:
+        return sum(bool(_folders(root / found.prefix, p)) for f in found.folders for p in f.patterns())
+
+    nearest = max(options, key=present)
+    there = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
+    shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
+    if present(nearest):
+        wanted = f"layout {nearest.layout} lacks {', '.join(lacking(nearest)[:4])}"
+    else:
+        wanted = "expected " + " or ".join(
+            dict.fromkeys(f"{found.layout}: {' + '.join(found.folders[0].patterns())}" for found in options)
+        )
+    return f"{pictures.title} ({split}) not found in {root}: {wanted}; found {shown}; see `unildiff data layout`"

@@ -1,0 +1,86 @@
+"""Gaussian noise on clean pictures, for training and for test sets that have no noisy files.
+
+Pictures are (H, W, C) uint8 RGB; sigma is the standard deviation in units of 1/255.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from unildiff.data.datasets import Pair
+from unildiff.data.keys import generator
+from unildiff.errors import UserError
+
+Recipe = Literal["keyed", "peers"]
+_BASE = 16  # the peers cut test pictures to a multiple of this before the noise is added (peers.md 2.1)
+
+
+def sigma_of(degradation: str) -> int:
+    """Return 25 for "noise_25" or "urban100_noise_25"."""
+    return int(degradation.rsplit("_", 1)[1])
+
+
+class GaussianNoise:
+    """A :class:`unildiff.data.datasets.Degrader`.
+
+    ``keyed`` (ours): the noise of a picture follows from (seed, name, sigma) alone, and is rounded to 8 bits.
+    ``peers``: numpy's global generator with seed 0 draws through all test pictures in the order given, one sigma after
+    the other; pictures are first cut about the centre to a multiple of 16, and 8 bits are cut off, not rounded
+    (PromptIR, AdaIR, DFPIR, MoCE-IR; peers.md 2.1). There, a picture's noise depends on all that come before it.
+    """
+
+    def __init__(self, sigmas: Sequence[int], recipe: Recipe = "keyed") -> None:
+        """Args: sigmas to draw from in training, each equally often; the recipe.
+
+        Raises:
+            UserError: no sigma, or one below 0.
+        """
+        if not sigmas or min(sigmas) < 0:
+            raise UserError(f"sigmas: {list(sigmas)}; give at least one, none negative, e.g. [15, 25, 50]")
+        self._sigmas = tuple(sigmas)
+        self._recipe = recipe
+        self._states: dict[tuple[str, str], Any] = {}  # numpy's own form of a generator's state
+
+    def train(self, gt: np.ndarray, key: int) -> tuple[np.ndarray, str]:
+        """Return a noisy copy of a crop and the degradation's name, e.g. "noise_25"."""
+        sigma = int(generator(key, "sigma").choice(self._sigmas))
+        return self._add(gt, _normal(gt.shape, key) * np.float32(sigma)), f"noise_{sigma}"
+
+    def test(self, gt: np.ndarray, pair: Pair, key: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a noisy copy of a picture, and the picture as it is to be compared with."""
+        sigma = sigma_of(pair.degradation)
+        if self._recipe == "keyed":
+            return self._add(gt, _normal(gt.shape, key) * np.float32(sigma)), gt
+        gt = centre_cut(gt)
+        state = np.random.RandomState(0)
+        state.set_state(self._states[pair.degradation, pair.name])
+        return self._add(gt, state.randn(*gt.shape) * sigma), gt
+
+    def draw_through(self, pairs: Sequence[Pair], shape: Callable[[int], tuple[int, ...]]) -> None:
+        """Note where the peers' generator stands before each test picture.
+
+        Args:
+            pairs: all test pairs in the peers' order.
+            shape: gives the full (H, W, C) of pair ``i``.
+        """
+        state = np.random.RandomState(0)
+        for index, pair in enumerate(pairs):
+            self._states[pair.degradation, pair.name] = state.get_state(legacy=True)
+            height, width, channels = shape(index)
+            state.randn(height // _BASE * _BASE, width // _BASE * _BASE, channels)
+
+    def _add(self, gt: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        noisy = gt + noise
+        return np.asarray((noisy if self._recipe == "peers" else np.rint(noisy)).clip(0, 255), dtype=np.uint8)
+
+
+def centre_cut(picture: np.ndarray, base: int = _BASE) -> np.ndarray:
+    """Return the central part whose sides are multiples of ``base``."""
+    height, width = picture.shape[:2]
+    top, left = height % base // 2, width % base // 2
+    return picture[top : top + height // base * base, left : left + width // base * base]
+
+
+def _normal(shape: tuple[int, ...], key: int) -> np.ndarray:
+    return generator(key, "noise").standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,99 @@
+"""The datamodule of data sets with noise among their tasks: noise is made as pictures are read, never stored."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from unildiff.data.batch import Split
+from unildiff.data.catalogue import dataset
+from unildiff.data.datasets import Degrader, Pair, PairSource
+from unildiff.data.layouts import PictureSet
+from unildiff.data.noise import GaussianNoise, Recipe, sigma_of
+from unildiff.data.paired import PairedDataModule
+from unildiff.data.sources import View
+from unildiff.errors import UserError
+
+
+class NoisyDataModule(PairedDataModule):
+    """Pairs, some of which are clean pictures that get their noise here; see :class:`PairedDataModule`."""
+
+    test_levels: ClassVar[tuple[int, ...]] = (15, 25, 50)
+
+    def __init__(
+        self,
+        tasks: list[str] | None = None,
+        sigmas: list[int] | None = None,
+        test_sigmas: list[int] | None = None,
+        test_noise: Recipe = "keyed",
+        also_test: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Choose tasks and noise.
+
+        Args:
+            tasks: read these tasks only; by default all of the data set.
+            sigmas: training noise in units of 1/255, each drawn equally often; by default 15, 25 and 50.
+            test_sigmas: test noise; by default what the benchmark reports.
+            test_noise: "keyed" makes it from (test_seed, file name, sigma) alone; "peers" as PromptIR, AdaIR, DFPIR and
+                MoCE-IR do, for comparison with their numbers.
+            also_test: further test sets of clean pictures, e.g. [urban100, kodak24].
+            kwargs: see :class:`PairedDataModule`.
+        """
+        super().__init__(**kwargs)
+        known = dataset(self.dataset)
+        self.tasks = [pictures.task for pictures in known.sets] if tasks is None else tasks
+        _refuse_unknown("tasks", self.tasks, [pictures.task for pictures in known.sets])
+        self.sigmas = sigmas or [15, 25, 50]
+        self.test_sigmas = test_sigmas or list(self.test_levels)
+        self.test_noise: Recipe = test_noise
+        self.also_test = also_test or []
+        _refuse_unknown("also_test", self.also_test, [pictures.name for pictures in known.optional])
+
+    def pictures(self, split: Split) -> Sequence[PictureSet]:
+        """See the base class."""
+        known = dataset(self.dataset)
+        further = [pictures for pictures in known.optional if pictures.name in self.also_test and split == "test"]
+        return [pictures for pictures in known.sets if pictures.task in self.tasks] + further
+
+    def choose(self, source: PairSource, split: Split) -> PairSource:
+        """Return the wanted tasks; in tests clean pictures come once for each noise level."""
+        names = {pictures.degradation for pictures in self.pictures(split)}
+        levels = self.sigmas if split == "train" else self.test_sigmas
+        picks: list[tuple[int, Pair]] = []
+        for index, pair in enumerate(source.pairs):
+            if pair.task not in self.tasks:
+                continue
+            if pair.lq is not None:  # noise made beforehand has its level in its name
+                wanted = not _has_level(pair.degradation) or sigma_of(pair.degradation) in levels
+                picks += [(index, pair)] if wanted else []
+            elif split == "train":
+                picks.append((index, pair))
+            elif pair.degradation in names:
+                picks += [(index, replace(pair, degradation=f"{pair.degradation}_{sigma}")) for sigma in levels]
+        return View(source, picks)
+
+    def degrader(self, split: Split, source: PairSource) -> Degrader:
+        """See the base class."""
+        noise = GaussianNoise(self.sigmas, self.test_noise)
+        if split != "train" and self.test_noise == "peers":
+            clean = [index for index, pair in enumerate(source.pairs) if pair.lq is None]
+            # sigma by sigma, and the files of each sorted by name: one run of the peers' test over these levels
+            clean.sort(
+                key=lambda i: (self.test_sigmas.index(sigma_of(source.pairs[i].degradation)), source.pairs[i].gt)
+            )
+            pairs = [source.pairs[index] for index in clean]
+            noise.draw_through(pairs, lambda number: source.read(clean[number], "gt").shape)
+        return noise
+
+    def contents(self) -> list[str]:
+        """See the base class."""
+        return [*super().contents(), f"tasks {self.tasks}, noise {self.sigmas} {self.test_sigmas} {self.test_noise}"]
+
+
+def _has_level(degradation: str) -> bool:
+    return "noise_" in degradation
+
+
+def _refuse_unknown(setting: str, given: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [name for name in given if name not in known]:
+        raise UserError(f"{setting}: no {', '.join(unknown)}; choose from {', '.join(known) or 'nothing'}")

@@ -1,0 +1,186 @@
+"""The datamodule of sets that lie on disk in one of the known layouts, or packed."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from unildiff.data.augment import Augment
+from unildiff.data.base import RestorationDataModule
+from unildiff.data.batch import Split
+from unildiff.data.captions import Captions
+from unildiff.data.catalogue import dataset
+from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Pair, PairSource, TrainSet
+from unildiff.data.keys import sample_key
+from unildiff.data.layouts import PictureSet, is_there
+from unildiff.data.sources import View, disk_source, readable, report
+from unildiff.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+
+class PairedDataModule(RestorationDataModule):
+    """Pairs of one data set of :mod:`unildiff.data.catalogue`, whose layouts are recognised by themselves.
+
+    A subclass says which data set, and may narrow or widen what is read in :meth:`pictures` and :meth:`choose`.
+    """
+
+    dataset: ClassVar[str]
+
+    def __init__(
+        self,
+        root: str | None = None,
+        folders: dict[str, str] | None = None,
+        layout: str | None = None,
+        crop_size: int = 512,
+        weights: dict[str, float] | None = None,
+        samples_per_epoch: int | None = None,
+        hflip: bool = True,
+        vflip: bool = False,
+        rotate: bool = False,
+        val_scenes: int = 0,
+        on_error: OnError = "raise",
+        captions: str | None = None,
+        packed: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Choose what is read.
+
+        Args:
+            root: folder of the data set; by default ``data/`` and the set's short name.
+            folders: another folder for some of the sets, e.g. ``{haze: /data/RESIDE}``.
+            layout: take this layout where several lie in one folder; see ``unildiff data layout NAME``.
+            crop_size: side of the training crops in pixels (the paper: 512).
+            weights: how often each task is drawn, 1 where none is given, so by default all equally often.
+            samples_per_epoch: by default the number of training pairs.
+            hflip: flip left-right half of the time.
+            vflip: flip upside down half of the time.
+            rotate: turn by a random multiple of 90 degrees.
+            val_scenes: clean pictures held out of training, with all their degraded ones, for validation; only used
+                where a set has no validation pictures of its own.
+            on_error: "raise" stops at files without a partner, double names, unequal sizes and broken files; "skip"
+                reports them and goes on without.
+            captions: captions file; by default the ``captions.jsonl`` beside the data.
+            packed: folder made by ``unildiff data pack``, read instead of the pictures.
+            kwargs: see the base class.
+        """
+        super().__init__(**kwargs)
+        self.root = Path(root or f"data/{self.dataset}")
+        self.folders = {name: Path(folder) for name, folder in (folders or {}).items()}
+        known = dataset(self.dataset)
+        names = [pictures.name for pictures in (*known.sets, *known.optional)]
+        if unknown := sorted(set(self.folders) - set(names)):
+            raise UserError(f"folders: {self.dataset} has no set {', '.join(unknown)}; it has {', '.join(names)}")
+        self.layout = layout
+        self.weights = weights
+        self.samples_per_epoch = samples_per_epoch
+        self.augment = Augment(crop_size, hflip, vflip, rotate)
+        self.val_scenes = val_scenes
+        self.on_error: OnError = on_error
+        self.captions = captions
+        self.packed = None if packed is None else Path(packed)
+
+    # What subclasses may change.
+
+    def pictures(self, split: Split) -> Sequence[PictureSet]:
+        """Return the sets to read."""
+        return dataset(self.dataset).sets
+
+    def choose(self, source: PairSource, split: Split) -> PairSource:
+        """Return the pairs of ``source`` that are wanted, or several of one (a noise level each)."""
+        return source
+
+    def degrader(self, split: Split, source: PairSource) -> Degrader | None:
+        """Return what makes the degraded pictures that are not on disk."""
+        return None
+
+    # The sets.
+
+    def train_set(self) -> TrainSet:
+        """See the base class."""
+        source = self._source("train")
+        if self.val_scenes and not self._has_val():
+            held = self._held_out(source)
+            source = View(source, [(i, pair) for i, pair in enumerate(source.pairs) if _scene(pair) not in held])
+        source = self.choose(source, "train")
+        tasks: dict[str, list[tuple[int, Pair]]] = {}
+        for index, pair in enumerate(source.pairs):
+            tasks.setdefault(pair.task, []).append((index, pair))
+        order = EpochOrder(
+            {task: len(picks) for task, picks in tasks.items()},
+            self.weights,
+            self.samples_per_epoch or len(source),
+            self.seed,
+        )
+        views = {task: View(source, picks) for task, picks in tasks.items()}
+        return TrainSet(views, order, self.augment, self._captions(), self.degrader("train", source), self.on_error)
+
+    def val_set(self) -> EvalSet | None:
+        """See the base class: the set's own validation pictures, or else those held out of training."""
+        if self._has_val():
+            return self._eval_set(self._source("val"), "val")
+        if not self.val_scenes:
+            return None
+        source = self._source("train")
+        held = self._held_out(source)
+        picks = [(i, pair) for i, pair in enumerate(source.pairs) if _scene(pair) in held]
+        return self._eval_set(View(source, picks), "val")
+
+    def test_set(self) -> EvalSet:
+        """See the base class."""
+        return self._eval_set(self._source("test"), "test")
+
+    def contents(self) -> list[str]:
+        """See the base class."""
+        if self.packed is None:
+            return super().contents()
+        from unildiff.data.pack import Pack
+
+        return [f"pack {Pack(self.packed).checksum}"]
+
+    def _eval_set(self, source: PairSource, split: Split) -> EvalSet:
+        source = self.choose(source, split)
+        if self.on_error == "skip" and self.packed is None:
+            source = readable(source, self.skipped)
+        return EvalSet(source, self._captions(), self.test_seed, self.degrader(split, source))
+
+    def _source(self, split: Split) -> PairSource:
+        if self.packed is not None:
+            from unildiff.data.pack import Pack
+
+            return Pack(self.packed).source(split)
+        self._refuse_nothing()
+        roots = [(self.folders.get(pictures.name, self.root), pictures) for pictures in self.pictures(split)]
+        source, faults = disk_source(roots, split, self.layout, sizes=split != "train")
+        report(faults, self.on_error, self.skipped)
+        return source
+
+    def _refuse_nothing(self) -> None:
+        """Tell a new user where data comes from."""
+        if not self.folders and not self.root.exists():
+            raise UserError(
+                f"no data: {self.root} does not exist; `unildiff data sample {self.dataset} --root {self.root}` writes a "
+                f"small sample set, `unildiff data layout {self.dataset}` shows how the real one must lie"
+            )
+
+    def _has_val(self) -> bool:
+        if self.packed is not None:
+            from unildiff.data.pack import Pack
+
+            return "val" in Pack(self.packed).splits
+        self._refuse_nothing()
+        return all(is_there(self.folders.get(s.name, self.root), s, "val", self.layout) for s in self.pictures("val"))
+
+    def _held_out(self, source: PairSource) -> set[str]:
+        scenes = sorted({_scene(pair) for pair in source.pairs}, key=lambda scene: sample_key("held out", scene))
+        return set(scenes[: self.val_scenes])
+
+    def _captions(self) -> Captions:
+        if self.packed is not None:
+            return Captions.find(self.captions, [self.packed])
+        return Captions.find(self.captions, [self.root, *self.folders.values()])
+
+
+def _scene(pair: Pair) -> str:
+    assert pair.gt is not None  # only pictures to restore have none
+    return f"{pair.gt.parent.name}/{pair.gt.name}"

@@ -1,0 +1,131 @@
+"""Which clean picture belongs to which degraded one: by name and a dataset's rule, never by the order of a listing."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from unildiff.data.images import image_size
+from unildiff.errors import UserError
+
+FaultKind = Literal["orphan", "duplicate", "size", "unreadable", "layout"]
+_NAMED = 5  # files that a message names before it only counts
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the stem of a degraded picture leads to the stem of its clean one.
+
+    Attributes:
+        candidates: stem -> stems to look for, in this order; suffixes never matter (jpg against png).
+        shared: several degraded pictures may have one truth, and truths without a degraded picture are no fault.
+        text: the rule in words.
+    """
+
+    candidates: Callable[[str], tuple[str, ...]]
+    text: str
+    shared: bool = False
+
+
+def _bsd(stem: str) -> tuple[str, ...]:
+    return (stem, f"a{stem}", stem[1:]) if stem[:1] == "a" and stem[1:].isdigit() else (stem, f"a{stem}")
+
+
+# What each rule answers to: peers.md 0.4, 1.4, 1.6, 1.9, 1.13.
+RULES: Mapping[str, Rule] = {
+    "same": Rule(lambda stem: (stem,), "same name"),
+    "prefix": Rule(lambda stem: (stem, stem.split("_")[0]), "same name, or the part before the first '_'", shared=True),
+    "no": Rule(lambda stem: (stem, f"no{stem}"), "same name, or 'no' + name (rain-1 and norain-1)"),
+    "bsd": Rule(_bsd, "same name, with or without the leading 'a' of BSD400"),
+    "raindrop": Rule(lambda stem: (stem, stem.removesuffix("_rain") + "_clean"), "same name, or N_rain and N_clean"),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault and the files it concerns."""
+
+    kind: FaultKind
+    files: tuple[Path, ...]
+    text: str
+
+    def __str__(self) -> str:
+        named = ", ".join(str(file) for file in self.files[:_NAMED])
+        more = f" and {len(self.files) - _NAMED} more" if len(self.files) > _NAMED else ""
+        return f"{len(self.files)} {self.text}: {named}{more}"
+
+
+@dataclass
+class Pairing:
+    """Pairs (degraded, clean) in the order of the degraded pictures, and what is wrong with the rest."""
+
+    pairs: list[tuple[Path, Path]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def pair_by_name(lq: Sequence[Path], gt: Sequence[Path], rule: Rule) -> Pairing:
+    """Pair degraded with clean pictures by ``rule``.
+
+    Returns:
+        The pairs that are beyond doubt, and as faults: degraded pictures without a truth, truths without a degraded
+        picture (unless the rule shares them), and stems that several files bear; such files are in no pair.
+    """
+    truths = _by_stem(gt)
+    inputs = _by_stem(lq)
+    result = Pairing()
+    orphans, used = [], set()
+    for stem, files in inputs.items():
+        found = next((name for name in rule.candidates(stem) if name in truths), None)
+        if found is None:
+            orphans.extend(files)
+            continue
+        used.add(found)
+        if len(files) == 1 and len(truths[found]) == 1:
+            result.pairs.append((files[0], truths[found][0]))
+    idle = [] if rule.shared else [file for stem in truths if stem not in used for file in truths[stem]]
+    doubled = [file for group in (inputs, truths) for files in group.values() if len(files) > 1 for file in files]
+    if orphans:
+        result.faults.append(Fault("orphan", tuple(orphans), f"degraded without a clean picture ({rule.text})"))
+    if idle:
+        result.faults.append(Fault("orphan", tuple(idle), f"clean without a degraded picture ({rule.text})"))
+    if doubled:
+        result.faults.append(Fault("duplicate", tuple(doubled), "files share a name with another"))
+    if not rule.shared:
+        result.faults.extend(_shared_truths(result.pairs))
+    return result
+
+
+def size_faults(
+    pairs: Iterable[tuple[Path, Path]], sizes: Callable[[Path], tuple[int, int]] = image_size
+) -> Iterator[Fault]:
+    """Yield a fault for each pair whose sizes differ and each file whose header cannot be read."""
+    for pair in pairs:
+        read = []
+        for path in pair:
+            try:
+                read.append(sizes(path))
+            except UserError as error:
+                yield Fault("unreadable", (path,), str(error))
+        if len(read) == 2 and read[0] != read[1]:
+            (height, width), (gt_height, gt_width) = read
+            yield Fault("size", pair, f"files of unequal size ({width}x{height} against {gt_width}x{gt_height})")
+
+
+def _by_stem(files: Sequence[Path]) -> dict[str, list[Path]]:
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        by_stem[file.stem].append(file)
+    return by_stem
+
+
+def _shared_truths(pairs: list[tuple[Path, Path]]) -> Iterator[Fault]:
+    """Yield a fault, and drop the pairs, where two inputs claim one truth though the rule does not share them."""
+    claims: dict[Path, list[Path]] = defaultdict(list)
+    for degraded, clean in pairs:
+        claims[clean].append(degraded)
+    twice = {clean for clean, inputs in claims.items() if len(inputs) > 1}
+    if twice:
+        files = tuple(degraded for clean in twice for degraded in claims[clean])
+        pairs[:] = [pair for pair in pairs if pair[1] not in twice]
+        yield Fault("duplicate", files, "degraded pictures claim one clean picture")

@@ -1,0 +1,101 @@
+"""From folders to pair sources: reading layouts, reporting faults, leaving out what cannot be read."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unildiff.data.batch import Split
+from unildiff.data.datasets import FilePairs, OnError, Pair, PairSource, Which
+from unildiff.data.layouts import PictureSet, read_pairs, recognise
+from unildiff.data.pairing import Fault, size_faults
+from unildiff.data.parallel import progress
+from unildiff.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+
+class View:
+    """Some pairs of another source, in another order or with other descriptions."""
+
+    def __init__(self, source: PairSource, picks: Sequence[tuple[int, Pair]]) -> None:
+        """Args: the other source; index there and description here of each pair."""
+        self.pairs = [pair for _, pair in picks]
+        self._source = source
+        self._indices = [index for index, _ in picks]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int, which: Which) -> np.ndarray:
+        """See :class:`unildiff.data.datasets.PairSource`."""
+        return self._source.read(self._indices[index], which)
+
+
+def disk_source(
+    roots: Iterable[tuple[Path, PictureSet]], split: Split, layout: str | None = None, sizes: bool = True
+) -> tuple[FilePairs, list[Fault]]:
+    """Return the pairs of a split of some sets, and what is wrong with their files.
+
+    Args:
+        roots: the folder of each set.
+        split: the split.
+        layout: the layout to take where a folder holds several.
+        sizes: compare the sizes of each pair, by their headers.
+
+    Raises:
+        UserError: a root is missing, empty or a file, or no layout is recognised.
+    """
+    pairs: list[Pair] = []
+    faults: list[Fault] = []
+    for root, pictures in roots:
+        found = recognise(root, pictures, split, layout)
+        more, wrong = read_pairs(root, pictures, found)
+        if sizes:
+            bad = list(size_faults((pair.lq, pair.gt) for pair in more if pair.lq is not None and pair.gt is not None))
+            wrong += bad
+            broken = {file for fault in bad for file in fault.files}
+            more = [pair for pair in more if broken.isdisjoint({pair.lq, pair.gt})]
+        wanted = pictures.expected.get(split)
+        units = {pair.gt for pair in more} if pictures.name == "cdd11" else more
+        if wanted is not None and len(units) != wanted and found.layout != "unildiff":
+            _LOG.warning("%s (%s): %d found, %d published", pictures.title, split, len(units), wanted)
+        pairs += more
+        faults += wrong
+    return FilePairs(pairs), faults
+
+
+def report(faults: Sequence[Fault], on_error: OnError, skipped: list[str]) -> None:
+    """Raise for the first fault, or note all of them as skipped.
+
+    Raises:
+        UserError: there is a fault and ``on_error`` is "raise".
+    """
+    if faults and on_error == "raise":
+        more = f" (and {len(faults) - 1} more findings)" if len(faults) > 1 else ""
+        raise UserError(f"{faults[0]}{more}; mend them (`unildiff data check`), or give --data.on_error skip")
+    for line in map(str, faults):
+        if line not in skipped:
+            skipped.append(line)
+            _LOG.warning("skipped: %s", line)
+
+
+def readable(source: PairSource, skipped: list[str]) -> PairSource:
+    """Decode every picture once and return the pairs that survive; the others are noted as skipped."""
+    picks = []
+    for index in progress(range(len(source)), len(source), "Reading"):
+        pair = source.pairs[index]
+        try:
+            for which in _on_disk(pair):
+                source.read(index, which)
+            picks.append((index, pair))
+        except UserError as error:
+            skipped.append(str(error))
+            _LOG.warning("skipped: %s", error)
+    return View(source, picks)
+
+
+def _on_disk(pair: Pair) -> list[Which]:
+    files: dict[Which, Path | None] = {"lq": pair.lq, "gt": pair.gt}
+    return [which for which, path in files.items() if path is not None]
