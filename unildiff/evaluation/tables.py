@@ -7,10 +7,12 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from unildiff.evaluation.figures import median_picture, table_figure
 from unildiff.evaluation.paper_rows import TableId
 from unildiff.evaluation.tables_build import Table, TableRow, build_table
 from unildiff.evaluation.tables_render import RENDERERS, render_text
 from unildiff.evaluation.tables_runs import Run, Scores, Stage, load_run, make_run
+from unildiff.evaluation.tables_specs import SPECS
 
 __all__ = [
     "Run",
@@ -29,8 +31,9 @@ __all__ = [
 def write_table(table_id: TableId, runs: Sequence[Run], out_dir: Path, *, width: int = 100) -> str:
     """Write a table in every format, and the scores behind it.
 
-    Writes ``{table_id}.txt``, ``.md``, ``.tex``, ``.csv``, ``.json``, and ``{table_id}_pictures.csv`` with one line a
-    picture, run and stage.
+    Writes ``{table_id}.txt``, ``.md``, ``.tex``, ``.csv``, ``.json``; ``{table_id}_pictures.csv`` with one line a
+    picture, run and stage; and, where the first run kept its pictures, the paper's figure of this table as
+    ``{table_id}_figure.pdf`` and ``.png``: a line a degradation; input, restored, truth.
 
     Args:
         table_id: ``table1``, ``table2``, ``table3`` or ``udc``.
@@ -49,6 +52,9 @@ def write_table(table_id: TableId, runs: Sequence[Run], out_dir: Path, *, width:
     for suffix, render in RENDERERS.items():
         (out_dir / f"{table_id}.{suffix}").write_text(render(table), encoding="utf-8")
     _write_pictures(table, runs, out_dir / f"{table_id}_pictures.csv")
+    spec = SPECS[table_id]
+    if any(median_picture(runs[0], spec.key(index, runs[0].scores)) is not None for index in range(len(spec.columns))):
+        table_figure(table_id, runs[0], out_dir / f"{table_id}_figure")
     return render_text(table, width)
 
 

@@ -10,6 +10,9 @@ metrics (an empty cell: not computed), the rest text. ``run.json`` must have
 and may have ``label``, ``seed``, ``steps``, ``guidance_scale``, ``time_per_picture_s``, ``peak_memory_mib``,
 ``command``, ``commit``, ``versions``, ``notes`` (sentences for the table) and ``stages``: a list of ``{"label": ...,
 "scores": FILE in the folder, "reference": true where the truth itself went in}``, which become rows of the table.
+
+Pictures lie in ``restored/<degradation>/<name>.png``; inputs and truths likewise in ``input/`` and ``truth/``, or where
+the columns ``input_path`` and ``truth_path`` say.
 """
 
 import csv
@@ -155,6 +158,19 @@ class Run:
     def blind(self) -> bool:
         """False where the model was told the degradation."""
         return bool(self.info["blind"])
+
+    def picture(self, kind: Literal["input", "restored", "truth"], index: int) -> Path | None:
+        """Return where picture ``index`` of ``scores`` lies, or ``None`` where it was not kept.
+
+        Looked for, in this order: the text column ``{kind}_path`` (absolute or relative to the run's folder),
+        ``{kind}/<degradation>/<name>.png`` and ``{kind}/<name>.png`` in the run's folder.
+        """
+        degradation, name = self.scores.degradations[index], self.scores.names[index]
+        places = [self.folder / kind / degradation / f"{name}.png", self.folder / kind / f"{name}.png"]
+        column = self.scores.texts.get(f"{kind}_path")
+        if column and column[index]:
+            places.insert(0, self.folder / column[index])
+        return next((place for place in places if place.is_file()), None)
 
     @property
     def data_kind(self) -> Literal["real", "sample"]:

@@ -1,0 +1,43 @@
+"""One look for all figures: legible in print, told apart without colour, the same file for the same input."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Okabe and Ito's eight colours, which the common kinds of colour blindness tell apart; yellow, too pale in print, last.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+SEQUENTIAL = "cividis"  # monotone in lightness, so that it survives a black-and-white print
+PAGE_WIDTH = 6.9  # inches, both columns of a two-column paper
+
+_STYLE = Path(__file__).parent / "assets" / "figures.mplstyle"
+
+
+@contextmanager
+def new_figure(width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure of ``width`` x ``height`` inches in the house style; a user's own matplotlibrc changes nothing."""
+    with matplotlib.rc_context(fname=_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Figure, out: Path) -> list[Path]:
+    """Save as PDF and PNG (300 dpi) beside each other.
+
+    Args:
+        figure: what to save.
+        out: the path without suffix; a ``.pdf`` or ``.png`` suffix is replaced. Its folder is made.
+
+    Returns:
+        The two paths, PDF first. No date goes in: the same figure gives the same bytes.
+    """
+    base = out.with_suffix("") if out.suffix in (".pdf", ".png") else out
+    base.parent.mkdir(parents=True, exist_ok=True)
+    pdf, png = base.with_name(f"{base.name}.pdf"), base.with_name(f"{base.name}.png")
+    with matplotlib.rc_context(fname=_STYLE):
+        figure.savefig(pdf, metadata={"CreationDate": None})
+        figure.savefig(png, dpi=300)
+    return [pdf, png]
