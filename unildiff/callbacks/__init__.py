@@ -1,0 +1,15 @@
+"""Lightning callbacks: averaged weights, checkpoints that survive anything, bad steps skipped, randomness by step."""
+
+from unildiff.callbacks.checkpoint_io import AtomicCheckpointIO
+from unildiff.callbacks.checkpointing import Checkpointing
+from unildiff.callbacks.ema import ExponentialMovingAverage
+from unildiff.callbacks.nonfinite import NonFiniteGuard
+from unildiff.callbacks.seeding import StepSeed
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "Checkpointing",
+    "ExponentialMovingAverage",
+    "NonFiniteGuard",
+    "StepSeed",
+]

@@ -1,0 +1,101 @@
+"""Optimiser steps with a loss or gradient that is NaN or infinite are skipped, counted, and in the end fatal."""
+
+import logging
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from torch.optim import Optimizer
+
+from unildiff.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+_NAMES_SHOWN = 8
+
+
+class NonFiniteGuard(Callback):
+    """Skips the optimiser step when the loss or a gradient is not finite.
+
+    The gradients are dropped before clipping and before the step, so that weights, moments and weight decay stay as they
+    were; the learning-rate schedule goes on. All ranks decide alike. Costs one pass over the gradients and one wait for
+    the device a step.
+
+    Attributes:
+        skipped: steps skipped so far, kept in checkpoints and logged as ``train/skipped_steps``.
+        in_a_row: skipped steps since the last good one.
+    """
+
+    def __init__(self, limit: int = 10) -> None:
+        """Args: limit: so many bad steps in a row end the run (our choice)."""
+        super().__init__()
+        self.limit = limit
+        self.skipped = 0
+        self.in_a_row = 0
+        self._names: list[str] = []
+        self._loss_finite: Tensor | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember which pictures the coming step is made of."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._names, self._loss_finite = [], None
+        self._names += _picture_names(batch)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Look at the loss, without waiting for the device."""
+        finite = torch.isfinite(loss.detach()).all()
+        self._loss_finite = finite if self._loss_finite is None else self._loss_finite & finite
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Drop all gradients when one of them, or the loss, is not finite.
+
+        Raises:
+            UserError: this was the last of ``limit`` bad steps in a row; the pictures of the step are named.
+        """
+        finite = _gradients_finite(optimizer) and (self._loss_finite is None or bool(self._loss_finite))
+        if trainer.world_size > 1:
+            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if finite:
+            self.in_a_row = 0
+            return
+        optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self.in_a_row += 1
+        pictures = ", ".join(self._names[:_NAMES_SHOWN]) + (", ..." if len(self._names) > _NAMES_SHOWN else "")
+        if self.in_a_row >= self.limit:
+            raise UserError(
+                f"training: {self.in_a_row} steps in a row with a loss or gradient that is NaN or infinite, the last at "
+                f"step {trainer.global_step} with pictures {pictures or 'unknown'}; look at these pictures, lower the "
+                "learning rate or the precision's risk (--trainer.precision bf16-mixed or 32-true)"
+            )
+        _LOG.warning("step %d skipped: loss or gradient not finite; pictures %s", trainer.global_step, pictures)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Log how many steps were skipped, once there are any."""
+        if self.skipped:
+            pl_module.log("train/skipped_steps", float(self.skipped))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return both counts."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take over both counts from a checkpoint."""
+        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
+
+def _gradients_finite(optimizer: Optimizer) -> bool:
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        return True
+    return bool(torch.stack([torch.isfinite(norm) for norm in torch._foreach_norm(gradients)]).all())
+
+
+def _picture_names(batch: Any) -> list[str]:
+    if not isinstance(batch, dict) or "name" not in batch:
+        return []
+    degradations = batch.get("degradation") or [""] * len(batch["name"])
+    return [f"{kind}/{name}" if kind else str(name) for kind, name in zip(degradations, batch["name"], strict=True)]

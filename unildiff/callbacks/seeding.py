@@ -1,0 +1,33 @@
+"""Randomness of training as a pure function of (seed, rank, epoch, batch)."""
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from unildiff.data.keys import sample_key
+
+
+class StepSeed(Callback):
+    """Seeds Python, numpy and torch before every training batch.
+
+    A resumed run then draws what an uninterrupted one would have drawn (dropout, router noise), on every rank, and a
+    validation in between changes nothing; no generator state has to be kept in checkpoints. Noise and crops do not
+    depend on this: they come from each sample's own key. Our choice.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        """Args: seed: by default the one of ``--seed_everything``, else 0."""
+        super().__init__()
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed all generators for this batch."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if self.seed is None else self.seed
+        key = sample_key("step", seed, trainer.global_rank, trainer.current_epoch, batch_idx)
+        random.seed(key)
+        np.random.seed(key & 0xFFFFFFFF)
+        torch.manual_seed(key)
