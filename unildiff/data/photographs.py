@@ -32,46 +32,46 @@ PHOTOGRAPHS = (
         "skimage",
         "data/astronaut.png",
         "test",
-        "a smiling woman in an orange space suit in front of a flag and a model of a space shuttle",
+        "a smiling woman in an orange space suit with a black helmet, a flag and a model of a space shuttle behind her",
     ),
-    Photograph("chelsea", "skimage", "data/chelsea.png", "test", "the face of a ginger tabby cat looking to the side"),
+    Photograph(
+        "chelsea", "skimage", "data/chelsea.png", "test", "the face of a tabby cat with green eyes looking to the side"
+    ),
     Photograph(
         "coffee",
         "skimage",
         "data/coffee.png",
         "test",
-        "a cup of espresso on a saucer with a spoon on a wooden table",
+        "an espresso in a red and white cup on a red saucer with a spoon on a wooden table",
     ),
     Photograph(
         "motorcycle",
         "skimage",
         "data/motorcycle_left.png",
         "test",
-        "a motorcycle in a workshop with shelves, tools and a helmet",
+        "a red motorcycle in a garage in front of shelves with boxes and tools and a wooden bench",
     ),
     Photograph(
         "rocket",
         "skimage",
         "data/rocket.jpg",
         "test",
-        "a rocket on its launch pad beside lightning towers at dusk",
+        "a white rocket on its launch pad between lattice towers under a blue sky",
     ),
     Photograph(
         "china",
         "sklearn",
         "datasets/images/china.jpg",
         "val",
-        "a Chinese pavilion with curved tiled roofs above a stone terrace with people",
+        "a pagoda with curved tiled roofs on a wooded hill above a lake",
     ),
-    Photograph(
-        "flower", "sklearn", "datasets/images/flower.jpg", "val", "a red and yellow flower close up among leaves"
-    ),
+    Photograph("flower", "sklearn", "datasets/images/flower.jpg", "val", "an orange dahlia in front of green leaves"),
     Photograph(
         "grace_hopper",
         "matplotlib",
         "mpl-data/sample_data/grace_hopper.jpg",
         "val",
-        "a portrait of a woman in a navy uniform with a cap in front of a flag",
+        "a portrait of a woman with glasses in a navy uniform and cap in front of a flag",
     ),
 )
 

@@ -1,0 +1,99 @@
+"""Simple stand-ins for what CDD-11's operators do not make: blur, raindrops and two displays; and LOL's low light, which is CDD-11's here.
+
+They show that the chain works; a score on them says nothing about the real sets. All of it is our choice.
+Axis letters: H W pixels. Pictures are (H, W, 3) uint8 RGB; each generator is a pure function of (picture, key).
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from unildiff.data.keys import generator
+from unildiff.degradations.cdd11 import degrade
+
+_GAMMA = 2.2  # between stored values and light, near enough
+
+Generator = Callable[[np.ndarray, int], np.ndarray]
+
+
+def motion_blur(picture: np.ndarray, key: int) -> np.ndarray:
+    """Average light over a smooth, random path of the camera of 9 to 15 pixels, as GoPro's frames are averaged."""
+    import cv2
+
+    draw = generator(key, "blur")
+    length, steps = float(draw.uniform(9, 15)), 24
+    angles = draw.uniform(0, 2 * np.pi) + np.cumsum(draw.normal(0, 0.12, steps))
+    path = np.cumsum(np.stack([np.cos(angles), np.sin(angles)]) * length / steps, axis=1)
+    path -= path.mean(axis=1, keepdims=True)
+    light = _light(picture)
+    total = np.zeros_like(light)
+    for right, down in path.T:
+        shift = np.array([[1, 0, right], [0, 1, down]], dtype=np.float32)
+        total += cv2.warpAffine(light, shift, light.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101)
+    return _stored(total / steps)
+
+
+def raindrops(picture: np.ndarray, key: int) -> np.ndarray:
+    """Lay 12 to 20 drops over the picture; through each one sees the scene small, upside down and out of focus."""
+    import cv2
+
+    draw = generator(key, "drops")
+    height, width = picture.shape[:2]
+    base = picture.astype(np.float32)
+    seen = cv2.GaussianBlur(base, (0, 0), 3)
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    for _ in range(int(draw.integers(12, 21))):
+        x, y = draw.uniform(0, width), draw.uniform(0, height)
+        radius = draw.uniform(0.025, 0.07) * min(height, width)
+        stretch = draw.uniform(1.0, 1.5)
+        inside = 1 - ((columns - x) / radius) ** 2 - ((rows - y) / (radius * stretch)) ** 2
+        cover = np.clip(inside * 3, 0, 1)[..., None]  # soft edges
+        # a drop is a strong lens: offsets are turned round and magnified
+        map_x = np.clip(x - (columns - x) * 3, 0, width - 1)
+        map_y = np.clip(y - (rows - y) * 3, 0, height - 1)
+        through = cv2.remap(seen, map_x, map_y, cv2.INTER_LINEAR)
+        base = base * (1 - cover) + (0.85 * through + 25) * cover
+    return np.asarray(np.rint(base).clip(0, 255), dtype=np.uint8)
+
+
+def toled(picture: np.ndarray, key: int) -> np.ndarray:
+    """See the picture through vertical slits: light spreads sideways into the orders of a grating, with a little noise."""
+    orders = np.arange(-4, 5)
+    weights = np.sinc(orders * 0.21) ** 2  # a grating that is open over 0.21 of its period, as reported for T-OLED
+    light = sum(
+        w * np.roll(_light(picture), 3 * int(o), axis=1) for o, w in zip(orders, weights / weights.sum(), strict=True)
+    )
+    noise = generator(key, "toled").normal(0, 0.01, picture.shape)
+    return _stored(np.clip(np.asarray(light) + noise, 0, 1))
+
+
+def poled(picture: np.ndarray, key: int) -> np.ndarray:
+    """See the picture through a yellowish plastic display that lets little through: dim, veiled and noisy."""
+    import cv2
+
+    light = _light(picture)
+    veiled = 0.6 * cv2.GaussianBlur(light, (0, 0), 2.5) + 0.4 * cv2.GaussianBlur(light, (0, 0), 12)
+    dim = veiled * np.array([0.12, 0.11, 0.05], dtype=np.float32)
+    noise = generator(key, "poled").normal(0, 0.004, picture.shape)
+    return _stored(np.clip(dim + noise, 0, 1))
+
+
+def _low_light(picture: np.ndarray, key: int) -> np.ndarray:
+    return degrade(picture, "low", key).image
+
+
+GENERATORS: Mapping[str, Generator] = {
+    "lowlight": _low_light,
+    "blur": motion_blur,
+    "raindrop": raindrops,
+    "toled": toled,
+    "poled": poled,
+}
+
+
+def _light(picture: np.ndarray) -> np.ndarray:
+    return np.asarray((picture.astype(np.float32) / 255) ** _GAMMA)
+
+
+def _stored(light: np.ndarray) -> np.ndarray:
+    return np.asarray(np.rint(light ** (1 / _GAMMA) * 255).clip(0, 255), dtype=np.uint8)

@@ -1,0 +1,138 @@
+"""Sample sets: the test photographs in a data set's own layout, so that every command works before any download."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unildiff.data.captions import FILE_NAME
+from unildiff.data.catalogue import CDD11, DATASETS, dataset
+from unildiff.data.files import write_failure
+from unildiff.data.images import write_png
+from unildiff.data.keys import sample_key
+from unildiff.data.parallel import progress
+from unildiff.data.photographs import Photograph, load, photographs
+from unildiff.data.sample_generators import GENERATORS
+from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.errors import UserError
+
+MARKER = ".unildiff-sample.json"
+LONGEST = 384  # pixels on the long side
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One file of a sample set: where it goes, of which photograph, under which degradation (None: clean)."""
+
+    file: str
+    photo: Photograph
+    degradation: str | None
+
+
+def sample_names() -> list[str]:
+    """Return the data sets that a sample can be written of."""
+    return list(DATASETS)
+
+
+def sample_of(root: Path) -> str | None:
+    """Return the name of the data set that ``root`` is a sample of, or None when it is no sample set."""
+    try:
+        return str(json.loads((root / MARKER).read_text(encoding="utf-8"))["sample"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def write_sample(name: str, root: Path) -> int:
+    """Write a sample set of the five test photographs, at most 384 pixels on the long side.
+
+    The folder appears whole or not at all; one that an earlier call wrote is replaced.
+
+    Args:
+        name: data set whose layout it takes, e.g. "cdd11".
+        root: folder to write.
+
+    Returns:
+        The number of pictures.
+
+    Raises:
+        UserError: unknown name, or ``root`` holds anything that this function did not write, or cannot be written.
+    """
+    plans = list(_plans(name))
+    _refuse_foreign(root)
+    partial = root.with_name(f".{root.name}.{os.getpid()}.part")
+    try:
+        partial.mkdir(parents=True)
+        for plan in progress(plans, len(plans), f"Writing {root}"):
+            picture, depth = load(plan.photo, LONGEST)
+            write_png(partial / plan.file, _degraded(plan, picture, depth))
+        files = [plan.file for plan in plans]
+        lines = [json.dumps({"file": plan.file, "caption": plan.photo.caption, "model": "a person"}) for plan in plans]
+        (partial / FILE_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(_readme(name, len(plans)), encoding="utf-8")
+        marker = {"sample": name, "files": [*files, FILE_NAME, "README.md", MARKER]}
+        (partial / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+        if root.exists():
+            shutil.rmtree(root)
+        partial.rename(root)
+    except OSError as error:
+        raise write_failure(root, error) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return len(plans)
+
+
+def _plans(name: str) -> Iterator[Plan]:
+    for pictures in dataset(name).sets:
+        for photo in photographs("test"):
+            if pictures is CDD11:
+                yield Plan(f"test/clear/{photo.name}.png", photo, None)
+                for degradation in DEGRADATIONS:
+                    yield Plan(f"test/{degradation}/{photo.name}.png", photo, degradation)
+                continue
+            folders = next(f for f in pictures.folders if f.layout in ("unildiff", "udc") and f.split == "test")
+            yield Plan(f"{folders.gt}/{photo.name}.png", photo, None)
+            if folders.lq is not None:
+                yield Plan(f"{folders.lq}/{photo.name}.png", photo, pictures.degradation)
+
+
+def _degraded(plan: Plan, picture: np.ndarray, depth: np.ndarray | None) -> np.ndarray:
+    if plan.degradation is None:
+        return picture
+    key = sample_key("sample", plan.photo.name, plan.degradation)
+    if plan.degradation in GENERATORS:
+        return GENERATORS[plan.degradation](picture, key)
+    return degrade(picture, plan.degradation, key, depth=depth).image
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Raise unless ``root`` is absent, empty, or holds exactly the files of an earlier sample set."""
+    if root.is_file():
+        raise UserError(f"not a folder but a file: {root}; give a new folder")
+    if not root.exists() or not any(root.iterdir()):
+        return
+    if sample_of(root) is None:
+        raise UserError(f"{root} holds files that `unildiff data sample` did not write; give a new folder to --root")
+    known = set(json.loads((root / MARKER).read_text(encoding="utf-8"))["files"])
+    here = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
+    if strange := sorted(here - known):
+        raise UserError(f"{root} holds {strange[0]}, which the sample set did not write; give a new folder to --root")
+
+
+def _readme(name: str, count: int) -> str:
+    names = ", ".join(photo.name for photo in photographs("test"))
+    return f"""# Not {name}: a sample in its layout
+
+{count} pictures, written by `unildiff data sample {name}` so that every command can be tried without a download.
+
+- Pictures: the photographs that scikit-image ships ({names}),
+  at most {LONGEST} pixels on the long side. They are test pictures of this project; nothing trains on them.
+- Degradations: generated (`unildiff/degradations`, `unildiff/data/sample_generators.py`), always the same. The depth of
+  `motorcycle` was measured (Middlebury stereo), that of the others is estimated. Noise is added as pictures are read.
+- `captions.jsonl`: what is in each picture, written by hand.
+
+Scores on this sample cannot be compared with scores on the real {name}.
+"""
