@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 
 def axial_rope(height: int, width: int, head_dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return rotation angles (h*w, d/2) of a 2-D axial rotary embedding: half the pairs turn with the row, half with
-    the column (our choice: without a position joint attention cannot tell which LQ token belongs to which latent).
+    """Return rotation angles (h*w, d/2) of a 2-D axial rotary embedding.
+
+    Half the pairs turn with the row, half with the column (our choice: without a position joint attention cannot tell
+    which LQ token belongs to which latent).
 
     Raises:
         ValueError: if ``head_dim`` is not a multiple of 4.

@@ -17,11 +17,10 @@ from unildiff.core.text import TextEmbedding
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.evaluation.metrics import DegradationMetrics
+from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.paths import weights_path
 from unildiff.stages.base import OptimizerConfig, StageModule, to_uint8
 from unildiff.stages.checkpoints import read_checkpoint
-from unildiff.stages.testing import TestRun
 
 
 class RestorationModule(StageModule):
@@ -68,7 +67,6 @@ class RestorationModule(StageModule):
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
         self.metrics = DegradationMetrics("onerestore")
-        self.test_run: TestRun | None = None
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations of U-Net, fusion and decoder in the backward pass."""
