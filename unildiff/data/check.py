@@ -1,0 +1,290 @@
+"""The doctor of data folders: everything that public layouts get wrong, found before a training run is spent on it.
+
+What is looked for: the layout and the published counts, files without a partner or sharing a name, pictures that cannot
+be read, pairs of two sizes, pictures of one colour, degraded pictures that equal their clean one, and pictures that are
+in two splits (by their pixels, whatever their names and formats).
+"""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from unildiff.data.batch import Split
+from unildiff.data.catalogue import DATASETS
+from unildiff.data.check_cache import Look, LookCache
+from unildiff.data.datasets import Pair
+from unildiff.data.files import input_folder
+from unildiff.data.images import SUFFIXES, read_rgb
+from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs, recognise
+from unildiff.data.parallel import cores, ordered, progress
+from unildiff.errors import UserError
+
+FLAT = 2  # a picture whose values differ by no more than this shows nothing
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fault in one set.
+
+    Attributes:
+        kind: layout, count, orphan, duplicate, unreadable, size, flat, undegraded or leak.
+        where: set and split, e.g. "CDD-11 test".
+        text: the fault in words.
+        files: whom it concerns, relative to the root.
+    """
+
+    kind: str
+    where: str
+    text: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass
+class Part:
+    """One split of one set as it was found."""
+
+    title: str
+    split: Split
+    layout: str
+    pairs: list[Pair]
+    expected: int | None
+    expected_source: str
+
+    @property
+    def where(self) -> str:
+        """Set and split, for messages."""
+        return f"{self.title} {self.split}"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pairs a degradation."""
+        return dict(Counter(pair.degradation for pair in self.pairs))
+
+
+@dataclass
+class Report:
+    """What :func:`check` found."""
+
+    name: str
+    root: Path
+    parts: list[Part] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    pictures: int = 0
+    looked_at: int = 0  # those that were not known from an earlier check
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as plain values, for JSON."""
+        return {
+            "dataset": self.name,
+            "root": str(self.root),
+            "pictures": self.pictures,
+            "splits": [
+                {
+                    "set": part.title,
+                    "split": part.split,
+                    "layout": part.layout,
+                    "pairs": part.counts,
+                    "expected": part.expected,
+                    "expected_source": part.expected_source,
+                }
+                for part in self.parts
+            ],
+            "absent": self.absent,
+            "findings": [
+                {"kind": found.kind, "where": found.where, "text": found.text, "files": list(found.files)}
+                for found in self.findings
+            ],
+        }
+
+
+def check(name: str, root: Path) -> Report:
+    """Examine a data set.
+
+    Args:
+        name: a data set or one of its sets, see ``unildiff data list``.
+        root: its folder.
+
+    Raises:
+        UserError: no such set, no such folder, or nothing of the set in it.
+    """
+    sets = picture_sets(name)
+    root = input_folder(root, f"{name} (see `unildiff data layout {name}`)").absolute()
+    report = Report(name, root)
+    refusal: UserError | None = None
+    for pictures in sets:
+        for split in get_args(Split):
+            if not any(folders.split == split for folders in pictures.folders):
+                continue
+            if not _is_there(root, pictures, split):
+                if split in pictures.expected:
+                    report.absent.append(f"{pictures.title} {split}")
+                continue
+            try:
+                found = recognise(root, pictures, split)
+            except UserError as error:
+                refusal = error
+                report.findings.append(Finding("layout", f"{pictures.title} {split}", str(error)))
+                continue
+            pairs, faults = read_pairs(root, pictures, found)
+            expected = pictures.expected.get(split)
+            part = Part(pictures.title, split, found.layout, pairs, expected, pictures.expected_source)
+            report.parts.append(part)
+            report.findings.extend(_counts(part))
+            report.findings.extend(
+                Finding(fault.kind, part.where, fault.text, tuple(_below(root, file) for file in fault.files))
+                for fault in faults
+            )
+    if not report.parts:
+        raise refusal or UserError(f"nothing of {name} in {root}; see `unildiff data layout {name}`")
+    _examine(report, root)
+    return report
+
+
+def picture_sets(name: str) -> Sequence[PictureSet]:
+    """Return the sets of a data set, those that only join its test included, or the one set of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name in DATASETS:
+        return (*DATASETS[name].sets, *DATASETS[name].optional)
+    by_name = {pictures.name: pictures for data in DATASETS.values() for pictures in (*data.sets, *data.optional)}
+    if name not in by_name:
+        known = ", ".join(dict.fromkeys([*DATASETS, *by_name]))
+        raise UserError(f"unknown set: {name!r}; choose from {known}")
+    return (by_name[name],)
+
+
+def _is_there(root: Path, pictures: PictureSet, split: str) -> bool:
+    """Return whether any folder of any layout of the split has a picture: if not, the split is absent, not wrong."""
+    return any(
+        list_folder(root / prefix, pattern, pictures.suffixes)
+        for folders in pictures.folders
+        if folders.split == split
+        for prefix in PREFIXES.get(folders.layout, ("",))
+        for pattern in folders.patterns()
+    )
+
+
+def _counts(part: Part) -> Iterator[Finding]:
+    if part.expected is None:
+        return
+    wrong: dict[int, list[str]] = defaultdict(list)
+    for degradation, count in part.counts.items():
+        if count != part.expected:
+            wrong[count].append(degradation)
+    for count, degradations in wrong.items():
+        of = f" of {', '.join(degradations)}" if len(part.counts) > 1 else ""
+        text = f"{count:,} pairs{of}, {part.expected:,} expected ({part.expected_source})"
+        yield Finding("count", part.where, text)
+
+
+def _examine(report: Report, root: Path) -> None:
+    """Look at every picture once and add what is wrong with it."""
+    splits: dict[Path, str] = {}  # the first split of each file
+    for part in report.parts:
+        for pair in part.pairs:
+            splits.update({path: part.where for path in (pair.lq, pair.gt) if path is not None})
+    for found in list(report.findings):
+        splits.update({root / file: found.where for file in found.files if (root / file) not in splits})
+    with LookCache(root) as cache:
+        looks, broken = _look(list(splits), cache, report)
+    for where, files in _grouped(splits, broken):
+        for file in files:
+            report.findings.append(Finding("unreadable", where, broken[file], (_below(root, file),)))
+    for part in report.parts:
+        report.findings.extend(_pair_findings(root, part, looks))
+    flat = {path for path, look in looks.items() if look.high - look.low <= FLAT}
+    for where, files in _grouped(splits, flat):
+        named = tuple(f"{_below(root, file)} ({_colour(looks[file])})" for file in files)
+        report.findings.append(Finding("flat", where, "pictures of one colour", named))
+    report.findings.extend(_leaks(root, report.parts, looks, flat))
+
+
+def _look(files: Sequence[Path], cache: LookCache, report: Report) -> tuple[dict[Path, Look], dict[Path, str]]:
+    looks: dict[Path, Look] = {}
+    broken: dict[Path, str] = {}
+    for path in files:
+        if (known := cache.get(path)) is not None:
+            looks[path] = known
+    new = [path for path in files if path not in looks]
+    report.pictures, report.looked_at = len(files), len(new)
+    with ThreadPoolExecutor(cores()) as pool:  # decoding and hashing hold no lock
+        for path, look in progress(ordered(pool, look_at, new, ahead=4 * cores()), len(new), "Checking"):
+            if isinstance(look, str):
+                broken[path] = look
+            else:
+                looks[path] = look
+                cache.put(path, look)
+    return looks, broken
+
+
+def look_at(path: Path) -> Look | str:
+    """Return what a file holds, or in one line why it cannot be read. RAW arrays are only hashed."""
+    try:
+        if path.suffix.lower() not in SUFFIXES:
+            return Look(hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), 0, 0, 0, 255)
+        picture = read_rgb(path)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"unreadable picture: {path} ({error.strerror}); replace or remove it"
+    digest = hashlib.blake2b(f"{picture.shape}".encode(), digest_size=16)
+    digest.update(picture.data)
+    height, width = picture.shape[:2]
+    return Look(digest.hexdigest(), height, width, int(picture.min()), int(picture.max()))
+
+
+def _pair_findings(root: Path, part: Part, looks: Mapping[Path, Look]) -> Iterator[Finding]:
+    sizes: list[str] = []
+    same: list[str] = []
+    for pair in part.pairs:
+        if pair.lq is None or pair.gt is None or pair.lq not in looks or pair.gt not in looks:
+            continue
+        lq, gt = looks[pair.lq], looks[pair.gt]
+        if (lq.height, lq.width) != (gt.height, gt.width):
+            what = f"({lq.width}x{lq.height} against {gt.width}x{gt.height})"
+            sizes.append(f"{_below(root, pair.lq)} and {_below(root, pair.gt)} {what}")
+        elif lq.content == gt.content and lq.high - lq.low > FLAT:
+            same.append(_below(root, pair.lq))
+    if sizes:
+        yield Finding("size", part.where, "pairs of two sizes", tuple(sizes))
+    if same:
+        yield Finding("undegraded", part.where, "degraded pictures that equal their clean one", tuple(same))
+
+
+def _leaks(root: Path, parts: Iterable[Part], looks: Mapping[Path, Look], flat: set[Path]) -> Iterator[Finding]:
+    """Yield the pictures that are in two splits; those of one colour are equal by accident."""
+    holders: dict[str, dict[str, Path]] = defaultdict(dict)  # content -> split -> one of its files
+    for part in parts:
+        for pair in part.pairs:
+            for path in (pair.lq, pair.gt):
+                if path is not None and path in looks and path not in flat:
+                    holders[looks[path].content].setdefault(part.split, path)
+    shared: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for files in holders.values():
+        if len(files) > 1:
+            shared[tuple(files)].append(" = ".join(_below(root, path) for path in files.values()))
+    for splits, named in shared.items():
+        yield Finding("leak", " and ".join(splits), "pictures are in both", tuple(sorted(named)))
+
+
+def _grouped(splits: Mapping[Path, str], files: Iterable[Path]) -> Iterator[tuple[str, list[Path]]]:
+    by_split: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(files):
+        by_split[splits[file]].append(file)
+    yield from by_split.items()
+
+
+def _colour(look: Look) -> str:
+    return "black" if look.high <= FLAT else "white" if look.low >= 255 - FLAT else "flat"
+
+
+def _below(root: Path, path: Path) -> str:
+    return os.path.relpath(path, root)
