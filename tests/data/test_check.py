@@ -48,6 +48,69 @@ def found(root: Path, name: str = "derain") -> set[tuple[str, str, tuple[str, ..
 
 def test_a_whole_set_is_clean(rain100l: Path) -> None:
     report = check("derain", rain100l)
+    assert report.findings == [] and report.absent == []
+    assert report.pictures == 600
+    assert [(part.split, part.layout, part.counts) for part in report.parts] == [
+        ("train", "promptir", {"rain": 200}),
+        ("test", "promptir", {"rain": 100}),
+    ]
+    assert check("rain", rain100l).findings == []  # the set's own name does as well
+
+
+def test_every_planted_fault_and_nothing_else(rain100l: Path) -> None:
+    root = rain100l
+    (root / CLEAN / "norain-1.png").unlink()  # orphan, and one pair less
+    write(root / RAINY / "rain-2.bmp", noise(4000))  # rain-2 twice: no telling which, so one pair less
+    broken = root / RAINY / "rain-3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    (root / CLEAN / "norain-4.png").write_bytes(b"not a picture")
+    write(root / INPUT / "5.png", noise(5, height=8))  # another size than 9x12
+    write(root / INPUT / "6.png", np.zeros((9, 12, 3), np.uint8))
+    write(root / TARGET / "7.png", np.full((9, 12, 3), 255, np.uint8))
+    write(root / INPUT / "8.png", noise(3008))  # the same as its truth
+    (root / TARGET / "9.png").unlink()
+    write(root / TARGET / "9.bmp", noise(1050))  # the pixels of norain-50.png, in another format
+    assert found(root) == {
+        ("count", "Rain100L train", ()),
+        ("orphan", "Rain100L train", (f"{RAINY}/rain-1.png",)),
+        ("duplicate", "Rain100L train", (f"{RAINY}/rain-2.bmp", f"{RAINY}/rain-2.png")),
+        ("unreadable", "Rain100L train", (f"{RAINY}/rain-3.png",)),
+        ("unreadable", "Rain100L train", (f"{CLEAN}/norain-4.png",)),
+        ("size", "Rain100L test", (f"{INPUT}/5.png and {TARGET}/5.png (12x8 against 12x9)",)),
+        ("flat", "Rain100L test", (f"{INPUT}/6.png (black)", f"{TARGET}/7.png (white)")),
+        ("undegraded", "Rain100L test", (f"{INPUT}/8.png",)),
+        ("leak", "train and test", (f"{CLEAN}/norain-50.png = {TARGET}/9.bmp",)),
+    }
+    texts = {finding.kind: finding.text for finding in check("derain", root).findings}
+    assert texts["count"] == "198 pairs, 200 expected (the paper's supplement, 2.1)"
+
+
+def test_unchanged_files_are_not_looked_at_again(rain100l: Path, cache_home: Path) -> None:
+    assert check("derain", rain100l).looked_at == 600
+    assert check("derain", rain100l).looked_at == 0
+    changed = rain100l / INPUT / "5.png"
+    write(changed, noise(9999))
+    report = check("derain", rain100l)
+    assert report.looked_at == 1 and report.findings == []
+    os.utime(changed, ns=(1, 1))  # same size, other time
+    assert check("derain", rain100l).looked_at == 1
+    (cache,) = (cache_home / "unildiff" / "check").iterdir()
+    cache.write_bytes(cache.read_bytes()[:-10])  # what a crash leaves: its last line, that of 5.png, is lost
+    assert check("derain", rain100l).looked_at == 1
+    assert check("derain", rain100l).looked_at == 0
+
+
+def test_what_it_remembers_gives_the_same_findings(rain100l: Path) -> None:
+    write(rain100l / INPUT / "6.png", np.zeros((9, 12, 3), np.uint8))
+    write(rain100l / TARGET / "9.png", noise(1050))
+    first = found(rain100l)
+    assert {kind for kind, _, _ in first} == {"flat", "leak"}
+    assert found(rain100l) == first
+
+
+def test_a_split_that_is_not_there_is_no_fault(rain100l: Path) -> None:
+    (rain100l / "Train").rename(rain100l.parent / "elsewhere")
+    report = check("derain", rain100l)
     assert report.findings == [] and report.absent == ["Rain100L train"]
 
 
