@@ -11,6 +11,8 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from unildiff.core.daff import FusionConfig
+from unildiff.core.base import load_base
+from unildiff.core.daff import FusionConfig
 from unildiff.core.encoders import decode_latents, encode_latents, unshuffle_factor
 from unildiff.core.tiny import make_tiny_base
 from unildiff.core.unet import FusedUNet, UNetContext
@@ -34,6 +36,7 @@ class PretrainVAEModule(StageModule):
     """Trains the tiny VAE to give pictures back: L1 in pixels and a weak KL term.
 
     Args:
+        output: folder that the base is written to, in diffusers' layout, when training ends.
         optimizer: see ``OptimizerConfig``.
         kl_weight: weight of the KL divergence, mean over latents (our choice).
         degraded_share: share of each batch taken from the LQ pictures, since the LQ start and the LQ encoder need
@@ -45,6 +48,7 @@ class PretrainVAEModule(StageModule):
 
     def __init__(
         self,
+        output: str,
         optimizer: OptimizerConfig | None = None,
         kl_weight: float = 1e-4,
         degraded_share: float = 0.25,
@@ -55,7 +59,8 @@ class PretrainVAEModule(StageModule):
         base = make_tiny_base(list(VOCABULARY), seed)
         self.base = [base]  # in a list: only self.model's parts belong to the module tree
         self.model = _Parts(base.vae, base.unet, base.text)
-        self.kl_weight, self.degraded_share = kl_weight, degraded_share
+        self.output, self.kl_weight, self.degraded_share = Path(output), kl_weight, degraded_share
+        self.register_buffer("latent_std", torch.tensor(1.0), persistent=False)
         self.freeze()
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
@@ -66,6 +71,7 @@ class PretrainVAEModule(StageModule):
         factor = unshuffle_factor(vae)
         posterior = vae.encode(torch.nn.functional.pixel_unshuffle(images, factor)).latent_dist
         noise = KeyedNoise(batch["key"], images.device).normal("posterior", *posterior.mean.shape[1:])
+        self.latent_std.lerp_(posterior.mean.detach().float().std(), 0.02)
         decoded = decode_latents(vae, (posterior.mean + posterior.std * noise) * vae.config.scaling_factor)
         reconstruction = (decoded.float() - images).abs().mean()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
@@ -79,14 +85,11 @@ class PretrainVAEModule(StageModule):
         psnr = peak_signal_noise_ratio(decoded, images, data_range=2.0, reduction="elementwise_mean", dim=(1, 2, 3))
         self.log("val/psnr", psnr, batch_size=1, sync_dist=True)
 
-    @torch.no_grad()
-    def fit_scaling_factor(self, latents: Tensor) -> None:
-        """Set the VAE's scaling factor so that these latents (B, C, h, w) have unit variance."""
-        self.model.vae.register_to_config(scaling_factor=float(1.0 / latents.std()))
-
-    def save_base(self, folder: Path) -> None:
-        """Write the base as a diffusers folder."""
-        self.base[0].save(folder)
+    def on_train_end(self) -> None:
+        """Write the base, its latents scaled to unit variance."""
+        self.model.vae.register_to_config(scaling_factor=float(1.0 / self.latent_std))
+        if self.trainer.is_global_zero:
+            self.base[0].save(self.output)
 
 
 class PretrainUNetModule(StageModule):
@@ -94,23 +97,24 @@ class PretrainUNetModule(StageModule):
 
     Args:
         base: folder with the pretrained VAE, written by ``PretrainVAEModule``.
+        output: folder that the base is written to, in diffusers' layout, when training ends.
         optimizer: see ``OptimizerConfig``.
         text_dropout: share of samples trained with the empty caption (supplement: 20%).
     """
 
     trained = ("unet.", "text.")
 
-    def __init__(self, base: str, optimizer: OptimizerConfig | None = None, text_dropout: float = 0.2) -> None:
+    def __init__(
+        self, base: str, output: str, optimizer: OptimizerConfig | None = None, text_dropout: float = 0.2
+    ) -> None:
         super().__init__(optimizer or OptimizerConfig(learning_rate=1e-3))
         self.save_hyperparameters()
-        from unildiff.core.base import load_base
-
         loaded = load_base(base)
         self.base = [loaded]
         self.schedule = NoiseSchedule(loaded.scheduler)
         unet = FusedUNet(loaded.unet, FusionConfig(kind="plain"), int(loaded.vae.config.block_out_channels[-1]))
         self.model = _Parts(loaded.vae, unet, loaded.text)
-        self.text_dropout = text_dropout
+        self.output, self.text_dropout = Path(output), text_dropout
         self.freeze()
         unet.fusion.requires_grad_(False)
 
@@ -141,7 +145,9 @@ class PretrainUNetModule(StageModule):
         """Log the diffusion loss on validation pictures."""
         self.log("val/diffusion", self._loss(batch), batch_size=1, sync_dist=True)
 
-    def save_base(self, folder: Path) -> None:
-        """Write the base as a diffusers folder; the module must not be used afterwards."""
+    def on_train_end(self) -> None:
+        """Write the base; the U-Net gets its ``conv_in`` back for it."""
         self.model.unet.to_diffusers()
-        self.base[0].save(folder)
+        if self.trainer.is_global_zero:
+            self.base[0].save(self.output)
+        self.model.unet.rest.conv_in = torch.nn.Identity()
