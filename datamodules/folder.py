@@ -52,7 +52,7 @@ class FolderDataModule(RestorationDataModule):
             vflip: flip upside down half of the time.
             rotate: turn by a random multiple of 90 degrees.
             on_error: "skip" reports broken files and goes on, "raise" stops at the first.
-            captions: captions file; by default ``captions.jsonl`` in ``root``.
+            captions: captions file; by default ``captions.jsonl`` in ``root`` or in the nearest folder above it.
             kwargs: see the base class.
         """
         super().__init__(**kwargs)
@@ -110,4 +110,4 @@ class FolderDataModule(RestorationDataModule):
         return files
 
     def _captions(self) -> Captions:
-        return Captions.find(self.captions, [self.root])
+        return Captions.find(self.captions, [self.root], upwards=True)

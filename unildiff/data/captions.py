@@ -6,6 +6,7 @@ degraded or by its clean picture; the degraded one is looked up first.
 
 import json
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,12 +59,22 @@ class Captions:
         return cls(by_file)
 
     @classmethod
-    def find(cls, given: str | None, folders: Iterable[Path]) -> "Captions":
-        """Read the captions file that was given, or else those found in ``folders``; say so when there is none."""
+    def find(cls, given: str | None, folders: Iterable[Path], upwards: bool = False) -> "Captions":
+        """Read the captions file that was given, or else those found in ``folders``; say so when there is none.
+
+        Args:
+            given: a captions file, or None to look for one.
+            folders: where to look.
+            upwards: take the nearest one above a folder that has none, so that one degradation's folder of a data set
+                finds the captions of the whole.
+        """
         if given is not None:
             return cls.read(Path(given))
         folders = list(dict.fromkeys(folders))
-        found = [folder / FILE_NAME for folder in folders if (folder / FILE_NAME).is_file()]
+        found = []
+        for folder in folders:
+            places = [folder, *Path(os.path.abspath(folder)).parents] if upwards else [folder]
+            found += [place / FILE_NAME for place in places if (place / FILE_NAME).is_file()][:1]
         if not found:
             _LOG.info("no %s in %s: every caption is empty", FILE_NAME, ", ".join(map(str, folders)))
         merged: dict[str, str] = {}
@@ -73,5 +84,4 @@ class Captions:
 
 
 def _resolved(path: Path) -> str:
-    # lexical only: resolving symbolic links would cost a system call for each of 100,000 files
-    return str(Path.cwd() / path) if not path.is_absolute() else str(path)
+    return os.path.abspath(path)  # lexical: resolving symbolic links would cost a system call for each of 100,000 files

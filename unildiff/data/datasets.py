@@ -5,7 +5,7 @@ Axis letters: C channels, H W pixels. Pictures are uint8 RGB; arrays are (H, W, 
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -21,6 +21,7 @@ from unildiff.errors import UserError
 
 Which = Literal["lq", "gt"]
 OnError = Literal["raise", "skip"]
+Reader = Callable[[Path], np.ndarray]
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 100  # broken files in a row before a training draw gives up
 
@@ -68,9 +69,10 @@ class PairSource(Protocol):
 class FilePairs:
     """Pairs that are decoded from their files each time."""
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        """Args: the pairs, in the order of their indices."""
+    def __init__(self, pairs: Sequence[Pair], reader: Reader = read_rgb) -> None:
+        """Args: the pairs, in the order of their indices; what decodes a file to (H, W, C) uint8."""
         self.pairs = pairs
+        self._reader = reader
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -81,7 +83,7 @@ class FilePairs:
         path = pair.lq if which == "lq" else pair.gt
         if path is None:
             raise ValueError(f"pair {pair.name} of {pair.degradation} has no {which} file")
-        return read_rgb(path)
+        return self._reader(path)
 
 
 class Degrader(Protocol):

@@ -10,7 +10,8 @@ from unildiff.data.base import RestorationDataModule
 from unildiff.data.batch import Split
 from unildiff.data.captions import Captions
 from unildiff.data.catalogue import dataset
-from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Pair, PairSource, TrainSet
+from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Pair, PairSource, Reader, TrainSet
+from unildiff.data.images import read_rgb
 from unildiff.data.keys import sample_key
 from unildiff.data.layouts import PictureSet, is_there
 from unildiff.data.sources import View, disk_source, readable, report
@@ -79,6 +80,7 @@ class PairedDataModule(RestorationDataModule):
         self.on_error: OnError = on_error
         self.captions = captions
         self.packed = None if packed is None else Path(packed)
+        self.reader: Reader = read_rgb
 
     # What subclasses may change.
 
@@ -151,7 +153,7 @@ class PairedDataModule(RestorationDataModule):
             return Pack(self.packed).source(split)
         self._refuse_nothing()
         roots = [(self.folders.get(pictures.name, self.root), pictures) for pictures in self.pictures(split)]
-        source, faults = disk_source(roots, split, self.layout, sizes=split != "train")
+        source, faults = disk_source(roots, split, self.layout, split != "train", self.reader)
         report(faults, self.on_error, self.skipped)
         return source
 

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from unildiff.data.batch import Split
-from unildiff.data.datasets import FilePairs, OnError, Pair, PairSource, Which
+from unildiff.data.datasets import FilePairs, OnError, Pair, PairSource, Reader, Which
+from unildiff.data.images import image_size, read_rgb
 from unildiff.data.layouts import PictureSet, read_pairs, recognise
 from unildiff.data.pairing import Fault, size_faults
 from unildiff.data.parallel import progress
@@ -34,7 +36,11 @@ class View:
 
 
 def disk_source(
-    roots: Iterable[tuple[Path, PictureSet]], split: Split, layout: str | None = None, sizes: bool = True
+    roots: Iterable[tuple[Path, PictureSet]],
+    split: Split,
+    layout: str | None = None,
+    sizes: bool = True,
+    reader: Reader = read_rgb,
 ) -> tuple[FilePairs, list[Fault]]:
     """Return the pairs of a split of some sets, and what is wrong with their files.
 
@@ -43,6 +49,7 @@ def disk_source(
         split: the split.
         layout: the layout to take where a folder holds several.
         sizes: compare the sizes of each pair, by their headers.
+        reader: what decodes a file; where it is not the usual one, sizes are those that it gives.
 
     Raises:
         UserError: a root is missing, empty or a file, or no layout is recognised.
@@ -53,7 +60,8 @@ def disk_source(
         found = recognise(root, pictures, split, layout)
         more, wrong = read_pairs(root, pictures, found)
         if sizes:
-            bad = list(size_faults((pair.lq, pair.gt) for pair in more if pair.lq is not None and pair.gt is not None))
+            files = [(pair.lq, pair.gt) for pair in more if pair.lq is not None and pair.gt is not None]
+            bad = list(size_faults(files, image_size if reader is read_rgb else partial(_decoded_size, reader)))
             wrong += bad
             broken = {file for fault in bad for file in fault.files}
             more = [pair for pair in more if broken.isdisjoint({pair.lq, pair.gt})]
@@ -63,7 +71,7 @@ def disk_source(
             _LOG.warning("%s (%s): %d found, %d published", pictures.title, split, len(units), wanted)
         pairs += more
         faults += wrong
-    return FilePairs(pairs), faults
+    return FilePairs(pairs, reader), faults
 
 
 def report(faults: Sequence[Fault], on_error: OnError, skipped: list[str]) -> None:
@@ -94,6 +102,11 @@ def readable(source: PairSource, skipped: list[str]) -> PairSource:
             skipped.append(str(error))
             _LOG.warning("skipped: %s", error)
     return View(source, picks)
+
+
+def _decoded_size(reader: Reader, path: Path) -> tuple[int, int]:
+    height, width = reader(path).shape[:2]
+    return height, width
 
 
 def _on_disk(pair: Pair) -> list[Which]:

@@ -1,0 +1,133 @@
+"""Raw sensor data: reading mosaics, and the step between linear RGB and an 8-bit RAW mosaic and back.
+
+Axis letters: H W pixels of the RGB picture. A mosaic is (H, W), one colour a site, the colours laid out by a 2x2 Bayer
+pattern named row by row, e.g. "RGGB": R at (0, 0), G at (0, 1) and (1, 0), B at (1, 1).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from unildiff.errors import UserError
+
+Bayer = Literal["RGGB", "BGGR", "GRBG", "GBRG"]
+_CHANNEL = {"R": 0, "G": 1, "B": 2}
+# Bilinear weights: a colour at half the sites (G) averages 4 neighbours, one at a quarter 2 or 4.
+_KERNELS = {
+    "G": np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4,
+    "R": np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4,
+    "B": np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4,
+}
+
+
+def sites(height: int, width: int, pattern: Bayer) -> np.ndarray:
+    """Return (H, W) with the channel (0 R, 1 G, 2 B) that each site of a mosaic measures.
+
+    Raises:
+        UserError: the pattern is none of the four, or a side is odd.
+    """
+    if (
+        len(pattern) != 4
+        or sorted(pattern) != ["B", "G", "G", "R"]
+        or pattern[1] == pattern[0]
+        or pattern[3] == pattern[2]
+    ):
+        raise UserError(
+            f"bayer: {pattern!r} is no Bayer pattern; choose RGGB, BGGR, GRBG or GBRG (see the camera's notes)"
+        )
+    if height % 2 or width % 2:
+        raise UserError(f"a Bayer mosaic has even sides, got {width}x{height}; cut the picture to even sides")
+    cell = np.array([_CHANNEL[letter] for letter in pattern]).reshape(2, 2)
+    return np.tile(cell, (height // 2, width // 2))
+
+
+def mosaic(rgb: np.ndarray, pattern: Bayer) -> np.ndarray:
+    """Return the (H, W) mosaic of a linear RGB picture (H, W, 3): the value of each site's colour, unchanged.
+
+    Raises:
+        UserError: see :func:`sites`.
+    """
+    channels = sites(rgb.shape[0], rgb.shape[1], pattern)
+    return np.take_along_axis(rgb, channels[..., None], axis=2)[..., 0]
+
+
+def demosaic(raw: np.ndarray, pattern: Bayer) -> np.ndarray:
+    """Return a linear RGB picture (H, W, 3) of a mosaic (H, W), same dtype.
+
+    Missing colours are bilinear means of their neighbours; what a site measured stands unchanged, so that
+    ``mosaic(demosaic(raw, p), p)`` is ``raw`` exactly.
+
+    Raises:
+        UserError: see :func:`sites`.
+    """
+    from scipy.ndimage import correlate
+
+    channels = sites(raw.shape[0], raw.shape[1], pattern)
+    planes = []
+    for letter, channel in _CHANNEL.items():
+        here = (channels == channel).astype(np.float64)
+        total = correlate(raw * here, _KERNELS[letter], mode="mirror")
+        mean = total / correlate(here, _KERNELS[letter], mode="mirror")
+        if np.issubdtype(raw.dtype, np.integer):
+            mean = np.rint(mean)
+        planes.append(np.where(channels == channel, raw, mean.astype(raw.dtype)))
+    return np.stack(planes, axis=-1)
+
+
+def read_raw(path: Path) -> np.ndarray:
+    """Return the uint16 mosaic (H, W) that a PNG, TIFF, npy or mat file holds.
+
+    Packed planes (H/2, W/2, 4), the four sites of each cell in reading order, are laid out again.
+
+    Raises:
+        UserError: the file cannot be read, holds no or several arrays, or none of that shape and type.
+    """
+    try:
+        raw = _load(path)
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}; check the path") from None
+    except (OSError, ValueError, EOFError, NotImplementedError, TypeError) as error:
+        raise UserError(f"unreadable raw file: {path} ({' '.join(str(error).split())}); replace or remove it") from None
+    if raw.ndim == 3 and raw.shape[2] == 4:
+        height, width = raw.shape[:2]
+        raw = raw.reshape(height, width, 2, 2).transpose(0, 2, 1, 3).reshape(2 * height, 2 * width)
+    if raw.ndim != 2 or raw.dtype != np.uint16:
+        raise UserError(
+            f"not a 16-bit mosaic: {path} holds {raw.dtype} {raw.shape}; expected uint16 (H, W) or (H/2, W/2, 4)"
+        )
+    return raw
+
+
+def raw_to_rgb(raw: np.ndarray, pattern: Bayer, white: int) -> np.ndarray:
+    """Return a linear uint8 RGB picture (H, W, 3) of a uint16 mosaic; ``white`` becomes 255, more is clipped.
+
+    Raises:
+        UserError: see :func:`sites`; or ``white`` is not positive.
+    """
+    if white < 1:
+        raise UserError(f"white_level: {white}; give the largest value of the sensor, e.g. 1023 or 65535")
+    eight = np.rint(np.minimum(raw, white).astype(np.float64) * 255 / white).astype(np.uint8)
+    return demosaic(eight, pattern)
+
+
+def _load(path: Path) -> np.ndarray:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
+    if suffix == ".mat":
+        from scipy.io import loadmat
+
+        arrays = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
+        if len(arrays) != 1:
+            raise ValueError(f"{len(arrays)} variables, one expected: {', '.join(sorted(arrays))}")
+        return np.asarray(next(iter(arrays.values())))
+    import cv2
+
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if picture is None:
+        raise ValueError("not a picture, or truncated")
+    # OpenCV turns R G B (A) files round; four planes in reading order are meant as they lie
+    return np.asarray(picture[..., [2, 1, 0, 3]] if picture.ndim == 3 and picture.shape[2] == 4 else picture)
