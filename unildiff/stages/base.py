@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from unildiff.core.pixels import to_unit
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.stages.checkpoints import mismatch
 from unildiff.stages.optimiser import learning_rate_factor
@@ -34,16 +35,6 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     warmup_steps: int = 300
     schedule: Literal["cosine", "constant"] = "cosine"
-
-
-def to_unit(images: Tensor) -> Tensor:
-    """Return uint8 pictures (B, 3, H, W) as float32 in [-1, 1], on their device."""
-    return images.float() / 127.5 - 1.0
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Return pictures (B, 3, H, W) in [-1, 1] as uint8, rounded: what a saved PNG holds."""
-    return ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def plain(value: Any) -> Any:

@@ -13,13 +13,14 @@ from torchvision.utils import make_grid
 
 from unildiff.core.base import load_base
 from unildiff.core.model import NetworkConfig, UniLDiff, load_parts, network_config
+from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.paths import weights_path
-from unildiff.stages.base import OptimizerConfig, StageModule, to_uint8
+from unildiff.stages.base import OptimizerConfig, StageModule
 from unildiff.stages.checkpoints import read_checkpoint
 
 
