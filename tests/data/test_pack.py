@@ -13,6 +13,7 @@ from PIL import Image
 
 from unildiff.data.datasets import FilePairs, Pair
 from unildiff.data.images import read_rgb
+from unildiff.data.journal import Journal
 from unildiff.data.pack import Pack
 from unildiff.data.pack_writer import PackWriter
 from unildiff.errors import UserError
@@ -239,9 +240,9 @@ def test_refusals(root: Path, tmp_path: Path) -> None:
         PackWriter({"train": []}, tmp_path / "out", "fake", root, 1 << 30).run()
     with pytest.raises(KeyboardInterrupt):
         writer(root, tmp_path / "out", Interrupted(root, at="haze/b.png")).run()
-    with pytest.raises(UserError, match="unfinished pack of another set"):
+    with pytest.raises(UserError, match='unfinished work of another kind: .*"dataset": "fake"'):
         PackWriter({"train": [pairs(root)]}, tmp_path / "out", "other", root, 1 << 30).run()
-    with writer(root, tmp_path / "out")._journal(), pytest.raises(UserError, match="another process is packing"):
+    with Journal(tmp_path / "out" / "journal.jsonl", {}), pytest.raises(UserError, match="another process is writing"):
         writer(root, tmp_path / "out").run()
     write(root / "rain" / "b.png", 33, 15)
     with pytest.raises(UserError, match=r"sizes differ: rain/b.png and clear/b.png \(15x33 against 16x33\)"):

@@ -6,22 +6,21 @@ journal only as far as the checksums agree; the index, which makes a pack readab
 Axis letters: H W pixels.
 """
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from unildiff.data.datasets import PairSource, Which
 from unildiff.data.files import output_folder, some, write_failure, write_whole
 from unildiff.data.images import image_size
+from unildiff.data.journal import Journal
 from unildiff.data.pack import FORMAT, INDEX, Pack, index_bytes, picture_checksum
 from unildiff.data.parallel import cores, ordered, progress
 from unildiff.errors import UserError
@@ -79,13 +78,16 @@ class PackWriter:
             return self._finished()
         if (strange := sorted(path.name for path in self.out.iterdir())) and JOURNAL not in strange:
             raise UserError(f"not a pack: {self.out} holds {some(strange)}; give a new or an empty folder to --out")
-        with self._journal() as journal:
-            entries = self._resume(journal)
-            missing = [file for file in self._wanted if file not in entries]
-            self._check_space(missing)
-            entries |= self._write(journal, missing)
-            self._check_sizes(entries)
-            self._seal(entries)
+        try:
+            with Journal(self.out / JOURNAL, self._header) as journal:
+                entries = self._resume(journal)
+                missing = [file for file in self._wanted if file not in entries]
+                self._check_space(missing)
+                entries |= self._write(journal, missing)
+                self._check_sizes(entries)
+                self._seal(entries)
+        except OSError as error:  # of a shard
+            raise write_failure(self.out, error) from None
         (self.out / JOURNAL).unlink()
         return Pack(self.out)
 
@@ -118,42 +120,9 @@ class PackWriter:
         pack.verify()
         return pack
 
-    @contextmanager
-    def _journal(self) -> Iterator[BinaryIO]:
-        path = self.out / JOURNAL
-        try:
-            with open(path, "a+b") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise UserError(f"another process is packing into {self.out}; wait for it to end") from None
-                yield file
-        except OSError as error:  # of the journal or, more likely, of a shard
-            raise write_failure(self.out, error) from None
-
-    def _resume(self, journal: BinaryIO) -> dict[str, Entry]:
-        """Return the entries that hold, and cut journal and shards down to them."""
-        header = json.dumps(self._header).encode() + b"\n"
-        journal.seek(0)
-        lines = journal.read().splitlines(keepends=True)
-        if lines and lines[0] != header and lines[0].endswith(b"\n"):
-            raise UserError(
-                f"{self.out} holds an unfinished pack of another set: {lines[0].decode().strip()}; "
-                "delete it or give another --out"
-            )
-        entries: list[Entry] = []
-        whole = 0  # bytes of the journal that are vouched for
-        if lines and lines[0] == header:
-            whole = len(header)
-            for line in progress(lines[1:], len(lines) - 1, "Checking what stands"):
-                if (entry := _parsed(line)) is None or not self._holds(entry):
-                    break
-                entries.append(entry)
-                whole += len(line)
-        journal.truncate(whole)
-        if not whole:
-            journal.write(header)
-            journal.flush()
+    def _resume(self, journal: Journal) -> dict[str, Entry]:
+        """Return the entries that hold and are of files that have not changed; cut the shards down to what holds."""
+        entries = [Entry(**fields) for fields in journal.resume(self._holds)]
         last = entries[-1].shard if entries else -1
         for path in self.out.glob("shard-*.u8"):
             if int(path.stem.removeprefix("shard-")) > last:
@@ -166,12 +135,13 @@ class PackWriter:
             if entry.file in self._wanted and self._state(entry.file) == (entry.source_bytes, entry.source_mtime)
         }
 
-    def _holds(self, entry: Entry) -> bool:
+    def _holds(self, fields: dict[str, Any]) -> bool:
         try:
+            entry = Entry(**fields)
             with open(self.out / _shard_name(entry.shard), "rb") as file:
                 file.seek(entry.offset)
                 data = file.read(entry.height * entry.width * 3)
-        except OSError:
+        except (OSError, TypeError):
             return False
         return picture_checksum(np.frombuffer(data, np.uint8)) == entry.checksum
 
@@ -193,7 +163,7 @@ class PackWriter:
                 f"{free / 1e9:.1f} GB free; free space or give another --out"
             )
 
-    def _write(self, journal: BinaryIO, missing: Sequence[str]) -> dict[str, Entry]:
+    def _write(self, journal: Journal, missing: Sequence[str]) -> dict[str, Entry]:
         shard = max(0, len(list(self.out.glob("shard-*.u8"))) - 1)
         entries: dict[str, Entry] = {}
         broken: list[str] = []
@@ -213,8 +183,7 @@ class PackWriter:
                     entry = Entry(file, *state, shard, data.tell(), height, width, picture_checksum(picture))
                     data.write(picture.data)
                     data.flush()
-                    journal.write(json.dumps(asdict(entry)).encode() + b"\n")
-                    journal.flush()
+                    journal.append(asdict(entry))
                     entries[file] = entry
         finally:
             data.close()
@@ -276,10 +245,3 @@ def _size(entry: Entry) -> str:
 
 def _end(entry: Entry) -> int:
     return entry.offset + entry.height * entry.width * 3
-
-
-def _parsed(line: bytes) -> Entry | None:
-    try:
-        return Entry(**json.loads(line)) if line.endswith(b"\n") else None
-    except (ValueError, TypeError):
-        return None
