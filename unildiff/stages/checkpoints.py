@@ -22,11 +22,13 @@ class StageCheckpoint:
         path: where they were read.
         weights: names as in the stage (``model.unet...``), averaged ones (EMA) where the checkpoint has them.
         stage: class name of the stage that wrote them, "" if unknown.
+        settings: what that stage was made with: base, network, what it was started from.
     """
 
     path: Path
     weights: dict[str, Tensor]
     stage: str
+    settings: dict[str, Any]
 
     def fill(self, model: nn.Module, rules: dict[str, str]) -> None:
         """Copy weights into ``model``: rules map a prefix in the checkpoint to a prefix in the model.
@@ -77,8 +79,9 @@ def read_checkpoint(path: Path | str) -> StageCheckpoint:
     if "state_dict" not in content:
         raise UserError(f"checkpoint: {path} holds no state_dict; give a .ckpt file written by `unildiff fit`")
     weights = dict(content["state_dict"]) | dict(content.get("ema_state_dict") or {})
-    stage = str(content.get("hyper_parameters", {}).get("_class_path", "")).rpartition(".")[2]
-    return StageCheckpoint(path, weights, stage)
+    settings = dict(content.get("hyper_parameters", {}))
+    stage = str(settings.get("_class_path", "")).rpartition(".")[2]
+    return StageCheckpoint(path, weights, stage, settings)
 
 
 def load_file_safely(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from unildiff.assembly import HANDED_TO_DECODER
 from unildiff.core.model import LQFeatures, NetworkConfig
 from unildiff.core.moe import auxiliary_loss
 from unildiff.data.batch import RestorationBatch
@@ -42,7 +43,7 @@ class DecoderFinetuneModule(RestorationModule):
     """
 
     trained = ("decoder.",)
-    hand_over: ClassVar[dict[str, str]] = {"lq_encoder.": "lq_encoder.", "unet.": "unet."}
+    hand_over: ClassVar[dict[str, str]] = HANDED_TO_DECODER
 
     def __init__(
         self,

@@ -3,25 +3,21 @@
 Axis letters: B batch, H/W pixels.
 """
 
-import json
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from unildiff.core.base import load_base
-from unildiff.core.model import NetworkConfig, UniLDiff, load_parts, network_config
+from unildiff.assembly import assemble
+from unildiff.core.model import NetworkConfig
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.evaluation.by_degradation import DegradationMetrics
-from unildiff.paths import weights_path
 from unildiff.stages.base import OptimizerConfig, StageModule
-from unildiff.stages.checkpoints import read_checkpoint
 
 
 class RestorationModule(StageModule):
@@ -56,14 +52,7 @@ class RestorationModule(StageModule):
         super().__init__(optimizer or OptimizerConfig())
         self.sampling = sampling or SamplingSettings()
         self.text_dropout = text_dropout
-        folder = _weights_folder(init_from)
-        if network is None:
-            network = _stored_network(folder or _weights_folder(base))
-        self.model = UniLDiff(load_base(base, vae=base_vae), network)
-        if folder is not None:
-            load_parts(self.model, folder)
-        elif init_from is not None:
-            read_checkpoint(init_from).fill(self.model, self.hand_over)
+        self.model = assemble(base, base_vae, network, init_from, self.hand_over)
         self.freeze()
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
@@ -136,18 +125,3 @@ class RestorationModule(StageModule):
     def predict_step(self, batch: PredictBatch, batch_idx: int) -> Tensor:
         """Return restored pictures (B, 3, H, W) uint8."""
         return to_uint8(self._restore(batch))
-
-
-def _weights_folder(source: str | None) -> Path | None:
-    """Return the folder that a name or path means, None where it is no folder with added weights."""
-    if source is None:
-        return None
-    folder = weights_path(source) if source == "tiny" else Path(source)
-    return folder if (folder / "unildiff.json").is_file() else None
-
-
-def _stored_network(folder: Path | None) -> NetworkConfig:
-    if folder is None:
-        return NetworkConfig()
-    values: dict[str, Any] = json.loads((folder / "unildiff.json").read_text())
-    return network_config(values)

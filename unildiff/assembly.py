@@ -1,0 +1,153 @@
+"""From what a user names to a model: a base, a folder of weights, a checkpoint with the chain it was started from.
+
+Shared by the stages, `restore`, `export` and the pipeline; nothing here imports Lightning.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unildiff.core.base import load_base
+from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts, network_config
+from unildiff.errors import UserError
+from unildiff.paths import weights_path
+from unildiff.stages.checkpoints import StageCheckpoint, read_checkpoint
+
+HANDED_TO_DECODER = {"lq_encoder.": "lq_encoder.", "unet.": "unet."}
+"""What the decoder stage takes from a checkpoint: prefix there -> prefix in the model."""
+
+
+def assemble(
+    base: str,
+    base_vae: str | None = None,
+    network: NetworkConfig | None = None,
+    init_from: str | None = None,
+    hand_over: dict[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> UniLDiff:
+    """Return the model that a stage starts from.
+
+    Args:
+        base: ``tiny``, a diffusers folder, a single file or a Hugging Face id.
+        base_vae: another VAE, or None.
+        network: sizes and switches; None reads them from the folder of weights in ``init_from`` or ``base``.
+        init_from: a folder of weights, ``tiny``, a checkpoint of the stage before, or None for the base alone.
+        hand_over: which weights of a checkpoint are taken, prefix there -> prefix in the model.
+        dtype: of the weights.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
+    folder = weights_folder(init_from)
+    model = UniLDiff(load_base(base, dtype, base_vae), network or _stored_network(folder or weights_folder(base)))
+    if folder is not None:
+        load_parts(model, folder)
+    elif init_from is not None:
+        read_checkpoint(init_from).fill(model, hand_over or {})
+    return model.to(dtype)
+
+
+def model_from_checkpoint(
+    path: Path, dtype: torch.dtype = torch.float32, init_from: str | None = None
+) -> tuple[UniLDiff, StageCheckpoint]:
+    """Return the whole model of a stage's checkpoint, averaged weights (EMA) where it has them.
+
+    A checkpoint holds only what its stage trained; base, network and what came before are named in it and read again.
+
+    Args:
+        path: written by `unildiff fit`.
+        dtype: of the weights.
+        init_from: where to find the stage before, if it is no longer where the checkpoint says.
+
+    Raises:
+        UserError: one of them is missing or does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint.settings
+    trained = _trained_prefixes(checkpoint)
+    before = init_from or settings.get("init_from")
+    if before is not None and weights_folder(before) is None:
+        if trained != ("decoder.",):
+            before = None  # its own weights cover all that the stage before handed over
+        elif not Path(before).is_file():
+            raise UserError(
+                f"checkpoint: {path} was started from {before}, which is not there; give its place with --init_from"
+            )
+    network = settings.get("network")
+    model = assemble(
+        settings.get("base", "tiny"),
+        settings.get("base_vae"),
+        network_config(network) if network else None,
+        before,
+        HANDED_TO_DECODER,
+        dtype,
+    )
+    checkpoint.fill(model, {prefix: prefix for prefix in trained})
+    return model, checkpoint
+
+
+def load_restorer(source: str, dtype: torch.dtype = torch.float32) -> UniLDiff:
+    """Return the model that a user names, ready to restore: ``tiny``, an exported folder, or a checkpoint file.
+
+    Raises:
+        UserError: it is none of these, or cannot be loaded.
+    """
+    path = weights_path(source) if source == "tiny" else Path(source)
+    if path.is_file():
+        model, _ = model_from_checkpoint(path, dtype)
+    elif path.is_dir():
+        model = load_model(path, dtype)
+    elif source == "tiny":
+        raise UserError(f"model: the shipped tiny model is not in {path}; make it with `make tiny-weights`")
+    else:
+        raise UserError(f"model: no file or folder {source}; give a checkpoint, an exported folder, or tiny")
+    return model.eval().requires_grad_(False)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name; ``auto`` is the GPU where there is one.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"device: {name} cannot be used here ({reason}); give auto, cpu, cuda or mps") from None
+    return device
+
+
+def weights_folder(source: str | None) -> Path | None:
+    """Return the folder that a name or path means, None where it is no folder with added weights."""
+    if source is None:
+        return None
+    folder = weights_path(source) if source == "tiny" else Path(source)
+    return folder if (folder / "unildiff.json").is_file() else None
+
+
+def _stored_network(folder: Path | None) -> NetworkConfig:
+    if folder is None:
+        return NetworkConfig()
+    values: dict[str, Any] = json.loads((folder / "unildiff.json").read_text())
+    return network_config(values)
+
+
+def _trained_prefixes(checkpoint: StageCheckpoint) -> tuple[str, ...]:
+    """Return the parts of the model that a checkpoint's stage trained, told by the weights themselves."""
+    names = [name.removeprefix("model.") for name in checkpoint.weights]
+    if any(name.startswith("decoder.") for name in names):
+        return ("decoder.",)
+    if any(name.startswith("lq_encoder.") for name in names):
+        return ("lq_encoder.", "unet.")
+    if any(name.startswith("unet.fusion.") for name in names):
+        return ("unet.fusion.",)
+    raise UserError(
+        f"checkpoint: {checkpoint.path} ({checkpoint.stage or 'unknown stage'}) is of no restoration stage; "
+        "give one of alignment, joint or decoder"
+    )
