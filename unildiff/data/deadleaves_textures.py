@@ -1,74 +1,212 @@
-"""Textures and colours of the generated pictures: one bank a process, a pure function of a fixed constant.
+"""The texture bank of dead-leaves scenes: one atlas of square tiles, made once per process from a fixed constant.
 
-Axis letters: N textures, S side of a texture, H/W pixels.
+Axis letters: K textures, T side of a tile in texels.
+Sources: power-law noise and dead leaves are the usual models of natural textures; the selection is our choice.
 """
 
-from functools import cache
+import math
+from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-BANK_SEED, BANK_SIZE, BANK_SIDE = 20261123, 40, 512
-NAMES = ("plain", "grainy", "striped", "rough", "mottled")
+Tile = NDArray[np.float32]
+
+TILE = 512
+_SEED = 20251123
+_COLUMNS = 8
+
+# Name in captions -> how many tiles of it the atlas holds. "smooth" comes first: tile 0 is nearly even.
+KINDS: tuple[tuple[str, int], ...] = (
+    ("smooth", 3),
+    ("cloudy", 5),
+    ("rough", 5),
+    ("grainy", 3),
+    ("furry", 5),
+    ("wooden", 3),
+    ("leafy", 6),
+    ("spotted", 2),
+    ("striped", 4),
+    ("chequered", 3),
+    ("brick", 3),
+    ("woven", 2),
+    ("written", 4),
+)
+TEXTURE_NAMES: tuple[str, ...] = tuple(name for name, _ in KINDS)
+_OWNER: tuple[int, ...] = tuple(kind for kind, (_, count) in enumerate(KINDS) for _ in range(count))
 
 
-@cache
-def texture_bank() -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Return textures (N, S, S), mean 0 and standard deviation 1, and their names.
-
-    Power spectra 1/f^a with a in 0.6..1.5, some stretched along a direction, some pushed towards two tones, some
-    periodic: fields, cloth, bark, water, brick and print in photographs have such spectra (our choice).
-    """
-    rng = np.random.default_rng(BANK_SEED)
-    rows = np.fft.fftfreq(BANK_SIDE)[:, None]
-    columns = np.fft.rfftfreq(BANK_SIDE)[None]
-    textures, names = [], []
-    for index in range(BANK_SIZE):
-        angle, stretch = rng.uniform(0, np.pi), float(rng.choice([1, 1, 2, 5]))
-        slope = float(rng.uniform(0.6, 1.5))
-        along = columns * np.cos(angle) + rows * np.sin(angle)
-        across = -columns * np.sin(angle) + rows * np.cos(angle)
-        frequency = np.sqrt((along * stretch) ** 2 + across**2 + 1e-6)
-        phases = rng.normal(size=frequency.shape) + 1j * rng.normal(size=frequency.shape)
-        texture = np.fft.irfft2(phases / frequency**slope * (frequency > 1.5 / BANK_SIDE), s=(BANK_SIDE, BANK_SIDE))
-        texture /= texture.std()
-        name = "striped" if stretch == 5 else ("rough" if slope > 1.3 else "grainy")
-        if index % 4 == 0:
-            texture, name = np.tanh(texture * rng.uniform(1, 4)), "mottled"
-        elif index % 4 == 1:
-            grid = np.mgrid[0:BANK_SIDE, 0:BANK_SIDE]
-            period = rng.uniform(4, 24)
-            wave = np.sin(2 * np.pi * (grid[1] * np.cos(angle) + grid[0] * np.sin(angle) + 2 * texture) / period)
-            texture, name = np.clip(wave * rng.uniform(1, 4), -1, 1) + 0.3 * texture, "striped"
-        textures.append(((texture - texture.mean()) / texture.std()).astype(np.float32))
-        names.append(name)
-    return np.stack(textures), tuple(names)
+def tile_kinds() -> NDArray[np.intp]:
+    """Return, for each of the K tiles, its index into ``TEXTURE_NAMES``."""
+    return np.asarray(_OWNER)
 
 
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "grey": (0.5, 0.5, 0.5),
-    "black": (0.08, 0.08, 0.09),
-    "white": (0.88, 0.87, 0.85),
-    "brown": (0.36, 0.25, 0.17),
-    "beige": (0.72, 0.63, 0.5),
-    "red": (0.66, 0.15, 0.12),
-    "orange": (0.82, 0.45, 0.15),
-    "yellow": (0.83, 0.73, 0.26),
-    "green": (0.24, 0.38, 0.16),
-    "olive": (0.4, 0.4, 0.22),
-    "blue": (0.2, 0.34, 0.6),
-    "cyan": (0.45, 0.66, 0.72),
-    "purple": (0.4, 0.25, 0.45),
-    "pink": (0.8, 0.55, 0.56),
+@lru_cache(maxsize=1)
+def atlas() -> NDArray[np.uint8]:
+    """Return the tiles side by side, uint8; 128 is no change, a tile's standard deviation is about 45."""
+    rng = np.random.default_rng(_SEED)
+    rows = -(-len(_OWNER) // _COLUMNS)
+    sheet = np.full((rows * TILE, _COLUMNS * TILE), 128, np.uint8)
+    for number, kind in enumerate(_OWNER):
+        tile = _MAKERS[TEXTURE_NAMES[kind]](rng)
+        tile = (tile - tile.mean()) / (tile.std() + 1e-6)
+        left, top = tile_origin(np.asarray(number))
+        sheet[int(top) : int(top) + TILE, int(left) : int(left) + TILE] = np.clip(128 + 45 * tile, 0, 255).astype(
+            np.uint8
+        )
+    sheet.setflags(write=False)
+    return sheet
+
+
+def tile_origin(number: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return left and top of tiles in the atlas, in texels."""
+    return number % _COLUMNS * TILE, number // _COLUMNS * TILE
+
+
+def power_noise(rng: np.random.Generator, slope: float, stretch: float = 1.0, angle: float = 0.0) -> Tile:
+    """Return noise (T, T) whose amplitude falls as frequency to the minus ``slope``, drawn out ``stretch`` times along an angle."""
+    fy = np.fft.fftfreq(TILE)[:, None]
+    fx = np.fft.rfftfreq(TILE)[None]
+    along = (fx * math.cos(angle) + fy * math.sin(angle)) * stretch
+    across = -fx * math.sin(angle) + fy * math.cos(angle)
+    radius = np.hypot(along, across)
+    amplitude = (radius + 2.0 / TILE) ** -slope * np.exp(-((np.hypot(fx, fy) / 0.42) ** 4))
+    amplitude[0, 0] = 0
+    phase = rng.uniform(0, 2 * math.pi, amplitude.shape)
+    noise = np.fft.irfft2(amplitude * np.exp(1j * phase), (TILE, TILE))
+    return np.asarray(noise / noise.std(), np.float32)
+
+
+def _warp(tile: Tile, rng: np.random.Generator, strength: float) -> Tile:
+    rows, columns = np.mgrid[:TILE, :TILE].astype(np.float32)
+    return cv2.remap(
+        tile,
+        columns + strength * power_noise(rng, 2.2),
+        rows + strength * power_noise(rng, 2.2),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_WRAP,
+    )
+
+
+def _smooth(rng: np.random.Generator) -> Tile:
+    return power_noise(rng, 2.4)
+
+
+def _cloudy(rng: np.random.Generator) -> Tile:
+    noise = power_noise(rng, rng.uniform(1.5, 1.9), rng.uniform(1, 2.5), rng.uniform(-0.3, 0.3))
+    return _warp(np.tanh(noise), rng, 10)
+
+
+def _rough(rng: np.random.Generator) -> Tile:
+    noise = power_noise(rng, rng.uniform(0.8, 1.3), rng.uniform(1, 2), rng.uniform(0, math.pi))
+    return np.sign(noise) * np.abs(noise) ** 1.4
+
+
+def _grainy(rng: np.random.Generator) -> Tile:
+    return power_noise(rng, rng.uniform(0.2, 0.6))
+
+
+def _furry(rng: np.random.Generator) -> Tile:
+    fine = power_noise(rng, rng.uniform(0.7, 1.1), rng.uniform(6, 14), rng.uniform(-0.2, 0.2))
+    return _warp(fine + 0.6 * power_noise(rng, 1.6), rng, rng.uniform(8, 25))
+
+
+def _wooden(rng: np.random.Generator) -> Tile:
+    rows = np.mgrid[:TILE, :TILE][0].astype(np.float32)
+    field = rows / TILE * rng.uniform(6, 20) + rng.uniform(1, 2.5) * power_noise(rng, 2.2, 5.0)
+    rings = np.abs((field % 1) * 2 - 1)
+    return np.asarray(rings + 0.2 * power_noise(rng, 0.8, 12.0), np.float32)
+
+
+def _leafy(rng: np.random.Generator) -> Tile:
+    """Small dead leaves, sizes by a power law: foliage, gravel, crowds, shelves seen from afar."""
+    canvas = np.zeros((TILE, TILE), np.uint8)
+    turn = rng.uniform(0, 180)
+    squash, spread = rng.uniform(0.35, 1), rng.choice((20, 180))
+    for _ in range(7000):
+        radius = 3.0 * (1 - rng.random() * (1 - (3.0 / 40) ** 2)) ** -0.5
+        x, y = rng.uniform(-10, TILE + 10, 2)
+        value = float(np.clip(128 + 48 * rng.standard_normal(), 5, 250))
+        axes = (int(radius * 8), int(radius * squash * 8))
+        if rng.random() < 0.7:
+            angle = turn + rng.uniform(-spread, spread)
+            cv2.ellipse(canvas, (int(x * 8), int(y * 8)), axes, angle, 0, 360, value, -1, cv2.LINE_AA, 3)
+        else:
+            corners = np.array([[x, y]]) + rng.normal(0, radius, (3, 2))
+            cv2.fillPoly(canvas, [(corners * 8).astype(np.int32)], value, cv2.LINE_AA, 3)
+    return canvas.astype(np.float32) + 14 * power_noise(rng, 1.0)
+
+
+def _spotted(rng: np.random.Generator) -> Tile:
+    canvas = np.zeros((TILE, TILE), np.uint8)
+    for _ in range(int(rng.integers(60, 160))):
+        x, y = rng.uniform(0, TILE, 2)
+        axes = (int(rng.uniform(8, 26) * 8), int(rng.uniform(8, 26) * 8))
+        cv2.ellipse(canvas, (int(x * 8), int(y * 8)), axes, rng.uniform(0, 180), 0, 360, 200, -1, cv2.LINE_AA, 3)
+    return -canvas.astype(np.float32) + 20 * power_noise(rng, 1.4)
+
+
+def _striped(rng: np.random.Generator) -> Tile:
+    columns = np.mgrid[:TILE, :TILE][1].astype(np.float32)
+    wave = np.sin(columns * (2 * math.pi / rng.choice((8, 14, 24, 40))))
+    return np.asarray(np.tanh(wave * rng.choice((1, 4))) + 0.2 * power_noise(rng, 1.2), np.float32)
+
+
+def _chequered(rng: np.random.Generator) -> Tile:
+    rows, columns = np.mgrid[:TILE, :TILE].astype(np.float32)
+    period = float(rng.choice((16, 28, 44)))
+    line = rng.uniform(0.12, 0.5)
+    cells = ((rows % period) < line * period) | ((columns % period) < line * period)
+    return cv2.GaussianBlur(cells.astype(np.float32), (0, 0), 0.7) + 0.15 * power_noise(rng, 1.2)
+
+
+def _brick(rng: np.random.Generator) -> Tile:
+    high = int(rng.choice((12, 20, 32)))
+    wide = int(high * rng.uniform(1.5, 3))
+    rows, columns = np.mgrid[:TILE, :TILE]
+    course = rows // high
+    shifted = columns + course % 2 * (wide // 2)
+    tone = rng.standard_normal((TILE // high + 2, (TILE + wide) // wide + 2))[course, shifted // wide]
+    mortar = (rows % high < max(1, high // 9)) | (shifted % wide < max(1, high // 9))
+    wall = np.where(mortar, rng.choice((-2.5, 2.5)), 0.6 * tone).astype(np.float32)
+    return cv2.GaussianBlur(wall, (0, 0), 0.7) + 0.35 * power_noise(rng, 1.0)
+
+
+def _woven(rng: np.random.Generator) -> Tile:
+    rows, columns = np.mgrid[:TILE, :TILE].astype(np.float32)
+    step = 2 * math.pi / rng.choice((5, 8, 13))
+    cloth = np.sin(rows * step) * np.sin(columns * step) + 0.4 * np.sin((rows + columns) * step)
+    return np.asarray(cloth * (1 + 0.3 * power_noise(rng, 1.5)) + 0.8 * power_noise(rng, 1.8), np.float32)
+
+
+def _written(rng: np.random.Generator) -> Tile:
+    """Lines of strokes that look like text from afar."""
+    page = np.zeros((TILE, TILE), np.uint8)
+    high = int(rng.choice((9, 14, 22, 34)))
+    for top in range(4, TILE - high, int(high * rng.uniform(1.5, 2.2))):
+        x = int(rng.integers(0, 20))
+        while x < TILE - 4:
+            for _ in range(int(rng.integers(2, 9))):
+                ends = rng.integers((x, top), (x + max(3, high // 2), top + high), (3, 2))
+                cv2.polylines(page, [ends.astype(np.int32)], False, 255, max(1, high // 8), cv2.LINE_AA)
+                x += int(high * 0.6)
+            x += int(high * 0.7)
+    return page.astype(np.float32) * float(rng.choice((-1, 1))) + 10 * power_noise(rng, 1.4)
+
+
+_MAKERS = {
+    "smooth": _smooth,
+    "cloudy": _cloudy,
+    "rough": _rough,
+    "grainy": _grainy,
+    "furry": _furry,
+    "wooden": _wooden,
+    "leafy": _leafy,
+    "spotted": _spotted,
+    "striped": _striped,
+    "chequered": _chequered,
+    "brick": _brick,
+    "woven": _woven,
+    "written": _written,
 }
-# Photographs are mostly greys, browns and greens; saturated colours are rare (our choice of weights).
-COLOUR_WEIGHTS = np.array([5, 3, 2, 4, 4, 1.2, 1, 1, 3, 3, 2.5, 2, 0.5, 0.8])
-COLOUR_WEIGHTS = COLOUR_WEIGHTS / COLOUR_WEIGHTS.sum()
-
-
-def draw_colour(rng: np.random.Generator, cast: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
-    """Return an RGB colour (3,) near a named one, its brightness spread widely, under a scene's cast; and the name."""
-    name = tuple(COLOURS)[int(rng.choice(len(COLOURS), p=COLOUR_WEIGHTS))]
-    brightness = float(np.exp(rng.normal(0, 0.6)))
-    colour = np.asarray(COLOURS[name], np.float32) * brightness * cast + rng.normal(0, 0.03, 3).astype(np.float32)
-    return np.clip(colour, 0.0, 1.0).astype(np.float32), name
