@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from unildiff.errors import UserError
 
@@ -41,21 +42,7 @@ class Captions:
             UserError: no such file, or a line that is not as described above.
         """
         base = below or path.parent
-        by_file: dict[str, str] = {}
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read captions: {path} ({error}); give a captions.jsonl") from None
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-                by_file[_resolved(base / entry["file"])] = str(entry["caption"])
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise UserError(
-                    f'broken captions: {path} line {number}: expected {{"file": ..., "caption": ...}}, got {line[:60]!r}'
-                ) from None
+        by_file = {_resolved(base / entry["file"]): str(entry["caption"]) for entry in entries(path)}
         return cls(by_file)
 
     @classmethod
@@ -81,6 +68,31 @@ class Captions:
         for path in found:
             merged |= cls.read(path)._by_file
         return cls(merged)
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a captions file; each has ``file`` and ``caption``.
+
+    Raises:
+        UserError: no such file, or a line that is not as described above.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read captions: {path} ({error}); give a captions.jsonl") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            entry["file"], entry["caption"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(
+                f'broken captions: {path} line {number}: expected {{"file": ..., "caption": ...}}, got {line[:60]!r}'
+            ) from None
+        found.append(entry)
+    return found
 
 
 def _resolved(path: Path) -> str:
