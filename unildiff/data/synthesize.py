@@ -1,0 +1,277 @@
+"""CDD-11-layout sets from any clean pictures.
+
+``<out>/<split>/clear`` and eleven folders beside it, equal file names; ``parameters.jsonl`` says what was drawn for each
+picture, ``synthesis.json`` what it was made from. Every draw depends on (seed, file name, degradation) alone. A split is
+built in a hidden folder and renamed when it is whole, so that an interrupted one is never read.
+
+Axis letters: H W pixels.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from unildiff import __version__
+from unildiff.data import captions
+from unildiff.data.files import output_folder, some, write_failure, write_whole
+from unildiff.data.images import read_rgb
+from unildiff.data.journal import Journal
+from unildiff.data.keys import sample_key
+from unildiff.data.parallel import cores, ordered, progress
+from unildiff.data.synthesize_inputs import Sources, clean_pictures, maps_of, masks_in, masks_of, read_map
+from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.maps import estimate_depth, estimate_illumination
+from unildiff.errors import UserError
+
+CLEAR = "clear"
+SETTINGS = "synthesis.json"
+PARAMETERS = "parameters.jsonl"
+JOURNAL = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One clean picture and what its degraded ones are made with."""
+
+    name: str
+    clean: Path
+    seed: int
+    folder: Path
+    depth: Path | None
+    light: Path | None
+    rain: tuple[Path, ...]  # by degradation, or empty
+    snow: tuple[Path, ...]
+
+
+def synthesize(
+    clean: Path,
+    out: Path,
+    seed: int,
+    split: str = "train",
+    sources: Sources | None = None,
+    processes: int | None = None,
+) -> int:
+    """Write a split in CDD-11's layout, or what is missing of it.
+
+    Args:
+        clean: folder of clean pictures.
+        out: folder of the set; the split is a folder below it.
+        seed: of everything random.
+        split: "train" or "test".
+        sources: maps and masks.
+        processes: by default as many as there are processors.
+
+    Returns:
+        The number of scenes.
+
+    Raises:
+        UserError: folders that are missing or hold something else, pictures that cannot be read or lack a map, no space.
+    """
+    sources = sources or Sources()
+    pictures = clean_pictures(clean)
+    depth, light = (
+        maps_of(kind, folder, pictures) for kind, folder in (("depth", sources.depth), ("light", sources.light))
+    )
+    rain, snow = masks_in("rain", sources.rain), masks_in("snow", sources.snow)
+    settings = {
+        "kind": "unildiff synthesize cdd11",
+        "seed": seed,
+        "split": split,
+        "clean": str(clean.absolute()),
+        **{kind: str(folder.absolute()) if folder else None for kind, folder in vars(sources).items()},
+        "scenes": len(pictures),
+        "inputs": _fingerprint([*pictures.values(), *depth.values(), *light.values(), *rain, *snow]),
+        "version": __version__,
+    }
+    output_folder(out)
+    final, partial = out / split, out / f".{split}.unfinished"
+    if final.exists():
+        _refuse_other(final, settings)
+        return len(pictures)
+    scenes = [
+        Scene(
+            name,
+            path,
+            seed,
+            partial,
+            depth.get(name),
+            light.get(name),
+            masks_of(rain, seed, name, "rain"),
+            masks_of(snow, seed, name, "snow"),
+        )
+        for name, path in pictures.items()
+    ]
+    output_folder(partial)
+    with Journal(partial / JOURNAL, settings) as journal:
+        _make(scenes, journal, processes or cores())
+        _finish(clean, out, partial, pictures, settings)
+    return len(pictures)
+
+
+def _make(scenes: Sequence[Scene], journal: Journal, processes: int) -> None:
+    folder = scenes[0].folder
+    done = {entry["name"] for entry in journal.resume(lambda entry: _bytes(folder, entry["name"]) == entry["bytes"])}
+    missing = [scene for scene in scenes if scene.name not in done]
+    for degradation in (CLEAR, *DEGRADATIONS):
+        output_folder(folder / degradation)
+    broken: list[str] = []
+    # spawned, not forked: the command line has threads of its own
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread) as pool:
+        made = ordered(pool, make_scene, missing, ahead=2 * processes)
+        for scene, result in progress(made, len(missing), "Degrading"):
+            if isinstance(result, str):
+                broken.append(result)
+            else:
+                journal.append({"name": scene.name, "bytes": _bytes(folder, scene.name), "drawn": result})
+    if broken:
+        raise UserError(f"{len(broken)} of {len(scenes):,} pictures cannot be degraded: {some(broken, 3)}")
+
+
+def _bytes(folder: Path, name: str) -> int:
+    """Return the length of a scene's files together, or -1 when one is missing."""
+    try:
+        return sum((folder / place / f"{name}.png").stat().st_size for place in (CLEAR, *DEGRADATIONS))
+    except OSError:
+        return -1
+
+
+def make_scene(scene: Scene) -> dict[str, Any] | str:
+    """Write the clean picture and its eleven degraded ones; return what was drawn for each, or why it cannot be read.
+
+    Raises:
+        UserError: the pictures cannot be written.
+    """
+    try:
+        picture = read_rgb(scene.clean)
+        size = picture.shape[0], picture.shape[1]
+        clear = picture.astype(np.float32) / np.float32(255)
+        # once for all eleven; degrade would estimate the same each time
+        depth = estimate_depth(clear) if scene.depth is None else read_map(scene.depth, size)
+        light = estimate_illumination(clear) if scene.light is None else read_map(scene.light, size)
+        masks = {path: read_map(path, size) for path in {*scene.rain, *scene.snow}}
+    except UserError as error:
+        return str(error)
+    drawn = {}
+    write_picture(scene.folder / CLEAR / f"{scene.name}.png", picture)
+    for number, degradation in enumerate(DEGRADATIONS):
+        result = degrade(
+            picture,
+            degradation,
+            sample_key(scene.seed, scene.name, degradation),
+            depth=depth,
+            illumination=light,
+            rain_mask=masks[scene.rain[number]] if scene.rain else None,
+            snow_mask=masks[scene.snow[number]] if scene.snow else None,
+        )
+        write_picture(scene.folder / degradation / f"{scene.name}.png", result.image)
+        origins = {
+            "depth": scene.depth.name if scene.depth else "estimated",
+            "illumination": scene.light.name if scene.light else "estimated",
+            "rain": scene.rain[number].name if scene.rain else "generated",
+            "snow": scene.snow[number].name if scene.snow else "generated",
+        }
+        drawn[degradation] = {name: origins.get(name, value) for name, value in result.parameters.items()}
+    return drawn
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a PNG with OpenCV's own settings: half the time of zlib's level 3, for files a few per cent larger.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    try:
+        path.write_bytes(data.data)
+    except OSError as error:
+        raise write_failure(path, error) from None
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        state = path.stat()
+        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _refuse_other(final: Path, settings: dict[str, Any]) -> None:
+    try:
+        made = json.loads((final / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{final} is there and was not made by `unildiff data synthesize`; give another --out"
+        ) from None
+    differing = [key for key in settings if made.get(key) != settings[key]]
+    if differing:
+        told = (
+            "the pictures or maps have changed" if k == "inputs" else f"{k} {made.get(k)}, not {settings[k]}"
+            for k in differing
+        )
+        raise UserError(f"{final} was made otherwise: {'; '.join(told)}; delete it or give another --out")
+
+
+def _finish(clean: Path, out: Path, partial: Path, pictures: dict[str, Path], settings: dict[str, Any]) -> None:
+    split = settings["split"]
+    lines = (partial / JOURNAL).read_text(encoding="utf-8").splitlines()[1:]
+    by_name = {entry["name"]: {"name": entry["name"], **entry["drawn"]} for entry in map(json.loads, lines)}
+    write_whole(partial / PARAMETERS, "".join(json.dumps(by_name[name]) + "\n" for name in pictures).encode())
+    write_whole(partial / SETTINGS, json.dumps(settings, indent=1).encode() + b"\n")
+    _carry_captions(clean, out, split, pictures)
+    os.sync()  # the pictures are on the disk before the name says that they are
+    (partial / JOURNAL).unlink()
+    partial.rename(out / split)
+    write_whole(out / "README.md", _readme(out).encode())
+
+
+def _carry_captions(clean: Path, out: Path, split: str, pictures: dict[str, Path]) -> None:
+    source, target = clean / captions.FILE_NAME, out / captions.FILE_NAME
+    names = {path.name: name for name, path in pictures.items()}
+    carried = []
+    if source.is_file():
+        for entry in captions.entries(source):
+            if entry["file"] in names:
+                carried.append({**entry, "file": f"{split}/{CLEAR}/{names[entry['file']]}.png"})
+    others = [e for e in captions.entries(target) if not e["file"].startswith(f"{split}/")] if target.is_file() else []
+    if carried or others:
+        write_whole(target, "".join(json.dumps(entry) + "\n" for entry in [*others, *carried]).encode())
+
+
+def _readme(out: Path) -> str:
+    parts = []
+    for file in sorted(out.glob(f"*/{SETTINGS}")):
+        made = json.loads(file.read_text(encoding="utf-8"))
+        origins = ", ".join(
+            f"{kind} {'from ' + made[kind] if made[kind] else 'estimated' if kind in ('depth', 'light') else 'generated'}"
+            for kind in ("depth", "light", "rain", "snow")
+        )
+        parts.append(
+            f"- `{made['split']}`: {made['scenes']:,} scenes from {made['clean']}, seed {made['seed']}; {origins}."
+        )
+    return "\n".join(
+        [
+            "# Not CDD-11: a set in its layout",
+            "",
+            f"Written by `unildiff data synthesize cdd11` (version {__version__}).",
+            "",
+            *parts,
+            "",
+            "Each clean picture is in `clear`, and under eleven degradations in the folders beside it, with CDD-11's",
+            "operators in CDD-11's order and ranges (Guo et al., OneRestore, ECCV 2024). What was drawn for each picture is",
+            f"in `{PARAMETERS}`, what all was made from in `{SETTINGS}`. Scores on it cannot be compared with CDD-11's.",
+            "",
+        ]
+    )
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(1)  # processes are the parallelism

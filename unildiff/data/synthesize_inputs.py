@@ -1,0 +1,117 @@
+"""What a synthesised set is made from: clean pictures, and the maps and masks that belong to them.
+
+Axis letters: H W pixels. Maps and masks are float32 (H, W) in [0, 1].
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unildiff.data.files import input_folder, some
+from unildiff.data.images import list_pictures, read_rgb
+from unildiff.data.keys import sample_key
+from unildiff.degradations.cdd11 import DEGRADATIONS
+from unildiff.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Folders of maps and masks; what is None is estimated or generated.
+
+    Attributes:
+        depth: depth maps, near = bright, named as the clean pictures (any suffix, or .npy of floats in [0, 1]).
+        light: illumination maps, named alike.
+        rain: streak masks under any names; which one a picture gets depends on (seed, its name, degradation).
+        snow: flake masks, likewise.
+    """
+
+    depth: Path | None = None
+    light: Path | None = None
+    rain: Path | None = None
+    snow: Path | None = None
+
+
+def read_map(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Return a map or mask as float32 (H, W) in [0, 1], brought to ``size`` where it has another.
+
+    Raises:
+        UserError: it cannot be read, or an array is not (H, W) floats in [0, 1].
+    """
+    if path.suffix.lower() == ".npy":
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"unreadable map: {path} ({error}); replace it") from None
+        if (
+            values.ndim != 2
+            or not np.issubdtype(values.dtype, np.floating)
+            or not (0 <= values.min() <= values.max() <= 1)
+        ):
+            raise UserError(f"map {path} is {values.dtype} {values.shape}; expected (H, W) floats in [0, 1]")
+        values = values.astype(np.float32)
+    else:
+        values = cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
+    if values.shape != size:
+        values = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(values)
+
+
+def clean_pictures(clean: Path) -> dict[str, Path]:
+    """Return the clean pictures by the name that their PNGs will have.
+
+    Raises:
+        UserError: no such folder, none in it, or two of one name.
+    """
+    files = list_pictures(input_folder(clean, "the clean pictures"))
+    if not files:
+        raise UserError(f"no pictures in {clean}; give the folder that holds the clean pictures themselves")
+    by_name: dict[str, Path] = {}
+    for file in files:
+        if file.stem in by_name:
+            raise UserError(
+                f"one name twice: {by_name[file.stem]} and {file.name}; rename one, both would be {file.stem}.png"
+            )
+        by_name[file.stem] = file
+    return by_name
+
+
+def maps_of(kind: str, folder: Path | None, pictures: dict[str, Path]) -> dict[str, Path]:
+    """Return the map of each picture, by the picture's name.
+
+    Raises:
+        UserError: no such folder, or a picture has none; the message names them.
+    """
+    if folder is None:
+        return {}
+    files = {path.stem: path for path in _map_files(kind, folder)}
+    if missing := [name for name in pictures if name not in files]:
+        raise UserError(
+            f"no {kind} map in {folder} for {some(missing)}; add them, or leave out --{kind} to estimate all"
+        )
+    return {name: files[name] for name in pictures}
+
+
+def masks_in(kind: str, folder: Path | None) -> list[Path]:
+    """Return the masks of a folder.
+
+    Raises:
+        UserError: no such folder, or none in it.
+    """
+    return [] if folder is None else _map_files(kind, folder)
+
+
+def _map_files(kind: str, folder: Path) -> list[Path]:
+    input_folder(folder, f"the {kind} maps")
+    files = [*list_pictures(folder), *sorted(folder.glob("*.npy"))]
+    if not files:
+        raise UserError(f"no pictures in {folder}; give the folder that holds the {kind} maps themselves")
+    return files
+
+
+def masks_of(files: list[Path], seed: int, name: str, kind: str) -> tuple[Path, ...]:
+    """Return the mask of each degradation: like OneRestore's a random one, but chosen by name, not by position."""
+    if not files:
+        return ()
+    return tuple(files[sample_key(seed, name, degradation, kind) % len(files)] for degradation in DEGRADATIONS)
