@@ -57,6 +57,11 @@ class RestorationDataModule(lightning.LightningDataModule):
         self.consumed = 0
         self._sets: dict[Split, SampleSet | None] = {}
 
+    @property
+    def is_sample(self) -> bool:
+        """Whether the test pictures are a small stand-in for the data set of that name."""
+        return False
+
     # What subclasses give.
 
     def train_set(self) -> SampleSet:

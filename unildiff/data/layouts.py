@@ -4,6 +4,7 @@ A set (:class:`PictureSet`) is what one task trains or is tested on. Each projec
 (:class:`Folders`); which one lies below a root is found by looking. The tables are in :mod:`unildiff.data.catalogue`.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from pathlib import Path
 
 from unildiff.data.batch import Split
 from unildiff.data.datasets import Pair
-from unildiff.data.files import input_folder
+from unildiff.data.files import input_folder, some
 from unildiff.data.images import SUFFIXES
 from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
 from unildiff.errors import UserError
 
+SAMPLE_MARKER = ".unildiff-sample.json"  # left by `unildiff data sample`
 _LOG = logging.getLogger(__name__)
 
 
@@ -84,6 +86,7 @@ PREFIXES: Mapping[str, tuple[str, ...]] = {
     "daclip": ("", "universal/", "datasets/universal/"),
     "diffuir": ("", "Restoration/"),
     "instructir": ("", "test-data/"),
+    "instructir-clean": ("", "test-data/"),
     "unildiff-authors": ("", "allinone/", "data/"),
     "moceir": ("", "cdd11/"),
     "onerestore": ("", "CDD-11/", "data/"),
@@ -125,7 +128,8 @@ def recognise(root: Path, pictures: PictureSet, split: Split, layout: str | None
         raise UserError(_no_layout(root, pictures, split, options))
     found = distinct[0]
     present = tuple(folders for folders in found.folders if not _missing(root, found.prefix, folders))
-    _LOG.info("%s (%s): layout %s in %s", pictures.title, split, found.layout, root / found.prefix)
+    kind = "" if sample_of(root) is None else ", a sample set"
+    _LOG.info("%s (%s): layout %s in %s%s", pictures.title, split, found.layout, root / found.prefix, kind)
     return Found(found.layout, found.prefix, present)
 
 
@@ -229,12 +233,23 @@ def _no_layout(root: Path, pictures: PictureSet, split: Split, options: Sequence
         return sum(bool(_folders(root / found.prefix, p)) for f in found.folders for p in f.patterns())
 
     nearest = max(options, key=present)
-    there = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
-    shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
-    if present(nearest):
-        wanted = f"layout {nearest.layout} lacks {', '.join(lacking(nearest)[:4])}"
-    else:
-        wanted = "expected " + " or ".join(
-            dict.fromkeys(f"{found.layout}: {' + '.join(found.folders[0].patterns())}" for found in options)
+    if (sample := sample_of(root)) is not None:
+        return (
+            f"{root} is a sample set of {sample} without {split} pictures; train with --data deadleaves or the real set"
         )
-    return f"{pictures.title} ({split}) not found in {root}: {wanted}; found {shown}; see `unildiff data layout`"
+    there = [path.name + ("/" if path.is_dir() else "") for path in root.iterdir() if not path.name.startswith(".")]
+    if present(nearest):
+        wanted = f"layout {nearest.layout} lacks {some(lacking(nearest))}"
+    else:
+        known = dict.fromkeys(f"{found.layout}: {' + '.join(found.folders[0].patterns())}" for found in options)
+        wanted = f"expected {some(list(known), 3)}"
+    found = f"found {some(sorted(there))}" if there else "found nothing"
+    return f"{pictures.title} ({split}) not in {root}: {wanted}; {found}; see `unildiff data layout {pictures.name}`"
+
+
+def sample_of(root: Path) -> str | None:
+    """Return the name of the data set that ``root`` is a sample of, or None when it is no sample set."""
+    try:
+        return str(json.loads((root / SAMPLE_MARKER).read_text(encoding="utf-8"))["sample"])
+    except (OSError, ValueError, KeyError):
+        return None

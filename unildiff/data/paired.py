@@ -13,7 +13,7 @@ from unildiff.data.catalogue import dataset
 from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Pair, PairSource, Reader, TrainSet
 from unildiff.data.images import read_rgb
 from unildiff.data.keys import sample_key
-from unildiff.data.layouts import PictureSet, is_there
+from unildiff.data.layouts import PictureSet, is_there, sample_of
 from unildiff.data.sources import View, disk_source, readable, report
 from unildiff.errors import UserError
 
@@ -81,6 +81,11 @@ class PairedDataModule(RestorationDataModule):
         self.captions = captions
         self.packed = None if packed is None else Path(packed)
         self.reader: Reader = read_rgb
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether ``root`` is a sample set written by ``unildiff data sample``, not the real data."""
+        return self.packed is None and sample_of(self.root) is not None
 
     # What subclasses may change.
 

@@ -14,13 +14,13 @@ from unildiff.data.catalogue import CDD11, DATASETS, dataset
 from unildiff.data.files import write_failure
 from unildiff.data.images import write_png
 from unildiff.data.keys import sample_key
+from unildiff.data.layouts import SAMPLE_MARKER, sample_of
 from unildiff.data.parallel import progress
 from unildiff.data.photographs import Photograph, load, photographs
 from unildiff.data.sample_generators import GENERATORS
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.errors import UserError
 
-MARKER = ".unildiff-sample.json"
 LONGEST = 384  # pixels on the long side
 
 
@@ -36,14 +36,6 @@ class Plan:
 def sample_names() -> list[str]:
     """Return the data sets that a sample can be written of."""
     return list(DATASETS)
-
-
-def sample_of(root: Path) -> str | None:
-    """Return the name of the data set that ``root`` is a sample of, or None when it is no sample set."""
-    try:
-        return str(json.loads((root / MARKER).read_text(encoding="utf-8"))["sample"])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def write_sample(name: str, root: Path) -> int:
@@ -73,8 +65,8 @@ def write_sample(name: str, root: Path) -> int:
         lines = [json.dumps({"file": plan.file, "caption": plan.photo.caption, "model": "a person"}) for plan in plans]
         (partial / FILE_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(_readme(name, len(plans)), encoding="utf-8")
-        marker = {"sample": name, "files": [*files, FILE_NAME, "README.md", MARKER]}
-        (partial / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+        marker = {"sample": name, "files": [*files, FILE_NAME, "README.md", SAMPLE_MARKER]}
+        (partial / SAMPLE_MARKER).write_text(json.dumps(marker), encoding="utf-8")
         if root.exists():
             shutil.rmtree(root)
         partial.rename(root)
@@ -116,7 +108,7 @@ def _refuse_foreign(root: Path) -> None:
         return
     if sample_of(root) is None:
         raise UserError(f"{root} holds files that `unildiff data sample` did not write; give a new folder to --root")
-    known = set(json.loads((root / MARKER).read_text(encoding="utf-8"))["files"])
+    known = set(json.loads((root / SAMPLE_MARKER).read_text(encoding="utf-8"))["files"])
     here = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
     if strange := sorted(here - known):
         raise UserError(f"{root} holds {strange[0]}, which the sample set did not write; give a new folder to --root")

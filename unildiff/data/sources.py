@@ -10,7 +10,7 @@ import numpy as np
 from unildiff.data.batch import Split
 from unildiff.data.datasets import FilePairs, OnError, Pair, PairSource, Reader, Which
 from unildiff.data.images import image_size, read_rgb
-from unildiff.data.layouts import PictureSet, read_pairs, recognise
+from unildiff.data.layouts import PictureSet, read_pairs, recognise, sample_of
 from unildiff.data.pairing import Fault, size_faults
 from unildiff.data.parallel import progress
 from unildiff.errors import UserError
@@ -67,7 +67,7 @@ def disk_source(
             more = [pair for pair in more if broken.isdisjoint({pair.lq, pair.gt})]
         wanted = pictures.expected.get(split)
         units = {pair.gt for pair in more} if pictures.name == "cdd11" else more
-        if wanted is not None and len(units) != wanted and found.layout != "unildiff":
+        if wanted is not None and len(units) != wanted and sample_of(root) is None:
             _LOG.warning("%s (%s): %d found, %d published", pictures.title, split, len(units), wanted)
         pairs += more
         faults += wrong

@@ -1,0 +1,27 @@
+"""GoPro as each project keeps it."""
+
+from pathlib import Path
+
+from tests.fake_trees.pictures import Expected, pair
+
+PLACES = {
+    "adair": {
+        "train": ("data/Train/Deblur/blur/{}.png", "data/Train/Deblur/sharp/{}.png"),
+        "test": ("test/deblur/gopro/input/{}.png", "test/deblur/gopro/target/{}.png"),
+    },
+    "moceir": {
+        "train": ("deblurring/GoPro/crop/train/input_crops/{}.png", "deblurring/GoPro/crop/train/target_crops/{}.png"),
+        "test": ("deblurring/GoPro/test/input/{}.png", "deblurring/GoPro/test/target/{}.png"),
+    },
+    "daclip": {"train": ("train/motion-blurry/LQ/{}.png", "train/motion-blurry/GT/{}.png")},
+    "diffuir": {"test": ("Deblur/test/input/{}.png", "Deblur/test/target/{}.png")},
+    "instructir": {"test": ("GoPro/input/{}.png", "GoPro/target/{}.png")},
+    "unildiff-authors": {"train": ("motion-blurry/LQ/{}.png", "motion-blurry/GT/{}.png")},
+}
+
+
+def write(root: Path, layout: str, split: str) -> Expected:
+    """Write three pairs named as GoPro's frames are."""
+    lq, gt = PLACES[layout][split]
+    names = ["GOPR0384_11_00-000001", "GOPR0384_11_00-000010", "GOPR0871_11_00-000002"]
+    return {("blur", name): pair(root, lq.format(name), gt.format(name), n) for n, name in enumerate(names)}

@@ -1,0 +1,31 @@
+"""LOL-v1 as each project keeps it."""
+
+from pathlib import Path
+
+from tests.fake_trees.pictures import Expected, pair
+
+PLACES = {
+    "adair": {
+        "train": ("Train/Enhance/low/{}.png", "Train/Enhance/gt/{}.png"),
+        "test": ("test/enhance/lol/input/{}.png", "test/enhance/lol/target/{}.png"),
+    },
+    "dfpir": {
+        "train": ("Train/Enhance/low/{}.png", "Train/Enhance/high/{}.png"),
+        "test": ("test/enhance/lol/low/{}.png", "test/enhance/lol/high/{}.png"),
+    },
+    "moceir": {
+        "train": ("llie/LOLv1/Train/input/{}.png", "llie/LOLv1/Train/target/{}.png"),
+        "test": ("llie/LOLv1/Test/input/{}.png", "llie/LOLv1/Test/target/{}.png"),
+    },
+    "daclip": {"test": ("val/low-light/LQ/{}.png", "val/low-light/GT/{}.png")},
+    "diffuir": {"train": ("LOL/train/low/{}.png", "LOL/train/high/{}.png")},
+    "instructir": {"test": ("LOL/low/{}.png", "LOL/high/{}.png")},
+    "original": {"train": ("our485/low/{}.png", "our485/high/{}.png"), "test": ("eval15/low/{}.png", "eval15/high/{}.png")},
+    "unildiff-authors": {"train": ("allinone/low-light/LQ/{}.png", "allinone/low-light/GT/{}.png")},
+}
+
+
+def write(root: Path, layout: str, split: str) -> Expected:
+    """Write three pairs."""
+    lq, gt = PLACES[layout][split]
+    return {("lowlight", str(n)): pair(root, lq.format(n), gt.format(n), n) for n in (1, 22, 111)}
