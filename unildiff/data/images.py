@@ -3,6 +3,7 @@
 Arrays are (H, W, 3) uint8 RGB in 0..255. Every decoder fault becomes a UserError that names the file.
 """
 
+import io
 import os
 import struct
 import zlib
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from unildiff.data.files import output_folder, write_whole
 from unildiff.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
@@ -110,16 +112,10 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     """
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
         raise ValueError(f"expected uint8 (H, W, 3) or (H, W), got {picture.dtype} {picture.shape}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(picture)).save(partial, format="PNG", compress_level=3)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from None
+    encoded = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(encoded, format="PNG", compress_level=3)
+    output_folder(path.parent)
+    write_whole(path, encoded.getvalue())
 
 
 def _opened(path: Path) -> Image.Image:

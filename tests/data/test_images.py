@@ -1,0 +1,143 @@
+"""Reading pictures of every kind, against Pillow and hand-made arrays; broken ones are refused by name."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from unildiff.data import images
+from unildiff.data.images import image_size, list_pictures, read_rgb, write_png
+from unildiff.errors import UserError
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+DEEP = RNG.integers(0, 65536, (6, 9, 3), dtype=np.uint16)
+
+
+def save(path: Path, picture: np.ndarray, mode: str = "RGB", **options) -> Path:
+    Image.fromarray(picture, mode).save(path, **options)
+    return path
+
+
+def test_rgb_comes_back_as_it_is(tmp_path):
+    path = tmp_path / "a.png"
+    write_png(path, RGB)
+    assert (read_rgb(path) == RGB).all() and read_rgb(path).dtype == np.uint8
+    assert image_size(path) == (6, 9)
+
+
+def test_grey_palette_alpha_and_one_bit(tmp_path):
+    grey = RGB[..., 0]
+    assert (read_rgb(save(tmp_path / "l.png", grey, "L")) == grey[..., None]).all()
+    assert (read_rgb(save(tmp_path / "la.png", np.dstack([grey, grey]), "LA")) == grey[..., None]).all()
+    alpha = np.dstack([RGB, np.zeros((6, 9), np.uint8)])  # wholly transparent: the colours are kept all the same
+    assert (read_rgb(save(tmp_path / "rgba.png", alpha, "RGBA")) == RGB).all()
+    palette = Image.fromarray(grey, "L").convert("P")
+    palette.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
+    palette.save(tmp_path / "p.png")
+    expected = np.stack([grey, 255 - grey, np.full_like(grey, 7)], axis=2)
+    assert (read_rgb(tmp_path / "p.png") == expected).all()
+    bits = Image.fromarray(grey > 100)
+    bits.save(tmp_path / "1.png")
+    assert (read_rgb(tmp_path / "1.png") == np.where(grey > 100, 255, 0)[..., None]).all()
+
+
+def test_cmyk_is_converted(tmp_path):
+    ink = np.full((8, 8, 4), (0, 255, 255, 0), np.uint8)  # no cyan, full magenta and yellow: red
+    path = save(tmp_path / "c.jpg", ink, "CMYK", quality=95)
+    assert np.abs(read_rgb(path).astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_rounded_not_cut(tmp_path, suffix):
+    path = tmp_path / f"deep.{suffix}"
+    cv2.imwrite(str(path), DEEP[..., ::-1])
+    expected = np.floor(DEEP / 257 + 0.5)  # 65535 / 255 = 257
+    assert (read_rgb(path) == expected).all()
+    assert (np.asarray(Image.open(path).convert("RGB")) != expected).any()  # Pillow's own way loses half a level
+    cv2.imwrite(str(path), DEEP[..., 0])
+    assert (read_rgb(path) == expected[..., :1]).all()
+
+
+def test_sixteen_bits_with_alpha(tmp_path):
+    path = tmp_path / "deep.png"
+    cv2.imwrite(str(path), np.dstack([DEEP[..., ::-1], DEEP[..., 0]]))
+    assert (read_rgb(path) == np.floor(DEEP / 257 + 0.5)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("deep", [False, True])
+def test_exif_rotation(tmp_path, orientation, deep):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.png"
+    if deep:
+        Image.fromarray(DEEP[..., 0]).save(path, exif=exif)
+        stored = np.repeat(np.floor(DEEP[..., :1] / 257 + 0.5), 3, axis=2)
+    else:
+        Image.fromarray(RGB).save(path, exif=exif)
+        stored = RGB
+    # Exif 2.3: where row 0 and column 0 of the file belong
+    upright = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(stored, 1),
+    }[orientation]
+    assert (read_rgb(path) == upright).all()
+    assert image_size(path) == upright.shape[:2]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+def test_truncated_files_are_refused_by_name(tmp_path, suffix):
+    path = save(tmp_path / f"cut.{suffix}", RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=rf"unreadable picture: .*cut\.{suffix}") as error:
+        read_rgb(path)
+    assert "\n" not in str(error.value)
+
+
+def test_other_broken_files_are_refused_by_name(tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    floats = tmp_path / "float.tif"
+    Image.fromarray(RGB[..., 0].astype(np.float32)).save(floats)
+    for path, message in [(text, "unreadable"), (empty, "unreadable"), (floats, "floating-point"), (tmp_path / "no.png", "no such")]:
+        with pytest.raises(UserError, match=f"{message}.*{path.name}"):
+            read_rgb(path)
+    with pytest.raises(UserError, match=r"unreadable.*text\.png"):
+        image_size(text)
+
+
+def test_huge_pictures_are_refused_before_decoding(tmp_path, monkeypatch):
+    path = save(tmp_path / "huge.png", RGB)
+    monkeypatch.setattr(images, "MAX_PIXELS", 53)
+    with pytest.raises(UserError, match=r"too large: .*huge\.png is 9x6, the limit is 53 pixels"):
+        read_rgb(path)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("in the way")
+    with pytest.raises(UserError, match="cannot write|not a folder"):
+        write_png(target / "a.png", RGB)
+    with pytest.raises(ValueError, match="expected uint8"):
+        write_png(tmp_path / "b.png", RGB.astype(np.float32))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_lists_are_sorted_and_hold_pictures_only(tmp_path):
+    for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt", "sub/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in list_pictures(tmp_path)] == ["a.jpg", "b.PNG"]
+    assert [path.name for path in list_pictures(tmp_path, recursive=True)] == ["a.jpg", "b.PNG", "c.png"]
