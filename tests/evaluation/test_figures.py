@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from made_up_run import CDD11, made_up_rows, write_pictures, write_run
 from PIL import Image
 from sklearn.metrics import silhouette_samples
 
+from tests.evaluation.made_up_run import CDD11, made_up_rows, write_pictures, write_run
 from unildiff.errors import UserError
 from unildiff.evaluation.figures import comparison_figure, median_picture, paper_figure, zoom_window
 from unildiff.evaluation.figures_analysis import (

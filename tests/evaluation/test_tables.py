@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from made_up_run import CDD11, NAMES, made_up_info, made_up_rows, write_run
 from scipy import stats
 
+from tests.evaluation.made_up_run import CDD11, NAMES, made_up_info, made_up_rows, write_run
 from unildiff.errors import UserError
 from unildiff.evaluation.tables import Stage, build_table, load_run, make_run, write_table
 from unildiff.evaluation.tables_render import render_csv, render_json, render_latex, render_markdown, render_text

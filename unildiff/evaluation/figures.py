@@ -187,3 +187,23 @@ def median_picture(run: Run, degradation: str) -> int | None:
         return None
     median = float(np.median(psnr[members]))
     return min(members, key=lambda index: abs(float(psnr[index]) - median))
+
+
+def perception_distortion_points(runs: Sequence[Run], metric: str = "lpips") -> dict[str, tuple[float, float]]:
+    """Return (mean PSNR, mean perceptual distance) of each run and stage that has both, by label, and of the input.
+
+    The input's point is there where ``input_{metric}`` was computed. Means are over pictures, finite values only.
+    """
+    parts = [("input", run.scores, "input_") for run in runs[:1]]
+    for run in runs:
+        parts += [(f"{run.label}, {stage.label}", stage.scores, "") for stage in run.stages] + [
+            (run.label, run.scores, "")
+        ]
+    points = {}
+    for label, scores, prefix in parts:
+        if f"{prefix}{metric}" in scores.metrics:
+            psnr, distance = scores.metrics[f"{prefix}psnr"], scores.metrics[f"{prefix}{metric}"]
+            both = np.isfinite(psnr) & np.isfinite(distance)
+            if both.any():
+                points[label] = float(psnr[both].mean()), float(distance[both].mean())
+    return points

@@ -82,7 +82,7 @@ def build_table(table_id: TableId, runs: Sequence[Run], paper: Paper | None = No
     spec = SPECS.get(table_id)
     if spec is None:
         raise UserError(f"no such table: '{table_id}', choose one of {', '.join(SPECS)}")
-    runs = _with_distinct_labels(runs)
+    runs = with_distinct_labels(runs)
     _check_together(spec, runs)
     paper = paper or load_paper()
     printed = paper.tables.get(table_id)
@@ -214,7 +214,8 @@ def _has_average(printed: PaperTable | None) -> int:
     return int(printed is not None and printed.rows[0].average is not None)
 
 
-def _with_distinct_labels(runs: Sequence[Run]) -> list[Run]:
+def with_distinct_labels(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with their seed, and if need be their folder, added to labels that would stand twice."""
     labels = [run.label for run in runs]
     for key in ("seed", "folder"):
         repeated = {label for label in labels if labels.count(label) > 1}

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -85,11 +85,20 @@ def _rank_pair(row: TableRow, index: int) -> tuple[int, int]:
     return (row.psnr_rank[index], row.ssim_rank[index]) if row.psnr_rank else (0, 0)
 
 
-def _marked_pair(table: Table, row: TableRow, index: int, wraps: tuple[str, str, str]) -> list[str]:
-    psnr_rank, ssim_rank = _rank_pair(row, index)
-    psnr = _figure(row.psnr[index], table.psnr_digits, row.kind)
-    ssim = _figure(row.ssim[index], table.ssim_digits, row.kind)
-    return [wraps[psnr_rank].format(psnr), wraps[ssim_rank].format(ssim)]
+def formatted_pairs(table: Table, wraps: tuple[str, str, str]) -> Iterator[list[str]]:
+    """Yield for each row its figures as text, PSNR and SSIM in turn, "-" where there is none.
+
+    Args:
+        table: what to format.
+        wraps: format strings for an unmarked figure, the best and the second of a column.
+    """
+    for row in table.rows:
+        cells = []
+        for index in range(len(table.columns)):
+            psnr_rank, ssim_rank = _rank_pair(row, index)
+            cells.append(wraps[psnr_rank].format(_figure(row.psnr[index], table.psnr_digits, row.kind)))
+            cells.append(wraps[ssim_rank].format(_figure(row.ssim[index], table.ssim_digits, row.kind)))
+        yield cells
 
 
 def render_markdown(table: Table) -> str:
@@ -99,11 +108,9 @@ def render_markdown(table: Table) -> str:
         lines += [f"**{label}**", ""] + [f"- {key}: {_markdown(value)}" for key, value in block] + [""]
     lines.append("| PSNR (dB) / SSIM | " + " | ".join(table.columns) + " |")
     lines.append("|---|" + "---:|" * len(table.columns))
-    for row in table.rows:
-        pairs = (
-            _marked_pair(table, row, index, ("{}", "**{}**", "<ins>{}</ins>")) for index in range(len(table.columns))
-        )
-        lines.append(f"| {_markdown(row.label.strip())} | " + " | ".join(" / ".join(pair) for pair in pairs) + " |")
+    for row, cells in zip(table.rows, formatted_pairs(table, ("{}", "**{}**", "<ins>{}</ins>")), strict=True):
+        pairs = [" / ".join(pair) for pair in zip(cells[::2], cells[1::2], strict=True)]
+        lines.append(f"| {_markdown(row.label.strip())} | " + " | ".join(pairs) + " |")
     lines += ["", "Bold: best of its column; underlined: second.", ""]
     return "\n".join(lines + [f"- {_markdown(note)}" for note in table.notes]) + "\n"
 
@@ -120,13 +127,12 @@ def render_latex(table: Table) -> str:
     lines += [rf"\begin{{tabular}}{{l{'rr' * len(table.columns)}}}", r"\toprule", rf"Method & {titles} \\"]
     lines += [" & " + " & ".join(["PSNR & SSIM"] * len(table.columns)) + r" \\", r"\midrule"]
     previous = table.rows[0].kind
-    for row in table.rows:
+    marks = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
+    for row, figures in zip(table.rows, formatted_pairs(table, marks), strict=True):
         if "paper" in (previous, row.kind) and previous != row.kind:
             lines.append(r"\midrule")
         previous = row.kind
-        marks = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
-        cells = [cell for index in range(len(table.columns)) for cell in _marked_pair(table, row, index, marks)]
-        cells = ["--" if cell == "-" else cell.replace("-", "$-$") for cell in cells]
+        cells = ["--" if figure == "-" else figure.replace("-", "$-$") for figure in figures]
         indent = r"\quad " if row.label.startswith("  ") else ""
         lines.append(f"{indent}{_latex(row.label.strip())} & " + " & ".join(cells) + r" \\")
     caption = f"{table.title}. PSNR in dB; bold: best, underlined: second of its column."

@@ -30,6 +30,7 @@ from unildiff.errors import UserError
 
 FloatArray = NDArray[np.float64]
 Cell = str | float | int | None
+PictureKind = Literal["input", "restored", "truth"]
 
 REQUIRED_COLUMNS = ("degradation", "name", "psnr", "ssim", "input_psnr", "input_ssim")
 _REQUIRED_KEYS = ("model", "data", "data_kind", "count", "protocol", "blind")
@@ -159,7 +160,7 @@ class Run:
         """False where the model was told the degradation."""
         return bool(self.info["blind"])
 
-    def picture(self, kind: Literal["input", "restored", "truth"], index: int) -> Path | None:
+    def picture(self, kind: PictureKind, index: int) -> Path | None:
         """Return where picture ``index`` of ``scores`` lies, or ``None`` where it was not kept.
 
         Looked for, in this order: the text column ``{kind}_path`` (absolute or relative to the run's folder),

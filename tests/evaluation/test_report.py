@@ -1,0 +1,308 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from tests.evaluation.chromium import Browser
+from tests.evaluation.made_up_run import made_up_rows, write_pictures, write_run
+from unildiff.commands.report import report
+from unildiff.commands.table import main as table_main
+from unildiff.errors import UserError
+from unildiff.evaluation.report import write_report
+from unildiff.evaluation.report_curves import Curve, curves_html, read_curves
+from unildiff.evaluation.report_pictures import PictureStore, picture_side
+from unildiff.evaluation.report_tables import fitting_table
+from unildiff.evaluation.tables import load_run
+
+ODD = "</script><b>\"low\" & 'haze'"  # a name that would break a careless page
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A scored run with pictures, curves, a config and a figure; the worst picture is haze / coffee at 3.25 dB."""
+    folder = tmp_path_factory.mktemp("runs") / "joint"
+    rows = [row | {"gmsd": 0.2 - 0.001 * index} for index, row in enumerate(made_up_rows())]
+    worst = next(row for row in rows if (row["degradation"], row["name"]) == ("haze", "coffee"))
+    worst |= {"psnr": 3.25}
+    write_run(folder, rows, stages=[("after joint", made_up_rows(gain=2), False)], label=ODD)
+    write_pictures(folder, rows)
+    (folder / "config.yaml").write_text("model:\n  seed: 17\n")
+    (folder / "figures").mkdir()
+    Image.new("RGB", (50, 40), (0, 114, 178)).save(folder / "figures" / "gate.png")
+    write_curves(folder / "logs")
+    return folder
+
+
+def write_curves(folder, steps=range(0, 3000, 2), scale=1.0):
+    writer = SummaryWriter(folder)
+    for step in steps:
+        writer.add_scalar("train/loss", scale / (step + 1), step)
+    writer.add_scalar("val/psnr", 21.5, 7)
+    writer.add_text("note", "no curve")
+    writer.add_histogram("weights", np.arange(9.0))
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def page(run_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "deep" / "report.html"
+    write_report([run_folder], out)
+    return out
+
+
+class Links(HTMLParser):
+    """Collects everything that a browser might fetch, and checks that tags close."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.stack = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action", "poster")]
+        if tag not in ("meta", "link", "img", "input", "path", "br"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag != "path":
+            assert self.stack.pop() == tag
+
+
+def test_the_page_is_self_contained(page):
+    text = page.read_text()
+    links = Links()
+    links.feed(text)
+    assert links.stack == []
+    assert links.found and all(link.startswith(("data:", "#")) for link in links.found)
+    outside_of_pictures = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", text)
+    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttp", outside_of_pictures)
+
+
+def test_the_page_holds_every_part(page):
+    text = page.read_text()
+    for part in (
+        "Table 2: CDD-11",
+        "OneRestore",
+        "after joint",
+        "train/loss",
+        "val/psnr",
+        "seed: 17",
+        "0123abc",
+        "2.14.1",
+    ):
+        assert part in text
+    assert ODD not in text.split('<script type="application/json"')[0]
+    data = embedded(text)
+    assert data["runs"] == [ODD]
+    assert [metric["key"] for metric in data["metrics"]] == ["psnr", "gain", "ssim", "gmsd", "input_psnr", "input_ssim"]
+    assert len(data["rows"]) == 33 and all(
+        set(row["pictures"]) == {"input", "restored", "truth"} for row in data["rows"]
+    )
+    coffee = next(row for row in data["rows"] if (row["degradation"], row["name"]) == ("haze", "coffee"))
+    assert coffee["values"][:2] == [3.25, 3.25 - 15.0]  # made_up_rows gives haze an input of 15 dB
+    assert coffee["size"] == [64, 48]
+
+
+def embedded(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_pictures_are_kept_once_and_small(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (100, 300, 3), dtype=np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(picture).save(tmp_path / name)
+    Image.fromarray(picture[::-1]).save(tmp_path / "c.png")
+    store = PictureStore(120)
+    first = store.add(tmp_path / "a.png")
+    assert first[1:] == (300, 100)
+    assert store.add(tmp_path / "b.png") == first != store.add(tmp_path / "c.png")
+    assert len(store.uris) == 2
+    # 2,200 pictures of CDD-11 with inputs and 200 truths: sqrt(48 MiB / 4600 / 0.3) = 191 pixels; a few: 640.
+    assert picture_side(4600) == 190 and picture_side(3) == 640 and picture_side(10**6) == 160
+
+
+def test_curves_are_read_back(tmp_path):
+    write_curves(tmp_path / "version_0", range(10))
+    write_curves(tmp_path / "version_0", range(8, 12), scale=5.0)  # resumed: steps 8 and 9 again
+    curves = read_curves(tmp_path)
+    assert set(curves) == {"train/loss", "val/psnr"}
+    assert curves["train/loss"].steps.tolist() == list(range(12))
+    expected = [1 / (step + 1) for step in range(8)] + [5 / (step + 1) for step in range(8, 12)]
+    assert curves["train/loss"].values == pytest.approx(expected, rel=1e-6)
+    assert curves["val/psnr"].values.tolist() == [21.5]
+
+
+def test_a_file_cut_short_gives_what_it_holds(tmp_path):
+    write_curves(tmp_path, range(100))
+    path = next(tmp_path.glob("events*"))
+    path.write_bytes(path.read_bytes()[:2000])
+    kept = read_curves(tmp_path)["train/loss"]
+    assert 5 < len(kept.steps) < 100 and kept.values[3] == pytest.approx(0.25)
+
+
+def test_curves_are_drawn_to_scale():
+    straight = Curve(np.array([0.0, 50.0, 100.0]), np.array([0.0, 1.0, 2.0]))
+    broken = Curve(np.array([0.0, 1.0]), np.array([np.nan, np.inf]))
+    svg = curves_html({"a": {"x": straight}, "b": {"x": broken}})
+    points = [
+        tuple(map(float, pair.split()))
+        for pair in re.search(r'class="line line0"[^>]*d="M([^h"]*)h', svg)[1].split("L")
+    ]
+    assert points[0][0] == 52 and points[2][0] == 350  # the frame: 360 wide, 52 left, 10 right
+    assert points[1] == pytest.approx(tuple((a + b) / 2 for a, b in zip(points[0], points[2], strict=True)), abs=0.1)
+    assert points[0][1] > points[2][1]  # SVG counts down
+    assert "2 values not finite" in svg and "nan" not in svg.lower()
+    decades = curves_html({"a": {"x": Curve(np.arange(1000.0), 1 / (1 + np.arange(1000.0)))}})
+    assert "logarithmic" in decades and decades.count("L") < 450
+
+
+def test_runs_find_their_table(tmp_path):
+    assert fitting_table(load_run(write_run(tmp_path / "a"))) == "table2"
+    five = made_up_rows(("haze", "rain", "noise_25", "blur", "low"))
+    assert fitting_table(load_run(write_run(tmp_path / "b", five))) == "table1"
+    six = made_up_rows(("haze", "rain", "noise_25", "blur", "low", "raindrop"))
+    assert fitting_table(load_run(write_run(tmp_path / "c", six))) == "table3"
+    assert fitting_table(load_run(write_run(tmp_path / "d", made_up_rows(("toled",))))) == "udc"
+    assert fitting_table(load_run(write_run(tmp_path / "e", made_up_rows(("mine",))))) is None
+
+
+def test_runs_of_any_kind_are_reported(tmp_path):
+    write_run(tmp_path / "mine" / "test", made_up_rows(("mine",)))
+    write_curves(tmp_path / "training", range(3))
+    report([tmp_path / "mine", tmp_path / "training"], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "Means by degradation" in text and "The runs kept no pictures." in text
+    data = embedded(text)
+    assert len(data["rows"]) == 3 and data["pictures"] == {}
+
+
+def test_folders_that_are_no_runs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="at least one run"):
+        report([], tmp_path / "report.html")
+    with pytest.raises(UserError, match="no such folder"):
+        report([tmp_path / "none"], tmp_path / "report.html")
+    with pytest.raises(UserError, match="no run"):
+        report([tmp_path], tmp_path / "report.html")
+    folder = write_run(tmp_path / "run", count=34)
+    with pytest.raises(UserError, match="wrong number of pictures"):
+        report([folder], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_table_command(tmp_path, capsys):
+    folder = write_run(tmp_path / "run")
+    assert table_main(["table2", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert "OneRestore" in capsys.readouterr().out and (tmp_path / "out" / "table2.tex").is_file()
+    assert table_main(["udc", str(folder), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("unildiff: error: no picture of this table") and error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+ORDER = (
+    "[...document.querySelectorAll('#scores tbody tr')].map(row => row.innerText.split('\\t').slice(0, 3).join(' '))"
+)
+CARDS = "[...document.querySelectorAll('.card')].map(card => card.querySelector('strong').textContent)"
+
+
+def filled(browser, card):
+    """Scroll a card into view, wait until it has its slider, and return the slider's rectangle."""
+    browser.run(f"document.querySelectorAll('.card')[{card}].scrollIntoView({{block: 'center'}})")
+    return browser.run(
+        f"""new Promise((resolve) => {{
+          const look = () => {{
+            const card = document.querySelectorAll('.card')[{card}];
+            const input = card.querySelector('input');
+            const ready = input && [...card.querySelectorAll('img')].every((image) => image.complete && image.naturalWidth);
+            if (!ready) return setTimeout(look, 20);
+            const {{x, y, width, height}} = input.getBoundingClientRect();
+            resolve({{x, y, width, height}});
+          }};
+          look();
+        }})"""
+    )
+
+
+def classes_at(browser, x, y):
+    """Classes of the elements that a point of the viewport hits, clipped parts left out."""
+    return browser.run(f"document.elementsFromPoint({x}, {y}).map(element => element.className)")
+
+
+def test_the_slider_moves_and_the_table_sorts(browser, page):
+    browser.resize(1280, 900)
+    browser.open(page.as_uri())
+
+    # Worst first, in the table and in the gallery.
+    assert browser.run(ORDER)[0] == "haze coffee 3.25"
+    assert browser.run(CARDS)[0] == "haze / coffee"
+    assert len(browser.run(ORDER)) == len(browser.run(CARDS)) == 33
+    values = [float(line.split()[2]) for line in browser.run(ORDER)]
+    assert values == sorted(values)
+
+    # A real click at a quarter of the picture's width moves the slider there: what is left of it is the input.
+    box = filled(browser, 0)
+    assert box["width"] > 200
+    middle = box["y"] + box["height"] / 2
+    browser.click(box["x"] + box["width"] / 4, middle)
+    assert browser.run("Number(document.querySelector('.card input').value)") == pytest.approx(25, abs=1)
+    assert "left" in classes_at(browser, box["x"] + 5, middle)
+    seen = classes_at(browser, box["x"] + box["width"] * 0.4, middle)  # here the input's picture is clipped away
+    assert "left" not in seen and "right" in seen
+
+    # The keyboard moves it too.
+    browser.run("document.querySelector('.card input').focus()")
+    browser.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight", windowsVirtualKeyCode=39)
+    assert browser.run("Number(document.querySelector('.card input').value)") == pytest.approx(25.5, abs=1)
+
+    # Sorting: SSIM first worst, then best; GMSD, where lower is better, first highest; text by the alphabet.
+    def head(title):
+        browser.run(f"[...document.querySelectorAll('#scores button')].find(b => b.textContent === '{title}').click()")
+        return browser.run("[...document.querySelectorAll('#scores th[aria-sort]')].map(th => th.ariaSort)")
+
+    ssim = "[...document.querySelectorAll('#scores tbody tr')].map(row => Number(row.children[4].innerText))"
+    assert head("SSIM") == ["ascending"] and browser.run(ssim) == sorted(browser.run(ssim))
+    assert head("SSIM") == ["descending"] and browser.run(ssim) == sorted(browser.run(ssim), reverse=True)
+    assert head("GMSD") == ["descending"] and browser.run(ORDER)[0].startswith("low astronaut")
+    assert head("name") == ["ascending"]
+    assert [line.split()[1] for line in browser.run(ORDER)] == ["astronaut"] * 11 + ["coffee"] * 11 + ["rocket"] * 11
+
+    # Filters, and the choice of what is compared.
+    browser.run(
+        "for (const [id, value] of [['filter-degradation', 'snow'], ['filter-name', 'ROCK']])"
+        " { const e = document.getElementById(id); e.value = value; e.dispatchEvent(new Event('input', {bubbles: true})); }"
+    )
+    assert [line.rsplit(" ", 1)[0] for line in browser.run(ORDER)] == ["snow rocket"]
+    assert browser.run("document.getElementById('shown').value") == "1 of 33 pictures"
+    filled(browser, 0)
+    browser.run(
+        "{ const e = document.getElementById('pair'); e.value = 1; e.dispatchEvent(new Event('change', {bubbles: true})); }"
+    )
+    tags = browser.run("[...document.querySelectorAll('.card .tag')].map(tag => tag.textContent)")
+    assert sorted(tags) == ["restored", "truth"]
+
+    assert browser.run("document.querySelectorAll('b').length > 0 && document.body.innerText.includes('</script>')")
+    assert browser.errors == []
+    assert [url for url in browser.requests if not url.startswith("data:")] == [page.as_uri()]
+
+
+def test_the_page_fits_a_phone(browser, page, tmp_path):
+    browser.resize(390, 844, mobile=True)
+    browser.open(page.as_uri())
+    box = filled(browser, 3)
+    assert browser.run("document.documentElement.scrollWidth") == 390  # wide tables scroll inside themselves
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["width"] > 300
+    browser.screenshot(tmp_path / "phone.png")
+    assert Image.open(tmp_path / "phone.png").size == (390, 844)
+    assert browser.errors == []
