@@ -31,10 +31,11 @@ class Base:
     scheduler: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write a diffusers folder (float32 safetensors)."""
+        """Write a diffusers folder, safetensors in the weights' own dtype."""
         self.vae.save_pretrained(folder / "vae")
         self.unet.save_pretrained(folder / "unet")
-        EulerDiscreteScheduler(**self.scheduler).save_pretrained(folder / "scheduler")
+        # from_config: published configs hold keys of other schedulers, which the class itself refuses.
+        EulerDiscreteScheduler.from_config(self.scheduler).save_pretrained(folder / "scheduler")
         for index, (tokenizer, encoder) in enumerate(zip(self.text.tokenizers, self.text.encoders, strict=True)):
             suffix = "" if index == 0 else f"_{index + 1}"
             tokenizer.save_pretrained(folder / f"tokenizer{suffix}")

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,19 @@ def tiny_tokenizer(words: list[str], max_length: int) -> CLIPTokenizer:
     start, end = "<|startoftext|>", "<|endoftext|>"
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,'-")
     vocabulary = [start, end, *letters, *(letter + "</w>" for letter in letters)]
-    merges: list[str] = []
+    merges: list[tuple[str, str]] = []
     for word in sorted(set(words)):
-        # Byte-pair merges that build the word from the left, letter by letter.
-        pieces = [*word[:-1], word[-1] + "</w>"]
+        # Merges of earlier words go first, whatever they cut; what they leave is then joined from the left.
+        pieces = _merged([*word[:-1], word[-1] + "</w>"], merges)
         while len(pieces) > 1:
-            merge = f"{pieces[0]} {pieces[1]}"
-            if merge not in merges:
-                merges.append(merge)
+            merges.append((pieces[0], pieces[1]))
             pieces[:2] = [pieces[0] + pieces[1]]
             if pieces[0] not in vocabulary:
                 vocabulary.append(pieces[0])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         (path / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
-        (path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+        (path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
         return CLIPTokenizer(
             str(path / "vocab.json"),
             str(path / "merges.txt"),
@@ -48,6 +47,16 @@ def tiny_tokenizer(words: list[str], max_length: int) -> CLIPTokenizer:
             pad_token=end,
             model_max_length=max_length,
         )
+
+
+def _merged(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
+    """Return what byte-pair encoding leaves of ``pieces``: of the pairs side by side the earliest merge comes first."""
+    ranks = {merge: rank for rank, merge in enumerate(merges)}
+    while possible := [pair for pair in pairwise(pieces) if pair in ranks]:
+        best = min(possible, key=ranks.__getitem__)
+        index = list(pairwise(pieces)).index(best)
+        pieces = [*pieces[:index], "".join(best), *pieces[index + 2 :]]
+    return pieces
 
 
 def make_tiny_base(words: list[str], seed: int = 0, sizes: dict[str, dict[str, Any]] | None = None) -> Base:

@@ -84,7 +84,9 @@ class NoiseSchedule:
             steps = np.arange(num_inference_steps) * (total // num_inference_steps)
             timesteps = steps[::-1].astype(np.float32) + self.steps_offset
         elif self.timestep_spacing == "trailing":
-            timesteps = np.arange(total, 0, -total / num_inference_steps).round().astype(np.float32) - 1
+            # Cut: for some N (61, 103, ...) the rounding of the stride gives one step more, at timestep -1.
+            steps = np.arange(total, 0, -total / num_inference_steps)[:num_inference_steps]
+            timesteps = steps.round().astype(np.float32) - 1
         elif self.timestep_spacing == "linspace":
             timesteps = np.linspace(0, total - 1, num_inference_steps, dtype=np.float32)[::-1].copy()
         else:
