@@ -1,0 +1,193 @@
+"""Content captions for a folder of pictures, by any image-to-text model of transformers.
+
+Captions go to ``captions.jsonl`` in the folder, one line a picture as it is done: ``file`` (relative), ``caption``,
+``model``, ``date`` and ``source``, which says whether the clean or the degraded picture was described (the paper does
+not; the authors' scripts describe the degraded one, peers.md 5.5).
+"""
+
+import datetime
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from unildiff.data.batch import Split
+from unildiff.data.captions import FILE_NAME, entries
+from unildiff.data.catalogue import DATASETS, dataset
+from unildiff.data.files import input_folder, some, write_failure
+from unildiff.data.images import list_pictures, read_rgb
+from unildiff.data.layouts import PictureSet, is_there, read_pairs, recognise
+from unildiff.data.parallel import progress
+from unildiff.errors import UserError
+
+Source = Literal["clean", "degraded"]
+Captioner = Callable[[np.ndarray], str]
+# For models that must be asked: it names no degradation, nor asks for one.
+PROMPT = "Describe the scene and the objects in this picture in one sentence."
+_LEAKS = re.compile(
+    r"\b(rain(?:y|ing|fall|drops?|s)?|drizzl\w*|snow(?:y|ing|fall|flakes?|s)?|haz(?:e|y|iness)|fog(?:gy)?|mist(?:y)?|smog\w*|"
+    r"blur(?:s|ry|red|ring)?|nois(?:e|y)|grain(?:y|iness)|dark(?:ness|ened)?|dim(?:ly)?|low[- ]light|under-?exposed|"
+    r"degraded|corrupted|distorted|low[- ]quality|low[- ]resolution)\b",
+    re.IGNORECASE,
+)
+
+
+def leaks(caption: str) -> list[str]:
+    """Return the words of a caption that name a degradation, or may: "dark" also says what colour a coat has."""
+    return sorted({found.lower() for found in _LEAKS.findall(caption)})
+
+
+def caption_folder(
+    root: Path, model: str, source: Source, name: str | None = None, length: int = 40
+) -> tuple[int, int]:
+    """Caption the pictures of a folder that have no caption yet.
+
+    Args:
+        root: folder of a data set, or of pictures (its subfolders too).
+        model: id on the Hugging Face hub, or folder, of an image-to-text model.
+        source: which picture of each pair to describe; of a plain folder, what its pictures are.
+        name: the data set; by default whatever the layout of ``root`` says.
+        length: most tokens of a caption.
+
+    Returns:
+        How many were captioned now, and how many had been.
+
+    Raises:
+        UserError: nothing to caption, a model that cannot be loaded, pictures that cannot be read (named at the end, when
+            all others are done), or no permission or space to write.
+    """
+    files = picture_files(root, source, name)
+    target = root / FILE_NAME
+    _drop_cut_line(target)
+    known = {entry["file"] for entry in entries(target)} if target.is_file() else set()
+    missing = [file for file in files if file.relative_to(root).as_posix() not in known]
+    if not missing:
+        return 0, len(files)
+    try:
+        with open(target, "a", encoding="utf-8") as lines:
+            broken = _caption(missing, root, model, source, load_captioner(model, length), lines.write, lines.flush)
+    except OSError as error:
+        raise write_failure(target, error) from None
+    if broken:
+        raise UserError(f"{len(broken)} of {len(missing):,} pictures cannot be captioned: {some(broken, 3)}")
+    return len(missing), len(files) - len(missing)
+
+
+def _caption(
+    files: Sequence[Path],
+    root: Path,
+    model: str,
+    source: Source,
+    captioner: Captioner,
+    write: Callable[[str], object],
+    flush: Callable[[], None],
+) -> list[str]:
+    broken: list[str] = []
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    for file in progress(files, len(files), "Captioning"):
+        try:
+            picture = read_rgb(file)
+        except UserError as error:
+            broken.append(str(error))
+            continue
+        entry = {
+            "file": file.relative_to(root).as_posix(),
+            "caption": captioner(picture),
+            "model": model,
+            "date": date,
+            "source": source,
+        }
+        write(json.dumps(entry, ensure_ascii=False) + "\n")
+        flush()
+    return broken
+
+
+def picture_files(root: Path, source: Source, name: str | None = None) -> list[Path]:
+    """Return the clean or the degraded pictures of a data set, or all pictures of a plain folder.
+
+    Raises:
+        UserError: no such folder, or no such pictures in it.
+    """
+    input_folder(root, "the pictures")
+    sets = dataset(name).sets if name is not None else _sets()
+    there = [(pictures, split) for pictures in sets for split in get_args(Split) if is_there(root, pictures, split)]
+    if not there:
+        if name is not None:
+            raise UserError(f"nothing of {name} in {root}; see `unildiff data layout {name}`")
+        files = list_pictures(root, recursive=True)
+    else:
+        pairs = [
+            pair
+            for pictures, split in there
+            for pair in read_pairs(root, pictures, recognise(root, pictures, split))[0]
+        ]
+        files = [path for pair in pairs if (path := pair.gt if source == "clean" else pair.lq) is not None]
+    if not files:
+        raise UserError(f"no {source} pictures in {root}; give the folder of a data set or of pictures")
+    return sorted(dict.fromkeys(files))
+
+
+def _sets() -> Iterable[PictureSet]:
+    return {pictures.name: pictures for data in DATASETS.values() for pictures in (*data.sets, *data.optional)}.values()
+
+
+def load_captioner(model: str, length: int) -> Captioner:
+    """Return a function from (H, W, 3) uint8 RGB to a caption, greedy and so repeatable.
+
+    Models with a chat template are asked ``PROMPT``; others describe the picture unasked.
+
+    Raises:
+        UserError: the model cannot be found or loaded, or is of another kind.
+    """
+    import torch
+    import transformers
+
+    library: Any = transformers  # its from_pretrained methods have no types
+    library.utils.logging.disable_progress_bar()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        network = library.AutoModelForImageTextToText.from_pretrained(model, dtype="auto").to(device).eval()
+        processor: Any = library.AutoProcessor.from_pretrained(model)
+        if hasattr(processor, "image_processor"):
+            images, tokenizer = processor, processor.tokenizer
+        else:  # an encoder and a decoder that were put together keep their processors apart
+            images, tokenizer = (
+                library.AutoImageProcessor.from_pretrained(model),
+                library.AutoTokenizer.from_pretrained(model),
+            )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"cannot load captioning model {model}: {reason}; give the id or the folder of an image-to-text model"
+        ) from None
+    asks = getattr(processor, "chat_template", None) is not None
+    question = ""
+    if asks:
+        content = [{"type": "image"}, {"type": "text", "text": PROMPT}]
+        question = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    @torch.inference_mode()
+    def caption(picture: np.ndarray) -> str:
+        given = {"text": question} if asks else {}
+        inputs = images(images=picture, return_tensors="pt", **given).to(device, network.dtype)
+        tokens = network.generate(**inputs, max_new_tokens=length, do_sample=False, num_beams=1)
+        answer = tokens[0, inputs["input_ids"].shape[1] :] if asks else tokens[0]
+        return " ".join(str(tokenizer.decode(answer, skip_special_tokens=True)).split())
+
+    return caption
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Cut off a last line that was not written whole."""
+    if not path.is_file():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        try:
+            os.truncate(path, data.rfind(b"\n") + 1)
+        except OSError as error:
+            raise write_failure(path, error) from None
