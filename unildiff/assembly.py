@@ -30,7 +30,8 @@ def assemble(
     """Return the model that a stage starts from.
 
     Args:
-        base: ``tiny``, a diffusers folder, a single file or a Hugging Face id.
+        base: ``tiny``, a diffusers folder, a single file or a Hugging Face id. Where it is a folder of weights (tiny,
+            an exported model) and ``network`` is None, its fusion, LQ encoder and decoder are the start, too.
         base_vae: another VAE, or None.
         network: sizes and switches; None reads them from the folder of weights in ``init_from`` or ``base``.
         init_from: a folder of weights, ``tiny``, a checkpoint of the stage before, or None for the base alone.
@@ -40,11 +41,12 @@ def assemble(
     Raises:
         UserError: something is missing or does not fit.
     """
-    folder = weights_folder(init_from)
-    model = UniLDiff(load_base(base, dtype, base_vae), network or _stored_network(folder or weights_folder(base)))
+    given = weights_folder(init_from)
+    folder = given or (weights_folder(base) if network is None else None)
+    model = UniLDiff(load_base(base, dtype, base_vae), network or _stored_network(folder))
     if folder is not None:
         load_parts(model, folder)
-    elif init_from is not None:
+    if init_from is not None and given is None:
         read_checkpoint(init_from).fill(model, hand_over or {})
     return model.to(dtype)
 

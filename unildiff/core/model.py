@@ -142,12 +142,20 @@ class UniLDiff(nn.Module):
         Returns:
             restored pictures (B, 3, H, W) in [-1, 1], float32.
         """
-        height, width = lq.shape[-2:]
-        lq = pad_to_multiple(lq, self.downscale_factor * 2)
-        features = self.encode_lq(lq)
-        latents = self.sample_latents(features, captions, keys, settings, callback).to(features.latents.dtype)
+        features = self.encode_lq(self.pad(lq))
+        latents = self.sample_latents(features, captions, keys, settings, callback)
+        return self.decode(latents, features, lq.shape, detail)
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Return pictures padded by reflection at the right and bottom to what encoder and fusion can halve."""
+        return pad_to_multiple(images, self.downscale_factor * 2)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, features: LQFeatures, size: Sequence[int], detail: bool = True) -> Tensor:
+        """Return pictures (B, 3, H, W) in [-1, 1], float32, of latents of padded pictures, cropped to ``size`` (..., H, W)."""
+        latents = latents.to(features.latents.dtype)
         image = self.decoder(latents, features.skips)[0] if detail else decode_latents(self.vae, latents)
-        return image[..., :height, :width].float().clamp(-1, 1)
+        return image[..., : size[-2], : size[-1]].float().clamp(-1, 1)
 
     # --- folders -----------------------------------------------------------------------------------------------
 

@@ -92,9 +92,13 @@ def load_file_safely(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"checkpoint: no file {path}; give a .ckpt file written by `unildiff fit`")
+    if not zipfile.is_zipfile(path):  # what torch.save writes; other bytes make the unpickler fail in any way
+        raise UserError(
+            f"checkpoint: {path} is no checkpoint, or truncated; give a .ckpt file written by `unildiff fit`"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise UserError(
             f"checkpoint: {path} is no checkpoint ({reason[0] if reason else type(error).__name__})"

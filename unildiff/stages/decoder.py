@@ -18,6 +18,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.denoising import expert_usage
 from unildiff.stages.restoration import RestorationModule
+from unildiff.stages.testing import EvaluationSettings
 
 
 class DecoderFinetuneModule(RestorationModule):
@@ -34,6 +35,7 @@ class DecoderFinetuneModule(RestorationModule):
         sampling: see ``RestorationModule``.
         text_dropout: share of samples restored with the empty caption.
         gradient_checkpointing: recompute activations in the backward pass.
+        evaluation: see ``RestorationModule``.
         latents: the restored latents it learns from: ``sample`` runs the sampler with ``training_sampling`` each step,
             ``one_step`` takes the clean latents that one prediction at a random timestep implies, ``lq`` skips the
             diffusion and decodes the LQ picture's own latents (ablation).
@@ -55,13 +57,16 @@ class DecoderFinetuneModule(RestorationModule):
         sampling: SamplingSettings | None = None,
         text_dropout: float = 0.2,
         gradient_checkpointing: bool = False,
+        evaluation: EvaluationSettings | None = None,
         latents: Literal["sample", "one_step", "lq"] = "sample",
         training_sampling: SamplingSettings | None = None,
         ssim_weight: float = 0.2,
         auxiliary_weight: float = 0.01,
     ) -> None:
-        super().__init__(base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing)
-        self.save_hyperparameters(ignore=["sampling", "training_sampling"])
+        super().__init__(
+            base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing, evaluation
+        )
+        self.save_hyperparameters(ignore=["sampling", "training_sampling", "evaluation"])
         self.latents = latents
         self.training_sampling = training_sampling or SamplingSettings(num_inference_steps=4, guidance_scale=1.0)
         self.ssim_weight, self.auxiliary_weight = ssim_weight, auxiliary_weight

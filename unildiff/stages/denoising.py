@@ -15,6 +15,7 @@ from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.restoration import RestorationModule
+from unildiff.stages.testing import EvaluationSettings
 
 
 class DenoisingModule(RestorationModule):
@@ -29,6 +30,7 @@ class DenoisingModule(RestorationModule):
         sampling: see ``RestorationModule``.
         text_dropout: share of samples trained with the empty caption (supplement: 20%).
         gradient_checkpointing: recompute activations in the backward pass.
+        evaluation: see ``RestorationModule``.
         noise_offset: strength of noise that is constant over a latent channel (authors' scripts: 0.02).
         auxiliary_weight: lambda of Eq. 7 (supplement: 0.01), used with token experts.
     """
@@ -45,11 +47,14 @@ class DenoisingModule(RestorationModule):
         sampling: SamplingSettings | None = None,
         text_dropout: float = 0.2,
         gradient_checkpointing: bool = False,
+        evaluation: EvaluationSettings | None = None,
         noise_offset: float = 0.02,
         auxiliary_weight: float = 0.01,
     ) -> None:
-        super().__init__(base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing)
-        self.save_hyperparameters(ignore=["sampling"])
+        super().__init__(
+            base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing, evaluation
+        )
+        self.save_hyperparameters(ignore=["sampling", "evaluation"])
         self.noise_offset, self.auxiliary_weight = noise_offset, auxiliary_weight
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:

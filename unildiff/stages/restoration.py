@@ -3,6 +3,9 @@
 Axis letters: B batch, H/W pixels.
 """
 
+import shlex
+import sys
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from unildiff.assembly import assemble
+from unildiff.core.encoders import encode_latents
 from unildiff.core.model import NetworkConfig
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
@@ -17,7 +21,10 @@ from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.evaluation.by_degradation import DegradationMetrics
+from unildiff.paths import PACKAGE
+from unildiff.runs import git_state, package_versions
 from unildiff.stages.base import OptimizerConfig, StageModule
+from unildiff.stages.testing import EvaluationSettings, TestRun, free_folder, means_text
 
 
 class RestorationModule(StageModule):
@@ -33,6 +40,7 @@ class RestorationModule(StageModule):
         sampling: how pictures are sampled in validation, test and prediction; never read from a checkpoint.
         text_dropout: share of samples trained with the empty caption (supplement: 20%).
         gradient_checkpointing: recompute activations in the backward pass (non-reentrant).
+        evaluation: how a test is scored; never read from a checkpoint.
     """
 
     hand_over: ClassVar[dict[str, str]] = {}
@@ -48,9 +56,12 @@ class RestorationModule(StageModule):
         sampling: SamplingSettings | None = None,
         text_dropout: float = 0.2,
         gradient_checkpointing: bool = False,
+        evaluation: EvaluationSettings | None = None,
     ) -> None:
         super().__init__(optimizer or OptimizerConfig())
         self.sampling = sampling or SamplingSettings()
+        self.evaluation = evaluation or EvaluationSettings()
+        self.test_run: TestRun
         self.text_dropout = text_dropout
         self.model = assemble(base, base_vae, network, init_from, self.hand_over)
         self.freeze()
@@ -108,19 +119,53 @@ class RestorationModule(StageModule):
 
     def on_test_start(self) -> None:
         """Open the folder of this test: pictures, scores, how it was made."""
-        self.test_run = TestRun.of(self)
+        protocol = getattr(self.trainer.datamodule, "protocol", "unildiff")  # type: ignore[attr-defined]
+        self.test_run = TestRun(free_folder(Path(self.trainer.default_root_dir) / "test"), self.evaluation, protocol)
 
     def test_step(self, batch: RestorationBatch, batch_idx: int) -> None:
-        """Restore one picture and hand it, as 8 bits, to the scorer."""
-        assert self.test_run is not None
-        with self.test_run.timed():
-            restored = to_uint8(self._restore(batch))
-        self.test_run.add(batch, restored)
+        """Restore a picture and hand it, as 8 bits, to the scorer; with the rows of other points of the way."""
+        lq, gt = self.batch_pictures(batch, "lq"), self.batch_pictures(batch, "gt")
+        model, stages = self.model, self.evaluation.stages
+        with torch.no_grad(), self.test_run.timed():
+            features = model.encode_lq(model.pad(lq))
+            latents = model.sample_latents(features, batch["caption"], batch["key"], self.sampling)
+            pictures = {"restored": to_uint8(model.decode(latents, features, lq.shape, self.uses_detail))}
+        with torch.no_grad():
+            if "after_joint" in stages:
+                pictures["after_joint"] = to_uint8(model.decode(latents, features, lq.shape, detail=False))
+            if "no_diffusion" in stages:
+                pictures["no_diffusion"] = to_uint8(model.decode(features.latents, features, lq.shape))
+            if "round_trip" in stages:
+                truth = encode_latents(model.vae, model.pad(gt))
+                pictures["round_trip"] = to_uint8(model.decode(truth, features, lq.shape, detail=False))
+        self.test_run.add(batch, pictures)
 
     def on_test_end(self) -> None:
-        """Score what is left, write scores and table, print the table."""
-        assert self.test_run is not None
-        self.test_run.finish()
+        """Score what is left, write scores and provenance, print the means."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        name = type(datamodule).__module__.rpartition(".")[2]  # a data set is one module, named as on the command line
+        rows = self.test_run.finish(
+            {
+                "model": str(self.hparams.get("base", "")),
+                "stage": type(self).__name__,
+                "data": name,
+                "data_kind": "sample" if datamodule.is_sample else "real",
+                "blind": datamodule.blind,
+                "count": datamodule.counts(),
+                "fingerprint": datamodule.fingerprint(),
+                "seed": datamodule.test_seed,
+                "steps": self.sampling.num_inference_steps,
+                "guidance_scale": self.sampling.guidance_scale,
+                "start": self.sampling.start,
+                "command": shlex.join(["unildiff", *sys.argv[1:]]),
+                "versions": package_versions(),
+                **git_state(PACKAGE),
+            }
+        )
+        if self.trainer.is_global_zero:
+            print(f"protocol {self.test_run.protocol}, {len(rows)} pictures of {name}")
+            print(means_text(rows))
+            print(f"scores and pictures: {self.test_run.folder}")
 
     def predict_step(self, batch: PredictBatch, batch_idx: int) -> Tensor:
         """Return restored pictures (B, 3, H, W) uint8."""

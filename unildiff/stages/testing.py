@@ -1,0 +1,149 @@
+"""One test: 8-bit pictures saved and scored while the next is restored, then scores, provenance and the printed means.
+
+Axis letters: H/W pixels.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from unildiff.data.batch import RestorationBatch, picture_array
+from unildiff.data.images import write_png
+from unildiff.errors import UserError
+from unildiff.evaluation.evaluator import Evaluator
+from unildiff.evaluation.rows import Row, gather_rows, summarise, write_csv
+
+StageRow = Literal["round_trip", "no_diffusion", "after_joint"]
+STAGE_LABELS: dict[StageRow, str] = {
+    "round_trip": "VAE round trip of the truth",
+    "no_diffusion": "LQ latent, no diffusion",
+    "after_joint": "after joint (plain decoder)",
+}
+
+
+@dataclass
+class EvaluationSettings:
+    """How a test is scored; never stored in a checkpoint.
+
+    Args:
+        protocol: a name of ``unildiff.evaluation.protocols``; None takes the data set's own.
+        metrics: per-picture metrics, e.g. psnr ssim lpips-alex dists.
+        stages: further rows: what the same pictures score at other points of the way.
+        save_inputs: keep inputs and truths beside the restored pictures, for figures and the report.
+    """
+
+    protocol: str | None = None
+    metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])
+    stages: list[StageRow] = field(default_factory=list)
+    save_inputs: bool = True
+
+
+class TestRun:
+    """Collects one test's pictures and writes its folder.
+
+    Args:
+        folder: the run's folder; a test writes ``scores.csv``, ``run.json`` and pictures there.
+        settings: how to score.
+        protocol: the data set's own, where the settings name none.
+    """
+
+    __test__ = False  # the name would make pytest collect it
+
+    def __init__(self, folder: Path, settings: EvaluationSettings, protocol: str) -> None:
+        self.folder, self.settings = folder, settings
+        self.protocol = settings.protocol or protocol
+        main = Evaluator(self.protocol, settings.metrics, folder / "restored")
+        self.evaluators: dict[str, Evaluator] = {"restored": main}
+        for stage in settings.stages:
+            self.evaluators[stage] = Evaluator(self.protocol, settings.metrics, folder / stage)
+        self.seconds: list[float] = []
+        self._writer = ThreadPoolExecutor(1)
+        self._written: list[Future[None]] = []
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Measure one picture's restoration."""
+        start = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - start)
+
+    def add(self, batch: RestorationBatch, pictures: dict[str, Tensor]) -> None:
+        """Take in one test batch: uint8 (B, 3, H, W) for ``restored`` and each stage row."""
+        for index, (name, degradation) in enumerate(zip(batch["name"], batch["degradation"], strict=True)):
+            gt, lq = batch["gt"][index], batch["lq"][index]
+            for stage, evaluator in self.evaluators.items():
+                evaluator.add(name, degradation, pictures[stage][index], gt, lq)
+            if self.settings.save_inputs:
+                for kind, picture in (("input", lq), ("truth", gt)):
+                    path = self.folder / kind / degradation / f"{name}.png"
+                    self._written.append(self._writer.submit(write_png, path, picture_array(picture)))
+
+    def finish(self, about: dict[str, Any]) -> list[Row]:
+        """Wait for all pictures, gather over ranks, write the folder.
+
+        Args:
+            about: provenance for run.json; ``count`` says how many pictures the data set has per degradation.
+
+        Returns:
+            one row a picture, on every rank.
+
+        Raises:
+            UserError: if another number of pictures was scored than the data set has.
+        """
+        for written in self._written:
+            written.result()
+        rows = {stage: gather_rows(evaluator.rows()) for stage, evaluator in self.evaluators.items()}
+        scored = {
+            name: int(values["count"] or 0) for name, values in summarise(rows["restored"]).items() if name != "avg"
+        }
+        if scored != about["count"]:
+            raise UserError(f"test: scored {scored}, but the data set has {about['count']}; no table is written")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        about |= {
+            "protocol": self.protocol,
+            "time_per_picture_s": sum(self.seconds) / max(1, len(self.seconds)),
+            "peak_memory_mib": peak,
+            "stages": [
+                {"label": STAGE_LABELS[stage], "scores": f"scores_{stage}.csv"}
+                | ({"reference": True} if stage == "round_trip" else {})
+                for stage in self.settings.stages
+            ],
+        }
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            for stage, values in rows.items():
+                write_csv(values, self.folder / ("scores.csv" if stage == "restored" else f"scores_{stage}.csv"))
+            (self.folder / "run.json").write_text(json.dumps(about, indent=2) + "\n")
+        return rows["restored"]
+
+
+def free_folder(folder: Path) -> Path:
+    """Return ``folder``, or ``folder-2``, ``folder-3`` ... where it is taken: a test overwrites no other."""
+    number, free = 2, folder
+    while free.exists():
+        free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return free
+
+
+def means_text(rows: Sequence[Row]) -> str:
+    """Return a small table: a line a degradation, input and restored PSNR and SSIM, and the pictures that went in."""
+    lines = [f"{'':16}{'input PSNR':>11}{'PSNR':>8}{'input SSIM':>12}{'SSIM':>8}{'pictures':>10}"]
+    for name, values in summarise(rows).items():
+        cells = [values.get(key) for key in ("input_psnr", "psnr", "input_ssim", "ssim")]
+        numbers = [float("nan") if cell is None else cell for cell in cells]
+        lines.append(
+            f"{name:16}{numbers[0]:11.2f}{numbers[1]:8.2f}{numbers[2]:12.4f}{numbers[3]:8.4f}{int(values['count'] or 0):10d}"
+        )
+    return "\n".join(lines)
