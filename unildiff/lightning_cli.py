@@ -1,0 +1,237 @@
+"""fit, validate, test and predict: LightningCLI with short names, safe checkpoints and a record of every run."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+import datamodules
+from unildiff.arguments import MODELS, TrainerArguments, stage_name
+from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard, StepSeed
+from unildiff.errors import UserError
+from unildiff.parsing import OneLineErrors
+from unildiff.paths import weights_path
+from unildiff.runs import RunRecord, new_run_folder, newest_checkpoint
+from unildiff.stages.checkpoints import load_file_safely
+
+STOPPED = 143
+"""Exit code after SIGTERM or SIGUSR1 (128 + 15): a checkpoint of the last step is written."""
+INCOMPLETE = 3
+"""Exit code when pictures were left out, each of them named."""
+NEVER_FROM_CHECKPOINT = ("sampling", "training_sampling", "evaluation")
+"""Arguments of a model that belong to the one who tests it, not to the one who trained it."""
+
+_NOISE = (
+    r".*does not have many workers.*",  # ours to choose, in the configs
+    r".*your dataloader is not resumable.*",  # it is: RestorationDataModule keeps its place in the checkpoint
+    r".*is smaller than the logging interval.*",  # short runs
+    r".*Total length of `list` across ranks is zero.*",  # no validation pictures is allowed
+    r".*in eval mode at the start of training.*",  # frozen parts are
+    r".*callbacks used to create the checkpoint need to be provided.*",  # not for a test
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch >= 2.10
+    r".*`?(skip_none|instantiate_classes|add_instantiator)`?.*",  # Lightning 2.6 on jsonargparse >= 4.49
+)
+
+
+class Parser(LightningArgumentParser, OneLineErrors):
+    """Lightning's parser with our errors."""
+
+    error = OneLineErrors.error
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Run one command of the Trainer and return its exit code.
+
+    Raises:
+        UserError: any mistake of the user.
+    """
+    _be_quiet()
+    try:
+        cli = UniLDiffCLI(TrainerArguments.parse(command, arguments))
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
+    except SIGTERMException:
+        return STOPPED
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning has turned it into exit code 1
+            return 130
+        raise
+    return INCOMPLETE if getattr(cli.datamodule, "skipped", None) and command in ("test", "predict") else 0
+
+
+class UniLDiffCLI(LightningCLI):
+    """LightningCLI over any stage and any datamodule."""
+
+    def __init__(self, arguments: TrainerArguments) -> None:
+        """Parse, build and run."""
+        self.arguments = arguments
+        super().__init__(
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,  # RunRecord does more
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": "unildiff"},
+            auto_configure_optimizers=False,  # stages step their schedule once an optimiser step
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the commands and those of their arguments that are not the user's to set."""
+        ours = {"weights_only", "return_predictions"}
+        return {command: skipped | ours for command, skipped in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is ours."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Folder of the run; by default runs/<stage>/<time>."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the arguments, with a checkpoint's model settings below all that the user says.
+
+        Raises:
+            UserError: no data, no model, a checkpoint of another class, or whatever jsonargparse complains of.
+        """
+        arguments = self.arguments
+        self.checkpoint: Path | None = None
+        if "--help" in arguments.rest or "-h" in arguments.rest or any("--print_config" in a for a in arguments.rest):
+            self.config = parser.parse_args(arguments.ordered())
+            return
+        if arguments.checkpoint is None and arguments.command == "fit" and not arguments.names_model:
+            raise UserError(
+                f"fit: nothing to train; give --config configs/tiny/joint.yaml or --model, one of {', '.join(MODELS)}"
+            )
+        if not arguments.names_data:
+            raise UserError(f"{arguments.command}: no data; give --data, one of {', '.join(datamodules.names())}")
+        saved = self._read_checkpoint() if arguments.checkpoint else None
+        self.config = parser.parse_args(arguments.ordered(saved))
+        model = self.config[arguments.command].model
+        if saved and model.class_path != saved["class_path"]:
+            raise UserError(
+                f"checkpoint: {self.checkpoint} is of {_short(saved['class_path'])}, not of {_short(model.class_path)}; "
+                f"--ckpt_path resumes or tests the same stage, --model.init_from starts the next one from it"
+            )
+        if self.checkpoint:
+            self.config[arguments.command].ckpt_path = str(self.checkpoint)
+        elif arguments.command != "fit" and not model.init_args.get("init_from"):
+            raise UserError(
+                f"{arguments.command}: {_short(model.class_path)} has no trained weights; give --ckpt_path FILE, or "
+                "--model.init_from tiny for the shipped model"
+            )
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        given = str(self.arguments.checkpoint)
+        if given in ("last", "best"):
+            named = [self.arguments.model, *(_class_of(config) for config in self.arguments.configs.values())]
+            stage = next((stage_name(path) for path in named if path), "*")
+            self.checkpoint = newest_checkpoint(stage, given)
+        else:
+            self.checkpoint = Path(given)
+        content = load_file_safely(self.checkpoint)
+        settings = dict(content.get("hyper_parameters", {}))
+        class_path = settings.pop("_class_path", None)
+        if class_path is None:
+            raise UserError(f"checkpoint: {self.checkpoint} does not say its stage; give one written by `unildiff fit`")
+        if self.arguments.command == "fit" and "optimizer_states" not in content:
+            raise UserError(
+                f"checkpoint: {self.checkpoint} holds weights only and cannot be resumed; start anew from it with "
+                "--model.init_from"
+            )
+        settings = {name: value for name, value in settings.items() if name not in NEVER_FROM_CHECKPOINT}
+        return {"class_path": class_path, "init_args": {k: v for k, v in settings.items() if not k.startswith("_")}}
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would let a checkpoint overrule the command line, and change the class."""
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer.
+
+        Raises:
+            UserError: a setting has a value that its class refuses.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise UserError(f"settings: {error}") from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with what every run has: the run folder, safety, a progress bar on stderr."""
+        command, config = self.arguments.command, self.config[self.arguments.command]
+        folder = self._run_folder(config)
+        settings = self.config_init[command].trainer
+        callbacks: list[Callback] = list(settings.callbacks or [])
+        record = RunRecord(folder, command, self._resolved(), config.seed_everything, self._notices(config))
+        settings.callbacks = [record, *callbacks, *self._missing(callbacks, settings)]
+        if settings.logger in (None, True) and command in ("fit", "validate"):
+            settings.logger = TensorBoardLogger(folder, name="curves", version="")
+        elif settings.logger is None:
+            settings.logger = False
+        settings.default_root_dir = str(folder)
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_folder(self, config: Any) -> Path:
+        if config.run_dir:
+            return Path(config.run_dir)
+        if "LOCAL_RANK" in os.environ and (chosen := os.environ.get("UNILDIFF_RUN_DIR")):
+            return Path(chosen)  # a child that Lightning started
+        folder = new_run_folder(stage_name(config.model.class_path))
+        os.environ["UNILDIFF_RUN_DIR"] = str(folder)
+        return folder
+
+    def _missing(self, callbacks: list[Callback], settings: Any) -> list[Callback]:
+        """Return what every run of this command has, without those kinds that the config sets up itself."""
+        wanted: dict[type[Any], type[Callback]] = {}
+        if self.arguments.command == "fit":
+            wanted = {NonFiniteGuard: NonFiniteGuard, StepSeed: StepSeed}
+            if settings.enable_checkpointing is not False:
+                wanted[Checkpoint] = Checkpointing
+        else:
+            wanted[ExponentialMovingAverage] = ExponentialMovingAverage  # idle unless the checkpoint holds an average
+        missing = [make() for kind, make in wanted.items() if not any(isinstance(each, kind) for each in callbacks)]
+        if settings.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
+            missing.append(RichProgressBar(refresh_rate=1, console_kwargs={"stderr": True}))
+        return missing
+
+    def _resolved(self) -> str:
+        """Return the parsed config as yaml."""
+        parser = self._parser(self.arguments.command)
+        config = self.config[self.arguments.command].clone()
+        config.pop("config", None)
+        return str(parser.dump(config, skip_none=False))
+
+    def _notices(self, config: Any) -> list[str]:
+        source = f"{self.checkpoint}" if self.checkpoint else config.model.init_args.get("init_from")
+        if self.arguments.command == "fit" or source is None:
+            return []
+        shipped = f"the tiny model shipped with unildiff ({weights_path('tiny')})"
+        return [f"model: {shipped if source == 'tiny' else source} as {_short(config.model.class_path)}"]
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+        return kwargs | ({"return_predictions": False} if subcommand == "predict" else {})
+
+
+def _class_of(config: dict[str, Any]) -> str | None:
+    model = config.get("model")
+    return model.get("class_path") if isinstance(model, dict) else None
+
+
+def _short(class_path: str) -> str:
+    return class_path.rpartition(".")[2]
+
+
+def _be_quiet() -> None:
+    """Leave out what Lightning says of itself, so that what is left is worth reading."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
