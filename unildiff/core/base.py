@@ -1,17 +1,22 @@
 """The base model: VAE, U-Net, text encoders and scheduler config, from a diffusers folder or a Hugging Face id."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    ModelMixin,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from unildiff.core.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
+from unildiff.core.quiet import quiet
 from unildiff.core.text import TextEncoders
 from unildiff.errors import UserError
-from unildiff.paths import weights_path
 
 
 @dataclass
@@ -32,58 +37,113 @@ class Base:
 
     def save(self, folder: Path) -> None:
         """Write a diffusers folder, safetensors in the weights' own dtype."""
-        self.vae.save_pretrained(folder / "vae")
-        self.unet.save_pretrained(folder / "unet")
-        # from_config: published configs hold keys of other schedulers, which the class itself refuses.
-        EulerDiscreteScheduler.from_config(self.scheduler).save_pretrained(folder / "scheduler")
-        for index, (tokenizer, encoder) in enumerate(zip(self.text.tokenizers, self.text.encoders, strict=True)):
-            suffix = "" if index == 0 else f"_{index + 1}"
-            tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
-            encoder.save_pretrained(folder / f"text_encoder{suffix}")
+        with quiet():
+            self.vae.save_pretrained(folder / "vae")
+            self.unet.save_pretrained(folder / "unet")
+            # from_config: published configs hold keys of other schedulers, which the class itself refuses.
+            EulerDiscreteScheduler.from_config(self.scheduler).save_pretrained(folder / "scheduler")
+            for index, (tokenizer, encoder) in enumerate(zip(self.text.tokenizers, self.text.encoders, strict=True)):
+                suffix = "" if index == 0 else f"_{index + 1}"
+                tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
+                encoder.save_pretrained(folder / f"text_encoder{suffix}")
 
 
 def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = None) -> Base:
-    """Load a base.
+    """Load a base; the weights come into memory once, in ``dtype``.
 
     Args:
-        name: ``tiny`` (ships with the package), a local diffusers folder, or a Hugging Face id such as
-            ``stabilityai/stable-diffusion-xl-base-1.0``.
+        name: ``tiny`` (ships with the package), a local diffusers folder, a Hugging Face id such as
+            ``stabilityai/stable-diffusion-xl-base-1.0`` or a single-file SDXL checkpoint. Folders may hold sharded
+            weights, or a variant (``fp16``) where nothing else is there.
         dtype: of the loaded weights.
-        vae: another folder or id for the VAE, e.g. the fp16-safe ``madebyollin/sdxl-vae-fp16-fix``.
+        vae: another folder, id or file for the VAE, e.g. the fp16-safe ``madebyollin/sdxl-vae-fp16-fix``.
 
     Raises:
-        UserError: if the folder lacks a part, or an id cannot be fetched.
+        UserError: something is missing, truncated, does not fit, or cannot be fetched; the file is named.
     """
-    folder = weights_path(name) if name == "tiny" else Path(name)
-    source = str(folder) if folder.is_dir() else name
-    if folder.is_dir():
-        missing = [part for part in ("unet", "scheduler", "text_encoder", "tokenizer") if not (folder / part).is_dir()]
-        if missing:
-            raise UserError(f"base model: {folder} is no diffusers folder, it lacks {', '.join(missing)}/")
-    elif folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise UserError(
-            f"base model: no folder {name}; give a diffusers folder or a Hugging Face id (or --model.base tiny)"
-        )
-    try:
-        scheduler = dict(EulerDiscreteScheduler.load_config(source, subfolder="scheduler"))
-        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)
-        autoencoder = (
-            AutoencoderKL.from_pretrained(vae, torch_dtype=dtype)
-            if vae
-            else AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype)
-        )
-        two = "cross_attention_dim" in unet.config and unet.config.addition_embed_type == "text_time"
-        tokenizers = [CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")]
-        encoders = [CLIPTextModel.from_pretrained(source, subfolder="text_encoder", torch_dtype=dtype)]
-        if two:
-            tokenizers.append(CLIPTokenizer.from_pretrained(source, subfolder="tokenizer_2"))
-            encoders.append(
-                CLIPTextModelWithProjection.from_pretrained(source, subfolder="text_encoder_2", torch_dtype=dtype)
-            )
-    except (OSError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"base model: {name} cannot be loaded ({reason}); fetch it once with `hf download {name}`, "
-            "give a local folder with --model.base, or train the tiny base with configs/tiny/joint.yaml"
-        ) from error
+    source = locate(name)
+    other_vae = locate(vae, vae=True) if vae else None
+    if source.is_file():
+        check_whole(source)
+        configs = config_folder(source)
+    else:
+        configs = source
+    missing = [part for part in ("unet", "scheduler", "text_encoder", "tokenizer") if not (configs / part).is_dir()]
+    if missing:
+        raise UserError(f"base model: {configs} is no diffusers folder, it lacks {', '.join(missing)}/; {WAY_ON}")
+    with quiet():
+        try:
+            scheduler = dict(EulerDiscreteScheduler.load_config(configs / "scheduler"))
+            tokenizers = [
+                _tokenizer(configs / name) for name in ("tokenizer", "tokenizer_2") if (configs / name).is_dir()
+            ]
+            if source.is_file():
+                unet, autoencoder, encoders = _single_file(source, configs, dtype)
+            else:
+                unet = _part(UNet2DConditionModel, source / "unet", dtype)
+                autoencoder = None if other_vae else _part(AutoencoderKL, source / "vae", dtype)
+                kinds = (CLIPTextModel, CLIPTextModelWithProjection)[: len(tokenizers)]
+                names = ("text_encoder", "text_encoder_2")
+                encoders = [_part(kind, source / name, dtype) for kind, name in zip(kinds, names, strict=False)]
+            if other_vae is not None:
+                autoencoder = _vae(other_vae, configs, dtype)
+        except (OSError, ValueError, RuntimeError) as error:  # a config that is no JSON, weights of another shape, ...
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"base model: {name} cannot be loaded ({reason}); copy or fetch it again") from error
     return Base(autoencoder, unet, TextEncoders(tokenizers, encoders), scheduler)
+
+
+def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """Load one part; every weight must be in the files and have its place.
+
+    Raises:
+        UserError: a file or a weight is missing.
+    """
+    files = weight_files(folder)
+    options: dict[str, Any] = {"variant": files.variant, "use_safetensors": files.safetensors, "local_files_only": True}
+    if issubclass(kind, ModelMixin):  # diffusers; without accelerate it would warn that it takes the other way
+        options |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+    else:
+        options["dtype"] = dtype
+    model, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    faults = {
+        key: sorted(map(str, info.get(key, ()))) for key in ("missing_keys", "mismatched_keys", "unexpected_keys")
+    }
+    faults["unexpected_keys"] = [key for key in faults["unexpected_keys"] if not key.endswith("position_ids")]
+    for what, keys in faults.items():
+        if keys:
+            raise UserError(
+                f"base model: {folder} does not fit its config.json: {len(keys)} {what.replace('_', ' ')}, {keys[0]} the "
+                "first; copy or fetch it again"
+            )
+    return model
+
+
+def _vae(path: Path, configs: Path, dtype: torch.dtype) -> Any:
+    if path.is_file():
+        check_whole(path)
+        return AutoencoderKL.from_single_file(
+            str(path),
+            config=str(configs),
+            subfolder="vae",
+            torch_dtype=dtype,
+            low_cpu_mem_usage=False,
+            local_files_only=True,
+        )
+    return _part(AutoencoderKL, path / "vae" if (path / "vae").is_dir() else path, dtype)
+
+
+def _single_file(path: Path, configs: Path, dtype: torch.dtype) -> tuple[Any, Any, list[Any]]:
+    """Return U-Net, VAE and text encoders of a checkpoint in the layout that SDXL was published in."""
+    from diffusers import StableDiffusionXLPipeline  # slow to import, and seldom needed
+
+    pipeline = StableDiffusionXLPipeline.from_single_file(
+        str(path), config=str(configs), torch_dtype=dtype, local_files_only=True
+    )
+    return pipeline.unet, pipeline.vae, [pipeline.text_encoder, pipeline.text_encoder_2]
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    if not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+        raise UserError(f"base model: {folder} has no vocab.json; copy or fetch it again")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

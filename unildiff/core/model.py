@@ -18,6 +18,7 @@ from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents
+from unildiff.core.quiet import quiet
 from unildiff.core.text import TextEmbedding, time_ids
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.diffusion.noise import KeyedNoise
@@ -162,7 +163,8 @@ class UniLDiff(nn.Module):
     def save_folder(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Write a diffusers-layout folder that ``load_model`` reads; the model stays usable."""
         base = Base(self.vae, self.unet.to_diffusers(), self.text, self.scheduler_config)
-        _as_dtype(base, dtype).save(folder)
+        with quiet():
+            _as_dtype(base, dtype).save(folder)
         self.unet.rest.conv_in = nn.Identity()
         for name, part in self.added_parts().items():
             (folder / name).mkdir(parents=True, exist_ok=True)

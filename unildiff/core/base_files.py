@@ -1,0 +1,194 @@
+"""Where the files of a base are, and whether they are whole, before anything is loaded.
+
+A base is a diffusers folder (one subfolder a part), a Hugging Face id of one, or a single-file checkpoint. Nothing here
+reads a weight: a missing shard or a truncated file is found from names, headers and sizes, within milliseconds.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unildiff.errors import UserError
+from unildiff.paths import weights_path
+
+WAY_ON = "give a diffusers folder with --model.base FOLDER, or train the tiny model: --config configs/tiny/joint.yaml"
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
+_CONFIGS = ["*/config.json", "tokenizer/*", "tokenizer_2/*", "scheduler/*"]
+_WEIGHTS = ["unet/*.safetensors*", "vae/*.safetensors*", "text_encoder/*.safetensors*", "text_encoder_2/*.safetensors*"]
+_VAE = ["config.json", "vae/config.json", "diffusion_pytorch_model*.safetensors*", "vae/*.safetensors*"]
+_UNWANTED = ["*.non_ema*", "*openvino*", "*flax*", "*onnx*"]
+_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Which files hold the weights of one part: their variant (``fp16``, or None) and whether they are safetensors."""
+
+    variant: str | None
+    safetensors: bool
+
+
+def locate(name: str, vae: bool = False) -> Path:
+    """Return the folder or single file that a base's name means; an id is fetched into the Hugging Face cache once.
+
+    Args:
+        name: ``tiny``, a folder, a file, or a Hugging Face id such as ``stabilityai/stable-diffusion-xl-base-1.0``.
+        vae: the VAE is all that is wanted.
+
+    Raises:
+        UserError: there is none, or it cannot be fetched.
+    """
+    path = weights_path(name) if name == "tiny" else Path(name).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix in CHECKPOINT_SUFFIXES):
+        return path
+    if path.is_file():
+        raise UserError(f"base model: {path} is no model file ({', '.join(CHECKPOINT_SUFFIXES)}); {WAY_ON}")
+    if name == "tiny":
+        raise UserError(f"base model: the shipped tiny model is not in {path}; make it with `make tiny-weights`")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or path.suffix in CHECKPOINT_SUFFIXES:
+        raise UserError(f"base model: no folder or file {name} (seen from {Path.cwd()}); {WAY_ON}")
+    return _fetch(name, _VAE, _vae_is_whole) if vae else _fetch(name, [*_CONFIGS, *_WEIGHTS], _base_is_whole)
+
+
+def config_folder(single_file: Path) -> Path:
+    """Return a folder with the configs and tokenizers for a single-file SDXL checkpoint: beside it, or SDXL's own.
+
+    Raises:
+        UserError: neither is there.
+    """
+    if (single_file.parent / "unet" / "config.json").is_file():
+        return single_file.parent
+    try:
+        return _fetch(_SDXL, _CONFIGS, _configs_are_whole)
+    except UserError as error:
+        raise UserError(
+            f"base model: {single_file} holds weights only; its tokenizers and configs are neither in {single_file.parent} "
+            f"(as unet/config.json, tokenizer/, ...) nor can they be fetched ({error})"
+        ) from None
+
+
+def weight_files(part: Path) -> WeightFiles:
+    """Return which weight files of a part to load: full before variants, safetensors before pickles, all of them whole.
+
+    Raises:
+        UserError: there are none, a shard is missing, or one is truncated; the file is named.
+    """
+    if not (part / "config.json").is_file():
+        raise UserError(f"base model: {part / 'config.json'} is missing; copy the folder again, or {WAY_ON}")
+    for safetensors, suffix in ((True, ".safetensors"), (False, ".bin")):
+        for variant in (None, *_variants(part, suffix)):
+            if files := _files_of(part, suffix, variant):
+                for file in files:
+                    check_whole(file)
+                return WeightFiles(variant, safetensors)
+    raise UserError(f"base model: no weights (*.safetensors) in {part}; copy the folder again, or {WAY_ON}")
+
+
+def check_whole(file: Path) -> None:
+    """Raise a UserError if a weight file is missing, cut off, or not what its name says."""
+    size = file.stat().st_size if file.is_file() else -1
+    if size < 0:
+        raise UserError(f"base model: {file} is missing; copy or fetch it again")
+    if file.suffix != ".safetensors":
+        if not zipfile.is_zipfile(file):
+            raise UserError(
+                f"base model: {file} is truncated or no checkpoint ({size:,} bytes); copy or fetch it again"
+            )
+        return
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        try:
+            header = json.loads(stream.read(length)) if 0 < length < size else None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            header = None
+    if not isinstance(header, dict):
+        raise UserError(
+            f"base model: {file} is truncated or no safetensors file ({size:,} bytes); copy or fetch it again"
+        )
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    expected = 8 + length + max(ends, default=0)
+    if size < expected:
+        raise UserError(f"base model: {file} is truncated ({size:,} of {expected:,} bytes); copy or fetch it again")
+
+
+def _variants(part: Path, suffix: str) -> list[str]:
+    """Return the variants that a part's weight files name, fp16 first."""
+    found = set()
+    for stem in _STEMS:
+        for file in part.glob(f"{stem}.*{suffix}"):
+            found.add(file.name.removeprefix(f"{stem}.").removesuffix(suffix).partition("-")[0])
+        for file in part.glob(f"{stem}{suffix}.index.*.json"):
+            found.add(file.name.removeprefix(f"{stem}{suffix}.index.").removesuffix(".json"))
+    return sorted(found - {""}, key=lambda name: (name != "fp16", name))
+
+
+def _files_of(part: Path, suffix: str, variant: str | None) -> list[Path]:
+    """Return the weight files of a variant, as one file or as the shards of an index; none where there is neither."""
+    dotted = f".{variant}" if variant else ""
+    for stem in _STEMS:
+        single, index = part / f"{stem}{dotted}{suffix}", part / f"{stem}{suffix}.index{dotted}.json"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError):
+                raise UserError(f"base model: {index} is truncated or no index; copy or fetch it again") from None
+            return [part / shard for shard in shards]
+        if single.is_file():
+            return [single]
+    return []
+
+
+def _fetch(repo: str, allowed: list[str], whole: Callable[[Path], bool]) -> Path:
+    """Return the cached folder of an id, fetched where it is not whole; offline mode (HF_HUB_OFFLINE) is respected.
+
+    Args:
+        repo: the id.
+        allowed: patterns of the files that are needed.
+        whole: tells whether a folder has all of them.
+
+    Raises:
+        UserError: it is not there and cannot be fetched.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=allowed, local_files_only=True))
+        if whole(folder):
+            return folder
+    except (OSError, HFValidationError):
+        pass  # not in the cache
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=["*.fp16*", *_UNWANTED]))
+        if not whole(folder):  # only half-precision files are published
+            folder = Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=_UNWANTED))
+    except (OSError, HFValidationError) as error:
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())[:120]
+        patterns = " ".join(f"'{pattern}'" for pattern in allowed)
+        raise UserError(
+            f"base model: {repo} is neither a folder here nor whole in {constants.HF_HUB_CACHE}, and cannot be fetched "
+            f"({reason}); where there is a network: `hf download {repo} --include {patterns} --exclude '*.fp16*'`; "
+            f"or {WAY_ON}"
+        ) from None
+    return folder
+
+
+def _base_is_whole(folder: Path) -> bool:
+    parts = ["unet", "vae", "text_encoder", *(["text_encoder_2"] if (folder / "tokenizer_2").is_dir() else [])]
+    return (folder / "scheduler").is_dir() and all(_has_weights(folder / part) for part in parts)
+
+
+def _vae_is_whole(folder: Path) -> bool:
+    return _has_weights(folder) or _has_weights(folder / "vae")
+
+
+def _configs_are_whole(folder: Path) -> bool:
+    return (folder / "unet" / "config.json").is_file() and (folder / "tokenizer").is_dir()
+
+
+def _has_weights(part: Path) -> bool:
+    choices = [_files_of(part, ".safetensors", variant) for variant in (None, *_variants(part, ".safetensors"))]
+    return any(files and all(file.is_file() for file in files) for files in choices)

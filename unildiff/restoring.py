@@ -1,0 +1,43 @@
+"""One picture in, one picture out: what `restore` and the diffusers pipeline share.
+
+Axis letters: H/W pixels.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unildiff.core.model import UniLDiff
+from unildiff.core.pixels import to_uint8, to_unit
+from unildiff.data.batch import picture_tensor
+from unildiff.data.datasets import picture_key
+from unildiff.diffusion.sampler import SamplingSettings
+
+
+def restore_picture(
+    model: UniLDiff,
+    picture: np.ndarray,
+    caption: str = "",
+    settings: SamplingSettings | None = None,
+    seed: int = 0,
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Return a restored picture (3, H, W) uint8, on the model's device.
+
+    Args:
+        model: in evaluation mode.
+        picture: (H, W, 3) uint8 RGB.
+        caption: what is in the picture, "" if unknown.
+        settings: steps, guidance, start; by default the paper's.
+        seed: of the noise, which depends on it and on the pixels: the same as `unildiff test` draws.
+        callback: called after each step with (step index, latents).
+    """
+    weight = next(model.parameters())
+    lq = to_unit(picture_tensor(picture)[None].to(weight.device)).to(weight.dtype)
+    with torch.inference_mode():
+        restored = model.restore(
+            lq, [caption], [picture_key(seed, picture)], settings or SamplingSettings(), callback=callback
+        )
+    return to_uint8(restored)[0]
