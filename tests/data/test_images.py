@@ -111,7 +111,12 @@ def test_other_broken_files_are_refused_by_name(tmp_path):
     empty.touch()
     floats = tmp_path / "float.tif"
     Image.fromarray(RGB[..., 0].astype(np.float32)).save(floats)
-    for path, message in [(text, "unreadable"), (empty, "unreadable"), (floats, "floating-point"), (tmp_path / "no.png", "no such")]:
+    for path, message in [
+        (text, "unreadable"),
+        (empty, "unreadable"),
+        (floats, "floating-point"),
+        (tmp_path / "no.png", "no such"),
+    ]:
         with pytest.raises(UserError, match=f"{message}.*{path.name}"):
             read_rgb(path)
     with pytest.raises(UserError, match=r"unreadable.*text\.png"):

@@ -55,7 +55,9 @@ def test_unused_truths_are_no_fault_where_the_rule_shares_them():
 def test_doubles_are_in_no_pair():
     result = pair_by_name(paths("in/a.png in/a.jpg in/b.png"), paths("gt/a.png gt/b.png gt/b.jpg"), RULES["same"])
     assert result.pairs == []
-    assert [(f.kind, f.files) for f in result.faults] == [("duplicate", tuple(paths("in/a.png in/a.jpg gt/b.png gt/b.jpg")))]
+    assert [(f.kind, f.files) for f in result.faults] == [
+        ("duplicate", tuple(paths("in/a.png in/a.jpg gt/b.png gt/b.jpg")))
+    ]
 
 
 def test_two_inputs_may_not_claim_one_truth():

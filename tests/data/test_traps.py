@@ -127,7 +127,9 @@ def test_test_noise_does_not_depend_on_files_order_or_sigmas(tmp_path):
     noise.write(tmp_path, "promptir", "test")
     files = sorted((tmp_path / "test/denoise/bsd68").iterdir())
     peers = peers_noise(files, [15, 25, 50])
-    assert (peers[25, "8023"] != peers_noise(files[1:] + files[:1], [15, 25, 50])[25, "8023"]).any()  # os.listdir's order
+    assert (
+        peers[25, "8023"] != peers_noise(files[1:] + files[:1], [15, 25, 50])[25, "8023"]
+    ).any()  # os.listdir's order
     assert (peers[25, "8023"] != peers_noise(files, [25])[25, "8023"]).any()
 
     full = our_noise(tmp_path)

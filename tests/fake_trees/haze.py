@@ -10,7 +10,9 @@ PLACES = {
         "test": ("test/dehaze/input/{id}_0.8_0.{n}.jpg", "test/dehaze/target/{id}.png"),
     },
     # AdaIR's guide shows .jpg clear pictures, its code asks for the hazy suffix: any must do
-    "adair": {"train": ("data/Train/Dehaze/synthetic/part{part}/{id}_0.8_0.{n}.jpg", "data/Train/Dehaze/original/{id}.png")},
+    "adair": {
+        "train": ("data/Train/Dehaze/synthetic/part{part}/{id}_0.8_0.{n}.jpg", "data/Train/Dehaze/original/{id}.png")
+    },
     "dfpir": {"train": ("Train/Dehaze/synthetic/{id}_0.8_0.{n}.jpg", "Train/Dehaze/original/{id}.jpg")},
     "moceir": {
         "train": ("dehazing/RESIDE/part{part}/{id}_0.8_0.{n}.jpg", "dehazing/RESIDE/clear/{id}.jpg"),

@@ -20,7 +20,10 @@ PLACES = {
     "daclip": {"test": ("val/low-light/LQ/{}.png", "val/low-light/GT/{}.png")},
     "diffuir": {"train": ("LOL/train/low/{}.png", "LOL/train/high/{}.png")},
     "instructir": {"test": ("LOL/low/{}.png", "LOL/high/{}.png")},
-    "original": {"train": ("our485/low/{}.png", "our485/high/{}.png"), "test": ("eval15/low/{}.png", "eval15/high/{}.png")},
+    "original": {
+        "train": ("our485/low/{}.png", "our485/high/{}.png"),
+        "test": ("eval15/low/{}.png", "eval15/high/{}.png"),
+    },
     "unildiff-authors": {"train": ("allinone/low-light/LQ/{}.png", "allinone/low-light/GT/{}.png")},
 }
 

@@ -7,7 +7,12 @@ from tests.fake_trees.pictures import Expected, pair, save, scene
 # layout -> split -> clean files; names are given with each
 CLEAN = {
     "promptir": {
-        "train": ["Train/Denoise/00001.bmp", "Train/Denoise/00002.bmp", "Train/Denoise/117025.jpg", "Train/Denoise/a8143.jpg"],
+        "train": [
+            "Train/Denoise/00001.bmp",
+            "Train/Denoise/00002.bmp",
+            "Train/Denoise/117025.jpg",
+            "Train/Denoise/a8143.jpg",
+        ],
         "test": ["test/denoise/bsd68/101085.png", "test/denoise/bsd68/8023.png", "test/denoise/bsd68/test9.png"],
     },
     "moceir": {

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-Expected = dict[tuple[str, str], tuple[str | None, str]]  # (degradation, name) -> (degraded, clean), relative to the root
+Expected = dict[
+    tuple[str, str], tuple[str | None, str]
+]  # (degradation, name) -> (degraded, clean), relative to the root
 SHIFT = 40  # what a fake degradation adds to every pixel
 
 

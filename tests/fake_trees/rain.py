@@ -10,7 +10,9 @@ PLACES = {
         "train": ("Train/Derain/rainy/rain-{}.png", "Train/Derain/gt/norain-{}.png"),
         "test": ("test/derain/Rain100L/input/{}.png", "test/derain/Rain100L/target/{}.png"),
     },
-    "dfpir": {"test": ("data/test/derain/Rain100L/input/rain-{}.png", "data/test/derain/Rain100L/target/norain-{}.png")},
+    "dfpir": {
+        "test": ("data/test/derain/Rain100L/input/rain-{}.png", "data/test/derain/Rain100L/target/norain-{}.png")
+    },
     "moceir": {
         "train": ("deraining/RainTrainL/rainy/rain-{}.png", "deraining/RainTrainL/gt/norain-{}.png"),
         "test": ("deraining/Rain100L/rainy/{}.png", "deraining/Rain100L/gt/{}.png"),
@@ -28,7 +30,10 @@ PLACES = {
         "train": ("allinone/Rain100L/LQ/rain-{}.png", "allinone/Rain100L/GT/norain-{}.png"),
         "test": ("data/test/rainy1/LQ/rain-{}.png", "data/test/rainy1/GT/norain-{}.png"),
     },
-    "unildiff": {"train": ("train/rain/lq/{}.png", "train/rain/gt/{}.png"), "test": ("test/rain/lq/{}.png", "test/rain/gt/{}.png")},
+    "unildiff": {
+        "train": ("train/rain/lq/{}.png", "train/rain/gt/{}.png"),
+        "test": ("test/rain/lq/{}.png", "test/rain/gt/{}.png"),
+    },
 }
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 from tests.fake_trees.pictures import Expected, pair
 
 PLACES = {
-    "udc": {"toled": ("Toled_{s}/LQ/{n}.png", "Toled_{s}/HQ/{n}.png"), "poled": ("Poled_{s}/LQ/{n}.png", "Poled_{s}/HQ/{n}.png")},
+    "udc": {
+        "toled": ("Toled_{s}/LQ/{n}.png", "Toled_{s}/HQ/{n}.png"),
+        "poled": ("Poled_{s}/LQ/{n}.png", "Poled_{s}/HQ/{n}.png"),
+    },
     "unildiff-authors": {
         "toled": ("TOLED_test/{n}.png", "TOLED_GT/{n}.png"),
         "poled": ("POLED/poled_images/{n}.png", "POLED/test_GT/{n}.png"),

@@ -194,7 +194,17 @@ class RestorationDataModule(lightning.LightningDataModule):
 
 
 class OneLineLoader(DataLoader[Any]):
-    """A DataLoader whose workers' user errors arrive as the one line they are, not with a worker's traceback in them."""
+    """A DataLoader whose workers' user errors arrive as the one line they are, not with a worker's traceback in them.
+
+    It is resumable, as Lightning asks a loader to be; where it goes on, the datamodule's state says.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing."""
 
     def __iter__(self) -> Any:
         """Yield batches."""
