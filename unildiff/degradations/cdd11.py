@@ -8,8 +8,8 @@ Order low -> rain -> snow -> haze and ranges: peers.md section 4. Every operator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from unildiff.data.keys import generator
 from unildiff.degradations import maps, masks, operators
@@ -27,24 +27,35 @@ DEGRADATIONS: tuple[str, ...] = (
     "low_haze_rain",
     "low_haze_snow",
 )
+"""CDD-11's folder names, in the order of the papers' tables: four single, five double, two triple."""
+
+NOISE_RANGE = (0.03, 0.08)
+GAMMA_RANGE = (2.0, 3.0)
+BETA_RANGE = (1.0, 2.0)
+AIRLIGHT_RANGE = (0.6, 0.9)
+_BAND = 65536  # pixels that go through all operators at once: their arrays stay in the processor's cache
 
 
-@dataclass
+@dataclass(frozen=True)
 class Degraded:
-    """A degraded picture, uint8 (H, W, 3), and what was drawn for it: numbers, and where its maps came from."""
+    """A degraded picture, uint8 (H, W, 3), and what was drawn for it.
 
-    image: NDArray[np.uint8]
+    ``parameters`` holds, of those operators that were used: ``noise_std``, ``gamma``, ``beta``, ``airlight`` (numbers);
+    ``illumination`` and ``depth`` ("file" or "estimated"); ``rain`` and ``snow`` ("file" or "generated").
+    """
+
+    image: np.ndarray
     parameters: dict[str, float | str]
 
 
 def degrade(
-    image: NDArray[np.uint8],
+    image: np.ndarray,
     degradation: str,
     key: int,
-    depth: NDArray[np.float32] | None = None,
-    illumination: NDArray[np.float32] | None = None,
-    rain_mask: NDArray[np.float32] | None = None,
-    snow_mask: NDArray[np.float32] | None = None,
+    depth: np.ndarray | None = None,
+    illumination: np.ndarray | None = None,
+    rain_mask: np.ndarray | None = None,
+    snow_mask: np.ndarray | None = None,
 ) -> Degraded:
     """Return a clear picture under one of the eleven degradations, a pure function of the arguments.
 
@@ -59,41 +70,68 @@ def degrade(
 
     Raises:
         ValueError: for an unknown name (with the nearest one), a picture that is not uint8 (H, W, 3), or a map of
-            another size or type.
+            another size, type or range.
     """
     if degradation not in DEGRADATIONS:
-        near = get_close_matches(degradation, DEGRADATIONS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = get_close_matches(degradation, DEGRADATIONS, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"degradation {degradation!r} is not one of {', '.join(DEGRADATIONS)}{hint}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"image must be uint8 (H, W, 3) with pixels, got {image.dtype} {image.shape}")
     given = {"depth": depth, "illumination": illumination, "rain_mask": rain_mask, "snow_mask": snow_mask}
     for name, values in given.items():
-        if values is not None and (values.shape != image.shape[:2] or values.dtype != np.float32):
-            raise ValueError(f"{name} must be float32 {image.shape[:2]}, got {values.dtype} {values.shape}")
+        if values is not None:
+            _check_map(name, values, image.shape[:2])
+
+    height, width = image.shape[:2]
     parts = degradation.split("_")
-    clear = image.astype(np.float32) / np.float32(255)
-    picture, height, width = clear, image.shape[0], image.shape[1]
+    clear = np.multiply(image, np.float32(1 / 255), dtype=np.float32)
     parameters: dict[str, float | str] = {}
     if "low" in parts:
-        rng = generator(key, "low")
-        std, gamma = float(rng.uniform(0.03, 0.08)), float(rng.uniform(2, 3))
-        parameters |= {"noise": std, "gamma": gamma, "illumination": "estimated" if illumination is None else "file"}
+        rng_low = generator(key, "low")
+        noise_std, gamma = float(rng_low.uniform(*NOISE_RANGE)), float(rng_low.uniform(*GAMMA_RANGE))
         light = maps.estimate_illumination(clear) if illumination is None else illumination
-        noise = rng.standard_normal(clear.shape, dtype=np.float32) * np.float32(std)
-        picture = operators.low_light(clear, operators.refine_illumination(light, clear), gamma, noise)
+        light = operators.refine_illumination(light, clear)
+        parameters |= {"noise_std": noise_std, "gamma": gamma, "illumination": _source(illumination, "estimated")}
     if "rain" in parts:
-        mask = masks.rain_streaks(height, width, generator(key, "rain")) if rain_mask is None else rain_mask
-        parameters["rain"] = "generated" if rain_mask is None else "file"
-        picture = operators.rain(picture, mask)
+        streaks = masks.rain_streaks(height, width, generator(key, "rain")) if rain_mask is None else rain_mask
+        parameters["rain"] = _source(rain_mask, "generated")
     if "snow" in parts:
-        mask = masks.snow_flakes(height, width, generator(key, "snow")) if snow_mask is None else snow_mask
-        parameters["snow"] = "generated" if snow_mask is None else "file"
-        picture = operators.snow(picture, mask)
+        flakes = masks.snow_flakes(height, width, generator(key, "snow")) if snow_mask is None else snow_mask
+        parameters["snow"] = _source(snow_mask, "generated")
     if "haze" in parts:
-        rng = generator(key, "haze")
-        beta, airlight = float(rng.uniform(1, 2)), float(rng.uniform(0.6, 0.9))
-        parameters |= {"beta": beta, "airlight": airlight, "depth": "estimated" if depth is None else "file"}
-        picture = operators.haze(picture, maps.estimate_depth(clear) if depth is None else depth, beta, airlight)
-    # Saturation to 8 bits, rounded, as OpenCV writes a float picture.
-    return Degraded(np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8), parameters)
+        rng_haze = generator(key, "haze")
+        beta, airlight = float(rng_haze.uniform(*BETA_RANGE)), float(rng_haze.uniform(*AIRLIGHT_RANGE))
+        passing = operators.transmission(maps.estimate_depth(clear) if depth is None else depth, beta)
+        parameters |= {"beta": beta, "airlight": airlight, "depth": _source(depth, "estimated")}
+
+    degraded = np.empty_like(image)
+    step = max(1, _BAND // width)
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        band = clear[rows]
+        if "low" in parts:
+            noise = operators.gaussian_noise(band.shape, noise_std, rng_low)
+            band = operators.low_light(band, light[rows], gamma, noise)
+        if "rain" in parts:
+            band = operators.rain(band, streaks[rows])
+        if "snow" in parts:
+            band = operators.snow(band, flakes[rows])
+        if "haze" in parts:
+            band = operators.haze(band, passing[rows], airlight)
+        # Rounded and saturated at 255, as OpenCV writes a float picture: rain alone may exceed 1, nothing is below 0.
+        degraded[rows] = cv2.convertScaleAbs(band, alpha=255)
+    return Degraded(degraded, parameters)
+
+
+def _source(given: np.ndarray | None, otherwise: str) -> str:
+    return otherwise if given is None else "file"
+
+
+def _check_map(name: str, values: np.ndarray, size: tuple[int, ...]) -> None:
+    """Refuse a map that is not float32 (H, W) in [0, 1]."""
+    if values.dtype != np.float32 or values.shape != size:
+        raise ValueError(f"{name} must be float32 {size} like the picture, got {values.dtype} {values.shape}")
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -1e-6 and high <= 1 + 1e-6):  # also false for nan
+        raise ValueError(f"{name} must lie in [0, 1], got {low:.4g} to {high:.4g}")

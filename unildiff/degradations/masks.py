@@ -1,75 +1,97 @@
 """Rain streaks and snow flakes, generated: seeded masks of any size.
 
 Axis letters: H/W pixels. Masks are float32 (H, W) in [0, 1].
-CDD-11 takes streaks from a generator and flakes from Snow100K's masks, which cannot be shipped; ours have the same
-kinds of variety (density, angle, length, size, blur). Ranges are our choice; lengths and sizes scale with the picture's
-long side over 1000 px, as in CDD-11's 1080x720 pictures, but stay visible in small crops.
+CDD-11 takes its streaks from a generator and its flakes from Snow100K's masks, neither of which can be shipped; ours
+have the same kinds of variety (density, angle, length, size, opacity, blur). All ranges are our choice, made so that
+photographs under them score as CDD-11's inputs do: about 16 to 29 dB. Sizes are those of a 1000-px picture and shrink
+with the long side, as they do where CDD-11's masks are resized; they vary by a third, since crops of any scale are met.
 """
 
 import math
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Map = NDArray[np.float32]
-
-
-def _scale(height: int, width: int) -> float:
-    """How large a streak or flake of a 1000-px picture is in this one."""
-    return max(height, width, 250) / 1000
+_SHIFT = 4  # sub-pixel bits of drawn coordinates
+_SMALLEST = 384  # crops below this long side are taken for pieces of a picture of this size
 
 
-def rain_streaks(height: int, width: int, rng: np.random.Generator) -> Map:
-    """Return streaks (H, W): one to three layers of drops, each drawn out along nearly the same angle."""
-    scale = _scale(height, width)
-    angle = rng.uniform(-35, 35)
+def _scale(height: int, width: int, rng: np.random.Generator) -> float:
+    """Return how large a streak or flake of a 1000-px picture is in this one."""
+    return max(height, width, _SMALLEST) / 1000 * math.exp(rng.normal(0, 0.3))
+
+
+def rain_streaks(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Return streaks: one to three layers of thin lines that fall at nearly one angle, each with its length and haze."""
+    scale = _scale(height, width, rng)
+    tilt = rng.normal(0, 17)
     mask = np.zeros((height, width), np.float32)
-    for _ in range(int(rng.integers(1, 4))):
-        length = max(5, round(float(rng.uniform(20, 70)) * scale))
-        thickness = max(1.0, float(rng.uniform(1.0, 3.0)) * scale)
-        density = float(rng.uniform(0.002, 0.012)) / thickness
-        drops = (rng.random((height, width), dtype=np.float32) < density).astype(np.float32)
-        drops *= rng.random((height, width), dtype=np.float32)
-        kernel = _line(length, angle + float(rng.normal(0, 3)), thickness)
-        layer = cv2.filter2D(drops, -1, kernel, borderType=cv2.BORDER_REFLECT)
-        mask += layer * np.float32(rng.uniform(0.35, 0.9))
-    return np.minimum(mask, np.float32(0.85))
-
-
-def _line(length: int, angle: float, thickness: float) -> Map:
-    """Return a line kernel whose brightest value is 1, fading to both ends."""
-    side = length | 1
-    centre = side // 2
-    rows, columns = np.mgrid[-centre : centre + 1, -centre : centre + 1].astype(np.float32)
-    turn = math.radians(angle)
-    along = rows * math.cos(turn) + columns * math.sin(turn)
-    across = -rows * math.sin(turn) + columns * math.cos(turn)
-    fade = np.clip(1.2 - np.abs(along) / (length / 2), 0, 1)
-    kernel = fade * np.exp(-0.5 * (across / (0.5 * thickness)) ** 2)
-    return np.asarray(kernel / kernel.max(), np.float32)
-
-
-def snow_flakes(height: int, width: int, rng: np.random.Generator) -> Map:
-    """Return flakes (H, W): many small, some middle, few large and blurred ones, with a little wind."""
-    scale = _scale(height, width)
-    mask = np.zeros((height, width), np.float32)
-    amount = float(rng.uniform(0.4, 1.6))
-    wind = float(rng.uniform(0, 180))
-    per_pixel = amount * height * width / (1000 * 700 * scale * scale)
-    for count, low, high, blur in ((900, 1.0, 2.5, 0.5), (260, 2.5, 6.0, 1.0), (45, 6.0, 14.0, 3.0)):
+    layers = int(rng.integers(1, 4))
+    cover = math.exp(rng.uniform(math.log(0.04), math.log(0.3))) / layers  # share of the picture under streaks
+    brightness = rng.uniform(0.35, 0.95)
+    for _ in range(layers):
+        length = float(rng.uniform(18, 80)) * scale
+        thickness = max(1, round(float(rng.uniform(0.6, 3.6)) * scale))
+        number = int(rng.poisson(cover * height * width / (length * (thickness + 0.4))))
+        lengths = length * rng.uniform(0.5, 1.3, number)
+        angles = np.radians(tilt + rng.normal(0, 2.5, number))
+        ends = np.empty((number, 2, 2))
+        ends[:, 0] = rng.uniform((-length, -length), (width + length, height + length), (number, 2))
+        ends[:, 1] = ends[:, 0] + lengths[:, None] * np.stack((np.sin(angles), np.cos(angles)), axis=-1)
+        values = np.sort(rng.uniform(70, 255, number))  # the brightest are drawn last
         layer = np.zeros((height, width), np.uint8)
-        number = int(rng.poisson(count * per_pixel))
-        centres = rng.uniform((0, 0), (width, height), (number, 2)) * 16
-        radii = np.maximum(rng.uniform(low, high, number) * scale, 0.6) * 16
-        values = rng.uniform(110, 255, number)
-        for (x, y), radius, value in zip(centres, radii, values, strict=True):
-            cv2.circle(layer, (int(x), int(y)), int(radius), float(value), -1, cv2.LINE_AA, 4)
-        sigma = max(0.4, blur * scale * float(rng.uniform(0.6, 1.4)))
-        soft = cv2.GaussianBlur(layer.astype(np.float32) / 255, (0, 0), sigma)
-        streak = round(float(rng.uniform(0, 10)) * scale * (high / 6))
-        if streak >= 3:
-            kernel = _line(streak, wind, 1.0)
-            soft = cv2.filter2D(soft, -1, kernel / kernel.sum())
-        mask = np.maximum(mask, soft)
-    return np.clip(mask, 0, 1)
+        for ((x, y), (u, v)), value in zip((ends * 2**_SHIFT).astype(int).tolist(), values.tolist(), strict=True):
+            cv2.line(layer, (x, y), (u, v), value, thickness, cv2.LINE_AA, _SHIFT)
+        blur = max(0.3, float(rng.uniform(0, 1.6)) * scale)
+        gain = np.float32(brightness * rng.uniform(0.7, 1.15) / 255)
+        mask += cv2.GaussianBlur(layer, (0, 0), blur) * gain
+    return np.minimum(mask, 1, out=mask)
+
+
+def snow_flakes(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Return flakes: fine ones in number, some middle ones, few large, blurred and translucent ones, drawn out by wind."""
+    scale = _scale(height, width, rng)
+    mask = np.zeros((height, width), np.float32)
+    cover = math.exp(rng.uniform(math.log(0.012), math.log(0.11)))  # share of the picture under flakes
+    shares = rng.dirichlet((2.0, 2.0, 1.0))
+    wind, drift = rng.uniform(0, math.pi), float(rng.exponential(0.5))
+    for (low, high, soft, clear), share in zip(_FLAKES, shares, strict=True):
+        typical = 0.5 * (low + high) * scale
+        area = height * width * cover * share / (math.pi * max(typical, 0.8) ** 2)
+        number = int(rng.poisson(min(area, 0.05 * height * width)))
+        layer = np.zeros((height, width), np.uint8)
+        radii = np.maximum(rng.uniform(low, high, number) * scale, 0.7)
+        values = rng.uniform(120, 255, number) * clear
+        centres = rng.uniform((-high, -high), (width + high, height + high), (number, 2))
+        if typical < 1.2:  # as fine as pixels: points, spread by the blur below
+            inside = (centres >= 0).all(axis=1) & (centres < (width, height)).all(axis=1)
+            x, y = centres[inside].astype(int).T
+            layer[y, x] = values[inside]
+            cv2.dilate(layer, np.ones((2, 2), np.uint8), dst=layer)
+        else:
+            squash = rng.uniform(0.6, 1, number)
+            axes = (np.stack((radii, radii * squash), axis=-1) * 2**_SHIFT).astype(int).tolist()
+            places = (centres * 2**_SHIFT).astype(int).tolist()
+            turns = rng.uniform(0, 180, number).tolist()
+            for (x, y), (a, b), turn, value in zip(places, axes, turns, values.tolist(), strict=True):
+                cv2.ellipse(layer, (x, y), (a, b), turn, 0, 360, value, -1, cv2.LINE_AA, _SHIFT)
+        blurred = cv2.GaussianBlur(layer, (0, 0), max(0.4, soft * scale * float(rng.uniform(0.5, 1.5))))
+        trail = min(drift * typical * 2, 15.0)
+        if trail >= 1.5:
+            blurred = cv2.filter2D(blurred, -1, _trail(trail, wind))
+        mask = np.maximum(mask, blurred)
+    return mask * np.float32(1 / 255)
+
+
+# Radii from and to, blur (pixels of a 1000-px picture), and opacity of the fine, the middle and the large flakes.
+_FLAKES = ((0.9, 2.4, 0.6, 1.0), (2.4, 6.0, 1.2, 0.95), (6.0, 14.0, 3.5, 0.75))
+
+
+def _trail(length: float, angle: float) -> np.ndarray:
+    """Return a line kernel whose values sum to 1."""
+    reach = math.ceil(length / 2)
+    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    along = columns * math.cos(angle) + rows * math.sin(angle)
+    across = rows * math.cos(angle) - columns * math.sin(angle)
+    kernel = np.clip(length / 2 + 0.5 - np.abs(along), 0, 1) * np.clip(1 - np.abs(across), 0, 1)
+    return np.asarray(kernel / kernel.sum(), np.float32)

@@ -1,78 +1,100 @@
 """The four CDD-11 operators, as pure functions of maps, masks and random numbers.
 
-Axis letters: H/W pixels, C channels. Pictures are float32 (H, W, C) in [0, 1], maps float32 (H, W) in [0, 1].
-Formulas and constants: peers.md section 4 (OneRestore's synthesis, restated). The channel order does not matter to any
-of them but the grey conversion of ``refine_illumination``, which takes RGB.
+Axis letters: H/W pixels. Pictures are float32 (H, W, 3) in [0, 1], RGB; maps and masks float32 (H, W) in [0, 1].
+Formulas and constants: peers.md section 4 (OneRestore's synthesis, restated). OpenCV does the arithmetic in float32:
+numpy's broadcast of a map over three channels takes several times as long.
 """
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-
-Picture = NDArray[np.float32]
-Map = NDArray[np.float32]
 
 GUIDED_WINDOW = 3
 GUIDED_EPSILON = 0.01
+ILLUMINATION_FLOOR = 1e-7
 DEPTH_BLUR = 22
 DISTANCE_LIMIT = 0.7
 
 
-def refine_illumination(illumination: Map, image: Picture) -> Map:
+def refine_illumination(illumination: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Return the guided filter of an illumination map: guide = the map, target = the picture in grey, window 3, eps 0.01.
 
     Args:
-        illumination: (H, W) in [0, 1].
-        image: clear picture (H, W, 3), RGB.
+        illumination: float32 (H, W) in [0, 1].
+        image: clear picture, float32 (H, W, 3).
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-
-    def mean(x: Map) -> Map:
-        return cv2.blur(x, (GUIDED_WINDOW, GUIDED_WINDOW), borderType=cv2.BORDER_REFLECT_101)
-
-    mean_guide, mean_target = mean(illumination), mean(grey)
-    variance = mean(illumination * illumination) - mean_guide * mean_guide
-    slope = (mean(illumination * grey) - mean_guide * mean_target) / (variance + GUIDED_EPSILON)
-    offset = mean_target - slope * mean_guide
-    return mean(slope) * illumination + mean(offset)
+    window = (GUIDED_WINDOW, GUIDED_WINDOW)
+    mean_guide, mean_target = cv2.blur(illumination, window), cv2.blur(grey, window)
+    variance = cv2.blur(cv2.multiply(illumination, illumination), window) - cv2.multiply(mean_guide, mean_guide)
+    covariance = cv2.blur(cv2.multiply(illumination, grey), window) - cv2.multiply(mean_guide, mean_target)
+    slope = cv2.divide(covariance, variance + np.float32(GUIDED_EPSILON))
+    offset = mean_target - cv2.multiply(slope, mean_guide)
+    return np.asarray(cv2.multiply(cv2.blur(slope, window), illumination) + cv2.blur(offset, window))
 
 
-def low_light(image: Picture, illumination: Map, gamma: float, noise: Picture) -> Picture:
+def gaussian_noise(shape: tuple[int, ...], std: float, rng: np.random.Generator) -> np.ndarray:
+    """Return N(0, std), float32, from OpenCV's generator (three times as fast as numpy's), seeded from ``rng``."""
+    cv2.setRNGSeed(int(rng.integers(2**31)))
+    noise = np.empty(shape, np.float32)
+    cv2.randn(noise, np.zeros(1), np.full(1, std))  # a plain number would reach the first channel only
+    return noise
+
+
+def low_light(image: np.ndarray, illumination: np.ndarray, gamma: float, noise: np.ndarray) -> np.ndarray:
     """Return clip(J / (L + 1e-7) * (L + 1e-7)^gamma + noise, 0, 1).
 
     Args:
-        image: J, (H, W, C).
-        illumination: L, the refined map (H, W).
+        image: J, the clear picture.
+        illumination: L, the refined map; a guided filter can fall below zero, where no power is defined: taken as 0.
         gamma: CDD-11 draws it from U(2, 3).
-        noise: N(0, n) per pixel and channel (H, W, C); CDD-11 draws n from U(0.03, 0.08).
+        noise: N(0, n) per pixel and channel, float32 (H, W, 3); CDD-11 draws n from U(0.03, 0.08).
     """
-    # J / L * L^gamma = J * L^(gamma - 1); a guided filter can fall below zero, where a power is not defined.
-    darker = np.power(np.maximum(illumination, 0) + np.float32(1e-7), np.float32(gamma - 1))
-    dark = image * darker[..., None] + noise
+    light = np.maximum(illumination, 0) + np.float32(ILLUMINATION_FLOOR)
+    dark = cv2.multiply(image, _three(cv2.pow(light, gamma - 1)))  # J / L * L^gamma
+    cv2.add(dark, noise, dst=dark)
     return np.clip(dark, 0, 1, out=dark)
 
 
-def rain(image: Picture, mask: Map) -> Picture:
-    """Return I + M: streaks (H, W) are added; nothing is clipped here."""
-    return image + mask[..., None]
+def rain(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return I + M: streaks are added, and nothing is clipped here."""
+    return np.asarray(cv2.add(image, _three(mask)))
 
 
-def snow(image: Picture, mask: Map) -> Picture:
-    """Return I (1 - M) + M: white flakes (H, W) cover the picture."""
-    opacity = mask[..., None]
-    return image * (1 - opacity) + opacity
+def snow(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return I (1 - M) + 1 M: white flakes cover the picture."""
+    return _toward(image, 1.0, 1 - mask)
 
 
-def haze(image: Picture, depth: Map, beta: float, airlight: float) -> Picture:
-    """Return clip(I t + A (1 - t), 0, 1) with t = exp(-beta d), d = min(1 - blur22(depth), 0.7).
+def transmission(depth: np.ndarray, beta: float) -> np.ndarray:
+    """Return t = exp(-beta d) with d = min(1 - blur22(depth), 0.7), the share of light that passes the haze.
 
     Args:
-        image: I, (H, W, C).
-        depth: near = bright, (H, W) in [0, 1].
-        beta: CDD-11 draws it from U(1, 2).
-        airlight: A; CDD-11 draws it from U(0.6, 0.9).
+        depth: near = bright.
+        beta: density; CDD-11 draws it from U(1, 2).
     """
     distance = np.minimum(1 - cv2.blur(depth, (DEPTH_BLUR, DEPTH_BLUR)), np.float32(DISTANCE_LIMIT))
-    transmission = np.exp(distance * np.float32(-beta))[..., None]
-    hazy = image * transmission + np.float32(airlight) * (1 - transmission)
+    return np.asarray(cv2.exp(distance * np.float32(-beta)))
+
+
+def haze(image: np.ndarray, passing: np.ndarray, airlight: float) -> np.ndarray:
+    """Return clip(I t + A (1 - t), 0, 1).
+
+    Args:
+        image: I.
+        passing: t, see :func:`transmission`.
+        airlight: A, one grey; CDD-11 draws it from U(0.6, 0.9).
+    """
+    hazy = _toward(image, airlight, passing)
     return np.clip(hazy, 0, 1, out=hazy)
+
+
+def _toward(image: np.ndarray, grey: float, transmission: np.ndarray) -> np.ndarray:
+    """Return I t + G (1 - t), as G + (I - G) t."""
+    mixed = image - np.float32(grey)
+    cv2.multiply(mixed, _three(transmission), dst=mixed)
+    mixed += np.float32(grey)
+    return np.asarray(mixed)
+
+
+def _three(values: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.merge((values, values, values)))

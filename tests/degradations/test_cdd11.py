@@ -1,0 +1,136 @@
+"""Eleven degradations: order, ranges, streams, records and refusals."""
+
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio
+
+from unildiff.data.keys import generator
+from unildiff.data.photographs import load, photographs
+from unildiff.degradations import maps, operators
+from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.masks import rain_streaks
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    rng = np.random.default_rng(2)
+    coarse = rng.uniform(0, 255, (5, 6, 3))
+    return np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)  # 80 x 96
+
+
+def test_the_names_are_those_of_the_table() -> None:
+    assert len(DEGRADATIONS) == 11
+    assert [name.count("_") for name in DEGRADATIONS] == [0] * 4 + [1] * 5 + [2] * 2
+    assert not any("rain" in name and "snow" in name for name in DEGRADATIONS)
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_pure_function_of_the_key(picture: np.ndarray, name: str) -> None:
+    before = picture.copy()
+    first, second, other = degrade(picture, name, 11), degrade(picture, name, 11), degrade(picture, name, 12)
+    assert first.image.dtype == np.uint8
+    assert first.image.shape == picture.shape
+    np.testing.assert_array_equal(first.image, second.image)
+    assert first.parameters == second.parameters
+    assert not np.array_equal(first.image, other.image)
+    np.testing.assert_array_equal(picture, before)
+
+
+def test_every_operator_has_a_stream_of_its_own(picture: np.ndarray) -> None:
+    low, haze, both = (degrade(picture, name, 5).parameters for name in ("low", "haze", "low_haze_rain"))
+    assert {**low, **haze, "rain": "generated"} == both
+    mask = rain_streaks(80, 96, generator(5, "rain"))
+    given = degrade(picture, "low_haze_rain", 5, rain_mask=mask)
+    np.testing.assert_array_equal(given.image, degrade(picture, "low_haze_rain", 5).image)
+    assert given.parameters == {**both, "rain": "file"}
+
+
+def test_values_lie_in_the_ranges_of_the_synthesis(picture: np.ndarray) -> None:
+    drawn = [degrade(picture[:16, :16], "low_haze", key).parameters for key in range(200)]
+    for name, low, high in (("noise_std", 0.03, 0.08), ("gamma", 2, 3), ("beta", 1, 2), ("airlight", 0.6, 0.9)):
+        values = np.array([float(parameters[name]) for parameters in drawn])
+        assert low <= values.min() < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < values.max() <= high
+        assert abs(values.mean() - (low + high) / 2) < 0.08 * (high - low)  # 200 uniform draws: 4 deviations
+
+
+def test_chain_is_low_then_rain_then_haze_then_eight_bits(picture: np.ndarray) -> None:
+    rng = np.random.default_rng(3)
+    depth, mask = rng.random((2, 80, 96), dtype=np.float32)
+    result = degrade(picture, "low_haze_rain", 21, depth=depth, rain_mask=mask)
+    drawn = {name: float(result.parameters[name]) for name in ("noise_std", "gamma", "beta", "airlight")}
+    clear = picture.astype(np.float64) / 255
+    light = operators.refine_illumination(
+        maps.estimate_illumination(clear.astype(np.float32)), clear.astype(np.float32)
+    )
+    stream = generator(21, "low")
+    stream.uniform(size=2)  # noise_std and gamma come first
+    noise = operators.gaussian_noise(picture.shape, drawn["noise_std"], stream)  # 80 x 96 pixels are one band
+    level = (np.maximum(light, 0) + 1e-7)[..., None]
+    dark = np.clip(clear / level * level ** drawn["gamma"] + noise, 0, 1)
+    passing = operators.transmission(depth, drawn["beta"])[..., None]
+    hazy = (dark + mask[..., None]) * passing + drawn["airlight"] * (1 - passing)
+    expected = np.rint(np.clip(hazy, 0, 1) * 255)
+    difference = np.abs(result.image - expected)
+    assert difference.max() <= 1  # float32 against float64 at the point of rounding
+    assert (difference > 0).mean() < 1e-3
+
+
+def test_rain_without_haze_saturates_at_white() -> None:
+    white = np.full((20, 20, 3), 250, np.uint8)
+    result = degrade(white, "rain", 1, rain_mask=np.full((20, 20), 0.5, np.float32))
+    assert (result.image == 255).all()  # 250 + 127.5, saturated, not wrapped
+
+
+def test_bands_do_not_show(picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = degrade(picture, "haze_snow", 4).image
+    monkeypatch.setattr("unildiff.degradations.cdd11._BAND", 7 * 96)
+    np.testing.assert_array_equal(degrade(picture, "haze_snow", 4).image, whole)
+
+
+def test_the_record_says_where_maps_came_from(picture: np.ndarray) -> None:
+    flat = np.full((80, 96), 0.5, np.float32)
+    estimated = degrade(picture, "low_haze_snow", 1).parameters
+    given = degrade(picture, "low_haze_snow", 1, depth=flat, illumination=flat, snow_mask=flat).parameters
+    assert [estimated[name] for name in ("depth", "illumination", "snow")] == ["estimated", "estimated", "generated"]
+    assert [given[name] for name in ("depth", "illumination", "snow")] == ["file"] * 3
+    assert "depth" not in degrade(picture, "snow", 1).parameters
+
+
+def test_far_is_hazier_than_near(picture: np.ndarray) -> None:
+    depth = np.linspace(0, 1, 96, dtype=np.float32)[None].repeat(80, axis=0)
+    grey = np.full((80, 96, 3), 20, np.uint8)
+    hazy = degrade(grey, "haze", 3, depth=depth).image.astype(float).mean(axis=(0, 2))
+    assert (np.diff(hazy[40:-12]) < 0).all()  # nearer to the right of the limit of distance, away from the border
+    assert hazy[0] > hazy[-1] + 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"degradation": "low_rian"}, "did you mean 'low_rain'"),
+        ({"degradation": "rain_haze"}, "not one of low, haze"),
+        ({"image": np.zeros((4, 4, 3), np.float32)}, "uint8"),
+        ({"image": np.zeros((4, 4), np.uint8)}, r"\(4, 4\)"),
+        ({"image": np.zeros((0, 4, 3), np.uint8)}, "with pixels"),
+        ({"depth": np.zeros((4, 5), np.float32)}, "depth must be float32"),
+        ({"illumination": np.zeros((4, 4))}, "illumination must be float32"),
+        ({"rain_mask": np.full((4, 4), 3, np.float32)}, r"rain_mask must lie in \[0, 1\], got 3 to 3"),
+        ({"snow_mask": np.full((4, 4), np.nan, np.float32)}, "snow_mask must lie in"),
+    ],
+)
+def test_bad_input_is_refused_by_name(arguments: dict, message: str) -> None:
+    sound = {"image": np.zeros((4, 4, 3), np.uint8), "degradation": "low_haze_rain", "key": 0}
+    with pytest.raises(ValueError, match=message):
+        degrade(**{**sound, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("low", 8, 16), ("haze", 10, 17), ("rain", 18, 27), ("snow", 17, 26)]
+)
+def test_photographs_score_as_the_inputs_of_cdd11(name: str, low: float, high: float) -> None:
+    scores = []
+    for photo in photographs("val"):
+        clear, _ = load(photo, 256)
+        scores += [peak_signal_noise_ratio(clear, degrade(clear, name, key).image) for key in range(8)]
+    assert low < np.mean(scores) < high
