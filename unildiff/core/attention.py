@@ -84,7 +84,7 @@ class TextCrossAttention(nn.Module):
         self.output = nn.Linear(inner_dim, dim)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
     def prepare(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values (B, n, S, d) of text (B, S, text_dim)."""
@@ -94,4 +94,5 @@ class TextCrossAttention(nn.Module):
     def forward(self, tokens: Tensor, text_key_value: tuple[Tensor, Tensor]) -> Tensor:
         """Return tokens + attention, (B, L, D)."""
         query = self._heads(self.query(self.norm(tokens)))
-        return tokens + self.output(attend(query, *text_key_value))
+        attended: Tensor = self.output(attend(query, *text_key_value))
+        return tokens + attended

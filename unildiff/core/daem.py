@@ -73,7 +73,8 @@ class NAFBlock(nn.Module):
         first, second = self.depthwise(self.expand(self.norm1(x))).chunk(2, dim=1)
         x = x + self.project(first * second)
         first, second = self.mlp_in(self.norm2(x)).chunk(2, dim=1)
-        return x + self.mlp_out(first * second)
+        mixed: Tensor = self.mlp_out(first * second)
+        return x + mixed
 
 
 class SharedBranch(nn.Module):
@@ -110,7 +111,7 @@ class DetailLevel(nn.Module):
         self.shared = SharedBranch(dim)
         self.output = nn.Conv2d(dim, channels, 1)
         nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
 
     def forward(self, hidden: Tensor, skip: Tensor, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
         """Return hidden (B, C, H, W) with detail added and the routing; ``skip`` is (B, K, H, W)."""
@@ -142,6 +143,6 @@ class DetailLevel(nn.Module):
         tiles = tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
         inner = tiles[..., r : r + m, r : r + m]
         mixed, routing = self._route(tiles, inner, noise, stream)
-        mixed = mixed[..., r : r + m, r : r + m].unflatten(0, (batch, rows, columns))
+        mixed = mixed[..., r : r + m, r : r + m].reshape(batch, rows, columns, dim, m, m)
         picture = mixed.permute(0, 3, 1, 4, 2, 5).reshape(batch, dim, rows * m, columns * m)
         return picture[..., :height, :width], routing

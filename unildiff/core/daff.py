@@ -6,14 +6,14 @@ Sources: paper.md "Two modules" and "Equations and constants, settled"; the auth
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from unildiff.core.attention import TextCrossAttention, axial_rope
+from unildiff.core.checkpointing import run_block
 from unildiff.core.fusion_blocks import DoubleStreamBlock, SingleStreamBlock, TimestepEmbedding
 from unildiff.core.moe import Routing
 from unildiff.diffusion.noise import KeyedNoise
@@ -112,9 +112,10 @@ class DAFF(nn.Module):
         self.lq_norm = nn.GroupNorm(8, lq_channels)
         self.lq_in = nn.Linear(lq_channels * area, dim)
         self.time = TimestepEmbedding(dim)
-        experts = (config.token_experts, config.token_top_k)
+        keeps_latent = config.double_outputs == "both"
         self.double_blocks = nn.ModuleList(
-            DoubleStreamBlock(dim, heads, config.mlp_ratio, *experts) for _ in range(config.num_double_blocks)
+            DoubleStreamBlock(dim, heads, config.mlp_ratio, config.token_experts, config.token_top_k, keeps_latent)
+            for _ in range(config.num_double_blocks)
         )
         self.single_blocks = nn.ModuleList(
             SingleStreamBlock(2 * dim, dim, heads, config.mlp_ratio) for _ in range(config.num_single_blocks)
@@ -156,11 +157,8 @@ class DAFF(nn.Module):
         lq, latent = context.lq_tokens, self.latent_in(self._tokens(hidden))
         routings: list[Routing] = []
         for index, block in enumerate(self.double_blocks):
-            latent_before = latent
             lq, latent, routed = self._run(block, lq, latent, vector, context.angles, noise, f"double{index}")
             routings += routed
-            if self.config.double_outputs == "authors":
-                latent = latent_before
         merged = torch.cat([lq, latent], dim=-1)
         gates = []
         for block in self.single_blocks:
@@ -170,18 +168,16 @@ class DAFF(nn.Module):
             merged = self.text_attention(merged, context.text_key_value)
         shift, scale = self.final_modulation(F.silu(vector))[:, None].chunk(2, dim=-1)
         tokens = self.output(self.final(self.final_norm(merged) * (1 + scale) + shift))
-        gate = torch.stack(gates).mean(0) if gates else None
-        return FusionOutput(self._picture(tokens, hidden.shape[-2:]), routings, gate)
+        mean_gate = torch.stack(gates).mean(0) if gates else None
+        return FusionOutput(self._picture(tokens, hidden.shape[-2:]), routings, mean_gate)
 
-    def _run(self, block: nn.Module, *args: object) -> tuple[Tensor, ...]:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *args, use_reentrant=False)  # type: ignore[no-any-return]
-        return block(*args)  # type: ignore[no-any-return]
+    def _run(self, block: nn.Module, *args: object) -> Any:
+        return run_block(block, *args, recompute=self.gradient_checkpointing)
 
     def _picture(self, tokens: Tensor, size: torch.Size) -> Tensor:
         p = self.config.patch_size
         height, width = -(-size[0] // p), -(-size[1] // p)
-        grid = tokens.transpose(1, 2).unflatten(2, (height, width))
+        grid = tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
         return F.pixel_shuffle(grid, p)[..., : size[0], : size[1]]
 
 
@@ -192,7 +188,7 @@ class PlainInjection(nn.Module):
         super().__init__()
         self.output = nn.Conv2d(lq_channels, latent_channels, 1)
         nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
 
     def prepare(self, lq_feature: Tensor, text: Tensor) -> FusionContext:
         """Return the residual (B, C, h, w) itself; it is the same at every step, and text has no part in it."""

@@ -5,12 +5,11 @@ Axis letters: B batch, C latent channels, h/w latent height and width, H/W pixel
 
 import copy
 
-import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from unildiff.core.checkpointing import run_block
 from unildiff.core.daem import DetailConfig, DetailLevel
 from unildiff.core.encoders import unshuffle_factor
 from unildiff.core.moe import Routing
@@ -53,17 +52,12 @@ class DetailDecoder(nn.Module):
         """
         routings: list[Routing] = []
         hidden = self.conv_in(self.post_quant_conv(latents / self.scaling_factor))
-        hidden = self._run(self.mid_block, hidden)
+        hidden = run_block(self.mid_block, hidden, recompute=self.gradient_checkpointing)
         for level, block in enumerate(self.up_blocks):
-            hidden = self._run(block, hidden)
+            hidden = run_block(block, hidden, recompute=self.gradient_checkpointing)
             if level < len(self.details):
                 detail = self.details[level]
                 hidden, routing = detail(hidden, skips[-1 - level], noise, f"daem{level}")
                 routings.append(routing)
         hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
         return F.pixel_shuffle(hidden, self.factor), routings
-
-    def _run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, hidden, use_reentrant=False)  # type: ignore[no-any-return]
-        return block(hidden)  # type: ignore[no-any-return]

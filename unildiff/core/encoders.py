@@ -4,10 +4,13 @@ Axis letters: B batch, H/W pixels, h/w latent height and width, C channels, p pi
 """
 
 import copy
+import math
 
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from unildiff.core.checkpointing import run_block
 
 
 def unshuffle_factor(vae: AutoencoderKL) -> int:
@@ -17,15 +20,16 @@ def unshuffle_factor(vae: AutoencoderKL) -> int:
         ValueError: if the VAE's channels are not three times a square.
     """
     channels = int(vae.config.in_channels)
-    factor = round((channels / 3) ** 0.5)
-    if channels != 3 * factor**2:
+    factor = math.isqrt(channels // 3)
+    if channels != 3 * factor * factor:
         raise ValueError(f"the VAE takes {channels} channels; expected 3, 12, 27, ... (three times a square)")
     return factor
 
 
 def downscale_factor(vae: AutoencoderKL) -> int:
     """Return pixels per latent along one side: 8 for both sizes."""
-    return int(2 ** (len(vae.config.block_out_channels) - 1)) * unshuffle_factor(vae)
+    halvings = len(vae.config.block_out_channels) - 1
+    return (1 << halvings) * unshuffle_factor(vae)
 
 
 def encode_latents(vae: AutoencoderKL, images: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -37,8 +41,8 @@ def encode_latents(vae: AutoencoderKL, images: Tensor, noise: Tensor | None = No
         noise: standard normal (B, C, h, w) samples the posterior (training); None takes its mean (inference).
     """
     posterior = vae.encode(F.pixel_unshuffle(images, unshuffle_factor(vae))).latent_dist
-    latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-    return latents * vae.config.scaling_factor
+    latents: Tensor = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+    return latents * float(vae.config.scaling_factor)
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
@@ -59,6 +63,7 @@ class LQEncoder(nn.Module):
         encoder = copy.deepcopy(vae.encoder)
         self.conv_in, self.down_blocks, self.mid_block = encoder.conv_in, encoder.down_blocks, encoder.mid_block
         self.factor = unshuffle_factor(vae)
+        self.gradient_checkpointing = False
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Encode images (B, 3, H, W) in [-1, 1].
@@ -70,9 +75,9 @@ class LQEncoder(nn.Module):
         skips = []
         for block in self.down_blocks:
             for resnet in block.resnets:
-                hidden = resnet(hidden, temb=None)
+                hidden = run_block(resnet, hidden, None, recompute=self.gradient_checkpointing)
             if block.downsamplers is not None:
                 skips.append(hidden)
                 for downsampler in block.downsamplers:
                     hidden = downsampler(hidden)
-        return self.mid_block(hidden), skips
+        return run_block(self.mid_block, hidden, recompute=self.gradient_checkpointing), skips

@@ -55,13 +55,21 @@ def _mlp(dim: int, hidden: int) -> nn.Sequential:
 
 
 class _Stream(nn.Module):
-    """One side of the double-stream block: its own norms, modulation, projections and MLP."""
+    """One side of the double-stream block: its own norms, modulation, projections and MLP.
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: int, num_experts: int, top_k: int) -> None:
+    A side that is only attended to (``kept=False``) has nothing after its queries, keys and values.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: int, num_experts: int, top_k: int, kept: bool = True
+    ) -> None:
         super().__init__()
-        self.modulation = nn.Linear(dim, 6 * dim)
+        self.kept = kept
+        self.modulation = nn.Linear(dim, (6 if kept else 2) * dim)
         self.attention_norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         self.qkv = QueryKeyValue(dim, num_heads)
+        if not kept:
+            return
         self.output = nn.Linear(dim, dim)
         self.mlp_norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         hidden = mlp_ratio * dim
@@ -69,13 +77,15 @@ class _Stream(nn.Module):
 
     def project(self, tokens: Tensor, vector: Tensor, angles: Tensor | None) -> tuple[tuple[Tensor, ...], list[Tensor]]:
         """Return (query, key, value) and what is left of the modulation."""
-        shift, scale, *rest = self.modulation(F.silu(vector))[:, None].chunk(6, dim=-1)
+        shift, scale, *rest = self.modulation(F.silu(vector))[:, None].chunk(6 if self.kept else 2, dim=-1)
         return self.qkv(self.attention_norm(tokens) * (1 + scale) + shift, angles), rest
 
     def finish(
         self, tokens: Tensor, attended: Tensor, rest: list[Tensor], noise: KeyedNoise | None, stream: str
     ) -> tuple[Tensor, list[Routing]]:
-        """Add attention and MLP to the tokens, both gated."""
+        """Add attention and MLP to the tokens, both gated; a side that is not kept stays as it is."""
+        if not self.kept:
+            return tokens, []
         gate, shift, scale, mlp_gate = rest
         tokens = tokens + gate * self.output(attended)
         normed = self.mlp_norm(tokens) * (1 + scale) + shift
@@ -86,12 +96,29 @@ class _Stream(nn.Module):
 
 
 class DoubleStreamBlock(nn.Module):
-    """LQ tokens and latent tokens attend to each other in one joint attention, everything else apart."""
+    """LQ tokens and latent tokens attend to each other in one joint attention, everything else apart.
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: int, num_experts: int = 0, top_k: int = 1) -> None:
+    Args:
+        dim: D.
+        num_heads: attention heads.
+        mlp_ratio: MLP width over D.
+        num_experts: experts E per token in the MLPs; 0 is a plain MLP.
+        top_k: experts chosen for a token.
+        keeps_latent: False gives the latent tokens back as they came (the authors' code throws its output away).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: int,
+        num_experts: int = 0,
+        top_k: int = 1,
+        keeps_latent: bool = True,
+    ) -> None:
         super().__init__()
         self.lq = _Stream(dim, num_heads, mlp_ratio, num_experts, top_k)
-        self.latent = _Stream(dim, num_heads, mlp_ratio, num_experts, top_k)
+        self.latent = _Stream(dim, num_heads, mlp_ratio, num_experts, top_k, kept=keeps_latent)
 
     def forward(
         self,
@@ -106,7 +133,8 @@ class DoubleStreamBlock(nn.Module):
         lq_qkv, lq_rest = self.lq.project(lq, vector, angles)
         latent_qkv, latent_rest = self.latent.project(latent, vector, angles)
         query, key, value = (torch.cat(pair, dim=2) for pair in zip(lq_qkv, latent_qkv, strict=True))
-        lq_attended, latent_attended = attend(query, key, value).split([lq.shape[1], latent.shape[1]], dim=1)
+        attended = attend(query, key, value)
+        lq_attended, latent_attended = attended[:, : lq.shape[1]], attended[:, lq.shape[1] :]
         lq, lq_routing = self.lq.finish(lq, lq_attended, lq_rest, noise, f"{stream}.lq")
         latent, latent_routing = self.latent.finish(latent, latent_attended, latent_rest, noise, f"{stream}.latent")
         return lq, latent, lq_routing + latent_routing

@@ -32,10 +32,13 @@ class Routing:
     noise_std: float
 
     def metrics(self) -> dict[str, Tensor]:
-        """Return named scalars and the share of inputs per expert: ``importance_loss``, ``load_loss``, ``usage`` (E,)."""
+        """Return ``importance_loss``, ``load_loss`` (only with noise) and ``usage``, the share of choices per expert (E,).
+
+        All are over the inputs of all ranks, so every rank must ask.
+        """
         experts, k = self.logits.shape[1], self.indices.shape[1]
-        usage = torch.bincount(self.indices.flatten(), minlength=experts).float() / self.indices.numel()
-        values = {"importance_loss": importance_loss(self.logits), "usage": usage}
+        chosen = _over_ranks(torch.bincount(self.indices.flatten(), minlength=experts).float())
+        values = {"importance_loss": importance_loss(self.logits), "usage": chosen / chosen.sum()}
         if self.noise_std > 0:
             values["load_loss"] = load_loss(self.logits, self.noisy_logits, k, self.noise_std)
         return values
@@ -84,7 +87,7 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
     order = routing.indices.flatten().argsort(stable=True)  # assignments grouped by expert
     counts = torch.bincount(routing.indices.flatten(), minlength=len(experts)).tolist()
     source = order // k
-    chunks = inputs.index_select(0, source).split(counts)
+    chunks = torch.split(inputs.index_select(0, source), counts)
     outputs = [expert(chunk) for expert, chunk, count in zip(experts, chunks, counts, strict=True) if count]
     grouped = torch.cat(outputs)
     gates = routing.gates.flatten()[order].to(grouped.dtype).view(-1, *[1] * (inputs.dim() - 1))
@@ -92,7 +95,7 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
     combined = combined.index_add(0, source, grouped * gates)
     idle = [p for expert, count in zip(experts, counts, strict=True) if not count for p in expert.parameters()]
     if torch.is_grad_enabled() and idle:
-        combined = combined + sum(p.flatten()[0] * 0 for p in idle).to(combined.dtype)
+        combined = combined + 0 * torch.stack([p.flatten()[0] for p in idle]).sum().to(combined.dtype)
     return combined
 
 
@@ -114,7 +117,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 def _over_ranks(values: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _SumOverRanks.apply(values)  # type: ignore[no-any-return, no-untyped-call]
+        return _SumOverRanks.apply(values)  # type: ignore[no-any-return]
     return values
 
 

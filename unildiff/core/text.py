@@ -55,10 +55,15 @@ class TextEncoders(nn.Module):
         self.tokenizers = list(tokenizers)
         self.encoders = nn.ModuleList(encoders)
 
-    @property
-    def dim(self) -> int:
-        """Width D of the joined embeddings."""
-        return sum(int(encoder.config.hidden_size) for encoder in self.encoders)
+    def freeze_unused(self) -> None:
+        """Freeze what comes after the penultimate states of an encoder without a pooled embedding: it has no effect."""
+        for encoder in self.encoders:
+            if isinstance(encoder, CLIPTextModelWithProjection):
+                continue
+            unused = (f"layers.{encoder.config.num_hidden_layers - 1}.", "final_layer_norm.")  # type: ignore[union-attr, operator]
+            for name, parameter in encoder.named_parameters():
+                if any(part in name for part in unused):
+                    parameter.requires_grad_(False)
 
     def forward(self, captions: Sequence[str]) -> TextEmbedding:
         """Embed captions; longer ones are cut at the tokenizer's length, as the base was trained."""

@@ -13,6 +13,14 @@ import torch
 from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+UNKNOWN_HERE = (
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+)
+"""Keys of diffusers that change the schedule and are not followed here."""
 
 
 class NoiseSchedule:
@@ -24,10 +32,12 @@ class NoiseSchedule:
             ``leading`` spacing, ``steps_offset``.
 
     Raises:
-        ValueError: for a schedule, spacing or prediction type that is not known here.
+        ValueError: for a schedule, spacing or prediction type that is not known here, or a key of ``UNKNOWN_HERE``.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        if unknown := [key for key in UNKNOWN_HERE if config.get(key)]:
+            raise ValueError(f"the scheduler config sets {', '.join(unknown)}; such schedules are not known here")
         self.num_train_timesteps = int(config["num_train_timesteps"])
         self.prediction_type: str = config["prediction_type"]
         self.timestep_spacing: str = config["timestep_spacing"]
@@ -85,8 +95,8 @@ class NoiseSchedule:
             timesteps = steps[::-1].astype(np.float32) + self.steps_offset
         elif self.timestep_spacing == "trailing":
             # Cut: for some N (61, 103, ...) the rounding of the stride gives one step more, at timestep -1.
-            steps = np.arange(total, 0, -total / num_inference_steps)[:num_inference_steps]
-            timesteps = steps.round().astype(np.float32) - 1
+            places = np.arange(total, 0, -total / num_inference_steps)[:num_inference_steps]
+            timesteps = places.round().astype(np.float32) - 1
         elif self.timestep_spacing == "linspace":
             timesteps = np.linspace(0, total - 1, num_inference_steps, dtype=np.float32)[::-1].copy()
         else:
