@@ -113,13 +113,10 @@ class UniLDiffCLI(LightningCLI):
         if not arguments.names_data:
             raise UserError(f"{arguments.command}: no data; give --data, one of {', '.join(datamodules.names())}")
         saved = self._read_checkpoint() if arguments.checkpoint else None
+        self._same_class(saved, arguments.model_class)
         self.config = parser.parse_args(arguments.ordered(saved))
         model = self.config[arguments.command].model
-        if saved and model.class_path != saved["class_path"]:
-            raise UserError(
-                f"checkpoint: {self.checkpoint} is of {_short(saved['class_path'])}, not of {_short(model.class_path)}; "
-                f"--ckpt_path resumes or tests the same stage, --model.init_from starts the next one from it"
-            )
+        self._same_class(saved, model.class_path)
         if self.checkpoint:
             self.config[arguments.command].ckpt_path = str(self.checkpoint)
         elif arguments.command != "fit" and not model.init_args.get("init_from"):
@@ -128,12 +125,18 @@ class UniLDiffCLI(LightningCLI):
                 "--model.init_from tiny for the shipped model"
             )
 
+    def _same_class(self, saved: dict[str, Any] | None, class_path: str | None) -> None:
+        if saved and class_path not in (None, saved["class_path"]):
+            raise UserError(
+                f"checkpoint: {self.checkpoint} is of {_short(saved['class_path'])}, not of {_short(str(class_path))}; "
+                f"--ckpt_path resumes or tests the same stage, --model.init_from starts the next one from it"
+            )
+
     def _read_checkpoint(self) -> dict[str, Any]:
         given = str(self.arguments.checkpoint)
         if given in ("last", "best"):
-            named = [self.arguments.model, *(_class_of(config) for config in self.arguments.configs.values())]
-            stage = next((stage_name(path) for path in named if path), "*")
-            self.checkpoint = newest_checkpoint(stage, given)
+            named = self.arguments.model_class
+            self.checkpoint = newest_checkpoint(stage_name(named) if named else "*", given)
         else:
             self.checkpoint = Path(given)
         content = load_file_safely(self.checkpoint)
@@ -218,11 +221,6 @@ class UniLDiffCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
         return kwargs | ({"return_predictions": False} if subcommand == "predict" else {})
-
-
-def _class_of(config: dict[str, Any]) -> str | None:
-    model = config.get("model")
-    return model.get("class_path") if isinstance(model, dict) else None
 
 
 def _short(class_path: str) -> str:

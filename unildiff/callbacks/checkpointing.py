@@ -206,7 +206,7 @@ class Checkpointing(Checkpoint):
             return
         path = self._path(self._finished_step)
         failure = ""
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         try:
             trainer.strategy.save_checkpoint(checkpoint, str(path))  # rank 0 writes
             if trainer.is_global_zero:

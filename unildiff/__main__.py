@@ -1,0 +1,8 @@
+"""``python -m unildiff`` is ``unildiff``."""
+
+import sys
+
+from unildiff.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""The folder that every fit, validate, test and predict leaves, and that says how it was made.
+
+``runs/<stage>/<time>/`` holds, for each command run in it, ``config.<command>.yaml`` (resolved: ``unildiff <command>
+--config`` with it is the same run again) and ``run.<command>.json``; after a fit also ``curves/`` (TensorBoard) and
+``checkpoints/``. A second command of the same name gets ``config.<command>-2.yaml``: nothing is written over.
+"""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from unildiff.errors import UserError
+from unildiff.paths import PACKAGE
+
+_PACKAGES = (
+    *("unildiff", "torch", "torchvision", "lightning", "diffusers", "transformers", "safetensors", "torchmetrics"),
+    *("jsonargparse", "numpy", "scikit-image", "opencv-python-headless", "pillow"),
+)
+
+
+def new_run_folder(stage: str, root: Path | str = "runs") -> Path:
+    """Return ``<root>/<stage>/<time>``, a folder that does not exist yet (and is not made here)."""
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path(root) / stage / now
+    number = 2
+    while folder.exists():
+        folder = Path(root) / stage / f"{now}_{number}"
+        number += 1
+    return folder
+
+
+def newest_checkpoint(stage: str, name: str, root: Path | str = "runs") -> Path:
+    """Return the newest ``<name>.ckpt`` among the runs of a stage.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(Path(root).glob(f"{stage}/*/checkpoints/{name}.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(
+            f"checkpoint: no {name}.ckpt in {Path(root) / stage}/*/checkpoints; train first, or give --ckpt_path a file"
+        )
+    return found[-1]
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Return the commit of the checkout that holds ``folder``, and whether files differ from it; None without git."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = None if commit is None else _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "uncommitted_changes": None if changes is None else bool(changes)}
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the version of Python and of each package that a result may depend on; None where it is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+class RunRecord(Callback):
+    """Makes the run folder once model and data stand, and keeps its record up to date; rank 0 writes."""
+
+    def __init__(self, folder: Path, command: str, config: str, seed: int | bool, notices: list[str]) -> None:
+        """Set what the record will say.
+
+        Args:
+            folder: the run folder.
+            command: fit, validate, test or predict.
+            config: the resolved config, as yaml.
+            seed: of everything random.
+            notices: lines to print when the run starts.
+        """
+        super().__init__()
+        self.folder = folder
+        self.command = command
+        self.config = config
+        self.seed = seed
+        self.notices = notices
+        self._record: dict[str, Any] = {}
+        self._path = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the folder, write config and record.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        if self._record:
+            return
+        self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
+        # Ranks that torchrun started have each chosen a time of their own; Trainer has no setter for its folder.
+        trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
+        self._record = self._describe(trainer)
+        if not trainer.is_global_zero:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            name = _free_name(self.folder, self.command)
+            (self.folder / f"config.{name}.yaml").write_text(self.config, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"run folder: {self.folder}: {error.strerror}; give another --run_dir") from error
+        self._path = self.folder / f"run.{name}.json"
+        self._write()
+        for line in [*self.notices, f"run folder: {self.folder}"]:
+            print(line, flush=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Note how the run ended."""
+        self._end(f"{type(exception).__name__}: {exception}".rstrip(": "))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note that the run is through."""
+        self._end("finished")
+
+    def _describe(self, trainer: Trainer) -> dict[str, Any]:
+        datamodule: LightningDataModule | None = getattr(trainer, "datamodule", None)
+        return {
+            "command": shlex.join(["unildiff", *sys.argv[1:]]),
+            "folder": os.getcwd(),
+            "status": "running",
+            "started": _now(),
+            "ended": None,
+            **git_state(PACKAGE),
+            "versions": package_versions(),
+            "platform": platform.platform(),
+            "device": str(trainer.strategy.root_device),
+            "processes": trainer.world_size,
+            "precision": trainer.precision,
+            "seed": self.seed,
+            "data": type(datamodule).__name__ if datamodule else None,
+            "data_fingerprint": _fingerprint(datamodule),
+            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+        }
+
+    def _end(self, status: str) -> None:
+        if self._path.name and self._record["status"] == "running":
+            self._record |= {"status": status, "ended": _now()}
+            self._write()
+
+    def _write(self) -> None:
+        self._path.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
+
+
+def _fingerprint(datamodule: Any) -> str | None:
+    if not hasattr(datamodule, "fingerprint"):
+        return None
+    try:
+        return str(datamodule.fingerprint())
+    except UserError as error:  # training pictures without test pictures are enough for a fit
+        return f"unknown ({error})"
+
+
+def _free_name(folder: Path, command: str) -> str:
+    name, number = command, 2
+    while (folder / f"config.{name}.yaml").exists() or (folder / f"run.{name}.json").exists():
+        name = f"{command}-{number}"
+        number += 1
+    return name
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        command = ["git", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
