@@ -220,6 +220,9 @@ def test_write_table_writes_every_format(tmp_path):
         ({"count": 34}, r"run, scores.csv has 33, cdd11 has 34"),
         ({"count": dict.fromkeys(CDD11, 3) | {"low": 4}}, "has 3 of low, cdd11 has 4"),
         ({"data_kind": "maybe"}, "must be real or sample"),
+        ({"count": "33"}, "'33', must be a number"),
+        ({"blind": "yes"}, "must be true or false"),
+        ({"time_per_picture_s": "fast"}, "must be a number of seconds"),
     ],
 )
 def test_a_run_that_does_not_count_is_refused(tmp_path, changes, message):
@@ -263,6 +266,9 @@ def test_broken_runs_are_refused(tmp_path):
             load_run(folder)
     (folder / "run.json").write_text(json.dumps(info | {"stages": [{"label": "a", "scores": "none.csv"}]}))
     with pytest.raises(UserError, match="cannot read scores"):
+        load_run(folder)
+    (folder / "run.json").write_text(json.dumps(info | {"stages": ["joint"]}))
+    with pytest.raises(UserError, match="must have a label"):
         load_run(folder)
 
 

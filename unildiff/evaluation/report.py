@@ -180,6 +180,9 @@ def _documents_html(sources: Sequence[_Source]) -> str:
         found = [path for suffix in ("yaml", "json") for path in sorted(source.folder.rglob(f"*.{suffix}"))]
         for path in found:
             if path.stat().st_size <= _MAX_DOCUMENT:
-                text = html.escape(path.read_text(encoding="utf-8", errors="replace"))
-                parts.append(f"<details><summary>{html.escape(str(path))}</summary><pre>{text}</pre></details>")
+                text = path.read_text(encoding="utf-8", errors="replace")
+                if path.name == "run.json":
+                    text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+                summary = html.escape(str(path))
+                parts.append(f"<details><summary>{summary}</summary><pre>{html.escape(text)}</pre></details>")
     return "\n".join(parts)

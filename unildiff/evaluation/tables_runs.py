@@ -34,6 +34,14 @@ PictureKind = Literal["input", "restored", "truth"]
 
 REQUIRED_COLUMNS = ("degradation", "name", "psnr", "ssim", "input_psnr", "input_ssim")
 _REQUIRED_KEYS = ("model", "data", "data_kind", "count", "protocol", "blind")
+_KINDS: dict[str, tuple[Any, str]] = {
+    "blind": (bool, "true or false"),
+    "count": (int | dict, "a number, or numbers by degradation"),
+    "time_per_picture_s": (int | float, "a number of seconds"),
+    "peak_memory_mib": (int | float, "a number of MiB"),
+    "notes": (list, "a list of sentences"),
+    "stages": (list, 'a list of {"label": ..., "scores": FILE}'),
+}
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,9 @@ def make_run(
     missing = [key for key in _REQUIRED_KEYS if key not in info]
     if missing:
         raise UserError(f"provenance missing: {where}/run.json has no {', '.join(missing)}, test the model again")
+    for key, (kinds, wanted) in _KINDS.items():
+        if info.get(key) is not None and not isinstance(info[key], kinds):
+            raise UserError(f"{key}: {where}/run.json, '{info[key]}', must be {wanted}")
     if info["data_kind"] not in ("real", "sample"):
         raise UserError(f"data_kind: {where}/run.json, '{info['data_kind']}', must be real or sample")
     scores = rows if isinstance(rows, Scores) else Scores.from_rows(rows, where)
@@ -236,6 +247,8 @@ def load_run(path: Path) -> Run:
         raise UserError(f"broken provenance: {path}/run.json, a {type(info).__name__}, must be a JSON object")
     stages = []
     for stage in info.get("stages") or []:
-        scores = Scores.read(path / stage["scores"])
-        stages.append(Stage(stage["label"], scores, bool(stage.get("reference", False))))
+        if not isinstance(stage, dict) or not {"label", "scores"} <= stage.keys():
+            raise UserError(f"stages: {path}/run.json, '{stage}', must have a label and scores, test the model again")
+        scores = Scores.read(path / str(stage["scores"]))
+        stages.append(Stage(str(stage["label"]), scores, bool(stage.get("reference", False))))
     return make_run(path, info, Scores.read(path / "scores.csv"), stages)
