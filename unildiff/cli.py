@@ -64,7 +64,10 @@ def run(arguments: list[str]) -> int:
             print(f"unildiff {__version__}")
             return 0
         case [name, *rest] if name in TRAINER_COMMANDS:
-            return import_module("unildiff.lightning_cli").run(name, rest)  # type: ignore[no-any-return]
+            from unildiff.arguments import TrainerArguments
+
+            taken_apart = TrainerArguments.parse(name, rest)  # most mistakes show before Lightning is imported
+            return import_module("unildiff.lightning_cli").run(taken_apart)  # type: ignore[no-any-return]
         case [name, *rest] if name in functions_in("", FUNCTIONS):
             return call(name, name, name, rest)
         case [group, *rest] if group in GROUPS and functions_in(group, GROUPS[group]):
@@ -108,23 +111,12 @@ def call(command: str, module: str, name: str, arguments: list[str]) -> int:
     """
     loaded = import_module(f"unildiff.commands.{module}")
     function: Callable[..., int | None] = getattr(loaded, name, None) or getattr(loaded, f"{name}_")
-    from unildiff.parsing import OneLineErrors
+    from unildiff.parsing import OneLineErrors, in_json
 
     parser = OneLineErrors(prog=f"unildiff {command}", description=(inspect.getdoc(function) or "").partition("\n")[0])
-    parser.add_function_arguments(function, as_positional=True)
-    values = parser.parse_args(with_flag_values(function, arguments)).as_dict()
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    values = parser.parse_args(in_json(function, arguments)).as_dict()
     return function(**values) or 0
-
-
-def with_flag_values(function: Callable[..., object], arguments: list[str]) -> list[str]:
-    """Return ``arguments`` with ``--flag`` spelled ``--flag=true`` where the function's parameter is a bool."""
-    parameters = inspect.signature(function).parameters.values()
-    flags = {f"--{parameter.name}" for parameter in parameters if parameter.annotation in (bool, "bool")}
-    following = [*arguments[1:], "--"]
-    return [
-        f"{argument}=true" if argument in flags and after.lower() not in ("true", "false") else argument
-        for argument, after in zip(arguments, following, strict=True)
-    ]
 
 
 def unknown_command(name: str, available: dict[str, str], program: str) -> UserError:

@@ -47,7 +47,7 @@ class Parser(LightningArgumentParser, OneLineErrors):
     error = OneLineErrors.error
 
 
-def run(command: str, arguments: list[str]) -> int:
+def run(arguments: TrainerArguments) -> int:
     """Run one command of the Trainer and return its exit code.
 
     Raises:
@@ -55,7 +55,7 @@ def run(command: str, arguments: list[str]) -> int:
     """
     _be_quiet()
     try:
-        cli = UniLDiffCLI(TrainerArguments.parse(command, arguments))
+        cli = UniLDiffCLI(arguments)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     except SIGTERMException:
@@ -64,7 +64,8 @@ def run(command: str, arguments: list[str]) -> int:
         if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning has turned it into exit code 1
             return 130
         raise
-    return INCOMPLETE if getattr(cli.datamodule, "skipped", None) and command in ("test", "predict") else 0
+    incomplete = bool(getattr(cli.datamodule, "skipped", None)) and arguments.command in ("test", "predict")
+    return INCOMPLETE if incomplete else 0
 
 
 class UniLDiffCLI(LightningCLI):

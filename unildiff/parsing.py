@@ -1,11 +1,12 @@
 """jsonargparse parsers whose complaints are one line and name the nearest thing that exists."""
 
 import inspect
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
@@ -65,3 +66,53 @@ def _parameters(class_path: str) -> list[str]:
     return [
         parameter for each in classes if "__init__" in vars(each) for parameter in inspect.signature(each).parameters
     ]
+
+
+def in_json(function: Callable[..., object], arguments: Sequence[str]) -> list[str]:
+    """Return a command's arguments with lists and flags as jsonargparse wants them.
+
+    ``--metrics psnr ssim``, ``--metrics psnr,ssim`` and several positional arguments for a last list become JSON,
+    ``--flag`` becomes ``--flag=true``, and ``--seed_everything`` is another name of ``--seed``.
+
+    Args:
+        function: the command; parameters without a default are positional.
+        arguments: what the user wrote.
+    """
+    parameters = {f"--{name}": parameter for name, parameter in inspect.signature(function).parameters.items()}
+    required = [parameter for parameter in parameters.values() if parameter.default is parameter.empty]
+    positional: list[str] = []
+    options: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        name = waiting.pop(0)
+        if name.partition("=")[0] == "--seed_everything" and name not in parameters:  # as the Trainer's commands say it
+            name = name.replace("--seed_everything", "--seed")
+        parameter = parameters.get(name)
+        if not name.startswith("-") or name == "-":
+            positional.append(name)
+        elif parameter is not None and parameter.annotation in (bool, "bool"):
+            follows = waiting and waiting[0].lower() in ("true", "false")
+            options.append(f"{name}={waiting.pop(0) if follows else 'true'}")
+        elif parameter is not None and _is_list(parameter.annotation):
+            values: list[str] = []
+            while waiting and not waiting[0].startswith("--"):
+                values.append(waiting.pop(0))
+            options.append(f"{name}={_json_list(values, commas=True)}" if values else name)
+        else:
+            options.append(name)
+            if parameter is not None and waiting:
+                options.append(waiting.pop(0))
+    if required and _is_list(required[-1].annotation) and len(positional) >= len(required):
+        first = len(required) - 1
+        positional[first:] = [_json_list(positional[first:], commas=False)]
+    return positional + options
+
+
+def _is_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list or any(get_origin(part) is list for part in get_args(annotation))
+
+
+def _json_list(values: Sequence[str], commas: bool) -> str:
+    if values[0].startswith("["):
+        return " ".join(values)
+    return json.dumps([part for value in values for part in value.split(",")] if commas else list(values))
