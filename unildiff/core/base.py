@@ -45,7 +45,7 @@ class Base:
             for index, (tokenizer, encoder) in enumerate(zip(self.text.tokenizers, self.text.encoders, strict=True)):
                 suffix = "" if index == 0 else f"_{index + 1}"
                 tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
-                encoder.save_pretrained(folder / f"text_encoder{suffix}")
+                encoder.save_pretrained(folder / f"text_encoder{suffix}")  # type: ignore[operator]
 
 
 def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = None) -> Base:

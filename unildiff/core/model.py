@@ -3,6 +3,7 @@
 Axis letters: B batch, H/W pixels, C latent channels, h/w latent height and width, F channels of the LQ feature.
 """
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -82,12 +83,15 @@ class UniLDiff(nn.Module):
             latents = encode_latents(self.vae, lq)
         return LQFeatures(deep, skips, latents)
 
-    def context(self, features: LQFeatures, text: TextEmbedding, size: tuple[int, int]) -> UNetContext:
-        """Return what the U-Net needs at every step; ``size`` is the picture's height and width in pixels."""
+    def context(self, deep: Tensor, text: TextEmbedding, size: tuple[int, int]) -> UNetContext:
+        """Return what the U-Net needs at every step, of the LQ encoder's deep feature (B, F, h, w) and the caption.
+
+        ``size`` is the picture's height and width in pixels.
+        """
         ids = None
         if self.unet.rest.config.addition_embed_type == "text_time":
-            ids = time_ids(size, (0, 0), size, text.tokens.shape[0]).to(text.tokens)
-        return UNetContext(self.unet.fusion.prepare(features.deep, text.tokens), text, ids)
+            ids = time_ids(size, (0, 0), size, deep.shape[0]).to(deep.device)
+        return UNetContext(self.unet.fusion.prepare(deep, text.tokens), text, ids)
 
     @torch.no_grad()
     def sample_latents(
@@ -101,10 +105,10 @@ class UniLDiff(nn.Module):
         """Return restored latents (B, C, h, w), float32; the same keys give the same latents on one device."""
         noise = KeyedNoise(keys, features.latents.device).normal("sampling", *features.latents.shape[1:])
         size = tuple(side * self.downscale_factor for side in features.latents.shape[-2:])
-        conditional = self.context(features, self.embed(captions), (size[0], size[1]))
+        conditional = self.context(features.deep, self.embed(captions), (size[0], size[1]))
         guided: Predict | None = None
         if self.config.use_text and any(captions) and settings.guidance_scale != 1.0:
-            empty = self.context(features, self.embed([""] * len(captions)), (size[0], size[1]))
+            empty = self.context(features.deep, self.embed([""] * len(captions)), (size[0], size[1]))
             both = empty.doubled(conditional)
 
             def guided(latents: Tensor, timesteps: Tensor) -> Tensor:
@@ -162,10 +166,11 @@ class UniLDiff(nn.Module):
 
     def save_folder(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Write a diffusers-layout folder that ``load_model`` reads; the model stays usable."""
-        base = Base(self.vae, self.unet.to_diffusers(), self.text, self.scheduler_config)
-        with quiet():
-            _as_dtype(base, dtype).save(folder)
+        whole = Base(self.vae, self.unet.to_diffusers(), self.text, self.scheduler_config)
+        base = _as_dtype(whole, dtype)
         self.unet.rest.conv_in = nn.Identity()
+        with quiet():
+            base.save(folder)
         for name, part in self.added_parts().items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             state = {key: value.detach().to(dtype).contiguous() for key, value in part.state_dict().items()}
@@ -179,8 +184,6 @@ class UniLDiff(nn.Module):
 
 def _as_dtype(base: Base, dtype: torch.dtype) -> Base:
     """Return a copy of the base's weights in another dtype, sharing configs."""
-    import copy
-
     return Base(
         copy.deepcopy(base.vae).to(dtype),
         copy.deepcopy(base.unet).to(dtype),

@@ -3,6 +3,7 @@
 Axis letters: B batch, H/W pixels.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import PredictBatch, RestorationBatch
+from unildiff.diffusion.noise import KeyedNoise
+from unildiff.errors import UserError
 from unildiff.stages.checkpoints import mismatch
 from unildiff.stages.optimiser import learning_rate_factor
 
@@ -67,7 +70,7 @@ class StageModule(L.LightningModule):
 
     # --- what is trained ---------------------------------------------------------------------------------------
 
-    def freeze(self) -> None:
+    def freeze_untrained(self) -> None:
         """Leave gradients only to what the stage trains; called by subclasses once ``self.model`` stands."""
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(self.trained))
@@ -79,7 +82,11 @@ class StageModule(L.LightningModule):
                 yield name, parameter
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with one group per peak learning rate and a schedule per optimiser step."""
+        """Return AdamW with one group per peak learning rate and a schedule per optimiser step.
+
+        Raises:
+            UserError: if the run has no end, which the schedule needs.
+        """
         config = self.optimizer_config
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.trained_parameters():
@@ -91,8 +98,10 @@ class StageModule(L.LightningModule):
             [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
             weight_decay=config.weight_decay,
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        factor = learning_rate_factor(config.warmup_steps, total, config.schedule)
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise UserError("trainer: max_steps is -1, but the schedule needs the run's end; give --trainer.max_steps")
+        factor = learning_rate_factor(config.warmup_steps, int(total), config.schedule)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -114,17 +123,28 @@ class StageModule(L.LightningModule):
 
     # --- logging -----------------------------------------------------------------------------------------------
 
-    def log_scalars(self, values: dict[str, Tensor | float]) -> None:
-        """Write scalars at the trainer's pace, straight to the loggers: ``self.log`` costs milliseconds a step."""
-        if self.global_step % self.trainer.log_every_n_steps == 0:
-            numbers = {name: float(value) for name, value in values.items()}
-            numbers |= {
-                f"learning_rate/group{index}": group["lr"]
-                for index, group in enumerate(self.optimizers(use_pl_optimizer=False).param_groups)  # type: ignore[union-attr]
-            }
-            for logger in self.trainer.loggers:
-                logger.log_metrics(numbers, step=self.global_step)
+    @property
+    def logs_now(self) -> bool:
+        """Whether this step's scalars are wanted: working them out makes a GPU wait, so it is not done every step."""
+        return self.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined, no-any-return]
 
-    def batch_pictures(self, batch: RestorationBatch | PredictBatch, name: Literal["lq", "gt"]) -> Tensor:
-        """Return pictures of a batch as (B, 3, H, W) in [-1, 1]."""
-        return to_unit(batch[name])  # type: ignore[literal-required]
+    def log_scalars(self, values: dict[str, Tensor | float]) -> None:
+        """Write scalars and learning rates straight to the loggers: ``self.log`` costs milliseconds a step."""
+        numbers = {name: float(value) for name, value in values.items()}
+        numbers |= {
+            f"learning_rate/group{index}": group["lr"]
+            for index, group in enumerate(self.optimizers(use_pl_optimizer=False).param_groups)  # type: ignore[union-attr]
+        }
+        for logger in self.trainer.loggers:
+            logger.log_metrics(numbers, step=self.global_step)
+
+
+def batch_pictures(batch: RestorationBatch | PredictBatch, name: Literal["lq", "gt"]) -> Tensor:
+    """Return pictures of a batch as (B, 3, H, W) in [-1, 1]."""
+    return to_unit(batch[name])  # type: ignore[typeddict-item]
+
+
+def dropped_captions(captions: list[str], noise: KeyedNoise, share: float) -> list[str]:
+    """Return captions, a ``share`` of the samples' replaced by the empty one (classifier-free guidance)."""
+    kept = (noise.uniform("text") >= share).tolist()
+    return [caption if keep else "" for caption, keep in zip(captions, kept, strict=True)]

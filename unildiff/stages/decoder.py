@@ -15,8 +15,8 @@ from unildiff.core.moe import auxiliary_loss
 from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.stages.base import OptimizerConfig
-from unildiff.stages.denoising import expert_usage
+from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
+from unildiff.stages.denoising import routing_scalars
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.testing import EvaluationSettings
 
@@ -74,42 +74,36 @@ class DecoderFinetuneModule(RestorationModule):
     @torch.no_grad()
     def restored_latents(self, batch: RestorationBatch, features: LQFeatures, noise: KeyedNoise) -> Tensor:
         """Return latents (B, C, h, w) of the kind that ``latents`` names."""
-        captions = self.dropped_captions(batch, noise)
         if self.latents == "lq":
             return features.latents
+        captions = dropped_captions(batch["caption"], noise, self.text_dropout)
         if self.latents == "sample":
             return self.model.sample_latents(features, captions, batch["key"], self.training_sampling)
         size = (batch["lq"].shape[2], batch["lq"].shape[3])
-        context = self.model.context(features, self.embed(captions), size)
+        context = self.model.context(features.deep, self.embed(captions), size)
         schedule = self.model.schedule
         timesteps = noise.integers("timestep", schedule.num_train_timesteps)
         epsilon = noise.normal("epsilon", *features.latents.shape[1:])
         # The noisy latents of a sampler that is under way: from the LQ latents, since the truth is not known to it.
         noisy = schedule.add_noise(features.latents.float(), epsilon, timesteps)
-        prediction = self.model.unet(noisy, timesteps, context)[0].float()
+        prediction: Tensor = self.model.unet(noisy, timesteps, context)[0].float()
         return schedule.denoised(prediction, noisy, timesteps)
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         noise = KeyedNoise(batch["key"], self.device)
-        gt = self.batch_pictures(batch, "gt")
+        gt = batch_pictures(batch, "gt")
         with torch.no_grad():
-            features = self.model.encode_lq(self.batch_pictures(batch, "lq"))
+            features = self.model.encode_lq(batch_pictures(batch, "lq"))
         latents = self.restored_latents(batch, features, noise)
         image, routings = self.model.decoder(latents, features.skips, noise)
         image, gt = (image.float() + 1) / 2, (gt + 1) / 2  # SSIM's constants are meant for pictures from 0 up
         reconstruction = (image - gt).abs().mean()
-        ssim = structural_similarity_index_measure(image, gt, data_range=1.0)
+        with torch.autocast(image.device.type, enabled=False):  # a variance as a difference of squares needs float32
+            ssim = structural_similarity_index_measure(image, gt, data_range=1.0)
         assert isinstance(ssim, Tensor)
-        loss = reconstruction + self.ssim_weight * (1 - ssim)
-        scalars: dict[str, Tensor | float] = {
-            "loss/reconstruction": reconstruction.detach(),
-            "loss/ssim": ssim.detach(),
-        }
-        if routings:
-            auxiliary = auxiliary_loss(routings)
-            loss = loss + self.auxiliary_weight * auxiliary
-            scalars["loss/auxiliary"] = auxiliary.detach()
-            scalars |= expert_usage(routings, "daem")
-        self.log_scalars(scalars)
-        return loss
+        loss: Tensor = reconstruction + self.ssim_weight * (1 - ssim)
+        if self.logs_now:
+            losses = {"loss/reconstruction": reconstruction.detach(), "loss/ssim": ssim.detach()}
+            self.log_scalars(losses | routing_scalars(routings, "daem"))
+        return loss + self.auxiliary_weight * auxiliary_loss(routings) if routings else loss

@@ -13,7 +13,7 @@ from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.stages.base import OptimizerConfig
+from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.testing import EvaluationSettings
 
@@ -60,20 +60,21 @@ class DenoisingModule(RestorationModule):
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         noise = KeyedNoise(batch["key"], self.device)
-        lq, gt = self.batch_pictures(batch, "lq"), self.batch_pictures(batch, "gt")
-        features = self.model.encode_lq(lq)
+        lq, gt = batch_pictures(batch, "lq"), batch_pictures(batch, "gt")
+        deep, _ = self.model.lq_encoder(lq)
+        shape = (self.model.vae.config.latent_channels, *deep.shape[2:])
         with torch.no_grad():
-            posterior_noise = noise.normal("posterior", *features.latents.shape[1:])
-            latents = encode_latents(self.model.vae, gt, posterior_noise).float()
-        text = self.embed(self.dropped_captions(batch, noise))
-        context = self.model.context(features, text, (lq.shape[2], lq.shape[3]))
-        epsilon = noise.normal("epsilon", *latents.shape[1:])
-        epsilon = epsilon + self.noise_offset * noise.normal("offset", latents.shape[1], 1, 1)
+            latents = encode_latents(self.model.vae, gt, noise.normal("posterior", *shape)).float()
+        text = self.embed(dropped_captions(batch["caption"], noise, self.text_dropout))
+        context = self.model.context(deep, text, (lq.shape[2], lq.shape[3]))
+        epsilon = noise.normal("epsilon", *shape)
+        epsilon = epsilon + self.noise_offset * noise.normal("offset", shape[0], 1, 1)
         timesteps = noise.integers("timestep", self.model.schedule.num_train_timesteps)
         routings: list[Routing] = []
         gates: list[Tensor] = []
 
         def predict(noisy: Tensor, steps: Tensor) -> Tensor:
+            prediction: Tensor
             prediction, fused = self.model.unet(noisy, steps, context, noise)
             routings.extend(fused.routings)
             gates.extend([] if fused.gate is None else [fused.gate])
@@ -81,26 +82,25 @@ class DenoisingModule(RestorationModule):
 
         per_sample = diffusion_loss(predict, latents, epsilon, timesteps, self.model.schedule)
         loss = per_sample.mean()
-        scalars: dict[str, Tensor | float] = {"loss/diffusion": loss.detach()}
-        for quarter in range(4):  # the fusion gate and the loss over the timesteps, in four bins
-            inside = (timesteps * 4 // self.model.schedule.num_train_timesteps) == quarter
-            if inside.any():
+        if self.logs_now:
+            scalars = {"loss/diffusion": loss.detach()} | routing_scalars(routings, "fusion")
+            quarters = timesteps * 4 // self.model.schedule.num_train_timesteps
+            for quarter in sorted(set(quarters.tolist())):  # loss and fusion gate over the timesteps, in four bins
+                inside = quarters == quarter
                 scalars[f"loss_at_timestep/quarter{quarter}"] = per_sample.detach()[inside].mean()
                 if gates:
                     scalars[f"fusion_gate/quarter{quarter}"] = gates[0][inside].mean()
-        if routings:
-            auxiliary = auxiliary_loss(routings)
-            loss = loss + self.auxiliary_weight * auxiliary
-            scalars["loss/auxiliary"] = auxiliary.detach()
-            scalars |= expert_usage(routings, "fusion")
-        self.log_scalars(scalars)
-        return loss
+            self.log_scalars(scalars)
+        return loss + self.auxiliary_weight * auxiliary_loss(routings) if routings else loss
 
 
-def expert_usage(routings: list[Routing], name: str) -> dict[str, Tensor | float]:
-    """Return the share of inputs that each expert of each level got, by the name of its curve."""
-    return {
-        f"expert_usage/{name}{level}.{expert}": share
-        for level, routing in enumerate(routings)
-        for expert, share in enumerate(routing.metrics()["usage"].tolist())
-    }
+@torch.no_grad()
+def routing_scalars(routings: list[Routing], name: str) -> dict[str, Tensor | float]:
+    """Return, per routed level, the balancing losses and each expert's share of the inputs, by their curves' names."""
+    scalars: dict[str, Tensor | float] = {}
+    for level, routing in enumerate(routings):
+        metrics = routing.metrics()
+        usage = metrics.pop("usage")
+        scalars |= {f"loss/{loss.removesuffix('_loss')}_{name}{level}": value for loss, value in metrics.items()}
+        scalars |= {f"expert_usage/{name}{level}.{expert}": share for expert, share in enumerate(usage.tolist())}
+    return scalars

@@ -5,14 +5,17 @@ Not in the paper. The result is an ordinary diffusers folder that stands where S
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from unildiff.core.base import load_base
 from unildiff.core.daff import FusionConfig
 from unildiff.core.encoders import decode_latents, encode_latents, unshuffle_factor
+from unildiff.core.text import TextEncoders
 from unildiff.core.tiny import make_tiny_base
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.data.batch import RestorationBatch
@@ -20,15 +23,20 @@ from unildiff.data.deadleaves import VOCABULARY
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.schedule import NoiseSchedule
-from unildiff.stages.base import OptimizerConfig, StageModule
+from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures, dropped_captions
 
 
 class _Parts(torch.nn.Module):
-    """The tiny base's parts under the names that checkpoints use."""
+    """Those parts of a base that a stage needs, under the names that checkpoints use."""
 
-    def __init__(self, vae: torch.nn.Module, unet: torch.nn.Module, text: torch.nn.Module) -> None:
+    vae: AutoencoderKL
+    unet: FusedUNet
+    text: TextEncoders
+
+    def __init__(self, **parts: torch.nn.Module) -> None:
         super().__init__()
-        self.vae, self.unet, self.text = vae, unet, text
+        for name, part in parts.items():
+            self.add_module(name, part)
 
 
 class PretrainVAEModule(StageModule):
@@ -44,6 +52,8 @@ class PretrainVAEModule(StageModule):
     """
 
     trained = ("vae.",)
+    model: _Parts
+    latent_std: Tensor
 
     def __init__(
         self,
@@ -57,32 +67,45 @@ class PretrainVAEModule(StageModule):
         self.save_hyperparameters()
         base = make_tiny_base(list(VOCABULARY), seed)
         self.base = [base]  # in a list: only self.model's parts belong to the module tree
-        self.model = _Parts(base.vae, base.unet, base.text)
+        self.model = _Parts(vae=base.vae)
         self.output, self.kl_weight, self.degraded_share = Path(output), kl_weight, degraded_share
         self.register_buffer("latent_std", torch.tensor(1.0), persistent=False)
-        self.freeze()
+        self.freeze_untrained()
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """Return the loss on clean pictures and a share of degraded ones."""
         count = round(self.degraded_share * len(batch["name"]))
-        images = torch.cat([self.batch_pictures(batch, "lq")[:count], self.batch_pictures(batch, "gt")[count:]])
+        images = torch.cat([batch_pictures(batch, "lq")[:count], batch_pictures(batch, "gt")[count:]])
         vae = self.model.vae
         factor = unshuffle_factor(vae)
         posterior = vae.encode(torch.nn.functional.pixel_unshuffle(images, factor)).latent_dist
         noise = KeyedNoise(batch["key"], images.device).normal("posterior", *posterior.mean.shape[1:])
-        self.latent_std.lerp_(posterior.mean.detach().float().std(), 0.02)
+        weight = max(0.02, 1 / (self.global_step + 1))  # a plain mean at first, so that the initial 1 leaves no trace
+        self.latent_std.lerp_(posterior.mean.detach().float().std(), weight)
         decoded = decode_latents(vae, (posterior.mean + posterior.std * noise) * vae.config.scaling_factor)
         reconstruction = (decoded.float() - images).abs().mean()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
-        self.log_scalars({"loss/reconstruction": reconstruction.detach(), "loss/kl": kl.detach()})
-        return reconstruction + self.kl_weight * kl
+        if self.logs_now:
+            self.log_scalars({"loss/reconstruction": reconstruction.detach(), "loss/kl": kl.detach()})
+        loss: Tensor = reconstruction + self.kl_weight * kl
+        return loss
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
         """Log the PSNR of the round trip, mean over pictures."""
-        images = self.batch_pictures(batch, "gt")
+        images = batch_pictures(batch, "gt")
         decoded = decode_latents(self.model.vae, encode_latents(self.model.vae, images)).clamp(-1, 1)
         psnr = peak_signal_noise_ratio(decoded, images, data_range=2.0, reduction="elementwise_mean", dim=(1, 2, 3))
         self.log("val/psnr", psnr, batch_size=1, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the latents' spread beside the weights."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["latent_std"] = float(self.latent_std)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the latents' spread."""
+        super().on_load_checkpoint(checkpoint)
+        self.latent_std.fill_(checkpoint["latent_std"])
 
     def on_train_end(self) -> None:
         """Write the base, its latents scaled to unit variance."""
@@ -102,6 +125,7 @@ class PretrainUNetModule(StageModule):
     """
 
     trained = ("unet.", "text.")
+    model: _Parts
 
     def __init__(
         self, base: str, output: str, optimizer: OptimizerConfig | None = None, text_dropout: float = 0.2
@@ -112,18 +136,18 @@ class PretrainUNetModule(StageModule):
         self.base = [loaded]
         self.schedule = NoiseSchedule(loaded.scheduler)
         unet = FusedUNet(loaded.unet, FusionConfig(kind="plain"), int(loaded.vae.config.block_out_channels[-1]))
-        self.model = _Parts(loaded.vae, unet, loaded.text)
+        self.model = _Parts(vae=loaded.vae, unet=unet, text=loaded.text)
         self.output, self.text_dropout = Path(output), text_dropout
-        self.freeze()
+        self.freeze_untrained()
         unet.fusion.requires_grad_(False)
+        loaded.text.freeze_unused()
 
     def _loss(self, batch: RestorationBatch) -> Tensor:
         noise = KeyedNoise(batch["key"], self.device)
-        images = self.batch_pictures(batch, "gt")
+        images = batch_pictures(batch, "gt")
         with torch.no_grad():
             latents = encode_latents(self.model.vae, images).float()
-        kept = (noise.uniform("text") >= self.text_dropout).tolist()
-        captions = [caption if keep else "" for caption, keep in zip(batch["caption"], kept, strict=True)]
+        captions = dropped_captions(batch["caption"], noise, self.text_dropout)
         context = UNetContext(None, self.model.text(captions))
         epsilon = noise.normal("epsilon", *latents.shape[1:])
         timesteps = noise.integers("timestep", self.schedule.num_train_timesteps)
@@ -137,7 +161,8 @@ class PretrainUNetModule(StageModule):
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """Return the diffusion loss on clean pictures."""
         loss = self._loss(batch)
-        self.log_scalars({"loss/diffusion": loss.detach()})
+        if self.logs_now:
+            self.log_scalars({"loss/diffusion": loss.detach()})
         return loss
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:

@@ -14,16 +14,15 @@ from torchvision.utils import make_grid
 
 from unildiff.assembly import assemble
 from unildiff.core.encoders import encode_latents
-from unildiff.core.model import NetworkConfig
+from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
 from unildiff.data.batch import PredictBatch, RestorationBatch
-from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.paths import PACKAGE
 from unildiff.runs import git_state, package_versions
-from unildiff.stages.base import OptimizerConfig, StageModule
+from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures
 from unildiff.stages.testing import EvaluationSettings, TestRun, free_folder, means_text
 
 
@@ -43,6 +42,7 @@ class RestorationModule(StageModule):
         evaluation: how a test is scored; never read from a checkpoint.
     """
 
+    model: UniLDiff
     hand_over: ClassVar[dict[str, str]] = {}
     """Rules for a checkpoint in ``init_from``: prefix in the checkpoint -> prefix in the model."""
 
@@ -64,23 +64,18 @@ class RestorationModule(StageModule):
         self.test_run: TestRun
         self.text_dropout = text_dropout
         self.model = assemble(base, base_vae, network, init_from, self.hand_over)
-        self.freeze()
+        self.freeze_untrained()
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
         self.metrics = DegradationMetrics("onerestore")
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute activations of U-Net, fusion and decoder in the backward pass."""
+        """Recompute activations of LQ encoder, U-Net, fusion and decoder in the backward pass."""
         self.model.unet.rest.enable_gradient_checkpointing()
-        for part in (self.model.unet.fusion, self.model.decoder):
+        for part in (self.model.lq_encoder, self.model.unet.fusion, self.model.decoder):
             part.gradient_checkpointing = True
 
     # --- training ----------------------------------------------------------------------------------------------
-
-    def dropped_captions(self, batch: RestorationBatch, noise: KeyedNoise) -> list[str]:
-        """Return captions, a share of them replaced by the empty one (classifier-free guidance)."""
-        kept = (noise.uniform("text") >= self.text_dropout).tolist()
-        return [caption if keep else "" for caption, keep in zip(batch["caption"], kept, strict=True)]
 
     def embed(self, captions: list[str]) -> TextEmbedding:
         """Embed captions with the frozen text encoders."""
@@ -107,11 +102,12 @@ class RestorationModule(StageModule):
     def _log_grid(self, pictures: Tensor, columns: int) -> None:
         grid = make_grid(pictures, nrow=columns)
         for logger in self.trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("val/input, restored, truth", grid, self.global_step)
+            writer = getattr(logger, "experiment", None)
+            if writer is not None and hasattr(writer, "add_image"):
+                writer.add_image("val/input, restored, truth", grid, self.global_step)
 
     def _restore(self, batch: RestorationBatch | PredictBatch, detail: bool = True) -> Tensor:
-        lq = self.batch_pictures(batch, "lq")
+        lq = batch_pictures(batch, "lq")
         return self.model.restore(lq, batch["caption"], batch["key"], self.sampling, detail and self.uses_detail)
 
     uses_detail = True
@@ -124,7 +120,7 @@ class RestorationModule(StageModule):
 
     def test_step(self, batch: RestorationBatch, batch_idx: int) -> None:
         """Restore a picture and hand it, as 8 bits, to the scorer; with the rows of other points of the way."""
-        lq, gt = self.batch_pictures(batch, "lq"), self.batch_pictures(batch, "gt")
+        lq, gt = batch_pictures(batch, "lq"), batch_pictures(batch, "gt")
         model, stages = self.model, self.evaluation.stages
         with torch.no_grad(), self.test_run.timed():
             features = model.encode_lq(model.pad(lq))
