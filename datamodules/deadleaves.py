@@ -36,6 +36,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         hflip: bool = True,
         vflip: bool = False,
         rotate: bool = False,
+        saturation: tuple[float, float] = (0.8, 2.5),
         val_size: int = 256,
         test_count: int = 10,
         **kwargs: Any,
@@ -52,11 +53,14 @@ class DeadLeavesDataModule(RestorationDataModule):
             hflip: flip left-right half of the time.
             vflip: flip upside down half of the time.
             rotate: turn by a random multiple of 90 degrees.
+            saturation: bounds of a random factor on the distance of training colours from grey.
             val_size: long side of the validation photographs in pixels; sides are multiples of 8.
             test_count: test scenes a degradation.
             kwargs: see the base class.
         """
         super().__init__(**kwargs)
+        if not 0 < saturation[0] <= saturation[1]:
+            raise UserError(f"saturation: {saturation}; give two factors above 0, the smaller first")
         self.degradations: Sequence[str] = DEGRADATIONS if degradations is None else degradations
         if unknown := sorted(set(self.degradations) - {*DEGRADATIONS, CLEAR}):
             raise UserError(f"degradations: no {', '.join(unknown)}; choose from {', '.join([*DEGRADATIONS, CLEAR])}")
@@ -64,6 +68,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         self.count = count
         self.weights = weights
         self.augment = Augment(crop_size, hflip, vflip, rotate)
+        self.saturation = saturation
         self.cache = None if cache is None else SceneCache(Path(cache), self.seed, self.side, count)
         self.val_size = val_size
         self.test_count = test_count
@@ -80,7 +85,7 @@ class DeadLeavesDataModule(RestorationDataModule):
     def train_set(self) -> SceneTrainSet:
         """Return the degraded scenes."""
         order = EpochOrder(dict.fromkeys(self.degradations, self.count), self.weights, self.count, self.seed)
-        return SceneTrainSet(self.cache or Rendered(self.side), order, self.augment)
+        return SceneTrainSet(self.cache or Rendered(self.side), order, self.augment, self.saturation)
 
     def val_set(self) -> EvalSet:
         """Return the validation photographs under each degradation."""

@@ -13,9 +13,10 @@ import numpy as np
 
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationSample, picture_tensor
-from unildiff.data.datasets import EpochOrder, Pair, Which
+from unildiff.data.datasets import EpochOrder
 from unildiff.data.deadleaves import Scene, render
-from unildiff.data.keys import sample_key
+from unildiff.data.keys import generator, sample_key
+from unildiff.data.pairs import Pair, Which
 from unildiff.degradations.cdd11 import degrade
 from unildiff.errors import UserError
 
@@ -26,6 +27,25 @@ _CHUNK = 64  # scenes rendered between two notes of how far the cache is
 def apply_degradation(image: np.ndarray, degradation: str, key: int, depth: np.ndarray | None) -> np.ndarray:
     """Return a uint8 (H, W, C) picture under one of the 11 degradations; "clear" leaves it as it is."""
     return image if degradation == CLEAR else degrade(image, degradation, key, depth=depth).image
+
+
+def vary_colour(image: np.ndarray, key: int, low: float, high: float) -> np.ndarray:
+    """Return a uint8 (H, W, C) picture with another saturation and tint, drawn from its key.
+
+    Args:
+        image: uint8 (H, W, C).
+        key: of the sample.
+        low: least factor on the distance from grey.
+        high: largest one; the factor is log-uniform between them.
+
+    Source: our choice. An autoencoder trained on pictures that are nearly grey learns to leave colour out.
+    """
+    rng = generator(key, "colour")
+    factor = np.float32(np.exp(rng.uniform(np.log(low), np.log(high))))
+    tint = np.exp(rng.normal(0, 0.05, 3)).astype(np.float32)
+    picture = image.astype(np.float32)
+    grey = picture.mean(axis=2, keepdims=True)
+    return np.clip((grey + factor * (picture - grey)) * tint, 0, 255).astype(np.uint8)
 
 
 class SceneSource(Protocol):
@@ -110,8 +130,11 @@ class SceneCache:
 class SceneTrainSet:
     """Degraded scenes at positions of an endless stream; a task is a degradation (see :class:`EpochOrder`)."""
 
-    def __init__(self, source: SceneSource, order: EpochOrder, augment: Augment) -> None:
-        """Args: the scenes, the order of degradations and scenes, crops and turns."""
+    def __init__(
+        self, source: SceneSource, order: EpochOrder, augment: Augment, saturation: tuple[float, float]
+    ) -> None:
+        """Args: the scenes, the order of degradations and scenes, crops and turns, bounds of the saturation's factor."""
+        self._saturation = saturation
         self._source = source
         self._order = order
         self._augment = augment
@@ -124,6 +147,7 @@ class SceneTrainSet:
         degradation, item, key = self._order(position)
         scene = self._source.scene(item, key)
         gt, depth = self._augment([scene.image, scene.depth], key)
+        gt = vary_colour(gt, key, *self._saturation)
         lq = apply_degradation(gt, degradation, key, depth)
         return {
             "lq": picture_tensor(lq),
