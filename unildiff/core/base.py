@@ -1,5 +1,6 @@
 """The base model: VAE, U-Net, text encoders and scheduler config, from a diffusers folder or a Hugging Face id."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,25 +73,22 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
     if missing:
         raise UserError(f"base model: {configs} is no diffusers folder, it lacks {', '.join(missing)}/; {WAY_ON}")
     with quiet():
-        try:
-            scheduler = dict(EulerDiscreteScheduler.load_config(configs / "scheduler"))
-            tokenizers = [
-                _tokenizer(configs / name) for name in ("tokenizer", "tokenizer_2") if (configs / name).is_dir()
-            ]
-            if source.is_file():
-                unet, autoencoder, encoders = _single_file(source, configs, dtype)
-            else:
-                unet = _part(UNet2DConditionModel, source / "unet", dtype)
-                autoencoder = None if other_vae else _part(AutoencoderKL, source / "vae", dtype)
-                kinds = (CLIPTextModel, CLIPTextModelWithProjection)[: len(tokenizers)]
-                names = ("text_encoder", "text_encoder_2")
-                encoders = [_part(kind, source / name, dtype) for kind, name in zip(kinds, names, strict=False)]
-            if other_vae is not None:
-                autoencoder = _vae(other_vae, configs, dtype)
-        except (OSError, ValueError, RuntimeError) as error:  # a config that is no JSON, weights of another shape, ...
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"base model: {name} cannot be loaded ({reason}); copy or fetch it again") from error
-    return Base(autoencoder, unet, TextEncoders(tokenizers, encoders), scheduler)
+        scheduler = _read(configs / "scheduler", EulerDiscreteScheduler.load_config)
+        names = [name for name in ("tokenizer", "tokenizer_2") if (configs / name).is_dir()]
+        tokenizers = [_read(configs / name, _tokenizer) for name in names]
+        autoencoder = None
+        if source.is_file():
+            unet, autoencoder, encoders = _read(source, lambda path: _single_file(path, configs, dtype))
+        else:
+            unet = _part(UNet2DConditionModel, source / "unet", dtype)
+            parts = zip(("text_encoder", "text_encoder_2"), (CLIPTextModel, CLIPTextModelWithProjection), strict=True)
+            encoders = [_part(kind, source / part, dtype) for part, kind in list(parts)[: len(names)]]
+        if other_vae is not None and other_vae.is_file():
+            autoencoder = _read(other_vae, lambda path: _single_vae(path, configs, dtype))
+        elif autoencoder is None or other_vae is not None:
+            folder = other_vae or source
+            autoencoder = _part(AutoencoderKL, folder / "vae" if (folder / "vae").is_dir() else folder, dtype)
+    return Base(autoencoder, unet, TextEncoders(tokenizers, encoders), dict(scheduler))
 
 
 def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
@@ -105,7 +103,7 @@ def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         options |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     else:
         options["dtype"] = dtype
-    model, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    model, info = _read(folder, lambda path: kind.from_pretrained(path, output_loading_info=True, **options))
     faults = {
         key: sorted(map(str, info.get(key, ()))) for key in ("missing_keys", "mismatched_keys", "unexpected_keys")
     }
@@ -119,18 +117,19 @@ def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _vae(path: Path, configs: Path, dtype: torch.dtype) -> Any:
-    if path.is_file():
-        check_whole(path)
-        return AutoencoderKL.from_single_file(
-            str(path),
-            config=str(configs),
-            subfolder="vae",
-            torch_dtype=dtype,
-            low_cpu_mem_usage=False,
-            local_files_only=True,
-        )
-    return _part(AutoencoderKL, path / "vae" if (path / "vae").is_dir() else path, dtype)
+def _read(path: Path, load: Callable[[Path], Any]) -> Any:
+    """Return what ``load`` makes of ``path``; what the libraries raise (no JSON, other shapes, ...) names the path."""
+    try:
+        return load(path)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"base model: {path} cannot be loaded ({reason}); copy or fetch it again") from error
+
+
+def _single_vae(path: Path, configs: Path, dtype: torch.dtype) -> Any:
+    check_whole(path)
+    options: dict[str, Any] = {"config": str(configs), "subfolder": "vae", "torch_dtype": dtype}
+    return AutoencoderKL.from_single_file(str(path), **options, low_cpu_mem_usage=False, local_files_only=True)
 
 
 def _single_file(path: Path, configs: Path, dtype: torch.dtype) -> tuple[Any, Any, list[Any]]:

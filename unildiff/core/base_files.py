@@ -15,7 +15,7 @@ from unildiff.paths import weights_path
 
 WAY_ON = "give a diffusers folder with --model.base FOLDER, or train the tiny model: --config configs/tiny/joint.yaml"
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
-_CONFIGS = ["*/config.json", "tokenizer/*", "tokenizer_2/*", "scheduler/*"]
+_CONFIGS = ["model_index.json", "*/config.json", "tokenizer/*", "tokenizer_2/*", "scheduler/*"]
 _WEIGHTS = ["unet/*.safetensors*", "vae/*.safetensors*", "text_encoder/*.safetensors*", "text_encoder_2/*.safetensors*"]
 _VAE = ["config.json", "vae/config.json", "diffusion_pytorch_model*.safetensors*", "vae/*.safetensors*"]
 _UNWANTED = ["*.non_ema*", "*openvino*", "*flax*", "*onnx*"]
@@ -59,14 +59,14 @@ def config_folder(single_file: Path) -> Path:
     Raises:
         UserError: neither is there.
     """
-    if (single_file.parent / "unet" / "config.json").is_file():
+    if _configs_are_whole(single_file.parent):
         return single_file.parent
     try:
         return _fetch(_SDXL, _CONFIGS, _configs_are_whole)
     except UserError as error:
         raise UserError(
             f"base model: {single_file} holds weights only; its tokenizers and configs are neither in {single_file.parent} "
-            f"(as unet/config.json, tokenizer/, ...) nor can they be fetched ({error})"
+            f"(model_index.json, unet/config.json, tokenizer/, ...) nor can they be fetched ({error})"
         ) from None
 
 
@@ -161,19 +161,20 @@ def _fetch(repo: str, allowed: list[str], whole: Callable[[Path], bool]) -> Path
             return folder
     except (OSError, HFValidationError):
         pass  # not in the cache
-    try:
-        folder = Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=["*.fp16*", *_UNWANTED]))
-        if not whole(folder):  # only half-precision files are published
-            folder = Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=_UNWANTED))
-    except (OSError, HFValidationError) as error:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())[:120]
-        patterns = " ".join(f"'{pattern}'" for pattern in allowed)
-        raise UserError(
-            f"base model: {repo} is neither a folder here nor whole in {constants.HF_HUB_CACHE}, and cannot be fetched "
-            f"({reason}); where there is a network: `hf download {repo} --include {patterns} --exclude '*.fp16*'`; "
-            f"or {WAY_ON}"
-        ) from None
-    return folder
+    reason = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            folder = Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=["*.fp16*", *_UNWANTED]))
+            if not whole(folder):  # only half-precision files are published
+                folder = Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=_UNWANTED))
+            return folder
+        except (OSError, HFValidationError) as error:
+            reason = " ".join(str(error).split())[:120]
+    patterns = " ".join(f"'{pattern}'" for pattern in allowed)
+    raise UserError(
+        f"base model: {repo} is neither a folder here nor whole in {constants.HF_HUB_CACHE}, and cannot be fetched "
+        f"({reason}); where there is a network: `hf download {repo} --include {patterns} --exclude '*.fp16*'`; or {WAY_ON}"
+    )
 
 
 def _base_is_whole(folder: Path) -> bool:
@@ -186,7 +187,7 @@ def _vae_is_whole(folder: Path) -> bool:
 
 
 def _configs_are_whole(folder: Path) -> bool:
-    return (folder / "unet" / "config.json").is_file() and (folder / "tokenizer").is_dir()
+    return all((folder / name).exists() for name in ("model_index.json", "unet/config.json", "tokenizer"))
 
 
 def _has_weights(part: Path) -> bool:
