@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 from unildiff.data.augment import Augment
 from unildiff.data.base import RestorationDataModule
-from unildiff.data.batch import Split
 from unildiff.data.captions import Captions
 from unildiff.data.catalogue import dataset
-from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Pair, PairSource, Reader, TrainSet
+from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Reader, TrainSet
 from unildiff.data.images import read_rgb
 from unildiff.data.keys import sample_key
 from unildiff.data.layouts import PictureSet, is_there, sample_of
+from unildiff.data.pairs import Pair, PairSource, Split
 from unildiff.data.sources import View, disk_source, readable, report
 from unildiff.errors import UserError
 
@@ -164,7 +164,11 @@ class PairedDataModule(RestorationDataModule):
 
     def _refuse_nothing(self) -> None:
         """Tell a new user where data comes from."""
-        if not self.folders and not self.root.exists():
+        try:
+            absent = not self.root.exists()
+        except PermissionError:
+            absent = False  # what lies there is said by whoever opens it
+        if absent and not self.folders:
             raise UserError(
                 f"no data: {self.root} does not exist; `unildiff data sample {self.dataset} --root {self.root}` writes a "
                 f"small sample set, `unildiff data layout {self.dataset}` shows how the real one must lie"

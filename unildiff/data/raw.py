@@ -5,7 +5,7 @@ pattern named row by row, e.g. "RGGB": R at (0, 0), G at (0, 1) and (1, 0), B at
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -27,12 +27,7 @@ def sites(height: int, width: int, pattern: Bayer) -> np.ndarray:
     Raises:
         UserError: the pattern is none of the four, or a side is odd.
     """
-    if (
-        len(pattern) != 4
-        or sorted(pattern) != ["B", "G", "G", "R"]
-        or pattern[1] == pattern[0]
-        or pattern[3] == pattern[2]
-    ):
+    if pattern not in get_args(Bayer):
         raise UserError(
             f"bayer: {pattern!r} is no Bayer pattern; choose RGGB, BGGR, GRBG or GBRG (see the camera's notes)"
         )

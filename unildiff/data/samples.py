@@ -54,13 +54,13 @@ def write_sample(name: str, root: Path) -> int:
         UserError: unknown name, or ``root`` holds anything that this function did not write, or cannot be written.
     """
     plans = list(_plans(name))
-    _refuse_foreign(root)
     partial = root.with_name(f".{root.name}.{os.getpid()}.part")
     try:
+        _refuse_foreign(root)
         partial.mkdir(parents=True)
+        loaded = {photo: load(photo, LONGEST) for photo in photographs("test")}
         for plan in progress(plans, len(plans), f"Writing {root}"):
-            picture, depth = load(plan.photo, LONGEST)
-            write_png(partial / plan.file, _degraded(plan, picture, depth))
+            write_png(partial / plan.file, _degraded(plan, *loaded[plan.photo]))
         files = [plan.file for plan in plans]
         lines = [json.dumps({"file": plan.file, "caption": plan.photo.caption, "model": "a person"}) for plan in plans]
         (partial / FILE_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,39 @@
+"""Crops, reflection and turns."""
+
+import numpy as np
+import pytest
+
+from unildiff.data.augment import Augment
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def test_without_switches_it_only_crops():
+    (crop,) = Augment(8, hflip=False)([PICTURE], 5)
+    windows = np.lib.stride_tricks.sliding_window_view(PICTURE, (8, 8), axis=(0, 1))  # (13, 23, C, 8, 8)
+    assert (windows == crop.transpose(2, 0, 1)).all(axis=(2, 3, 4)).sum() == 1
+    assert crop.flags.c_contiguous and not np.shares_memory(crop, PICTURE)
+
+
+def test_every_place_and_turn_comes_up_and_arrays_stay_together():
+    rows, columns = np.mgrid[:20, :30]
+    places = np.stack([rows, columns], axis=2)
+    seen = set()
+    for key in range(3000):
+        crop, where = Augment(18, hflip=True, vflip=True, rotate=True)([PICTURE, places], key)
+        assert (crop == PICTURE[where[..., 0], where[..., 1]]).all()
+        seen.add((*where[0, 0], *where[-1, -1], *where[0, -1]))
+    assert len(seen) == 3 * 13 * 8  # places, and the eight symmetries of a square
+
+
+def test_small_pictures_are_reflected_as_often_as_it_takes():
+    small = PICTURE[:5, :3]
+    (crop,) = Augment(16, hflip=False)([small], 1)
+    assert (crop == np.pad(small, ((0, 11), (0, 13), (0, 0)), mode="reflect")).all()
+    (crop,) = Augment(4, hflip=False)([PICTURE[:1, :1]], 1)
+    assert (crop == PICTURE[0, 0]).all()
+
+
+def test_a_pair_of_two_sizes_is_refused():
+    with pytest.raises(ValueError, match="differ in size"):
+        Augment(8)([PICTURE, PICTURE[:-1]], 0)
