@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from golden import PAIRS, centre_crop, luma_bt601, luma_yiq, psnr_by_definition, tensor
 from skimage.metrics import peak_signal_noise_ratio
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
+from tests.evaluation.golden import PAIRS, centre_crop, luma_bt601, luma_yiq, psnr_by_definition, tensor
 from unildiff.evaluation.protocols import PROTOCOLS
 from unildiff.evaluation.psnr import psnr
 

@@ -3,10 +3,18 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from golden import PAIRS, centre_crop, degrade, luma_bt601, luma_yiq_rounded, ssim_by_definition, tensor
 from skimage import data
 from skimage.metrics import structural_similarity
 
+from tests.evaluation.golden import (
+    PAIRS,
+    centre_crop,
+    degrade,
+    luma_bt601,
+    luma_yiq_rounded,
+    ssim_by_definition,
+    tensor,
+)
 from unildiff.evaluation.protocols import PROTOCOLS, Protocol
 from unildiff.evaluation.ssim import SSIMSettings, similarity_and_contrast, ssim, window_taps
 

@@ -4,15 +4,13 @@ Axis letters: B batch, H W pixels.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from unildiff.evaluation.metrics import PictureMean
 from unildiff.evaluation.protocols import Protocol, get_protocol
-from unildiff.evaluation.registry import load_metrics
+from unildiff.evaluation.registry import load_scorers
 
 _Tally = dict[str, list[float]]  # metric -> [sum, pictures in the sum]; "count" -> [pictures]
 
@@ -38,8 +36,9 @@ class DegradationMetrics(Metric):
         """
         super().__init__(sync_on_compute=False)
         self.protocol = get_protocol(protocol)
-        available, self.unavailable = load_metrics(metrics, self.protocol)
-        self.metrics = nn.ModuleDict(cast(dict[str, nn.Module], available))
+        self._scorers, self.unavailable = load_scorers(metrics, self.protocol)
+        networks = {name: scorer for name, scorer in self._scorers.items() if isinstance(scorer, nn.Module)}
+        self.networks = nn.ModuleDict(networks)  # they move with the metric
         self._tallies: dict[str, _Tally] = {}
 
     def update(self, restored: Tensor, gt: Tensor, degradations: Sequence[str]) -> None:
@@ -55,8 +54,8 @@ class DegradationMetrics(Metric):
         """
         if len(degradations) != len(restored):
             raise ValueError(f"{len(restored)} pictures, but {len(degradations)} degradation names")
-        for name, metric in self.metrics.items():
-            values = cast(PictureMean, metric).per_picture(restored, gt).tolist()
+        for name, scorer in self._scorers.items():
+            values = scorer(restored, gt).tolist()
             for degradation, value in zip(degradations, values, strict=True):
                 if value != float("inf"):
                     _add(self._tallies.setdefault(degradation, {}), name, [value, 1.0])
@@ -76,7 +75,7 @@ class DegradationMetrics(Metric):
         """
         tallies = self._gathered()
         result: dict[str, float] = {}
-        for name in self.metrics:
+        for name in self._scorers:
             means = []
             for degradation in sorted(tallies):
                 total, scored = tallies[degradation].get(name, [float("inf"), 1.0])

@@ -13,23 +13,22 @@ from torch import Tensor
 
 from unildiff.data.batch import picture_array
 from unildiff.data.images import write_png
-from unildiff.evaluation.metrics import PictureMean
 from unildiff.evaluation.protocols import Protocol, get_protocol
-from unildiff.evaluation.registry import METRICS, load_metrics
+from unildiff.evaluation.registry import Scorer, load_scorers
 from unildiff.evaluation.rows import Row, write_csv
 
 _WAITING = 8  # pictures a worker may lag behind before `add` waits: bounds memory
 
 
 def score_picture(
-    restored: Tensor, gt: Tensor, metrics: Mapping[str, PictureMean], names: Sequence[str], prefix: str = ""
+    restored: Tensor, gt: Tensor, scorers: Mapping[str, Scorer], names: Sequence[str], prefix: str = ""
 ) -> Row:
     """The metrics of one picture.
 
     Args:
         restored: (3, H, W), uint8 in 0..255 or floats in [0, 1].
         gt: The same shape.
-        metrics: Those that are available.
+        scorers: The metrics that are available.
         names: Those that were asked for; the others among them get None.
         prefix: Put before each name.
 
@@ -40,8 +39,7 @@ def score_picture(
         ValueError: Wrong shape, dtype or range, or a picture too small for a metric.
     """
     return {
-        prefix + name: metrics[name].per_picture(restored[None], gt[None]).item() if name in metrics else None
-        for name in names
+        prefix + name: scorers[name](restored[None], gt[None]).item() if name in scorers else None for name in names
     }
 
 
@@ -73,9 +71,7 @@ class Evaluator:
             ValueError: A metric of a whole set (FID) was asked for: that needs `unildiff score` on the saved files.
         """
         self.protocol = get_protocol(protocol)
-        self._metrics, self.unavailable = load_metrics(metrics, self.protocol)
-        if sets := [name for name in metrics if METRICS[name].kind == "set"]:
-            raise ValueError(f"{', '.join(sets)} is a number of a whole set: score the saved folder instead")
+        self._scorers, self.unavailable = load_scorers(metrics, self.protocol)
         self._names = list(metrics)
         self._out_dir = out_dir
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="evaluator")
@@ -118,9 +114,9 @@ class Evaluator:
         if self._out_dir is not None:
             write_png(self._out_dir / degradation / f"{name}.png", picture_array(restored))
         row: Row = {"degradation": degradation, "name": name}
-        row |= score_picture(restored, gt, self._metrics, self._names)
+        row |= score_picture(restored, gt, self._scorers, self._names)
         for lq in pictures[2:]:
-            row |= score_picture(lq, gt, self._metrics, self._names, prefix="input_")
+            row |= score_picture(lq, gt, self._scorers, self._names, prefix="input_")
         return row
 
     def rows(self) -> list[Row]:

@@ -1,23 +1,19 @@
-"""PSNR, SSIM, MS-SSIM and GMSD as torchmetrics: means of per-picture values, in constant memory, summed over ranks.
+"""The per-picture metrics as torchmetrics: means of per-picture values, in constant memory, summed over ranks.
 
 Axis letters: B batch, H W pixels.
 """
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from unildiff.evaluation.gmsd import gmsd
-from unildiff.evaluation.ms_ssim import ms_ssim
 from unildiff.evaluation.protocols import Protocol, get_protocol
-from unildiff.evaluation.psnr import psnr
-from unildiff.evaluation.ssim import ssim
+from unildiff.evaluation.registry import METRICS, make_scorer
 
 
-class PictureMean(Metric, ABC):
+class PictureMean(Metric):
     """Mean over pictures of a value that each picture has by itself.
 
     torchmetrics' own PSNR pools squared errors over pictures unless told otherwise, and its SSIM differs from
@@ -36,19 +32,26 @@ class PictureMean(Metric, ABC):
     scored: Tensor
     count: Tensor
 
-    def __init__(self, protocol: str | Protocol = "unildiff", **kwargs: Any) -> None:
-        """Args: the protocol or its name; keyword arguments of torchmetrics.Metric.
+    def __init__(self, name: str, protocol: str | Protocol = "unildiff", **kwargs: Any) -> None:
+        """Args: a per-picture metric of registry.METRICS; the protocol or its name; torchmetrics.Metric's arguments.
 
         Raises:
-            UserError: No such protocol.
+            UserError: No such metric or protocol.
+            MetricUnavailable: The metric's weights cannot be had.
         """
         super().__init__(**kwargs)
         self.protocol = get_protocol(protocol)
+        self._name = name
+        self._scorer = make_scorer(name, self.protocol)  # a network among them moves with the metric
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("scored", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    @abstractmethod
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """Which way is up."""
+        return METRICS[self._name].higher_is_better
+
     def per_picture(self, restored: Tensor, gt: Tensor) -> Tensor:
         """The value of each picture.
 
@@ -62,6 +65,7 @@ class PictureMean(Metric, ABC):
         Raises:
             ValueError: Wrong shape, dtype or range, or a picture too small for the metric.
         """
+        return self._scorer(restored, gt)
 
     def update(self, restored: Tensor, gt: Tensor) -> None:
         """Take in a batch: (B, 3, H, W) each, as in `per_picture`."""
@@ -83,48 +87,21 @@ class PictureMean(Metric, ABC):
 class PSNR(PictureMean):
     """Mean PSNR in dB under a protocol; `identical` counts the pictures that equal their truth."""
 
-    higher_is_better = True
     identical: Tensor
 
     def __init__(self, protocol: str | Protocol = "unildiff", **kwargs: Any) -> None:
-        """See :class:`PictureMean`."""
-        super().__init__(protocol, **kwargs)
+        """Args: the protocol or its name; torchmetrics.Metric's arguments."""
+        super().__init__("psnr", protocol, **kwargs)
         self.add_state("identical", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def per_picture(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """See :func:`unildiff.evaluation.psnr.psnr`."""
-        return psnr(restored, gt, self.protocol)
 
     def _take(self, values: Tensor) -> None:
         super()._take(values)
-        self.identical += (values > self.protocol.identical_psnr - 1e-9).sum()
+        self.identical += (values >= self.protocol.identical_psnr - 1e-9).sum()
 
 
 class SSIM(PictureMean):
     """Mean SSIM under a protocol."""
 
-    higher_is_better = True
-
-    def per_picture(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """See :func:`unildiff.evaluation.ssim.ssim`."""
-        return ssim(restored, gt, self.protocol)
-
-
-class MSSSIM(PictureMean):
-    """Mean MS-SSIM on a protocol's colour and crops."""
-
-    higher_is_better = True
-
-    def per_picture(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """See :func:`unildiff.evaluation.ms_ssim.ms_ssim`."""
-        return ms_ssim(restored, gt, self.protocol)
-
-
-class GMSD(PictureMean):
-    """Mean GMSD on a protocol's crops."""
-
-    higher_is_better = False
-
-    def per_picture(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """See :func:`unildiff.evaluation.gmsd.gmsd`."""
-        return gmsd(restored, gt, self.protocol)
+    def __init__(self, protocol: str | Protocol = "unildiff", **kwargs: Any) -> None:
+        """Args: the protocol or its name; torchmetrics.Metric's arguments."""
+        super().__init__("ssim", protocol, **kwargs)

@@ -1,4 +1,4 @@
-"""Metrics that need a trained network: LPIPS, DISTS, FID, and no-reference ones through pyiqa.
+"""Metrics that need a trained network: LPIPS, DISTS, and no-reference ones through pyiqa (FID: fid.py).
 
 Their weights are fetched by the packages that define them. Where that fails, or the package is missing, MetricUnavailable
 says which metric and why: such a metric is left out, never replaced. All of them look at RGB pictures after the
@@ -9,17 +9,16 @@ Axis letters: B batch, H W pixels.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image import FrechetInceptionDistance
 
-from unildiff.evaluation.metrics import PictureMean
-from unildiff.evaluation.pictures import check_pair, prepare, to_uint8
-from unildiff.evaluation.protocols import Protocol, get_protocol
+from unildiff.evaluation.pictures import check_pair, prepare
+from unildiff.evaluation.protocols import Protocol
 
 # pyiqa's names, variants as in the authors' scripts (peers.md 1.1: clipiqa+, maniqa-pipal).
 _PYIQA = {"musiq": "musiq", "maniqa": "maniqa-pipal", "clipiqa": "clipiqa+", "niqe": "niqe"}
@@ -36,7 +35,7 @@ class MetricUnavailable(Exception):
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading(name: str) -> Iterator[None]:
     """Turn a missing package or weights that cannot be fetched into MetricUnavailable."""
     try:
         with warnings.catch_warnings():
@@ -48,113 +47,103 @@ def _loading(name: str) -> Iterator[None]:
         raise MetricUnavailable(name, f"its weights could not be fetched ({error})") from error
 
 
-class NetworkMetric(PictureMean):
-    """Mean over pictures of what a frozen network says of each.
+class NetworkScorer(nn.Module):
+    """What a frozen network says of each picture.
 
     Attributes:
-        network: In evaluation mode, without gradients; it moves with the metric.
+        network: In evaluation mode, without gradients.
     """
 
-    network: nn.Module
-
-    def __init__(self, network: nn.Module, protocol: str | Protocol, **kwargs: Any) -> None:
-        """Args: the network, the protocol, keyword arguments of torchmetrics.Metric."""
-        super().__init__(protocol, **kwargs)
+    def __init__(self, network: nn.Module, protocol: Protocol) -> None:
+        """Args: the network, the protocol."""
+        super().__init__()
         self.network = network.eval().requires_grad_(False)
+        self._protocol = replace(protocol, colour="rgb")
+
+    def under(self, protocol: Protocol) -> Self:
+        """The same network under another protocol."""
+        other = copy(self)
+        other._protocol = replace(protocol, colour="rgb")
+        return other
+
+    @torch.no_grad()
+    def forward(self, restored: Tensor, gt: Tensor) -> Tensor:
+        """The value of each picture.
+
+        Args:
+            restored: (B, 3, H, W), uint8 in 0..255 or floats in [0, 1].
+            gt: The same shape; checked, and not looked at by metrics without a reference.
+
+        Returns:
+            (B,) float64.
+
+        Raises:
+            ValueError: Wrong shape, dtype or range.
+        """
+        check_pair(restored, gt)
+        return self.judge(self._rgb(restored), self._rgb(gt)).reshape(-1).double()
+
+    def judge(self, restored: Tensor, gt: Tensor) -> Tensor:
+        """Ask the network; (B, 3, H, W) float32 RGB in [0, 1] each, one value a picture in any shape."""
+        raise NotImplementedError
 
     def _rgb(self, picture: Tensor) -> Tensor:
-        """The protocol's crop of (B, 3, H, W) as float32 RGB in [0, 1]."""
-        return prepare(picture, replace(self.protocol, colour="rgb"), torch.float32).float() / 255
+        return prepare(picture, self._protocol, torch.float32).float() / 255
 
 
-class LPIPS(NetworkMetric):
+class LPIPS(NetworkScorer):
     """LPIPS 0.1 (Zhang et al. 2018) with an AlexNet or VGG-16 backbone; 0 is best."""
 
-    higher_is_better = False
-
-    def __init__(self, net: Literal["alex", "vgg"] = "alex", protocol: str | Protocol = "unildiff") -> None:
+    def __init__(self, net: Literal["alex", "vgg"], protocol: Protocol) -> None:
         """Args: the backbone, the protocol.
 
         Raises:
             MetricUnavailable: The backbone's weights cannot be fetched.
         """
-        with _loading("lpips" if net == "alex" else f"lpips_{net}"):
+        with loading("lpips" if net == "alex" else f"lpips_{net}"):
             import lpips
 
             network = lpips.LPIPS(net=net, verbose=False)
         super().__init__(network, protocol)
 
-    @torch.no_grad()
-    def per_picture(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """See :class:`PictureMean`; the network sees RGB in [-1, 1]."""
-        check_pair(restored, gt)
-        return self.network(self._rgb(restored) * 2 - 1, self._rgb(gt) * 2 - 1).flatten().double()  # type: ignore[no-any-return]
+    def judge(self, restored: Tensor, gt: Tensor) -> Tensor:
+        """See :class:`NetworkScorer`; this network wants [-1, 1]."""
+        return self.network(restored * 2 - 1, gt * 2 - 1)  # type: ignore[no-any-return]
 
 
-class DISTS(NetworkMetric):
+class DISTS(NetworkScorer):
     """DISTS (Ding et al. 2020), torchmetrics' network, VGG-16 backbone; 0 is best. No resizing to 256 (our choice)."""
 
-    higher_is_better = False
-
-    def __init__(self, protocol: str | Protocol = "unildiff") -> None:
+    def __init__(self, protocol: Protocol) -> None:
         """Args: the protocol.
 
         Raises:
             MetricUnavailable: The backbone's weights cannot be fetched.
         """
-        with _loading("dists"):
+        with loading("dists"):
             from torchmetrics.functional.image.dists import DISTSNetwork
 
             network = DISTSNetwork()
         super().__init__(network, protocol)
 
-    @torch.no_grad()
-    def per_picture(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """See :class:`PictureMean`."""
-        check_pair(restored, gt)
-        return self.network(self._rgb(restored), self._rgb(gt)).reshape(-1).double()  # type: ignore[no-any-return]
+    def judge(self, restored: Tensor, gt: Tensor) -> Tensor:
+        """See :class:`NetworkScorer`."""
+        return self.network(restored, gt)  # type: ignore[no-any-return]
 
 
-class NoReference(NetworkMetric):
+class NoReference(NetworkScorer):
     """MUSIQ, MANIQA, CLIP-IQA+ or NIQE of the restored picture alone, through pyiqa."""
 
-    def __init__(self, name: str, protocol: str | Protocol = "unildiff") -> None:
+    def __init__(self, name: str, protocol: Protocol) -> None:
         """Args: `musiq`, `maniqa`, `clipiqa` or `niqe`; the protocol.
 
         Raises:
             MetricUnavailable: pyiqa is not installed, or the weights cannot be fetched.
         """
-        with _loading(name):
+        with loading(name):
             network = import_module("pyiqa").create_metric(_PYIQA[name], device=torch.device("cpu"))
         super().__init__(network, protocol)
-        self.higher_is_better = name != "niqe"
 
-    @torch.no_grad()
-    def per_picture(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """See :class:`PictureMean`; `gt` is checked and not looked at."""
-        check_pair(restored, gt)
-        return self.network(self._rgb(restored)).reshape(-1).double()  # type: ignore[no-any-return]
-
-
-class FID(FrechetInceptionDistance):
-    """Frechet inception distance between the restored pictures and the truths: one number for a set, not a mean.
-
-    torchmetrics' implementation over torch-fidelity's Inception; few pictures give a meaningless number.
-    """
-
-    def __init__(self, protocol: str | Protocol = "unildiff", feature: int | nn.Module = 2048, **kwargs: Any) -> None:
-        """Args: the protocol; layer or network as in torchmetrics; its keyword arguments.
-
-        Raises:
-            MetricUnavailable: torch-fidelity is not installed, or the weights cannot be fetched.
-        """
-        with _loading("fid"):
-            super().__init__(feature=feature, **kwargs)
-        self.protocol = get_protocol(protocol)
-
-    def update(self, restored: Tensor, gt: Tensor) -> None:  # type: ignore[override]
-        """Take in a batch: (B, 3, H, W) each, uint8 or floats in [0, 1]."""
-        check_pair(restored, gt)
-        for picture, real in ((gt, True), (restored, False)):
-            planes = prepare(to_uint8(picture), replace(self.protocol, colour="rgb"), torch.float32)
-            super().update(planes, real=real)
+    def judge(self, restored: Tensor, gt: Tensor) -> Tensor:
+        """See :class:`NetworkScorer`."""
+        return self.network(restored)  # type: ignore[no-any-return]

@@ -3,12 +3,21 @@
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from torch import Tensor
+
 from unildiff.errors import UserError
-from unildiff.evaluation.metrics import GMSD, MSSSIM, PSNR, SSIM, PictureMean
+from unildiff.evaluation.gmsd import gmsd
+from unildiff.evaluation.ms_ssim import ms_ssim
 from unildiff.evaluation.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
 from unildiff.evaluation.protocols import Protocol
+from unildiff.evaluation.psnr import psnr
+from unildiff.evaluation.ssim import ssim
+
+# (restored, gt), both (B, 3, H, W), uint8 in 0..255 or floats in [0, 1] -> (B,) float64
+Scorer = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,18 +52,18 @@ METRICS: dict[str, MetricInfo] = {
     "niqe": MetricInfo("NIQE", False, 2, "alone"),
 }
 
-_MAKERS: dict[str, Callable[[Protocol], PictureMean]] = {
-    "psnr": PSNR,
-    "ssim": SSIM,
-    "ms_ssim": MSSSIM,
-    "gmsd": GMSD,
-    "lpips": lambda protocol: LPIPS("alex", protocol),
-    "lpips_vgg": lambda protocol: LPIPS("vgg", protocol),
+_MAKERS: dict[str, Callable[[Protocol], Scorer]] = {
+    "psnr": lambda protocol: partial(psnr, protocol=protocol),
+    "ssim": lambda protocol: partial(ssim, protocol=protocol),
+    "ms_ssim": lambda protocol: partial(ms_ssim, protocol=protocol),
+    "gmsd": lambda protocol: partial(gmsd, protocol=protocol),
+    "lpips": partial(LPIPS, "alex"),
+    "lpips_vgg": partial(LPIPS, "vgg"),
     "dists": DISTS,
-    "musiq": lambda protocol: NoReference("musiq", protocol),
-    "maniqa": lambda protocol: NoReference("maniqa", protocol),
-    "clipiqa": lambda protocol: NoReference("clipiqa", protocol),
-    "niqe": lambda protocol: NoReference("niqe", protocol),
+    "musiq": partial(NoReference, "musiq"),
+    "maniqa": partial(NoReference, "maniqa"),
+    "clipiqa": partial(NoReference, "clipiqa"),
+    "niqe": partial(NoReference, "niqe"),
 }
 
 
@@ -75,27 +84,37 @@ def check_names(names: Sequence[str]) -> None:
             raise UserError(f"metric {name!r} is asked for twice; name it once")
 
 
-def load_metrics(names: Sequence[str], protocol: Protocol) -> tuple[dict[str, PictureMean], dict[str, str]]:
-    """Make the per-picture metrics among the names (sets' metrics such as FID are passed over).
-
-    Args:
-        names: Keys of METRICS.
-        protocol: What they measure under.
-
-    Returns:
-        The metrics by name in the order given, and the reason for each that is unavailable here.
+def make_scorer(name: str, protocol: Protocol) -> Scorer:
+    """Make a per-picture metric.
 
     Raises:
         UserError: No such metric.
+        ValueError: It is a number of a whole set (FID), not of pictures.
+        MetricUnavailable: A package or its network's weights cannot be had.
     """
-    check_names(names)
-    metrics: dict[str, PictureMean] = {}
+    check_names([name])
+    if METRICS[name].kind == "set":
+        raise ValueError(f"{name} is a number of a whole set, not of each picture: use `unildiff score`")
+    return _MAKERS[name](protocol)
+
+
+def load_scorers(names: Sequence[str], protocol: Protocol) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """Make those per-picture metrics that can be had here.
+
+    Returns:
+        The metrics by name in the order given, and the reason for each that is unavailable.
+
+    Raises:
+        UserError: No such metric.
+        ValueError: One is a number of a whole set (FID).
+    """
+    if names:
+        check_names(names)
+    scorers: dict[str, Scorer] = {}
     unavailable: dict[str, str] = {}
     for name in names:
-        if METRICS[name].kind == "set":
-            continue
         try:
-            metrics[name] = _MAKERS[name](protocol)
+            scorers[name] = make_scorer(name, protocol)
         except MetricUnavailable as error:
             unavailable[name] = error.reason
-    return metrics, unavailable
+    return scorers, unavailable

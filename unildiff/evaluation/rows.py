@@ -1,14 +1,14 @@
 """Per-picture results: what a row holds, means over rows, gathering over ranks, the CSV file."""
 
 import csv
+import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from unildiff.errors import UserError
+from unildiff.data.files import output_folder, write_whole
 from unildiff.evaluation.protocols import Protocol
 
 # "degradation" and "name" are strings; every other key is a metric's value, None where it could not be computed.
@@ -16,6 +16,15 @@ Row = dict[str, str | float | None]
 Summary = dict[str, dict[str, float | None]]
 
 LABELS = ("degradation", "name")
+
+
+def mean_of(values: Sequence[str | float | None]) -> float | None:
+    """Mean of the finite values; infinite if there are only infinite ones, None if there are none at all."""
+    numbers = [float(value) for value in values if value is not None]
+    finite = [number for number in numbers if number != math.inf]
+    if not finite:
+        return math.inf if numbers else None
+    return math.fsum(finite) / len(finite)
 
 
 def summarise(rows: Sequence[Row]) -> Summary:
@@ -37,42 +46,17 @@ def summarise(rows: Sequence[Row]) -> Summary:
     metrics = [key for key in rows[0] if key not in LABELS] if rows else []
     summary: Summary = {}
     for degradation, members in groups.items():
-        entry: dict[str, float | None] = {metric: _mean([row.get(metric) for row in members]) for metric in metrics}
+        entry: dict[str, float | None] = {metric: mean_of([row.get(metric) for row in members]) for metric in metrics}
         summary[degradation] = entry | {"count": len(members)}
     means = list(summary.values())
-    summary["avg"] = {metric: _mean([entry[metric] for entry in means]) for metric in metrics} | {"count": len(rows)}
+    summary["avg"] = {metric: mean_of([entry[metric] for entry in means]) for metric in metrics} | {"count": len(rows)}
     return summary
-
-
-def _mean(values: Sequence[str | float | None]) -> float | None:
-    numbers = [float(value) for value in values if value is not None]
-    finite = [number for number in numbers if number != math.inf]
-    if not finite:
-        return math.inf if numbers else None
-    return math.fsum(finite) / len(finite)
 
 
 def count_identical(rows: Sequence[Row], protocol: Protocol, metric: str = "psnr") -> int:
     """How many pictures equal their truth, as their PSNR tells."""
     limit = protocol.identical_psnr - 1e-9
-    return sum(1 for row in rows if isinstance(value := row.get(metric), float) and value > limit)
-
-
-def check_counts(rows: Sequence[Row], expected: dict[str, int]) -> None:
-    """Compare the number of pictures of each degradation with what the data set has.
-
-    Raises:
-        UserError: They differ; a table over some of the pictures must not pass for one over all.
-    """
-    found: dict[str, int] = {}
-    for row in rows:
-        found[str(row["degradation"])] = found.get(str(row["degradation"]), 0) + 1
-    for degradation in sorted(found.keys() | expected.keys()):
-        if found.get(degradation, 0) != expected.get(degradation, 0):
-            raise UserError(
-                f"wrong number of pictures: {degradation}, scored {found.get(degradation, 0)}, the data set has "
-                f"{expected.get(degradation, 0)}, test again from an empty folder"
-            )
+    return sum(1 for row in rows if isinstance(value := row.get(metric), float) and value >= limit)
 
 
 def gather_rows(rows: Sequence[Row]) -> list[Row]:
@@ -105,17 +89,12 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     """
     labels = ["name"] + (["degradation"] if any(row["degradation"] for row in rows) else [])
     columns = labels + ([key for key in rows[0] if key not in LABELS] if rows else [])
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another path") from None
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    output_folder(path.parent)
+    write_whole(path, text.getvalue().encode())
 
 
 def _cell(value: str | float | None) -> str:

@@ -1,0 +1,39 @@
+"""Frechet inception distance, the one metric of a set rather than of pictures.
+
+Axis letters: B batch, H W pixels.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from unildiff.evaluation.perceptual import loading
+from unildiff.evaluation.pictures import check_pair, prepare, to_uint8
+from unildiff.evaluation.protocols import Protocol, get_protocol
+
+
+class FID(FrechetInceptionDistance):
+    """Frechet inception distance between the restored pictures and the truths: one number for a set, not a mean.
+
+    torchmetrics' implementation over torch-fidelity's Inception; few pictures give a meaningless number.
+    """
+
+    def __init__(self, protocol: str | Protocol = "unildiff", feature: int | nn.Module = 2048, **kwargs: Any) -> None:
+        """Args: the protocol; layer or network as in torchmetrics; its keyword arguments.
+
+        Raises:
+            MetricUnavailable: torch-fidelity is not installed, or the weights cannot be fetched.
+        """
+        with loading("fid"):
+            super().__init__(feature=feature, **kwargs)
+        self.protocol = get_protocol(protocol)
+
+    def update(self, restored: Tensor, gt: Tensor) -> None:  # type: ignore[override]
+        """Take in a batch: (B, 3, H, W) each, uint8 or floats in [0, 1]."""
+        check_pair(restored, gt)
+        for picture, real in ((gt, True), (restored, False)):
+            planes = prepare(to_uint8(picture), replace(self.protocol, colour="rgb"), torch.float32)
+            super().update(planes, real=real)
