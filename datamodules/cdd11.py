@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from unildiff.data.batch import Split
 from unildiff.data.catalogue import CDD11, DOUBLE, SINGLE, TRIPLE
-from unildiff.data.datasets import PairSource
 from unildiff.data.layouts import PictureSet
 from unildiff.data.paired import PairedDataModule
+from unildiff.data.pairs import PairSource, Split
 from unildiff.data.sources import View
 from unildiff.errors import UserError
 

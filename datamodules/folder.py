@@ -6,10 +6,11 @@ from typing import Any
 from unildiff.data.augment import Augment
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
-from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, OnError, Pair, PredictSet, TrainSet
+from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, OnError, PredictSet, TrainSet
 from unildiff.data.files import input_folder
-from unildiff.data.images import is_picture, list_pictures
+from unildiff.data.images import image_size, is_picture, list_pictures
 from unildiff.data.pairing import RULES, pair_by_name, size_faults
+from unildiff.data.pairs import Pair
 from unildiff.data.sources import readable, report
 from unildiff.errors import UserError
 
@@ -97,7 +98,7 @@ class FolderDataModule(RestorationDataModule):
                 f"folder: no {split} pairs; give --data.{split}_lq and --data.{split}_gt, e.g. 'lq/*' 'gt/*'"
             )
         paired = pair_by_name(self._matching(lq), self._matching(gt), self.rule)
-        faults = [*paired.faults, *size_faults(paired.pairs)]
+        faults = [*paired.faults, *size_faults(paired.pairs, image_size)]
         report(faults, self.on_error, self.skipped)
         bad = {file for fault in faults for file in fault.files}
         good = [(degraded, clean) for degraded, clean in paired.pairs if bad.isdisjoint({degraded, clean})]

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from unildiff.data.batch import Split
 from unildiff.data.catalogue import RAINDROP, RAINDROP_B
 from unildiff.data.layouts import PictureSet
 from unildiff.data.paired import PairedDataModule
+from unildiff.data.pairs import Split
 
 
 class RaindropDataModule(PairedDataModule):

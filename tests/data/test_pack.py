@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unildiff.data.datasets import FilePairs, Pair
+from unildiff.data.datasets import FilePairs
 from unildiff.data.images import read_rgb
 from unildiff.data.journal import Journal
 from unildiff.data.pack import Pack
 from unildiff.data.pack_writer import PackWriter
+from unildiff.data.pairs import Pair
 from unildiff.errors import UserError
 
 

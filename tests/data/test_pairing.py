@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.fake_trees.pictures import save
+from unildiff.data.images import image_size
 from unildiff.data.pairing import RULES, Fault, pair_by_name, size_faults
 
 
@@ -77,6 +78,6 @@ def test_sizes_and_unreadable_headers(tmp_path):
     broken = tmp_path / "d.png"
     broken.write_text("?")
     a, b, c = (tmp_path / f"{name}.png" for name in "abc")
-    faults = list(size_faults([(a, b), (a, c), (a, broken)]))
+    faults = list(size_faults([(a, b), (a, c), (a, broken)], image_size))
     assert [(fault.kind, fault.files) for fault in faults] == [("size", (a, c)), ("unreadable", (broken,))]
     assert "6x4 against 4x6" in str(faults[0])

@@ -12,8 +12,9 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from unildiff.data.batch import RestorationBatch, SampleSet, Split, collate
+from unildiff.data.batch import RestorationBatch, SampleSet, collate
 from unildiff.data.datasets import EvalSet, WithoutTruth
+from unildiff.data.pairs import Split
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
 from unildiff.errors import UserError
 

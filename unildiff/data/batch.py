@@ -4,13 +4,11 @@ Axis letters: B batch, C channels (3, RGB), H W pixels.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypedDict, cast
+from typing import Protocol, TypedDict, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-
-Split = Literal["train", "val", "test", "predict"]
 
 
 class RestorationSample(TypedDict):

@@ -15,12 +15,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from unildiff.data.batch import Split
 from unildiff.data.captions import FILE_NAME, entries
 from unildiff.data.catalogue import DATASETS, dataset
 from unildiff.data.files import input_folder, some, write_failure
 from unildiff.data.images import list_pictures, read_rgb
 from unildiff.data.layouts import PictureSet, is_there, read_pairs, recognise
+from unildiff.data.pairs import Split
 from unildiff.data.parallel import progress
 from unildiff.errors import UserError
 

@@ -7,9 +7,8 @@ their source. "unildiff" is this project's own plain layout: ``{train,val,test}/
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from unildiff.data.batch import Split
-from unildiff.data.images import SUFFIXES
 from unildiff.data.layouts import Folders, PictureSet
+from unildiff.data.pairs import SUFFIXES, Split
 from unildiff.errors import UserError
 
 SINGLE = ("low", "haze", "rain", "snow")

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from unildiff.data.batch import Split
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.check_cache import Look, LookCache
-from unildiff.data.datasets import Pair
 from unildiff.data.files import input_folder
-from unildiff.data.images import SUFFIXES, read_rgb
+from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs, recognise
+from unildiff.data.pairs import SUFFIXES, Pair, Split
 from unildiff.data.parallel import cores, ordered, progress
 from unildiff.errors import UserError
 

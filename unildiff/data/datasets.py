@@ -6,7 +6,6 @@ Axis letters: C channels, H W pixels. Pictures are uint8 RGB; arrays are (H, W, 
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -17,53 +16,13 @@ from unildiff.data.batch import PredictSample, RestorationSample, picture_tensor
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
 from unildiff.data.keys import generator, sample_key
+from unildiff.data.pairs import Pair, PairSource, Which
 from unildiff.errors import UserError
 
-Which = Literal["lq", "gt"]
 OnError = Literal["raise", "skip"]
 Reader = Callable[[Path], np.ndarray]
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 100  # broken files in a row before a training draw gives up
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """What is known of a pair before its pictures are read.
-
-    Attributes:
-        task: what the weights of a datamodule speak of, e.g. "haze"; for CDD-11 the same as ``degradation``.
-        degradation: what the metrics are averaged by, e.g. "low_haze" or "noise_25".
-        name: stem, unique within the degradation.
-        lq: degraded picture, or None when it is made from the clean one as it is read.
-        gt: clean picture, or None when it is unknown.
-        caption: what is in the picture, where the source itself knows; else it is looked up beside the files.
-    """
-
-    task: str
-    degradation: str
-    name: str
-    lq: Path | None
-    gt: Path | None
-    caption: str = ""
-
-
-class PairSource(Protocol):
-    """Pairs and their pictures: files (:class:`FilePairs`) or the packed shards of ``unildiff data pack``."""
-
-    @property
-    def pairs(self) -> Sequence[Pair]:
-        """What is known of each pair, in a fixed order."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int, which: Which) -> np.ndarray:
-        """Return picture ``which`` of pair ``index``, (H, W, C) uint8; it may be a read-only view.
-
-        Raises:
-            UserError: it cannot be read; the message names the file.
-        """
-        ...
 
 
 class FilePairs:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from unildiff.data.files import write_failure
-from unildiff.data.images import SUFFIXES
+from unildiff.data.pairs import SUFFIXES
 from unildiff.data.parallel import progress
 from unildiff.errors import UserError
 

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unildiff.data.files import output_folder, write_whole
+from unildiff.data.pairs import SUFFIXES
 from unildiff.errors import UserError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it speaks of a decompression bomb
 
 _DECODER_FAULTS = (

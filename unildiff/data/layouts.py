@@ -10,11 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unildiff.data.batch import Split
-from unildiff.data.datasets import Pair
 from unildiff.data.files import input_folder, some
-from unildiff.data.images import SUFFIXES
 from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
+from unildiff.data.pairs import SUFFIXES, Pair, Split
 from unildiff.errors import UserError
 
 SAMPLE_MARKER = ".unildiff-sample.json"  # left by `unildiff data sample`

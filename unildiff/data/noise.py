@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unildiff.data.datasets import Pair
 from unildiff.data.keys import generator
+from unildiff.data.pairs import Pair
 from unildiff.errors import UserError
 
 Recipe = Literal["keyed", "peers"]

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from unildiff.data.batch import Split
 from unildiff.data.catalogue import dataset
-from unildiff.data.datasets import Degrader, Pair, PairSource
+from unildiff.data.datasets import Degrader
 from unildiff.data.layouts import PictureSet
 from unildiff.data.noise import GaussianNoise, Recipe, sigma_of
 from unildiff.data.paired import PairedDataModule
+from unildiff.data.pairs import Pair, PairSource, Split
 from unildiff.data.sources import View
 from unildiff.errors import UserError
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from unildiff.data.datasets import Pair, Which
 from unildiff.data.files import input_folder, some
+from unildiff.data.pairs import Pair, Which
 from unildiff.errors import UserError
 
 INDEX = "index.json"

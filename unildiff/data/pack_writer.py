@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from unildiff.data.datasets import PairSource, Which
 from unildiff.data.files import output_folder, some, write_failure, write_whole
 from unildiff.data.images import image_size
 from unildiff.data.journal import Journal
 from unildiff.data.pack import FORMAT, INDEX, Pack, index_bytes, picture_checksum
+from unildiff.data.pairs import PairSource, Which
 from unildiff.data.parallel import cores, ordered, progress
 from unildiff.errors import UserError
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from unildiff.data.images import image_size
 from unildiff.errors import UserError
 
 FaultKind = Literal["orphan", "duplicate", "size", "unreadable", "layout"]
@@ -96,10 +95,8 @@ def pair_by_name(lq: Sequence[Path], gt: Sequence[Path], rule: Rule) -> Pairing:
     return result
 
 
-def size_faults(
-    pairs: Iterable[tuple[Path, Path]], sizes: Callable[[Path], tuple[int, int]] = image_size
-) -> Iterator[Fault]:
-    """Yield a fault for each pair whose sizes differ and each file whose header cannot be read."""
+def size_faults(pairs: Iterable[tuple[Path, Path]], sizes: Callable[[Path], tuple[int, int]]) -> Iterator[Fault]:
+    """Yield a fault for each pair whose sizes differ and each file whose size ``sizes`` cannot read."""
     for pair in pairs:
         read = []
         for path in pair:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from unildiff.data.batch import Split
-from unildiff.data.datasets import FilePairs, OnError, Pair, PairSource, Reader, Which
+from unildiff.data.datasets import FilePairs, OnError, Reader
 from unildiff.data.images import image_size, read_rgb
 from unildiff.data.layouts import PictureSet, read_pairs, recognise, sample_of
 from unildiff.data.pairing import Fault, size_faults
+from unildiff.data.pairs import Pair, PairSource, Split, Which
 from unildiff.data.parallel import progress
 from unildiff.errors import UserError
 

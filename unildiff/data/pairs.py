@@ -1,0 +1,58 @@
+"""What a pair of pictures is, before anything heavy is loaded: commands that only list and lay out stop here.
+
+Axis letters: C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Split = Literal["train", "val", "test", "predict"]
+Which = Literal["lq", "gt"]
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What is known of a pair before its pictures are read.
+
+    Attributes:
+        task: what the weights of a datamodule speak of, e.g. "haze"; for CDD-11 the same as ``degradation``.
+        degradation: what the metrics are averaged by, e.g. "low_haze" or "noise_25".
+        name: stem, unique within the degradation.
+        lq: degraded picture, or None when it is made from the clean one as it is read.
+        gt: clean picture, or None when it is unknown.
+        caption: what is in the picture, where the source itself knows; else it is looked up beside the files.
+    """
+
+    task: str
+    degradation: str
+    name: str
+    lq: Path | None
+    gt: Path | None
+    caption: str = ""
+
+
+class PairSource(Protocol):
+    """Pairs and their pictures: files (:class:`FilePairs`) or the packed shards of ``unildiff data pack``."""
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """What is known of each pair, in a fixed order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, which: Which) -> np.ndarray:
+        """Return picture ``which`` of pair ``index``, (H, W, C) uint8; it may be a read-only view.
+
+        Raises:
+            UserError: it cannot be read; the message names the file.
+        """
+        ...
