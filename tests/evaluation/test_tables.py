@@ -178,7 +178,7 @@ def test_every_renderer_holds_every_figure(tmp_path):
     text = render_text(table)
     assert "27.45*" in text and "27.26'" in text  # the paper's column L
     assert "onerestore" in text and "0123abc" in text and "812 MiB" in text and "1.25 s" in text
-    assert "33, all that the data has: 11 degradations, 3 each" in text
+    assert "33 (11 degradations, 3 each)" in text
 
     cells = [line.count("|") for line in render_markdown(table).splitlines() if line.startswith("|")]
     assert set(cells) == {len(table.columns) + 2} and len(cells) == len(table.rows) + 2

@@ -23,7 +23,7 @@ def header_block(run: Run) -> tuple[tuple[str, str], ...]:
     return (
         ("model", str(info["model"])),
         ("data", f"{info['data']} ({kind})"),
-        ("pictures", f"{len(run.scores)}, all that the data has: {len(counts)} degradations, {spread} each"),
+        ("pictures", f"{len(run.scores)} ({len(counts)} degradations, {spread} each)"),
         ("protocol", str(info["protocol"])),
         ("seed", _recorded(info, "seed")),
         ("steps", _recorded(info, "steps")),
