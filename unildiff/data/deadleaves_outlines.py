@@ -7,11 +7,11 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 CORNERS = 32
 _SEED = 7071
-_EACH = 24
+VARIANTS = 24
+"""Outlines of each shape in the bank."""
 
 # Name in captions (one, many); boxes and bars differ in how they are placed.
 SHAPES: tuple[tuple[str, str], ...] = (
@@ -26,20 +26,20 @@ DISC, BLOB, BOX, POLYGON, LEAF, BAR = range(6)
 
 
 @lru_cache(maxsize=1)
-def outlines() -> NDArray[np.float32]:
+def outlines() -> np.ndarray:
     """Return unit outlines (shapes, 24, P, 2), each of radius about 1 around the origin."""
     rng = np.random.default_rng(_SEED)
     makers = (_disc, _blob, _box, _polygon, _leaf, _bar)
-    return np.stack([np.stack([make(rng) for _ in range(_EACH)]) for make in makers]).astype(np.float32)
+    return np.stack([np.stack([make(rng) for _ in range(VARIANTS)]) for make in makers]).astype(np.float32)
 
 
 def place(
-    kinds: NDArray[np.intp],
-    variants: NDArray[np.intp],
-    centres: NDArray[np.float64],
-    sizes: NDArray[np.float64],
-    angles: NDArray[np.float64],
-) -> NDArray[np.int32]:
+    kinds: np.ndarray,
+    variants: np.ndarray,
+    centres: np.ndarray,
+    sizes: np.ndarray,
+    angles: np.ndarray,
+) -> np.ndarray:
     """Return corners (N, P, 2) in 1/16 pixel for ``cv2.fillPoly``.
 
     Args:
@@ -49,23 +49,23 @@ def place(
         sizes: half width and half height in pixels, (N, 2).
         angles: turn in radians, (N,).
     """
-    unit = outlines()[kinds, variants % _EACH] * sizes[:, None, :]
+    unit = outlines()[kinds, variants % VARIANTS] * sizes[:, None, :]
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
     x = unit[..., 0] * cos - unit[..., 1] * sin + centres[:, None, 0]
     y = unit[..., 0] * sin + unit[..., 1] * cos + centres[:, None, 1]
     return (np.stack((x, y), axis=-1) * 16).astype(np.int32)
 
 
-def _turns() -> NDArray[np.float64]:
+def _turns() -> np.ndarray:
     return np.linspace(0, 2 * math.pi, CORNERS, endpoint=False)
 
 
-def _polar(radius: NDArray[np.float64]) -> NDArray[np.float64]:
+def _polar(radius: np.ndarray) -> np.ndarray:
     turns = _turns()
     return np.stack((radius * np.cos(turns), radius * np.sin(turns)), axis=-1)
 
 
-def _resample(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+def _resample(corners: np.ndarray) -> np.ndarray:
     """Return P points along a closed polygon, its corners among them (approximately equal steps)."""
     each = np.full(len(corners), CORNERS // len(corners))
     each[: CORNERS - each.sum()] += 1
@@ -77,11 +77,11 @@ def _resample(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate(sides)
 
 
-def _disc(rng: np.random.Generator) -> NDArray[np.float64]:
+def _disc(rng: np.random.Generator) -> np.ndarray:
     return _polar(np.full(CORNERS, 1.0))
 
 
-def _blob(rng: np.random.Generator) -> NDArray[np.float64]:
+def _blob(rng: np.random.Generator) -> np.ndarray:
     turns = _turns()
     radius = np.ones(CORNERS)
     for order in range(2, 8):
@@ -89,7 +89,7 @@ def _blob(rng: np.random.Generator) -> NDArray[np.float64]:
     return _polar(np.clip(radius, 0.25, 1.6))
 
 
-def _box(rng: np.random.Generator) -> NDArray[np.float64]:
+def _box(rng: np.random.Generator) -> np.ndarray:
     power = rng.choice((2.5, 4.0, 40.0, 40.0))  # a superellipse: from cushion to box
     turns = _turns()
     if power > 20:
@@ -98,14 +98,14 @@ def _box(rng: np.random.Generator) -> NDArray[np.float64]:
     return _polar((np.abs(np.cos(turns)) ** power + np.abs(np.sin(turns)) ** power) ** (-1 / power))
 
 
-def _polygon(rng: np.random.Generator) -> NDArray[np.float64]:
+def _polygon(rng: np.random.Generator) -> np.ndarray:
     count = int(rng.integers(3, 8))
     turns = np.sort(rng.uniform(0, 2 * math.pi, count) * 0.5 + np.linspace(0, 2 * math.pi, count, endpoint=False))
     radius = rng.uniform(0.5, 1.3, count)
     return _resample(np.stack((radius * np.cos(turns), radius * np.sin(turns)), axis=-1))
 
 
-def _leaf(rng: np.random.Generator) -> NDArray[np.float64]:
+def _leaf(rng: np.random.Generator) -> np.ndarray:
     along = np.linspace(-1, 1, CORNERS // 2, endpoint=False)
     width = rng.uniform(0.25, 0.5) * (1 - along**2) ** rng.uniform(0.6, 1.2)
     bend = rng.uniform(-0.3, 0.3) * (1 - along**2)
@@ -114,6 +114,6 @@ def _leaf(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.concatenate((upper, lower))
 
 
-def _bar(rng: np.random.Generator) -> NDArray[np.float64]:
+def _bar(rng: np.random.Generator) -> np.ndarray:
     taper = rng.uniform(0.4, 1.0)
     return _resample(np.array([[-1, -1], [1, -taper], [1, taper], [-1, 1]]))

@@ -9,9 +9,6 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-
-Tile = NDArray[np.float32]
 
 TILE = 512
 _SEED = 20251123
@@ -37,13 +34,13 @@ TEXTURE_NAMES: tuple[str, ...] = tuple(name for name, _ in KINDS)
 _OWNER: tuple[int, ...] = tuple(kind for kind, (_, count) in enumerate(KINDS) for _ in range(count))
 
 
-def tile_kinds() -> NDArray[np.intp]:
+def tile_kinds() -> np.ndarray:
     """Return, for each of the K tiles, its index into ``TEXTURE_NAMES``."""
     return np.asarray(_OWNER)
 
 
 @lru_cache(maxsize=1)
-def atlas() -> NDArray[np.uint8]:
+def atlas() -> np.ndarray:
     """Return the tiles side by side, uint8; 128 is no change, a tile's standard deviation is about 45."""
     rng = np.random.default_rng(_SEED)
     rows = -(-len(_OWNER) // _COLUMNS)
@@ -52,19 +49,30 @@ def atlas() -> NDArray[np.uint8]:
         tile = _MAKERS[TEXTURE_NAMES[kind]](rng)
         tile = (tile - tile.mean()) / (tile.std() + 1e-6)
         left, top = tile_origin(np.asarray(number))
-        sheet[int(top) : int(top) + TILE, int(left) : int(left) + TILE] = np.clip(128 + 45 * tile, 0, 255).astype(
+        sheet[int(top) : int(top) + TILE, int(left) : int(left) + TILE] = np.clip(128 + 45 * tile, 0, 220).astype(
             np.uint8
         )
     sheet.setflags(write=False)
     return sheet
 
 
-def tile_origin(number: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def tile_origin(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return left and top of tiles in the atlas, in texels."""
     return number % _COLUMNS * TILE, number // _COLUMNS * TILE
 
 
-def power_noise(rng: np.random.Generator, slope: float, stretch: float = 1.0, angle: float = 0.0) -> Tile:
+def rough_piece(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Return a piece (side, side) of a rough tile, float32, deviation about 1; larger than a tile it is magnified."""
+    rough = np.flatnonzero(tile_kinds() == TEXTURE_NAMES.index("rough"))
+    left, top = tile_origin(rng.choice(rough))
+    cut = min(side, TILE)
+    x, y = rng.integers(0, TILE - cut + 1, 2)
+    piece = atlas()[top + y : top + y + cut, left + x : left + x + cut].astype(np.float32)
+    piece = (piece - 128) * np.float32(1 / 45)
+    return piece if side <= TILE else np.asarray(cv2.resize(piece, (side, side), interpolation=cv2.INTER_LINEAR))
+
+
+def power_noise(rng: np.random.Generator, slope: float, stretch: float = 1.0, angle: float = 0.0) -> np.ndarray:
     """Return noise (T, T) whose amplitude falls as frequency to the minus ``slope``, drawn out ``stretch`` times along an angle."""
     fy = np.fft.fftfreq(TILE)[:, None]
     fx = np.fft.rfftfreq(TILE)[None]
@@ -78,48 +86,50 @@ def power_noise(rng: np.random.Generator, slope: float, stretch: float = 1.0, an
     return np.asarray(noise / noise.std(), np.float32)
 
 
-def _warp(tile: Tile, rng: np.random.Generator, strength: float) -> Tile:
+def _warp(tile: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
     rows, columns = np.mgrid[:TILE, :TILE].astype(np.float32)
-    return cv2.remap(
-        tile,
-        columns + strength * power_noise(rng, 2.2),
-        rows + strength * power_noise(rng, 2.2),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_WRAP,
-    )
+    columns += strength * power_noise(rng, 2.2)
+    rows += strength * power_noise(rng, 2.2)
+    return np.asarray(cv2.remap(tile, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
 
 
-def _smooth(rng: np.random.Generator) -> Tile:
+def _worn(pattern: np.ndarray, rng: np.random.Generator, amount: float, slope: float = 1.2) -> np.ndarray:
+    """Return a pattern scaled to deviation 1, with noise: nothing in a photograph is quite regular."""
+    pattern = pattern.astype(np.float32)
+    return np.asarray(pattern / (pattern.std() + 1e-6) + np.float32(amount) * power_noise(rng, slope))
+
+
+def _smooth(rng: np.random.Generator) -> np.ndarray:
     return power_noise(rng, 2.4)
 
 
-def _cloudy(rng: np.random.Generator) -> Tile:
+def _cloudy(rng: np.random.Generator) -> np.ndarray:
     noise = power_noise(rng, rng.uniform(1.5, 1.9), rng.uniform(1, 2.5), rng.uniform(-0.3, 0.3))
-    return _warp(np.tanh(noise), rng, 10)
+    return _warp(noise, rng, rng.uniform(3, 9))
 
 
-def _rough(rng: np.random.Generator) -> Tile:
+def _rough(rng: np.random.Generator) -> np.ndarray:
     noise = power_noise(rng, rng.uniform(0.8, 1.3), rng.uniform(1, 2), rng.uniform(0, math.pi))
-    return np.sign(noise) * np.abs(noise) ** 1.4
+    return np.asarray(np.sign(noise) * np.abs(noise) ** np.float32(1.3))
 
 
-def _grainy(rng: np.random.Generator) -> Tile:
+def _grainy(rng: np.random.Generator) -> np.ndarray:
     return power_noise(rng, rng.uniform(0.2, 0.6))
 
 
-def _furry(rng: np.random.Generator) -> Tile:
-    fine = power_noise(rng, rng.uniform(0.7, 1.1), rng.uniform(6, 14), rng.uniform(-0.2, 0.2))
-    return _warp(fine + 0.6 * power_noise(rng, 1.6), rng, rng.uniform(8, 25))
+def _furry(rng: np.random.Generator) -> np.ndarray:
+    fine = power_noise(rng, rng.uniform(0.7, 1.1), rng.uniform(5, 14), rng.uniform(-0.2, 0.2))
+    return _warp(_worn(fine, rng, 0.6, 1.6), rng, rng.uniform(3, 16))
 
 
-def _wooden(rng: np.random.Generator) -> Tile:
-    rows = np.mgrid[:TILE, :TILE][0].astype(np.float32)
-    field = rows / TILE * rng.uniform(6, 20) + rng.uniform(1, 2.5) * power_noise(rng, 2.2, 5.0)
-    rings = np.abs((field % 1) * 2 - 1)
-    return np.asarray(rings + 0.2 * power_noise(rng, 0.8, 12.0), np.float32)
+def _wooden(rng: np.random.Generator) -> np.ndarray:
+    rows = np.mgrid[:TILE, :TILE][0] / TILE
+    field = rows * rng.uniform(5, 16) + rng.uniform(0.3, 0.9) * power_noise(rng, 2.4, 5.0)
+    rings = np.abs(field % 1 * 2 - 1) ** rng.uniform(0.7, 2)
+    return np.asarray(_worn(rings, rng, 0.5, 1.5) + 0.5 * power_noise(rng, 0.8, 12.0))
 
 
-def _leafy(rng: np.random.Generator) -> Tile:
+def _leafy(rng: np.random.Generator) -> np.ndarray:
     """Small dead leaves, sizes by a power law: foliage, gravel, crowds, shelves seen from afar."""
     canvas = np.zeros((TILE, TILE), np.uint8)
     turn = rng.uniform(0, 180)
@@ -128,40 +138,40 @@ def _leafy(rng: np.random.Generator) -> Tile:
         radius = 3.0 * (1 - rng.random() * (1 - (3.0 / 40) ** 2)) ** -0.5
         x, y = rng.uniform(-10, TILE + 10, 2)
         value = float(np.clip(128 + 48 * rng.standard_normal(), 5, 250))
-        axes = (int(radius * 8), int(radius * squash * 8))
         if rng.random() < 0.7:
             angle = turn + rng.uniform(-spread, spread)
+            axes = (int(radius * 8), int(radius * squash * 8))
             cv2.ellipse(canvas, (int(x * 8), int(y * 8)), axes, angle, 0, 360, value, -1, cv2.LINE_AA, 3)
         else:
             corners = np.array([[x, y]]) + rng.normal(0, radius, (3, 2))
             cv2.fillPoly(canvas, [(corners * 8).astype(np.int32)], value, cv2.LINE_AA, 3)
-    return canvas.astype(np.float32) + 14 * power_noise(rng, 1.0)
+    return _worn(canvas, rng, 0.3, 1.0)
 
 
-def _spotted(rng: np.random.Generator) -> Tile:
+def _spotted(rng: np.random.Generator) -> np.ndarray:
     canvas = np.zeros((TILE, TILE), np.uint8)
     for _ in range(int(rng.integers(60, 160))):
         x, y = rng.uniform(0, TILE, 2)
         axes = (int(rng.uniform(8, 26) * 8), int(rng.uniform(8, 26) * 8))
         cv2.ellipse(canvas, (int(x * 8), int(y * 8)), axes, rng.uniform(0, 180), 0, 360, 200, -1, cv2.LINE_AA, 3)
-    return -canvas.astype(np.float32) + 20 * power_noise(rng, 1.4)
+    return _worn(255 - canvas, rng, 0.3, 1.4)  # dark spots on a bright ground
 
 
-def _striped(rng: np.random.Generator) -> Tile:
-    columns = np.mgrid[:TILE, :TILE][1].astype(np.float32)
+def _striped(rng: np.random.Generator) -> np.ndarray:
+    columns = np.mgrid[:TILE, :TILE][1]
     wave = np.sin(columns * (2 * math.pi / rng.choice((8, 14, 24, 40))))
-    return np.asarray(np.tanh(wave * rng.choice((1, 4))) + 0.2 * power_noise(rng, 1.2), np.float32)
+    return _worn(np.tanh(wave * rng.choice((1, 4))), rng, 0.25)
 
 
-def _chequered(rng: np.random.Generator) -> Tile:
-    rows, columns = np.mgrid[:TILE, :TILE].astype(np.float32)
+def _chequered(rng: np.random.Generator) -> np.ndarray:
+    rows, columns = np.mgrid[:TILE, :TILE]
     period = float(rng.choice((16, 28, 44)))
-    line = rng.uniform(0.12, 0.5)
-    cells = ((rows % period) < line * period) | ((columns % period) < line * period)
-    return cv2.GaussianBlur(cells.astype(np.float32), (0, 0), 0.7) + 0.15 * power_noise(rng, 1.2)
+    line = rng.uniform(0.12, 0.5) * period
+    cells = (rows % period < line) | (columns % period < line)
+    return _worn(cv2.GaussianBlur(cells.astype(np.float32), (0, 0), 0.7), rng, 0.3)
 
 
-def _brick(rng: np.random.Generator) -> Tile:
+def _brick(rng: np.random.Generator) -> np.ndarray:
     high = int(rng.choice((12, 20, 32)))
     wide = int(high * rng.uniform(1.5, 3))
     rows, columns = np.mgrid[:TILE, :TILE]
@@ -170,18 +180,18 @@ def _brick(rng: np.random.Generator) -> Tile:
     tone = rng.standard_normal((TILE // high + 2, (TILE + wide) // wide + 2))[course, shifted // wide]
     mortar = (rows % high < max(1, high // 9)) | (shifted % wide < max(1, high // 9))
     wall = np.where(mortar, rng.choice((-2.5, 2.5)), 0.6 * tone).astype(np.float32)
-    return cv2.GaussianBlur(wall, (0, 0), 0.7) + 0.35 * power_noise(rng, 1.0)
+    return _worn(cv2.GaussianBlur(wall, (0, 0), 0.7), rng, 0.4, 1.0)
 
 
-def _woven(rng: np.random.Generator) -> Tile:
-    rows, columns = np.mgrid[:TILE, :TILE].astype(np.float32)
+def _woven(rng: np.random.Generator) -> np.ndarray:
+    rows, columns = np.mgrid[:TILE, :TILE]
     step = 2 * math.pi / rng.choice((5, 8, 13))
     cloth = np.sin(rows * step) * np.sin(columns * step) + 0.4 * np.sin((rows + columns) * step)
-    return np.asarray(cloth * (1 + 0.3 * power_noise(rng, 1.5)) + 0.8 * power_noise(rng, 1.8), np.float32)
+    return _worn(cloth * (1 + 0.3 * power_noise(rng, 1.5)), rng, 1.0, 1.8)
 
 
-def _written(rng: np.random.Generator) -> Tile:
-    """Lines of strokes that look like text from afar."""
+def _written(rng: np.random.Generator) -> np.ndarray:
+    """Lines of strokes that look like text from afar, dark upon bright, rarely the reverse."""
     page = np.zeros((TILE, TILE), np.uint8)
     high = int(rng.choice((9, 14, 22, 34)))
     for top in range(4, TILE - high, int(high * rng.uniform(1.5, 2.2))):
@@ -192,7 +202,7 @@ def _written(rng: np.random.Generator) -> Tile:
                 cv2.polylines(page, [ends.astype(np.int32)], False, 255, max(1, high // 8), cv2.LINE_AA)
                 x += int(high * 0.6)
             x += int(high * 0.7)
-    return page.astype(np.float32) * float(rng.choice((-1, 1))) + 10 * power_noise(rng, 1.4)
+    return _worn(page if rng.random() < 0.25 else 255 - page, rng, 0.3, 1.4)
 
 
 _MAKERS = {

@@ -1,7 +1,7 @@
 """Reading packed sets: pictures decoded once, uint8, in memory-mapped shards with an index.
 
 A pack is a folder with ``shard-00000.u8`` and so on (raw (H, W, 3) uint8 RGB pictures of any size, one after another),
-``index.json`` (written last: without it a pack is unfinished) and ``captions.jsonl`` where the set had captions.
+``index.json`` (written last: without it a pack is unfinished), which holds the pairs and their captions too.
 :mod:`unildiff.data.pack_writer` makes them.
 
 Axis letters: H W pixels.
@@ -22,6 +22,7 @@ from unildiff.errors import UserError
 
 INDEX = "index.json"
 FORMAT = 1
+COLUMNS = ("task", "degradation", "name", "lq", "gt", "caption")  # of a split's pairs; lq and gt are picture numbers
 AGAIN = "run the same `unildiff data pack` command again"
 
 
@@ -38,7 +39,6 @@ class Pack:
         index = _read_index(self.folder)
         self.dataset: str = index["dataset"]
         self.root: str = index["root"]
-        self.checksum: str = index["checksum"]
         self.files: list[str] = index["pictures"]["file"]
         self.checksums: list[str] = index["pictures"]["checksum"]
         # (N, 4): shard, offset in bytes, height, width
@@ -66,6 +66,12 @@ class Pack:
         """How many bytes the pictures take on disk, and in memory once they have all been read."""
         return sum(int(shard["bytes"]) for shard in self._shards)
 
+    @property
+    def checksum(self) -> str:
+        """A hash of all pixels, pairs and captions: equal for packs of equal data, wherever it lay when it was packed."""
+        body = {"files": self.files, "checksums": self.checksums, "pairs": self._pairs}
+        return hashlib.blake2b(json.dumps(body).encode(), digest_size=8).hexdigest()
+
     def source(self, split: str, keep: Callable[[Pair], bool] | None = None) -> "PackedPairs":
         """Return the pairs of a split, or those of them that ``keep`` says yes to.
 
@@ -77,10 +83,8 @@ class Pack:
         columns = self._pairs[split]
         pairs: list[Pair] = []
         numbers: list[tuple[int, int]] = []
-        for task, degradation, name, lq, gt in zip(
-            *(columns[key] for key in ("task", "degradation", "name", "lq", "gt")), strict=True
-        ):
-            pair = Pair(task, degradation, name, self._path(lq), self._path(gt))
+        for task, degradation, name, lq, gt, caption in zip(*(columns[key] for key in COLUMNS), strict=True):
+            pair = Pair(task, degradation, name, self._path(lq), self._path(gt), caption)
             if keep is None or keep(pair):
                 pairs.append(pair)
                 numbers.append((lq, gt))

@@ -13,20 +13,25 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from unildiff.data.captions import Captions
+from unildiff.data.catalogue import dataset
 from unildiff.data.files import output_folder, some, write_failure, write_whole
 from unildiff.data.images import image_size
 from unildiff.data.journal import Journal
-from unildiff.data.pack import FORMAT, INDEX, Pack, index_bytes, picture_checksum
-from unildiff.data.pairs import PairSource, Which
+from unildiff.data.layouts import is_there, recognise
+from unildiff.data.pack import COLUMNS, FORMAT, INDEX, Pack, index_bytes, picture_checksum
+from unildiff.data.pairs import PairSource, Split, Which
 from unildiff.data.parallel import cores, ordered, progress
+from unildiff.data.sources import disk_source, report
 from unildiff.errors import UserError
 
 JOURNAL = "journal.jsonl"
 SHARD_BYTES = 1 << 30
+_Row = tuple[str, str, str, str | None, str | None, str]  # as COLUMNS, the pictures by file
 _SAMPLED = 200  # headers read to say beforehand how large a pack will be
 
 
@@ -48,22 +53,29 @@ class PackWriter:
     """One pack being made from the pairs of one set."""
 
     def __init__(
-        self, sources: Mapping[str, Sequence[PairSource]], out: Path, dataset: str, root: Path, shard_bytes: int
+        self,
+        sources: Mapping[str, PairSource],
+        out: Path,
+        dataset: str,
+        root: Path,
+        captions: Captions | None = None,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        """Args: sources of each split, the folder to write, name and folder of the set, bytes after which a shard ends."""
+        """Args: pairs of each split, the folder to write, name and folder of the set, captions, length of a shard."""
         self.out = out
         self.shard_bytes = shard_bytes
         self._root = root
         self._header = {"kind": "unildiff pack", "format": FORMAT, "dataset": dataset, "root": str(root.absolute())}
         self._wanted: dict[str, tuple[PairSource, int, Which, Path]] = {}
-        self._pairs: dict[str, list[tuple[str, str, str, str | None, str | None]]] = {}
-        for split, of_split in sources.items():
+        self._pairs: dict[str, list[_Row]] = {}
+        captions = captions or Captions({})
+        for split, source in sources.items():
             rows = self._pairs[split] = []
-            for source in of_split:
-                for index, pair in enumerate(source.pairs):
-                    lq = self._want(source, index, "lq", pair.lq)
-                    gt = self._want(source, index, "gt", pair.gt)
-                    rows.append((pair.task, pair.degradation, pair.name, lq, gt))
+            for index, pair in enumerate(source.pairs):
+                lq = self._want(source, index, "lq", pair.lq)
+                gt = self._want(source, index, "gt", pair.gt)
+                caption = pair.caption or captions.of(pair.lq, pair.gt)
+                rows.append((pair.task, pair.degradation, pair.name, lq, gt, caption))
 
     def run(self) -> Pack:
         """Write what is missing and the index; return the finished pack.
@@ -203,7 +215,7 @@ class PackWriter:
         differing = [
             f"{lq} and {gt} ({_size(entries[lq])} against {_size(entries[gt])})"
             for rows in self._pairs.values()
-            for _, _, _, lq, gt in rows
+            for _, _, _, lq, gt, _ in rows
             if lq is not None and gt is not None and _size(entries[lq]) != _size(entries[gt])
         ]
         if differing:
@@ -212,16 +224,11 @@ class PackWriter:
     def _columns(self, files: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
         numbers: dict[str | None, int] = {file: number for number, file in enumerate(files)}
         numbers[None] = -1
-        return {
-            split: {
-                "task": [row[0] for row in rows],
-                "degradation": [row[1] for row in rows],
-                "name": [row[2] for row in rows],
-                "lq": [numbers.get(row[3], -2) for row in rows],
-                "gt": [numbers.get(row[4], -2) for row in rows],
-            }
-            for split, rows in self._pairs.items()
-        }
+        columns = {}
+        for split, rows in self._pairs.items():
+            numbered = [(*row[:3], numbers.get(row[3], -2), numbers.get(row[4], -2), row[5]) for row in rows]
+            columns[split] = {key: [row[place] for row in numbered] for place, key in enumerate(COLUMNS)}
+        return columns
 
     def _seal(self, entries: Mapping[str, Entry]) -> None:
         held = [entries[file] for file in self._wanted]
@@ -233,6 +240,24 @@ class PackWriter:
         columns = {key: [getattr(entry, key) for entry in held] for key in Entry.__dataclass_fields__}
         body = {**self._header, "shards": shards, "pictures": columns, "pairs": self._columns(list(self._wanted))}
         write_whole(self.out / INDEX, index_bytes(body))
+
+
+def pack_set(name: str, root: Path, out: Path) -> Pack:
+    """Pack every split of a data set that is there, those sets included that only join its test when asked for.
+
+    Raises:
+        UserError: no such set, nothing of it in ``root``, files that do not pair, and as :meth:`PackWriter.run`.
+    """
+    data = dataset(name)
+    sources: dict[str, PairSource] = {}
+    for split in get_args(Split):
+        there = [pictures for pictures in (*data.sets, *data.optional) if is_there(root, pictures, split)]
+        if there:
+            sources[split], faults = disk_source([(root, pictures) for pictures in there], split, sizes=False)
+            report(faults, "raise", [])
+    if not sources:
+        recognise(root, data.sets[0], "test")  # says what is wrong
+    return PackWriter(sources, out, name, root, Captions.find(None, [root])).run()
 
 
 def _shard_name(number: int) -> str:

@@ -1,0 +1,191 @@
+"""What is in a dead-leaves scene and where: shapes from far to near, some with parts of their own.
+
+Axis letters: N shapes. Coordinates are in sides of the picture: x to the right, y down, both 0 to 1 inside it.
+Sizes follow the power law of scale-free scenes (density of radius r as r^-3; Lee, Mumford and Huang 2001). Two
+layouts: before a wall, shapes lie in random order of depth; with a horizon, what reaches lower in the picture is nearer.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from unildiff.data.deadleaves_colours import GROUNDS, SKIES, WALLS, luma, palette, vary
+from unildiff.data.deadleaves_outlines import BAR, BLOB, BOX, DISC, LEAF, SHAPES, VARIANTS
+from unildiff.data.deadleaves_textures import TEXTURE_NAMES, tile_kinds
+
+LIMIT = 250
+"""Most shapes of a scene, backdrops included: labels are uint8."""
+UPPER, LOWER, FIRST = 0, 1, 2
+"""Labels of the upper backdrop (sky or wall), of the lower one (ground), and of the first shape."""
+SMALLEST, LARGEST = (0.02, 0.25), 0.6
+"""Bounds of the smallest size of a scene, and the largest size, before parts and stretching."""
+FLOOR_DEPTH = (0.05, 0.8)
+"""Depth of the ground at the horizon and at the bottom of the picture."""
+
+SHAPE = np.dtype(
+    [
+        ("kind", np.intp),  # index into SHAPES
+        ("variant", np.intp),  # which outline of the kind
+        ("centre", np.float64, 2),
+        ("size", np.float64, 2),  # half width and half height
+        ("angle", np.float64),  # radians
+        ("depth", np.float64),  # 0 to 1, near = 1; the ground's own depth varies and is not here
+        ("colour", np.float64, 3),  # sRGB, 0 to 1
+        ("tile", np.intp),  # of the texture atlas
+        ("contrast", np.float64),  # how strongly the texture shows
+        ("part", np.bool_),  # of another shape
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A scene: where its horizon is, and its shapes."""
+
+    horizon: float
+    """y of the horizon in the middle of the picture; 1 where there is none."""
+    rise: float
+    """How much the horizon falls over the picture's width."""
+    shapes: np.ndarray
+    """(N,) of dtype ``SHAPE`` in painting order, from far to near; the first two are the backdrops."""
+
+
+def sample_sizes(rng: np.random.Generator, count: int, low: float, high: float) -> np.ndarray:
+    """Return sizes between two bounds whose density falls as size to the power -3."""
+    return np.asarray(low * (1 - rng.random(count) * (1 - (low / high) ** 2)) ** -0.5)
+
+
+def sample_layout(rng: np.random.Generator) -> Layout:
+    """Return a scene's shapes."""
+    horizon = float(rng.uniform(0.2, 0.85)) if rng.random() < 0.5 else 1.0
+    busy = float(rng.choice((3, 8, 25, 60, 110), p=(0.1, 0.2, 0.25, 0.25, 0.2)))
+    count = FIRST + max(1, int(busy * rng.uniform(0.6, 1.4)))
+    colours = palette(rng)
+    shapes = np.zeros(count, SHAPE)
+    shapes["kind"] = kinds = rng.choice(len(SHAPES), count, p=rng.dirichlet(np.full(len(SHAPES), 0.7)))
+    shapes["variant"] = rng.integers(0, VARIANTS, count)
+    half = sample_sizes(rng, count, float(np.clip(rng.uniform(0.15, 0.5) / math.sqrt(busy), *SMALLEST)), LARGEST)
+    bar = kinds == BAR
+    squash = np.where(bar, rng.uniform(0.02, 0.16, count), np.minimum(np.exp(rng.normal(-0.2, 0.35, count)), 1.3))
+    shapes["size"][:, 0] = half * np.where(bar, rng.uniform(1, 2.5, count), 1)
+    shapes["size"][:, 1] = np.maximum(half * squash, 0.004)
+    shapes["angle"] = rng.uniform(0, 2 * math.pi, count)
+    if rng.random() < 0.65:  # built or hanging things stand upright
+        upright = rng.integers(0, 2, count) * (math.pi / 2) + rng.normal(0, 0.02, count)
+        straight = (kinds == BOX) | bar | (rng.random(count) < 0.4)
+        shapes["angle"] = np.where(straight, upright, shapes["angle"])
+    shapes["centre"] = rng.uniform(-0.08, 1.08, (count, 2))
+    if horizon < 1:  # most stand on the ground, some of them along the horizon: hills, woods, houses
+        place = rng.random(count)
+        along = rng.choice((0.0, 0.25, 0.6))
+        standing = horizon + rng.random(count) * (1.15 - horizon) - half
+        shapes["centre"][:, 1] = np.where(place < 0.85, standing, shapes["centre"][:, 1])
+        shapes["centre"][:, 1] = np.where(
+            place < along, horizon - rng.uniform(-0.2, 0.7, count) * half, shapes["centre"][:, 1]
+        )
+    shapes["depth"] = _depth(rng, horizon, shapes)
+    shapes["colour"] = vary(rng, colours[rng.integers(0, len(colours), count)], 0.5)
+    total = len(tile_kinds())
+    favourites = rng.integers(0, total, 5)[rng.integers(0, 5, count)]
+    shapes["tile"] = np.where(rng.random(count) < 0.75, favourites, rng.integers(0, total, count))
+    shapes["contrast"] = np.exp(rng.normal(-1.25, 0.7, count))
+    _set_backdrops(rng, horizon, shapes)
+    shapes = shapes[np.argsort(shapes["depth"], kind="stable")]
+    shapes = _add_parts(rng, shapes, colours)
+    _darken_tiny_discs(shapes)
+    return Layout(horizon, float(rng.normal(0, 0.03)), shapes)
+
+
+def floor_depth(horizon: float, y: np.ndarray) -> np.ndarray:
+    """Return the depth of the ground at heights y below a horizon, near = bright."""
+    low, high = FLOOR_DEPTH
+    return np.asarray(low + (high - low) * np.clip((y - horizon) / (1 - horizon), 0, 1))
+
+
+def _depth(rng: np.random.Generator, horizon: float, shapes: np.ndarray) -> np.ndarray:
+    """Return depths (N,): random before a wall, else that of the ground where a shape ends below, or a little nearer."""
+    if horizon == 1:
+        return 0.25 + 0.7 * rng.random(len(shapes))
+    reach = np.hypot(shapes["size"][:, 0] * np.sin(shapes["angle"]), shapes["size"][:, 1] * np.cos(shapes["angle"]))
+    return floor_depth(horizon, shapes["centre"][:, 1] + reach) + 0.02 + 0.13 * rng.random(len(shapes))
+
+
+def _set_backdrops(rng: np.random.Generator, horizon: float, shapes: np.ndarray) -> None:
+    """Make the first two shapes the sky or wall and the ground, in place."""
+    outdoors = horizon < 1
+    behind = SKIES if outdoors else WALLS
+    pair = np.stack((behind[rng.integers(0, len(behind))], GROUNDS[rng.integers(0, len(GROUNDS))]))
+    shapes["colour"][:FIRST] = vary(rng, pair, 0.25)
+    shapes["depth"][:FIRST] = (0, FLOOR_DEPTH[0])
+    shapes["kind"][:FIRST] = BOX
+    shapes["size"][:FIRST] = 1.5
+    shapes["centre"][:FIRST] = ((0.5, 0.3), (0.5, 0.8))
+    shapes["contrast"][UPPER] *= 0.5
+    kinds = tile_kinds()
+    calm = ("smooth", "smooth", "cloudy") if outdoors else ("smooth", "smooth", "cloudy", "rough", "brick", "wooden")
+    firm = ("rough", "leafy", "furry", "grainy", "smooth", "brick", "cloudy")
+    for label, choice in ((UPPER, calm), (LOWER, firm)):
+        wanted = TEXTURE_NAMES.index(choice[int(rng.integers(0, len(choice)))])
+        shapes["tile"][label] = rng.choice(np.flatnonzero(kinds == wanted))
+
+
+def _add_parts(rng: np.random.Generator, shapes: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Return the shapes with rows, grids and scatters of like parts upon some of the larger ones.
+
+    A part lies right upon its owner: nearer than it, farther than the next shape.
+    """
+    larger = FIRST + np.flatnonzero(shapes["size"][FIRST:].min(axis=1) > 0.05)
+    room = LIMIT - len(shapes)
+    following = np.append(shapes["depth"][1:], 1.0)
+    added = [shapes]
+    for _ in range(int(rng.integers(0, 7)) if len(larger) else 0):
+        owner = int(rng.choice(larger))
+        places = _arrangement(rng)
+        count = len(places)
+        if count > room:
+            break
+        room -= count
+        owned = shapes[owner]
+        parts = np.zeros(count, SHAPE)
+        angle = owned["angle"] if owned["kind"] in (BOX, BAR, LEAF) else 0.0
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        parts["centre"] = owned["centre"] + (places[:, :2] * owned["size"] * 0.75) @ turn
+        parts["size"] = np.maximum(places[:, 2:] * owned["size"], 0.003)
+        parts["angle"] = angle
+        parts["kind"] = rng.choice((BOX, BOX, BAR, DISC, LEAF, BLOB))
+        parts["variant"] = rng.integers(0, VARIANTS)
+        base = colours[rng.integers(0, len(colours))] if rng.random() < 0.6 else owned["colour"]
+        base = vary(rng, base[None] * rng.choice((0.45, 0.7, 1.3)), 0.2)
+        parts["colour"] = vary(rng, base.repeat(count, axis=0), float(rng.choice((0.02, 0.25))))
+        parts["tile"] = owned["tile"] if rng.random() < 0.5 else 0
+        parts["contrast"] = 0.15
+        parts["part"] = True
+        # Random, so that two groups on one owner interleave; sorted by the caller's stable order.
+        share = np.sort(rng.uniform(0.05, 0.95, count))
+        parts["depth"] = owned["depth"] + share * (following[owner] - owned["depth"])
+        added.append(parts)
+    joined = np.concatenate(added)
+    return joined[np.argsort(joined["depth"], kind="stable")]
+
+
+def _arrangement(rng: np.random.Generator) -> np.ndarray:
+    """Return x, y, half width, half height (count, 4) of parts within an owner that spans -1 to 1."""
+    style = rng.random()
+    if style < 0.45:  # a grid or row: windows, tiles, planks, fences
+        across, down = (int(n) for n in rng.integers(1, 8, 2))
+        columns, rows = ((np.arange(n) + 0.5) * (2 / n) - 1 for n in (across, down))
+        grid = np.stack((np.tile(columns, down), np.repeat(rows, across)), axis=-1)
+        fill = rng.uniform(0.3, 0.85, 2) * (0.75 / across, 0.75 / down)
+        return np.concatenate((grid, np.broadcast_to(fill, grid.shape)), axis=1)
+    few = style < 0.7
+    count = int(rng.integers(1, 4) if few else rng.integers(6, 36))
+    small = rng.uniform(0.1, 0.6) if few else rng.uniform(0.03, 0.14)
+    spans = small * np.exp(rng.normal(0, 0.3, (count, 1))) * (1, rng.uniform(0.4, 1.2))
+    return np.concatenate((rng.uniform(-1, 1, (count, 2)), spans), axis=1)
+
+
+def _darken_tiny_discs(shapes: np.ndarray) -> None:
+    """Cap the brightness of tiny round shapes, in place: bright ones would be snow to whoever learns from these scenes."""
+    tiny = (shapes["size"].max(axis=1) < 0.04) & np.isin(shapes["kind"], (DISC, BLOB))
+    shapes["colour"] *= np.where(tiny, np.minimum(1, 0.4 / np.maximum(luma(shapes["colour"]), 1e-3)), 1.0)[:, None]

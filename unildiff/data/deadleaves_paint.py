@@ -1,0 +1,127 @@
+"""Drawing of a dead-leaves scene: labels from far to near, then each property of a shape as a table over labels.
+
+Axis letters: H/W pixels of the picture, S side of the drawing, which is 1.5 times as large for smooth edges.
+The cost of colour, texture, shading and depth does not depend on the number of shapes. Our own design.
+"""
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from unildiff.data.deadleaves_layout import FIRST, LOWER, UPPER, Layout, floor_depth
+from unildiff.data.deadleaves_outlines import BLOB, DISC, place
+from unildiff.data.deadleaves_textures import TILE, atlas, rough_piece, tile_origin
+
+SUPERSAMPLING = 1.5
+
+_LookUp = Callable[[np.ndarray], np.ndarray]
+
+
+def draw_labels(rng: np.random.Generator, layout: Layout, side: int) -> np.ndarray:
+    """Return labels, uint8 (S, S): which shape is seen at each pixel."""
+    shapes = layout.shapes
+    labels = np.zeros((side, side), np.uint8)
+    if layout.horizon < 1:
+        left, right = (layout.horizon + sign * layout.rise / 2 for sign in (-1, 1))
+        ground = np.array([[0, left], [1, right], [1, 1.1], [0, 1.1]]) * side
+        cv2.fillPoly(labels, [ground.astype(np.int32)], LOWER)
+    corners = place(shapes["kind"], shapes["variant"], shapes["centre"] * side, shapes["size"] * side, shapes["angle"])
+    for label in range(FIRST, len(shapes)):
+        cv2.fillPoly(labels, [corners[label]], label, cv2.LINE_8, 4)
+    if rng.random() < 0.5:  # ragged outlines, as of foliage, fur and rock
+        wave = np.float32(rng.choice((0.004, 0.008, 0.016)) * side * rng.uniform(0.5, 1))
+        rows, columns = np.mgrid[:side, :side].astype(np.float32)
+        columns += wave * rough_piece(rng, side)
+        rows += wave * rough_piece(rng, side)
+        return cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+    return labels
+
+
+def paint(rng: np.random.Generator, layout: Layout, labels: np.ndarray) -> np.ndarray:
+    """Return the drawing, float32 (S, S, 3), about 0 to 1: colour, texture and shading of each label."""
+    shapes = layout.shapes
+    x = np.linspace(0, 1, len(labels), dtype=np.float32)[None, :]
+    y = x.T
+
+    def at(values: np.ndarray) -> np.ndarray:
+        return _look_up(labels, values)
+
+    shade = _shading(rng, shapes, at, x, y)
+    grain = _texture(rng, layout, labels, at, x, y)
+    # The texture mixes towards a second colour: mostly a brighter or darker first one, partly another shape's.
+    colour = shapes["colour"]
+    second = colour * np.clip(1 + rng.normal(0, 0.15, colour.shape), 0.3, 2)
+    second += rng.uniform(0, 0.5, (len(shapes), 1)) * (rng.permutation(colour) - colour)
+    second *= shapes["contrast"][:, None]
+    grain *= shade
+    return np.asarray(cv2.merge([at(colour[:, c]) * shade + at(second[:, c]) * grain for c in range(3)]))
+
+
+def paint_depth(layout: Layout, labels: np.ndarray) -> np.ndarray:
+    """Return the depth, float32 (S, S) in [0, 1], near = bright."""
+    depth = _look_up(labels, layout.shapes["depth"])
+    if layout.horizon < 1:
+        floor = floor_depth(layout.horizon, (np.arange(len(labels)) + 0.5) / len(labels)).astype(np.float32)
+        np.copyto(depth, floor[:, None], where=labels == LOWER)
+    return depth
+
+
+def _look_up(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    table = np.zeros((1, 256), np.float32)
+    table[0, : len(values)] = values
+    return np.asarray(cv2.LUT(labels, table))
+
+
+def _shading(rng: np.random.Generator, shapes: np.ndarray, at: _LookUp, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the brightness within shapes: a slope along the light, and for round ones a bulge towards it."""
+    count = len(shapes)
+    toward = rng.uniform(0, 2 * math.pi)
+    light = np.array([math.cos(toward), math.sin(toward)])
+    reach = np.maximum(shapes["size"].max(axis=1), 0.03)
+    slope = rng.normal(0.12, 0.2, count) / reach
+    slope[UPPER] = rng.normal(0, 0.35)
+    slope[LOWER] = rng.normal(0, 0.2)
+    round_ones = (shapes["kind"] == DISC) | (shapes["kind"] == BLOB)
+    bulge = np.where(round_ones, rng.uniform(0, 0.55, count), rng.uniform(-0.1, 0.15, count)) / reach**2
+    centre = shapes["centre"] + 0.3 * reach[:, None] * light * round_ones[:, None]
+    along = slope[:, None] * light
+    # 1 + along (p - c) - bulge |p - c|^2, sorted by powers of p
+    linear = along + 2 * bulge[:, None] * centre
+    level = 1 - (along * centre).sum(axis=1) - bulge * (centre**2).sum(axis=1)
+    shade = at(level) - at(bulge) * (x * x + y * y)
+    shade += at(linear[:, 0]) * x
+    shade += at(linear[:, 1]) * y
+    return np.asarray(np.clip(shade, 0.3, 1.5, out=shade))
+
+
+def _texture(
+    rng: np.random.Generator, layout: Layout, labels: np.ndarray, at: _LookUp, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    """Return the texture, float32 (S, S), deviation about 1: each shape has its own turn, scale and place in its tile."""
+    shapes = layout.shapes
+    count, side = len(shapes), len(labels)
+    scale = np.exp(rng.uniform(math.log(0.35), math.log(1.2), count)) * side
+    turn = np.where(rng.random(count) < 0.6, rng.uniform(0, 2 * math.pi, count), shapes["angle"])
+    turn[:FIRST] = 0
+    cos, sin = scale * np.cos(turn), scale * np.sin(turn)
+    left, top = tile_origin(shapes["tile"])
+    a, b = at(cos), at(sin)
+    u = a * x - b * y + at((TILE - cos + sin) / 2)
+    v = b * x + a * y + at((TILE - cos - sin) / 2)
+    if layout.horizon < 1:  # the ground recedes: its texture shrinks towards the horizon
+        below = np.arange(side, dtype=np.float32)[:, None] / side - np.float32(layout.horizon) + np.float32(0.12)
+        nearness = np.float32(scale[LOWER] * (1.12 - layout.horizon)) / np.maximum(below, np.float32(0.03))
+        lower = labels == LOWER
+        np.copyto(u, (x - np.float32(0.5)) * nearness + TILE / 2, where=lower)
+        np.copyto(v, nearness * np.float32(1 - layout.horizon) + TILE / 4, where=lower)
+    for coordinate, origin in ((u, left), (v, top)):
+        if coordinate.min() < 0 or coordinate.max() > TILE - 1:  # beyond the tile: mirrored back
+            np.subtract(np.mod(coordinate, 2 * TILE - 2), TILE - 1, out=coordinate)
+            np.abs(coordinate, out=coordinate)
+        coordinate += at(origin)
+    grain = cv2.remap(atlas(), u, v, cv2.INTER_LINEAR).astype(np.float32)
+    grain -= 128
+    grain *= 1 / 45
+    return grain
