@@ -1,5 +1,6 @@
 """Packs: the same pixels as the files, whole or refused, taken up again after any interruption."""
 
+import importlib
 import json
 import os
 import pickle
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fake_trees import cdd11, haze, noise, rain
 from unildiff.data.datasets import FilePairs
 from unildiff.data.images import read_rgb
 from unildiff.data.journal import Journal
 from unildiff.data.pack import Pack
-from unildiff.data.pack_writer import PackWriter
+from unildiff.data.pack_writer import PackWriter, pack_set
 from unildiff.data.pairs import Pair
 from unildiff.errors import UserError
 
@@ -51,7 +53,7 @@ def pairs(root: Path) -> FilePairs:
 
 
 def writer(root: Path, out: Path, source: FilePairs | None = None, shard_bytes: int = 1 << 30) -> PackWriter:
-    return PackWriter({"train": [source or pairs(root)]}, out, "fake", root, shard_bytes)
+    return PackWriter({"train": source or pairs(root)}, out, "fake", root, shard_bytes=shard_bytes)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -89,7 +91,7 @@ def test_crops_by_rows(tmp_path: Path) -> None:
     root = tmp_path / "set"
     path = write(root / "tall.png", 4096, 300)  # 900 bytes a row, 3.7 MB
     source = FilePairs([Pair("x", "x", "tall", None, path)])
-    packed = PackWriter({"train": [source]}, tmp_path / "out", "fake", root, 1 << 30).run().source("train")
+    packed = PackWriter({"train": source}, tmp_path / "out", "fake", root).run().source("train")
     fd = os.open(tmp_path / "out" / "shard-00000.u8", os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     before = resident(fd)
@@ -238,11 +240,11 @@ def test_refusals(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not a pack: no index\.json"):
         Pack(other)
     with pytest.raises(UserError, match="nothing to pack"):
-        PackWriter({"train": []}, tmp_path / "out", "fake", root, 1 << 30).run()
+        PackWriter({"train": FilePairs([])}, tmp_path / "out", "fake", root).run()
     with pytest.raises(KeyboardInterrupt):
         writer(root, tmp_path / "out", Interrupted(root, at="haze/b.png")).run()
     with pytest.raises(UserError, match=r"unfinished work of another kind: .*fake.*, not .*other"):
-        PackWriter({"train": [pairs(root)]}, tmp_path / "out", "other", root, 1 << 30).run()
+        PackWriter({"train": pairs(root)}, tmp_path / "out", "other", root).run()
     with Journal(tmp_path / "out" / "journal.jsonl", {}), pytest.raises(UserError, match="another process is writing"):
         writer(root, tmp_path / "out").run()
     write(root / "rain" / "b.png", 33, 15)
@@ -271,3 +273,53 @@ def test_full_disk_then_more_space(root: Path, tmp_path: Path) -> None:
     assert 0 < len(again.reads) < 9
     for index, pair in enumerate(pairs(root).pairs):
         np.testing.assert_array_equal(packed.read(index, "lq"), read_rgb(pair.lq))
+
+
+@pytest.mark.parametrize("name", ["cdd11", "derain", "dehaze", "denoise"])
+def test_datamodules_give_the_same_samples(name: str, tmp_path: Path) -> None:
+    """Training crops and test pictures, from a pack and from the files: pixels, captions, keys and order."""
+    import datamodules
+
+    root, out = tmp_path / "set", tmp_path / "out"
+    for split in ("train", "test"):
+        {
+            "cdd11": lambda split: cdd11.write(root, "onerestore", split),
+            "derain": lambda split: rain.write(root, "promptir", split),
+            "dehaze": lambda split: haze.write(root, "promptir", split),
+            "denoise": lambda split: noise.write(root, "promptir", split),
+        }[name](split)
+    clean = min(root.rglob("*.png"))
+    (root / "captions.jsonl").write_text(json.dumps({"file": str(clean.relative_to(root)), "caption": "blocks"}))
+    pack_set(name, root, out)
+    module, _, kind = datamodules.class_path(name).rpartition(".")
+    settings = {"root": str(root), "crop_size": 8, "seed": 5}
+    made = getattr(importlib.import_module(module), kind)
+    plain, packed = made(**settings), made(**{**settings, "root": "nowhere", "packed": str(out)})
+    for get in ("train_set", "test_set"):
+        expected, found = getattr(plain, get)(), getattr(packed, get)()
+        assert len(expected) == len(found) > 0
+        for index in range(len(expected)):
+            a, b = expected[index], found[index]
+            assert {key: a[key] for key in ("caption", "degradation", "name", "key")} == {
+                key: b[key] for key in ("caption", "degradation", "name", "key")
+            }
+            assert (a["lq"] == b["lq"]).all() and (a["gt"] == b["gt"]).all()
+    assert packed.fingerprint() == made(packed=str(out), crop_size=8).fingerprint()
+
+
+def test_wrong_folders(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "other" / "x.png", 4, 4)
+    for root, message in (
+        (tmp_path / "gone", "no such folder"),
+        (tmp_path / "empty", "empty folder"),
+        (tmp_path / "other" / "x.png", "not a folder but a file"),
+        (tmp_path / "other", r"CDD-11 \(test\) not in"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pack_set("cdd11", root, tmp_path / "out")
+    cdd11.write(tmp_path / "cdd", "moceir", "test")
+    (tmp_path / "cdd/cdd11/test/low/00001.png").unlink()
+    with pytest.raises(UserError, match=r"1 clean without a degraded picture"):
+        pack_set("cdd11", tmp_path / "cdd", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
