@@ -155,6 +155,8 @@ class PairedDataModule(RestorationDataModule):
         if self.packed is not None:
             from unildiff.data.pack import Pack
 
+            if self.reader is not read_rgb:
+                raise UserError(f"packed: {self.packed} holds RGB pictures, not RAW; leave out --data.packed")
             return Pack(self.packed).source(split)
         self._refuse_nothing()
         roots = [(self.folders.get(pictures.name, self.root), pictures) for pictures in self.pictures(split)]
