@@ -126,7 +126,7 @@ def test_a_subset_needs_only_its_own_folders(tmp_path):
 def test_two_layouts_in_one_folder_are_refused_or_chosen_from(tmp_path):
     rain.write(tmp_path, "promptir", "test")
     rain.write(tmp_path, "moceir", "test", count=3)
-    with pytest.raises(UserError, match="several layouts in .*: moceir, promptir; keep one of them, or choose"):
+    with pytest.raises(UserError, match=r"several layouts in .*: moceir, promptir; keep one of them, or choose"):
         make("derain", root=str(tmp_path)).counts()
     assert make("derain", root=str(tmp_path), layout="moceir").counts() == {"rain": 3}
     with pytest.raises(UserError, match="has no layout 'moce'; choose from promptir"):

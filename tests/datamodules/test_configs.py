@@ -1,0 +1,44 @@
+"""Each datamodule has a config that builds it, and takes the arguments of its bases from the command line."""
+
+from pathlib import Path
+
+import pytest
+from jsonargparse import ArgumentParser
+
+import datamodules
+from unildiff.data.base import RestorationDataModule
+from unildiff.data.paired import PairedDataModule
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs/data").glob("*.yaml"))
+
+
+def build(*arguments: str) -> RestorationDataModule:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(RestorationDataModule, "data")
+    return parser.instantiate_classes(parser.parse_args(list(arguments))).data
+
+
+def test_each_has_one():
+    assert [path.stem for path in CONFIGS] == datamodules.names()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_opens_with_its_command_and_builds(path):
+    assert (
+        path.read_text().startswith("# unildiff ") and f"configs/data/{path.name}" in path.read_text().splitlines()[0]
+    )
+    module = build(f"--data={path}", "--data.batch_size=3", "--data.test_seed=5")
+    assert type(module).__module__ == f"datamodules.{path.stem}"
+    assert (module.batch_size, module.test_seed) == (3, 5)
+
+
+@pytest.mark.parametrize("name", datamodules.names())
+def test_short_names_lead_to_classes_that_need_no_argument(name):
+    module = build(f"--data={datamodules.class_path(name)}")
+    assert module.protocol in ("onerestore", "unildiff") and module.blind
+    if isinstance(module, PairedDataModule):
+        assert str(module.root) == f"data/{name}"
+        assert (
+            build(f"--data={datamodules.class_path(name)}", "--data.packed=here", "--data.on_error=skip").on_error
+            == "skip"
+        )

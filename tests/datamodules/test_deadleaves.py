@@ -1,0 +1,140 @@
+"""Generated pictures: equal whatever the workers, cache made once, validation on photographs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.deadleaves import DeadLeavesDataModule
+from unildiff.data import scenes
+from unildiff.data.deadleaves import render
+from unildiff.data.keys import sample_key
+from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.errors import UserError
+
+SMALL = {"crop_size": 32, "count": 40, "batch_size": 4, "num_workers": 0, "seed": 1, "test_count": 2}
+
+
+def module(**settings) -> DeadLeavesDataModule:
+    return DeadLeavesDataModule(**(SMALL | settings))
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(a[f], b[f]) if isinstance(a[f], torch.Tensor) else a[f] == b[f] for f in a)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_workers_do_not_change_samples(cached, tmp_path):
+    def batches(workers):
+        data = module(num_workers=workers, cache=str(tmp_path / "cache") if cached else None)
+        data.prepare_data()
+        data.setup("fit")
+        return list(data.train_dataloader())
+
+    alone, workers = batches(0), batches(2)
+    assert len(alone) == 10 and all(same(a, b) for a, b in zip(alone, workers, strict=True))
+    assert len({name for batch in alone for name in batch["name"]}) == 40
+
+
+def test_a_sample_is_a_scene_and_its_degradation():
+    samples = module(hflip=False, saturation=(0.5, 2.0)).train_set()
+    sample = samples[5]
+    assert sample["key"] == sample_key(1, 0, 5)
+    scene = render(sample_key("train", sample["key"]), 32)
+    gt = scenes.vary_colour(scene.image, sample["key"], 0.5, 2.0)
+    assert (sample["gt"].permute(1, 2, 0).numpy() == gt).all() and sample["caption"] == scene.caption
+    expected = degrade(gt, sample["degradation"], sample["key"], depth=scene.depth).image
+    assert (sample["lq"].permute(1, 2, 0).numpy() == expected).all()
+
+
+def test_colours_vary_within_the_bounds():
+    flat = np.full((2, 2, 3), (120, 130, 140), np.uint8)
+    made = np.array([scenes.vary_colour(flat, key, 0.5, 2.0)[0, 0] for key in range(400)], dtype=float)
+    # Colour distance 20 from R to B: times 0.5 to 2, and the tint (3 x 5 % of 140, both ways) adds at most 42 or so.
+    spread = made[:, 2] - made[:, 0]
+    assert -35 < spread.min() < 5 and 40 < spread.max() < 90
+    assert abs(made.mean() - 130) < 2  # brightness stays on average
+    with pytest.raises(UserError, match="saturation"):
+        module(saturation=(2.0, 1.0))
+
+
+def test_degradations_are_drawn_by_weight():
+    order = module(weights={"rain": 3, "snow": 0}).train_set()._order
+    drawn = [order(position)[0] for position in range(2400)]
+    # shares: 3 of 12 for rain, 0 for snow, 1 of 12 for the other nine; standard error of 600 is 21
+    assert abs(drawn.count("rain") - 600) < 85 and drawn.count("snow") == 0 and set(drawn) == {*DEGRADATIONS} - {"snow"}
+    with pytest.raises(UserError, match="weights: no task named fog"):
+        module(weights={"fog": 1}).train_set()
+    with pytest.raises(UserError, match="nothing to draw"):
+        module(degradations=["rain"], weights={"rain": 0}).train_set()
+
+
+def test_clean_pictures_only_for_pretraining():
+    samples = module(degradations=["clear"]).train_set()
+    assert (samples[3]["lq"] == samples[3]["gt"]).all() and samples[3]["degradation"] == "clear"
+    with pytest.raises(UserError, match="degradations: no blur; choose from low, haze"):
+        module(degradations=["blur"])
+
+
+def test_the_cache_holds_its_scenes_and_is_made_once(tmp_path, monkeypatch):
+    data = module(cache=str(tmp_path / "c"), picture_size=48, count=9)
+    data.prepare_data()
+    cache = data.cache
+    for item in (0, 8):
+        scene, kept = render(sample_key("train", 1, item), 48), cache.scene(item, 0)
+        assert (kept.image == scene.image).all() and np.abs(kept.depth - scene.depth).max() < 0.5 / 255 + 1e-6
+        assert kept.caption == scene.caption and kept.depth.dtype == np.float32
+    assert data.train_set()[0]["gt"].shape == (3, 32, 32)
+    seen = {module(cache=str(tmp_path / "c"), picture_size=48, count=9).train_set()._order(i)[1] for i in range(9)}
+    assert len(seen) > 4
+    monkeypatch.setattr(scenes, "render", None)  # nothing is left to render
+    module(cache=str(tmp_path / "c"), picture_size=48, count=9).prepare_data()
+
+
+def test_an_interrupted_cache_is_continued_to_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "_CHUNK", 2)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    module(cache=str(whole), count=7).prepare_data()
+    calls = []
+
+    def failing(key, size):
+        calls.append(key)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return render(key, size)
+
+    monkeypatch.setattr(scenes, "render", failing)
+    with pytest.raises(KeyboardInterrupt):
+        module(cache=str(cut), count=7).prepare_data()
+    assert json.loads((cut / "cache.json").read_text())["done"] == 4
+    monkeypatch.setattr(scenes, "render", render)
+    module(cache=str(cut), count=7).prepare_data()
+    assert all((cut / path.name).read_bytes() == path.read_bytes() for path in whole.iterdir())
+
+
+def test_a_cache_of_something_else_or_a_foreign_folder_is_refused(tmp_path):
+    module(cache=str(tmp_path / "c"), count=2).prepare_data()
+    with pytest.raises(UserError, match=r"cache: .*c was made of .*'count': 2.*; give another folder"):
+        module(cache=str(tmp_path / "c"), count=3).prepare_data()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").touch()
+    with pytest.raises(UserError, match="holds other files"):
+        module(cache=str(tmp_path / "mine")).prepare_data()
+
+
+def test_validation_is_the_photographs_and_always_the_same():
+    first, second = (module(seed=seed, val_size=64).val_set() for seed in (1, 2))
+    names = {(sample["degradation"], sample["name"]) for sample in map(first.__getitem__, range(33))}
+    assert names == {(d, n) for d in DEGRADATIONS for n in ("china", "flower", "grace_hopper")}
+    assert all(same(first[i], second[i]) for i in (0, 16, 32))
+    assert all(side % 8 == 0 and side <= 64 for side in first[0]["gt"].shape[1:])
+    assert first[0]["caption"].startswith("a pagoda")
+
+
+def test_test_scenes_are_never_trained_on():
+    data = module()
+    assert data.counts() == dict.fromkeys(DEGRADATIONS, 2)
+    test = {data.test_set()[index]["gt"].numpy().tobytes() for index in range(2)}
+    train = {data.train_set()[index]["gt"].numpy().tobytes() for index in range(40)}
+    assert len(test) == 2 and not test & train

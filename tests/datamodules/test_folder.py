@@ -1,0 +1,91 @@
+"""A folder of one's own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.folder import FolderDataModule
+from tests.fake_trees.pictures import pair, save, scene
+from unildiff.errors import UserError
+
+
+def module(root: Path, **settings) -> FolderDataModule:
+    return FolderDataModule(str(root), num_workers=0, **settings)
+
+
+def test_predict_takes_every_picture_keeps_names_and_reports_the_broken(tmp_path):
+    for name in ("a.png", "b.jpg", "deep/er/a.png"):
+        save(tmp_path / name, scene(1, (10, 14)))
+    (tmp_path / "broken.png").write_text("?")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    data = module(tmp_path)
+    data.setup("predict")
+    batches = list(data.predict_dataloader())
+    assert [batch["name"] for batch in batches] == [["a.png"], ["b.jpg"], ["deep/er/a.png"]]
+    assert batches[0]["lq"].shape == (1, 3, 10, 14) and set(batches[0]) == {"lq", "caption", "name", "key"}
+    assert len(data.skipped) == 1 and "broken.png" in data.skipped[0]
+    with pytest.raises(UserError, match=r"broken\.png"):
+        data = module(tmp_path, on_error="raise")
+        data.setup("predict")
+        list(data.predict_dataloader())
+
+
+def test_pairs_by_patterns(tmp_path):
+    for number in range(1, 12):
+        pair(tmp_path, f"x/in/{number}_hazy.png", f"x/out/{number}.png", number)
+    data = module(
+        tmp_path,
+        lq="x/in/*",
+        gt="x/out/*",
+        rule="prefix",
+        degradation="haze",
+        train_lq="x/in/1*",
+        train_gt="x/out/*",
+        crop_size=8,
+    )
+    assert data.counts() == {"haze": 11}
+    samples, train = data.test_set(), data.train_set()
+    assert all((samples[i]["lq"] == samples[i]["gt"] + 40).all() for i in range(11))
+    assert len(train) == 3 and (train[5]["lq"] == train[5]["gt"] + 40).all()
+
+
+def test_faults_are_left_out_and_noted(tmp_path):
+    for name in ("a", "b", "c"):
+        pair(tmp_path, f"lq/{name}.png", f"gt/{name}.png", 1)
+    save(tmp_path / "lq/alone.png", scene(2))
+    save(tmp_path / "gt/b.png", scene(2, (4, 4)))
+    (tmp_path / "lq/c.png").write_bytes((tmp_path / "lq/c.png").read_bytes()[:-60])
+    data = module(tmp_path)
+    assert data.counts() == {"folder": 1}
+    assert [any(name in line for line in data.skipped) for name in ("alone.png", "lq/b.png", "lq/c.png")] == [True] * 3
+    with pytest.raises(UserError, match=r"alone\.png .and 1 more findings.; mend them"):
+        module(tmp_path, on_error="raise").test_set()
+
+
+def test_users_mistakes_get_one_line(tmp_path):
+    file = tmp_path / "file.txt"
+    file.write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/readme.txt").touch()
+    save(tmp_path / "some/lq/a.png", np.zeros((4, 4, 3), np.uint8))
+    for root, stage, message in [
+        (tmp_path / "absent", "predict", "no such folder: .*absent; give the one that holds the pictures to restore"),
+        (file, "predict", "not a folder but a file"),
+        (tmp_path / "empty", "predict", "empty folder"),
+        (tmp_path / "none", "predict", "no pictures in .*none"),
+        (tmp_path / "some", "test", r"no pictures match 'gt/\*' in .*some; give other patterns"),
+        (tmp_path / "some", "fit", r"no train pairs; give --data\.train_lq"),
+    ]:
+        with pytest.raises(UserError, match=message) as error:
+            module(root).setup(stage)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="rule: no 'order'; choose from same, prefix"):
+        module(tmp_path, rule="order")
+
+
+def test_only_broken_pictures_is_said(tmp_path):
+    (tmp_path / "a.png").write_text("?")
+    with pytest.raises(UserError, match="the predict set is empty"):
+        module(tmp_path).setup("predict")
