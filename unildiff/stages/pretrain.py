@@ -46,6 +46,8 @@ class PretrainVAEModule(StageModule):
         output: folder that the base is written to, in diffusers' layout, when training ends.
         optimizer: see ``OptimizerConfig``.
         kl_weight: weight of the KL divergence, mean over latents (our choice).
+        chroma_weight: weight of the L1 loss on what differs from grey (our choice: without it the tiny VAE gave grey
+            pictures back for a thousand steps, brightness being most of the error).
         degraded_share: share of each batch taken from the LQ pictures, since the LQ start and the LQ encoder need
             latents of degraded pictures too (our choice).
         seed: of the initialisation.
@@ -59,7 +61,8 @@ class PretrainVAEModule(StageModule):
         self,
         output: str,
         optimizer: OptimizerConfig | None = None,
-        kl_weight: float = 1e-4,
+        kl_weight: float = 2e-5,
+        chroma_weight: float = 2.0,
         degraded_share: float = 0.25,
         seed: int = 0,
     ) -> None:
@@ -68,7 +71,8 @@ class PretrainVAEModule(StageModule):
         base = make_tiny_base(list(VOCABULARY), seed)
         self.base = [base]  # in a list: only self.model's parts belong to the module tree
         self.model = _Parts(vae=base.vae)
-        self.output, self.kl_weight, self.degraded_share = Path(output), kl_weight, degraded_share
+        self.output, self.kl_weight, self.chroma_weight = Path(output), kl_weight, chroma_weight
+        self.degraded_share = degraded_share
         self.register_buffer("latent_std", torch.tensor(1.0), persistent=False)
         self.freeze_untrained()
 
@@ -83,10 +87,14 @@ class PretrainVAEModule(StageModule):
         weight = max(0.02, 1 / (self.global_step + 1))  # a plain mean at first, so that the initial 1 leaves no trace
         self.latent_std.lerp_(posterior.mean.detach().float().std(), weight)
         decoded = decode_latents(vae, (posterior.mean + posterior.std * noise) * vae.config.scaling_factor)
-        reconstruction = (decoded.float() - images).abs().mean()
+        error = decoded.float() - images
+        reconstruction = error.abs().mean()
+        chroma = (error - error.mean(dim=1, keepdim=True)).abs().mean()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
         if self.logs_now:
-            self.log_scalars({"loss/reconstruction": reconstruction.detach(), "loss/kl": kl.detach()})
+            self.log_scalars(
+                {"loss/reconstruction": reconstruction.detach(), "loss/chroma": chroma.detach(), "loss/kl": kl.detach()}
+            )
         loss: Tensor = reconstruction + self.kl_weight * kl
         return loss
 
