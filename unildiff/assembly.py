@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from unildiff.core.base import load_base
+from unildiff.core.base_files import locate
 from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts, network_config
 from unildiff.errors import UserError
 from unildiff.paths import weights_path
@@ -42,6 +43,12 @@ def assemble(
         UserError: something is missing or does not fit.
     """
     given = weights_folder(init_from)
+    locate(base)  # what is missing is said before anything takes minutes, the base first
+    if init_from is not None and given is None and not Path(init_from).is_file():
+        raise UserError(
+            f"init_from: no checkpoint and no folder of weights {init_from}; train the stage before, or give "
+            "--model.init_from"
+        )
     folder = given or (weights_folder(base) if network is None else None)
     model = UniLDiff(load_base(base, dtype, base_vae), network or _stored_network(folder))
     if folder is not None:

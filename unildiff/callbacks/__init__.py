@@ -4,12 +4,15 @@ from unildiff.callbacks.checkpoint_io import AtomicCheckpointIO
 from unildiff.callbacks.checkpointing import Checkpointing
 from unildiff.callbacks.ema import ExponentialMovingAverage
 from unildiff.callbacks.nonfinite import NonFiniteGuard
+from unildiff.callbacks.recipe import GlobalBatch, MatmulPrecision
 from unildiff.callbacks.seeding import StepSeed
 
 __all__ = [
     "AtomicCheckpointIO",
     "Checkpointing",
     "ExponentialMovingAverage",
+    "GlobalBatch",
+    "MatmulPrecision",
     "NonFiniteGuard",
     "StepSeed",
 ]

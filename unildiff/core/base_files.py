@@ -161,6 +161,7 @@ def _fetch(repo: str, allowed: list[str], whole: Callable[[Path], bool]) -> Path
             return folder
     except (OSError, HFValidationError):
         pass  # not in the cache
+    large = "*.safetensors" if allowed is _VAE else "*/*.safetensors"
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
         try:
@@ -169,11 +170,10 @@ def _fetch(repo: str, allowed: list[str], whole: Callable[[Path], bool]) -> Path
                 folder = Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=_UNWANTED))
             return folder
         except (OSError, HFValidationError) as error:
-            reason = " ".join(str(error).split())[:120]
-    patterns = " ".join(f"'{pattern}'" for pattern in allowed)
+            reason = str(error).strip().partition("\n")[0][:100]
     raise UserError(
         f"base model: {repo} is neither a folder here nor whole in {constants.HF_HUB_CACHE}, and cannot be fetched "
-        f"({reason}); where there is a network: `hf download {repo} --include {patterns} --exclude '*.fp16*'`; or {WAY_ON}"
+        f"({reason}); where there is a network: `hf download {repo} --include '*.json' '*.txt' '{large}' --exclude '*.fp16*'`; or {WAY_ON}"
     )
 
 

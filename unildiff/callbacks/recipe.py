@@ -1,0 +1,55 @@
+"""What a recipe promises and a different number of devices would silently break."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from unildiff.errors import UserError
+
+
+class GlobalBatch(Callback):
+    """Refuses to train with another global batch than the recipe's.
+
+    The global batch is devices x batch size x accumulation; who trains on other devices has to change the others.
+    """
+
+    def __init__(self, size: int = 64) -> None:
+        """Args: size: samples an optimiser step (supplement: 64)."""
+        super().__init__()
+        self.size = size
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compare before anything is computed.
+
+        Raises:
+            UserError: it is another; the accumulation that would fit is named.
+        """
+        if stage != "fit":
+            return
+        batch = int(getattr(trainer.datamodule, "batch_size", 0))  # type: ignore[attr-defined]
+        devices, accumulation = trainer.world_size, trainer.accumulate_grad_batches
+        if batch == 0 or devices * batch * accumulation == self.size:
+            return
+        fitting, rest = divmod(self.size, devices * batch)
+        if rest == 0 and fitting > 0:
+            advice = f"give --trainer.accumulate_grad_batches {fitting}"
+        else:
+            advice = f"no accumulation fits; give a --data.batch_size that divides {self.size} / {devices}"
+        raise UserError(
+            f"global batch: {devices} devices x batch {batch} x accumulation {accumulation} is "
+            f"{devices * batch * accumulation}, the recipe's is {self.size}; {advice} (or another size with GlobalBatch)"
+        )
+
+
+class MatmulPrecision(Callback):
+    """Lets float32 matrix products run in TF32 on GPUs that have it: what is left in float32 under bf16-mixed."""
+
+    def __init__(self, precision: str = "high") -> None:
+        """Args: precision: ``high`` (TF32), ``medium`` (bfloat16) or ``highest`` (float32)."""
+        super().__init__()
+        if precision not in ("highest", "high", "medium"):
+            raise UserError(f"matmul precision: {precision!r}; choose from highest, high, medium")
+        self.precision = precision
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Set it for this process."""
+        torch.set_float32_matmul_precision(self.precision)
