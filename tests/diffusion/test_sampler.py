@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_toy_field_against_a_hand_written_loop_and_its_known_solution() -> None:
         latents = sigmas[0] * start()
         result = sample(gaussian_field(schedule, spread), None, latents, schedule, settings)
         x = latents.double().numpy()
-        for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for sigma, sigma_next in itertools.pairwise(sigmas):
             x = x + (sigma_next - sigma) * x * sigma / (spread**2 + sigma**2)
         np.testing.assert_allclose(result.numpy(), x, rtol=2e-5, atol=1e-6)
         exact = latents.numpy() * spread / np.sqrt(spread**2 + sigmas[0] ** 2)
