@@ -17,7 +17,7 @@ def test_without_switches_it_only_crops():
 
 def test_every_place_and_turn_comes_up_and_arrays_stay_together():
     rows, columns = np.mgrid[:20, :30]
-    places = np.stack([rows, columns], axis=2)
+    places = np.stack([rows, columns], axis=2).astype(np.int32)
     seen = set()
     for key in range(3000):
         crop, where = Augment(18, hflip=True, vflip=True, rotate=True)([PICTURE, places], key)
