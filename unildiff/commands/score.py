@@ -37,18 +37,20 @@ def score(
     from unildiff.errors import UserError
     from unildiff.evaluation.pairs import find_pairs
     from unildiff.evaluation.protocols import PROTOCOLS, get_protocol
-    from unildiff.evaluation.registry import check_names
+    from unildiff.evaluation.workers import process_count, worker_context
+
+    protocols = list(PROTOCOLS.values()) if protocol == "all" else [get_protocol(protocol)]
+    if workers < 0:
+        raise UserError(f"--workers {workers}: give 0 for one a core, or a positive number")
+    pairs = find_pairs(input_folder(restored, "the restored pictures"), input_folder(clean, "the clean pictures"), rule)
+    if process_count(workers, len(pairs)) > 1:
+        worker_context()  # loads beside what follows
+
     from unildiff.evaluation.rows import write_csv
     from unildiff.evaluation.score import score_pairs
     from unildiff.evaluation.score_report import format_text, merge_rows, write_json
 
-    protocols = list(PROTOCOLS.values()) if protocol == "all" else [get_protocol(protocol)]
-    check_names(metrics)
-    if workers < 0:
-        raise UserError(f"--workers {workers}: give 0 for one a core, or a positive number")
-    input_folder(restored, "the restored pictures")
-    input_folder(clean, "the clean pictures")
-    scored = score_pairs(find_pairs(restored, clean, rule), protocols, metrics, workers)
+    scored = score_pairs(pairs, protocols, metrics, workers)
     print(f"{restored} against {clean}\n")
     print(format_text(scored))
     if csv is not None:

@@ -3,12 +3,10 @@
 Axis letters: H W pixels.
 """
 
-import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from multiprocessing.context import BaseContext
 
 import cv2
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from unildiff.data.batch import picture_tensor
 from unildiff.data.images import read_rgb
-from unildiff.data.parallel import cores, ordered, progress
+from unildiff.data.parallel import ordered, progress
 from unildiff.errors import UserError
 from unildiff.evaluation.evaluator import score_picture
 from unildiff.evaluation.pairs import ScoredPair
@@ -24,8 +22,7 @@ from unildiff.evaluation.perceptual import MetricUnavailable, NetworkScorer
 from unildiff.evaluation.protocols import Protocol
 from unildiff.evaluation.registry import METRICS, Scorer, check_names, load_scorers, make_scorer
 from unildiff.evaluation.rows import Row, Summary, mean_of, summarise
-
-_WORTH_A_PROCESS = 32  # a process takes as long to start as this many pictures of 512x512 to score
+from unildiff.evaluation.workers import process_count, worker_context
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,11 @@ def score_pairs(
     names = tuple(name for name in metrics if METRICS[name].kind != "set")
     _, unavailable = _scorers(names, tuple(protocols))  # known before the first picture
     work = partial(_score_pair, names, tuple(protocols))
-    processes = workers or max(1, min(cores(), len(pairs) // _WORTH_A_PROCESS))
+    processes = process_count(workers, len(pairs))
     if processes == 1:
         rows = [work(pair) for pair in progress(pairs, len(pairs), "scoring")]
     else:
-        with ProcessPoolExecutor(processes, mp_context=_context(), initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(processes, mp_context=worker_context(), initializer=_one_thread) as pool:
             results = ordered(pool, work, pairs, ahead=4 * processes)
             rows = [found for _, found in progress(results, len(pairs), "scoring")]
     _scorers.cache_clear()
@@ -114,15 +111,6 @@ def _scorers(names: tuple[str, ...], protocols: tuple[Protocol, ...]) -> tuple[l
         }
         for protocol in protocols
     ], unavailable
-
-
-def _context() -> BaseContext:
-    """Forking from a process that has done nothing but import this module: safe with threads here, and fast."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _one_thread() -> None:
