@@ -1,0 +1,144 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unildiff.core.daem import DetailConfig, DetailLevel
+from unildiff.core.moe import Routing
+from unildiff.diffusion.noise import KeyedNoise
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def level(**settings: Any) -> DetailLevel:
+    """Return a level of 4 decoder and 3 skip channels whose output projection is not zero."""
+    torch.manual_seed(0)
+    module = DetailLevel(DetailConfig(**{"width": 6, "kernel_sizes": (3, 5)} | settings), channels=4, skip_channels=3)
+    torch.nn.init.normal_(module.output.weight, std=0.5)
+    return module
+
+
+def seen_by_experts(module: DetailLevel, hidden: Tensor, skip: Tensor) -> Tensor:
+    return module.mix(module.merge(torch.cat([hidden, skip], 1)))
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@torch.no_grad()
+def test_formula_by_its_parts(top_k: int) -> None:
+    # y = hidden + output(sum over the chosen i of g_i E_i(x) S(x)), g_i the softmax value as it is.
+    module = level(kernel_sizes=(3, 5, 7), top_k=top_k)
+    hidden, skip = draw(2, 4, 12, 10), draw(2, 3, 12, 10, seed=1)
+    x = seen_by_experts(module, hidden, skip)
+    features = torch.cat([x.mean((2, 3)), x.var((2, 3), unbiased=False).sqrt()], 1)
+    weights = (features @ module.router.weight.weight.T).softmax(-1)
+    chosen = weights.argsort(descending=True)[:, :top_k]
+    mixed = torch.zeros_like(x)
+    for index in range(2):
+        for expert in chosen[index].tolist():
+            mixed[index] += weights[index, expert] * module.experts[expert](x[index : index + 1])[0]
+    result, routing = module(hidden, skip, None, "s")
+    torch.testing.assert_close(result, hidden + module.output(mixed * module.shared(x)), atol=1e-5, rtol=1e-5)
+    assert torch.equal(routing.indices, chosen)
+
+
+@torch.no_grad()
+def test_shared_gate_sees_the_whole_picture_and_is_1_where_silent() -> None:
+    module = level().shared
+    for parameter in module.parameters():
+        parameter.zero_()
+    assert torch.equal(module(draw(1, 6, 5, 5)), torch.ones(1, 6, 5, 5))
+    module = level().shared
+    x = draw(1, 6, 9, 9)
+    far = x.clone()
+    far[..., 8, 8] += 5
+    assert (module(far)[..., 0, 0] - module(x)[..., 0, 0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("index, side", [(0, 3), (1, 5), (2, 7), (3, 9)])
+def test_each_expert_sees_as_far_as_its_kernel(index: int, side: int) -> None:
+    module = level(kernel_sizes=(3, 5, 7, 9))
+    x = draw(1, 6, 15, 15).requires_grad_()
+    module.experts[index](x)[0, :, 7, 7].sum().backward()
+    assert x.grad is not None
+    rows, columns = x.grad[0].abs().sum(0).nonzero().T
+    half = side // 2
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (7 - half, 7 + half, 7 - half, 7 + half)
+
+
+@torch.no_grad()
+def test_windows_with_their_halo_equal_the_whole_pictures_expert() -> None:
+    # One expert for all windows: window routing must then be seamless. Experts see 2 * (5 // 2) = 4 pixels far.
+    settings = {"kernel_sizes": (5,), "expert_depth": 2}
+    hidden, skip = draw(2, 4, 21, 18), draw(2, 3, 21, 18, seed=1)
+    window, whole = level(**settings, routing="window", window_size=8), level(**settings)
+    assert window.halo == 4
+    x = seen_by_experts(window, hidden, skip)
+    result, routing = window._route_windows(x, None, "s")
+    assert routing.gates.tolist() == [[1.0]] * (2 * 3 * 3)  # 21 x 18 pixels are 3 x 3 windows of 8
+    padded = whole.experts[0](F.pad(x, (4, 4, 4, 4)))[..., 4:-4, 4:-4]  # around a picture windows see zeros
+    torch.testing.assert_close(result, padded, atol=1e-5, rtol=0)
+    inside = (..., slice(4, -4), slice(4, -4))
+    torch.testing.assert_close(result[inside], whole.experts[0](x)[inside], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_window_does_not_see_what_lies_far_away() -> None:
+    module = level(routing="window", window_size=8, kernel_sizes=(3, 5, 7, 9))
+    x = draw(1, 6, 24, 24)
+    far = x.clone()
+    far[..., 12:, 12:] = 10 * draw(1, 6, 12, 12, seed=1)  # the first window ends at 8, its halo at 12
+    first, routing = module._route_windows(x, None, "s")
+    second, changed = module._route_windows(far, None, "s")
+    torch.testing.assert_close(first[..., :8, :8], second[..., :8, :8], atol=1e-6, rtol=0)
+    assert torch.equal(routing.logits[0], changed.logits[0]) and not torch.equal(routing.logits[8], changed.logits[8])
+    # Image routing sees all of it.
+    assert not torch.equal(module._route(x, x, None, "s")[1].logits, module._route(far, far, None, "s")[1].logits)
+
+
+@torch.no_grad()
+def test_windows_come_back_to_their_places() -> None:
+    # Experts that return their input and gates of 1 must leave the picture as it is.
+    module = level(routing="window", window_size=4, kernel_sizes=(3,))
+    module.experts[0] = torch.nn.Identity()
+    x = draw(2, 6, 9, 14)
+    assert torch.equal(module._route_windows(x, None, "s")[0], x)
+
+
+@pytest.mark.parametrize("routing", ["image", "window"])
+@torch.no_grad()
+def test_a_batch_equals_its_pictures_one_by_one(routing: str) -> None:
+    module = level(routing=routing, window_size=4, kernel_sizes=(3, 5, 7, 9))
+    shifts = torch.tensor([-3.0, -1.0, 1.0, 3.0]).view(4, 1, 1, 1)  # pictures that go to different experts
+    hidden, skip = draw(4, 4, 8, 12) + shifts, draw(4, 3, 8, 12, seed=1) - shifts
+    keys = [5, 6, 7, 8]
+    for noise in (None, KeyedNoise(keys)):
+        together, routed = module(hidden, skip, noise, "s")
+        assert len(routed.indices.unique()) > 1
+        for index in range(4):
+            one = slice(index, index + 1)
+            alone, _ = module(hidden[one], skip[one], noise and KeyedNoise(keys[one]), "s")
+            torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("routing, routed", [("image", 2), ("window", 2 * 6)])
+@torch.no_grad()
+def test_noise_in_training_alone(routing: str, routed: int) -> None:
+    module = level(routing=routing, window_size=4, kernel_sizes=(3, 5, 7, 9))
+    hidden, skip = draw(2, 4, 8, 12), draw(2, 3, 8, 12, seed=1)
+
+    def logits(noise: KeyedNoise | None) -> Routing:
+        routing: Routing = module(hidden, skip, noise, "s")[1]
+        return routing
+
+    silent = logits(None)
+    assert silent.logits.shape == (routed, 4) and silent.noise_std == 0
+    assert torch.equal(silent.logits, silent.noisy_logits)
+    noisy = logits(KeyedNoise([1, 2]))
+    assert noisy.noise_std == 0.25  # sigma = 1 / E
+    assert (noisy.noisy_logits - noisy.logits).abs().min() > 0
+    assert torch.equal(noisy.noisy_logits, logits(KeyedNoise([1, 2])).noisy_logits)
+    assert not torch.equal(noisy.noisy_logits, logits(KeyedNoise([1, 3])).noisy_logits)
