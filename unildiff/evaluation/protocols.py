@@ -7,6 +7,7 @@ them) is decided here and marked "our choice".
 
 import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -131,7 +132,8 @@ _ROWS = (
         "diffuir",
         colour="bt601",
         edges="replicate",
-        source="peers.md 1.3: DiffUIR src/model.py, border 0, Y; its _ssim_cly filters with replicated edges",
+        source="peers.md 1.3: DiffUIR src/model.py, border 0, Y; its _ssim_cly filters with replicated edges "
+        "(as in each public copy of that function; DiffUIR's own is stored compiled only)",
     ),
     Protocol(
         "pyiqa-y",
@@ -140,7 +142,8 @@ _ROWS = (
         clip_contrast=True,
         ssim_rounds_luma=True,
         psnr_epsilon=1e-8,
-        source="peers.md 2.1: pyiqa 0.1.16 psnry and ssim, YIQ luma (color_util.py), rounded for SSIM only (func_util.py)",
+        source="peers.md 2.1: pyiqa 0.1.16 psnry and ssim, YIQ luma (color_util.py), rounded for SSIM only "
+        "(func_util.py); ties, a pixel in a thousand, are to even here and fall at random there, which is 1e-5 of SSIM",
     ),
     Protocol(
         "basicsr-y",
@@ -161,7 +164,13 @@ def get_protocol(name: str | Protocol) -> Protocol:
     if isinstance(name, Protocol):
         return name
     if name not in PROTOCOLS:
-        near = difflib.get_close_matches(name.lower(), PROTOCOLS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"unknown protocol {name!r}: {hint}Known: {', '.join(PROTOCOLS)}")
+        raise unknown("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist: the nearest that does, and all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")

@@ -1,6 +1,5 @@
 """The metrics by the name that `--metrics` takes, and how they are made."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from unildiff.errors import UserError
 from unildiff.evaluation.gmsd import gmsd
 from unildiff.evaluation.ms_ssim import ms_ssim
 from unildiff.evaluation.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
-from unildiff.evaluation.protocols import Protocol
+from unildiff.evaluation.protocols import Protocol, unknown
 from unildiff.evaluation.psnr import psnr
 from unildiff.evaluation.ssim import ssim
 
@@ -77,9 +76,7 @@ def check_names(names: Sequence[str]) -> None:
         raise UserError(f"no metric asked for; choose from {', '.join(METRICS)}")
     for name in names:
         if name not in METRICS:
-            near = difflib.get_close_matches(name.lower(), METRICS, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(f"unknown metric {name!r}: {hint}Known: {', '.join(METRICS)}")
+            raise unknown("metric", name, METRICS)
         if list(names).count(name) > 1:
             raise UserError(f"metric {name!r} is asked for twice; name it once")
 
