@@ -204,6 +204,13 @@ def test_broken_training_files_are_skipped_for_the_same_others(tmp_path):
 
 
 def test_fingerprints_tell_sets_apart(root, tmp_path):
+    fitted = module(root)
+    fitted.setup("fit")
+    changed = tmp_path / "fitted"
+    cdd11.write(changed, "moceir", "train", scenes=4)
+    other = module(changed)
+    other.setup("fit")  # without test pictures, too
+    assert len({fitted.fingerprint(), other.fingerprint(), module(root).fingerprint()}) == 3
     assert module(root).fingerprint() == module(root, seed=9, num_workers=1).fingerprint()
     assert module(root).fingerprint() != module(root, degradations="single").fingerprint()
     cdd11.write(tmp_path, "moceir", "test", scenes=2)

@@ -156,22 +156,28 @@ class RestorationDataModule(lightning.LightningDataModule):
     def counts(self) -> dict[str, int]:
         """Return how many test pictures each degradation has."""
         self.setup("test")
-        test = self._made("test")
-        assert isinstance(test, EvalSet)
-        return dict(Counter(pair.degradation for pair in test.source.pairs))
+        return dict(Counter(pair.degradation for pair in self._made("test").pairs))
 
     def fingerprint(self) -> str:
-        """Return a short hash of what the sets consist of: settings, files and their sizes in bytes, not their pixels."""
+        """Return a short hash of what the sets consist of: settings, files and their sizes in bytes, not their pixels.
+
+        It covers the sets that have been set up (those that a run reads), or the test set where none has.
+        """
+        if not self._sets:
+            self.setup("test")
         digest = hashlib.blake2b(digest_size=8)
         for line in [type(self).__name__, f"seed {self.test_seed}", *self.contents()]:
             digest.update(line.encode() + b"\n")
         return digest.hexdigest()
 
     def contents(self) -> list[str]:
-        """Return the lines that the fingerprint is made of, one a test pair at least."""
-        test = self._sets.get("test") or self.test_set()
-        assert isinstance(test, EvalSet)
-        return [f"{pair.degradation} {pair.name} {_bytes(pair.lq)} {_bytes(pair.gt)}" for pair in test.source.pairs]
+        """Return the lines that the fingerprint is made of: one a pair, and what a subclass adds."""
+        return [
+            f"{split} {pair.degradation} {pair.name} {_bytes(pair.lq)} {_bytes(pair.gt)}"
+            for split, made in self._sets.items()
+            if made is not None
+            for pair in made.pairs
+        ]
 
     def _made(self, split: Split) -> SampleSet:
         if (made := self._sets.get(split)) is None:

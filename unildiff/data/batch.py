@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unildiff.data.pairs import Pair
+
 
 class RestorationSample(TypedDict):
     """One picture pair; ``lq`` and ``gt`` are uint8 (C, H, W) in 0..255."""
@@ -53,6 +55,11 @@ class PredictBatch(TypedDict):
 
 class SampleSet(Protocol):
     """What a data loader of this project reads: a map from an integer to a sample."""
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """What its samples are made of, as far as that lies in files."""
+        ...
 
     def __len__(self) -> int: ...
 

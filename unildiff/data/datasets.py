@@ -127,6 +127,11 @@ class TrainSet:
         self._on_error = on_error
         self._reported: set[str] = set()
 
+    @property
+    def pairs(self) -> list[Pair]:
+        """All pairs, task by task."""
+        return [pair for source in self._sources.values() for pair in source.pairs]
+
     def __len__(self) -> int:
         return self._order.per_epoch
 
@@ -179,6 +184,11 @@ class EvalSet:
         self._seed = seed
         self._degrader = degrader
 
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """The pairs, in order."""
+        return self.source.pairs
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -215,6 +225,11 @@ class PredictSet:
         self._captions = captions
         self._seed = seed
 
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pictures as pairs without a truth."""
+        return [Pair("", "", name, file, None) for name, file in zip(self.names, self.files, strict=True)]
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -238,14 +253,19 @@ class WithoutTruth:
 
     def __init__(self, pairs: EvalSet) -> None:
         """Args: the evaluation set."""
-        self._pairs = pairs
+        self._whole = pairs
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """The pairs, in order."""
+        return self._whole.pairs
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._whole)
 
     def __getitem__(self, index: int) -> PredictSample:
         """Return picture ``index``."""
-        sample = self._pairs[index]
+        sample = self._whole[index]
         name = f"{sample['degradation']}/{sample['name']}.png"
         return {"lq": sample["lq"], "caption": sample["caption"], "name": name, "key": sample["key"]}
 

@@ -45,7 +45,7 @@ def vary_colour(image: np.ndarray, key: int, low: float, high: float) -> np.ndar
     tint = np.exp(rng.normal(0, 0.05, 3)).astype(np.float32)
     picture = image.astype(np.float32)
     grey = picture.mean(axis=2, keepdims=True)
-    return np.clip((grey + factor * (picture - grey)) * tint, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip((grey + factor * (picture - grey)) * tint, 0, 255), dtype=np.uint8)
 
 
 class SceneSource(Protocol):
@@ -134,6 +134,7 @@ class SceneTrainSet:
         self, source: SceneSource, order: EpochOrder, augment: Augment, saturation: tuple[float, float]
     ) -> None:
         """Args: the scenes, the order of degradations and scenes, crops and turns, bounds of the saturation's factor."""
+        self.pairs: list[Pair] = []  # nothing of it lies in files
         self._saturation = saturation
         self._source = source
         self._order = order
