@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unildiff.data.check import picture_sets
 from unildiff.data.download import HOMES, download, elsewhere
 from unildiff.data.extract import extract
+from unildiff.data.listing import picture_sets
 from unildiff.errors import UserError
 
 SHA = "0123456789abcdef0123456789abcdef01234567"

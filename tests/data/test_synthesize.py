@@ -13,7 +13,8 @@ from unildiff.data import synthesize as module
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
 from unildiff.data.keys import sample_key
-from unildiff.data.synthesize import Sources, synthesize
+from unildiff.data.synthesize import synthesize
+from unildiff.data.synthesize_inputs import Sources
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.errors import UserError
 

@@ -9,17 +9,18 @@ import datetime
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from unildiff.data.captions import FILE_NAME, entries
-from unildiff.data.catalogue import DATASETS, dataset
-from unildiff.data.files import input_folder, some, write_failure
+from unildiff.data.catalogue import DATASETS
+from unildiff.data.files import input_folder, output_folder, some, write_failure
 from unildiff.data.images import list_pictures, read_rgb
-from unildiff.data.layouts import PictureSet, is_there, read_pairs, recognise
+from unildiff.data.layouts import is_there, read_pairs, recognise
+from unildiff.data.listing import picture_sets
 from unildiff.data.pairs import Split
 from unildiff.data.parallel import progress
 from unildiff.errors import UserError
@@ -67,9 +68,11 @@ def caption_folder(
     missing = [file for file in files if file.relative_to(root).as_posix() not in known]
     if not missing:
         return 0, len(files)
+    output_folder(root)  # before a model is loaded for nothing
+    captioner = load_captioner(model, length)
     try:
         with open(target, "a", encoding="utf-8") as lines:
-            broken = _caption(missing, root, model, source, load_captioner(model, length), lines.write, lines.flush)
+            broken = _caption(missing, root, model, source, captioner, lines.write, lines.flush)
     except OSError as error:
         raise write_failure(target, error) from None
     if broken:
@@ -113,7 +116,7 @@ def picture_files(root: Path, source: Source, name: str | None = None) -> list[P
         UserError: no such folder, or no such pictures in it.
     """
     input_folder(root, "the pictures")
-    sets = dataset(name).sets if name is not None else _sets()
+    sets = picture_sets(name) if name is not None else [s for each in DATASETS for s in picture_sets(each)]
     there = [(pictures, split) for pictures in sets for split in get_args(Split) if is_there(root, pictures, split)]
     if not there:
         if name is not None:
@@ -129,10 +132,6 @@ def picture_files(root: Path, source: Source, name: str | None = None) -> list[P
     if not files:
         raise UserError(f"no {source} pictures in {root}; give the folder of a data set or of pictures")
     return sorted(dict.fromkeys(files))
-
-
-def _sets() -> Iterable[PictureSet]:
-    return {pictures.name: pictures for data in DATASETS.values() for pictures in (*data.sets, *data.optional)}.values()
 
 
 def load_captioner(model: str, length: int) -> Captioner:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from unildiff.data.catalogue import DATASETS
 from unildiff.data.check_cache import Look, LookCache
 from unildiff.data.files import input_folder
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs, recognise
+from unildiff.data.listing import picture_sets
 from unildiff.data.pairs import SUFFIXES, Pair, Split
 from unildiff.data.parallel import cores, ordered, progress
 from unildiff.errors import UserError
@@ -143,21 +143,6 @@ def check(name: str, root: Path) -> Report:
         raise refusal or UserError(f"nothing of {name} in {root}; see `unildiff data layout {name}`")
     _examine(report, root)
     return report
-
-
-def picture_sets(name: str) -> Sequence[PictureSet]:
-    """Return the sets of a data set, those that only join its test included, or the one set of that name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name in DATASETS:
-        return (*DATASETS[name].sets, *DATASETS[name].optional)
-    by_name = {pictures.name: pictures for data in DATASETS.values() for pictures in (*data.sets, *data.optional)}
-    if name not in by_name:
-        known = ", ".join(dict.fromkeys([*DATASETS, *by_name]))
-        raise UserError(f"unknown set: {name!r}; choose from {known}")
-    return (by_name[name],)
 
 
 def _is_there(root: Path, pictures: PictureSet, split: str) -> bool:

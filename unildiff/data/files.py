@@ -29,8 +29,13 @@ def input_folder(path: str | Path, holds: str) -> Path:
     except NotADirectoryError:
         raise UserError(f"not a folder but a file: {folder}; give the folder that holds {holds}") from None
     except PermissionError:
-        raise UserError(f"no permission to read the folder: {folder}; change its rights or give another") from None
+        raise no_permission(folder) from None
     return folder
+
+
+def no_permission(folder: Path) -> UserError:
+    """Return the one line for a folder that may not be read."""
+    return UserError(f"no permission to read the folder: {folder}; change its rights or give another")
 
 
 def output_folder(path: str | Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from unildiff.data.files import output_folder, write_whole
+from unildiff.data.files import no_permission, output_folder, write_whole
 from unildiff.data.pairs import SUFFIXES
 from unildiff.errors import UserError
 
@@ -58,7 +58,7 @@ def _entries(folder: Path) -> Iterator[Path]:
                 if entry.is_file():
                     yield Path(entry.path)
     except PermissionError:
-        raise UserError(f"no permission to read the folder: {folder}; change its rights or give another") from None
+        raise no_permission(folder) from None
 
 
 def image_size(path: Path) -> tuple[int, int]:

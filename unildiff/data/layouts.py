@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unildiff.data.files import input_folder, some
+from unildiff.data.files import input_folder, no_permission, some
 from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
 from unildiff.data.pairs import SUFFIXES, Pair, Split
 from unildiff.errors import UserError
@@ -163,18 +163,24 @@ def list_folder(base: Path, pattern: str, suffixes: Iterable[str]) -> list[Path]
     files: list[Path] = []
     for folder in _folders(base, pattern):
         walk = folder.rglob("*") if pattern.endswith("/**") else folder.iterdir()
-        files.extend(path for path in walk if path.suffix.lower() in known and not path.name.startswith("."))
+        try:
+            files.extend(path for path in walk if path.suffix.lower() in known and not path.name.startswith("."))
+        except PermissionError:
+            raise no_permission(folder) from None
     return sorted(files)
 
 
 def describe(pictures: PictureSet) -> list[str]:
-    """Return one line a layout and split: the folders that are accepted."""
+    """Return one line a layout and split: the folders that are accepted, one standing for all that differ in name only."""
     lines = []
     for folders in pictures.folders:
-        places = " + ".join(folders.patterns())
-        what = f" [{folders.degradation}]" if folders.degradation else ""
-        lines.append(f"{folders.layout:17} {folders.split:5} {places}{what}  ({RULES[folders.rule].text})")
-    return lines
+        degraded = Path(folders.lq) if folders.lq is not None else None
+        many = degraded is not None and degraded.name == folders.degradation
+        place = "" if degraded is None else f"{degraded.with_name('<degradation>') if many else degraded} + "
+        what = f" [{folders.degradation}]" if folders.degradation and not many else ""
+        rule = RULES[folders.rule].text
+        lines.append(f"{folders.layout:17} {folders.split:5} {place}{folders.gt}{what}  ({rule})")
+    return list(dict.fromkeys(lines))
 
 
 def _options(pictures: PictureSet, split: Split, layout: str | None) -> list[Found]:
@@ -212,9 +218,12 @@ def _missing(root: Path, prefix: str, folders: Folders) -> list[str]:
 
 def _folders(base: Path, pattern: str) -> list[Path]:
     plain = pattern.removesuffix("/**")
-    if "*" not in plain and "[" not in plain:
-        return [base / plain] if (base / plain).is_dir() else []
-    return sorted(path for path in base.glob(plain) if path.is_dir())
+    try:
+        if "*" not in plain and "[" not in plain:
+            return [base / plain] if (base / plain).is_dir() else []
+        return sorted(path for path in base.glob(plain) if path.is_dir())
+    except PermissionError:
+        raise no_permission(base) from None
 
 
 def _no_layout(root: Path, pictures: PictureSet, split: Split, options: Sequence[Found]) -> str:

@@ -1,0 +1,232 @@
+"""``unildiff data``: list, lay out, check, pack, make, caption and fetch data sets. Thin: the work is in unildiff/data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from unildiff.errors import UserError
+
+if TYPE_CHECKING:
+    from unildiff.data.check import Report
+    from unildiff.data.layouts import PictureSet
+
+
+def list_() -> None:
+    """List the data sets: tasks, expected counts with their source, where each comes from, licence.
+
+    A data set is what `--data NAME` reads; it is made of one or more sets, which have names of their own.
+    """
+    from unildiff.data.catalogue import DATASETS
+    from unildiff.data.listing import without_folders
+
+    sets: dict[str, PictureSet] = {}
+    print("data sets (--data NAME):")
+    for name, data in DATASETS.items():
+        further = f"; its test can be joined by {', '.join(s.name for s in data.optional)}" if data.optional else ""
+        print(f"  {name:11} {data.title}: {', '.join(pictures.name for pictures in data.sets)}{further}")
+        sets |= {pictures.name: pictures for pictures in (*data.sets, *data.optional)}
+    for name, text in without_folders(list(DATASETS)):
+        print(f"  {name:11} {text}")
+    print("\nsets, with the number of pictures that each should have:")
+    for name, pictures in sets.items():
+        counts = ", ".join(f"{split} {count:,}" for split, count in pictures.expected.items())
+        print(f"  {name:11} {pictures.title}: {counts} ({pictures.expected_source})")
+        print(f"  {'':11} from: {pictures.home}; licence: {pictures.licence}")
+    print(
+        "\n`unildiff data layout NAME` shows the trees that are accepted, `unildiff data download NAME` fetches some."
+    )
+
+
+def layout(name: str) -> None:
+    """Show the folder trees in which a data set or a set may lie.
+
+    Args:
+        name: a data set or one of its sets, see `unildiff data list`.
+    """
+    from unildiff.data.layouts import PREFIXES, describe
+    from unildiff.data.listing import picture_sets
+
+    for pictures in picture_sets(name):
+        print(f"{pictures.title} ({pictures.name}); layout, split, degraded + clean pictures, how names pair:")
+        used = {folders.layout for folders in pictures.folders}
+        for line in describe(pictures):
+            print(f"  {line}")
+        above = {name: [p for p in PREFIXES.get(name, ()) if p] for name in PREFIXES if name in used}
+        for project, prefixes in above.items():
+            if prefixes:
+                print(f"  {project}: the root may also be the folder above {' or '.join(prefixes)}")
+    print("\nThe layout is recognised by itself. To folders of clean pictures alone noise is added as they are read.")
+
+
+def check(name: str, root: Path | None = None, json: Path | None = None) -> int:
+    """Look for everything that is wrong with a data set on disk; exit code 0 clean, 1 findings.
+
+    Counts against the published ones, layout, files without a partner, double names, unreadable files, unequal sizes,
+    pictures of one colour, and pictures that are in training and in test. Files that have not changed since the last
+    check are not read again.
+
+    Args:
+        name: a data set or one of its sets, see `unildiff data list`.
+        root: its folder; by default data/NAME.
+        json: write the report to this file too.
+    """
+    from unildiff.data.check import check as examine
+
+    return _tell(examine(name, root or Path("data") / name), json)
+
+
+def pack(name: str, root: Path | None = None, out: Path | None = None) -> None:
+    """Decode a data set once, into a folder that datamodules read many times faster (`--data.packed OUT`).
+
+    An interrupted run goes on where it was; run again on a finished pack, it compares all checksums.
+
+    Args:
+        name: a data set, see `unildiff data list`.
+        root: its folder; by default data/NAME.
+        out: folder to write; by default that of the data set with -packed at its end.
+    """
+    from unildiff.data.listing import available_memory
+    from unildiff.data.pack_writer import pack_set
+
+    root = root or Path("data") / name
+    out = out or root.with_name(f"{root.name}-packed")
+    packed = pack_set(name, root, out)
+    pairs = ", ".join(f"{split} {len(packed.source(split)):,} pairs" for split in packed.splits)
+    print(f"{name} in {out}: {pairs}; {len(packed.files):,} pictures, {packed.bytes / 1e9:.2f} GB, checksums right")
+    if packed.bytes > (free := available_memory()):
+        print(f"That is more than the {free / 1e9:.1f} GB of free memory: reads will wait for the disk (docs/data.md).")
+    print(f"Read it with: --data {name} --data.packed {out}")
+
+
+def synthesize(
+    name: Literal["cdd11"],
+    clean: Path | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    split: Literal["train", "test"] = "train",
+    depth: Path | None = None,
+    light: Path | None = None,
+    rain: Path | None = None,
+    snow: Path | None = None,
+    processes: int | None = None,
+) -> None:
+    """Make a set in CDD-11's layout from any clean pictures: eleven degradations of each.
+
+    What a picture gets depends on the seed, its name and the degradation alone. An interrupted run goes on where it was.
+
+    Args:
+        name: cdd11.
+        clean: folder of clean pictures.
+        out: folder of the set, read with --data cdd11 --data.root OUT.
+        seed: of everything random.
+        split: the folder below OUT.
+        depth: folder of depth maps, near = bright, named as the pictures; estimated without it.
+        light: folder of illumination maps, named as the pictures; estimated without it.
+        rain: folder of streak masks to draw from; generated without it.
+        snow: folder of flake masks to draw from; generated without it.
+        processes: by default one a processor.
+    """
+    from unildiff.data.synthesize import synthesize as make
+    from unildiff.data.synthesize_inputs import Sources
+
+    if clean is None or out is None:
+        raise UserError("give --clean, the folder of clean pictures, and --out, the folder to write")
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes {processes}: give at least 1")
+    count = make(clean, out, seed, split, Sources(depth, light, rain, snow), processes)
+    print(f"{count:,} scenes under 11 degradations in {out / split}; read them with: --data cdd11 --data.root {out}")
+
+
+def caption(
+    root: Path | None = None,
+    model: str | None = None,
+    source: Literal["clean", "degraded"] = "clean",
+    name: str | None = None,
+    max_new_tokens: int = 40,
+) -> None:
+    """Describe pictures by an image-to-text model: captions.jsonl beside the data, which every datamodule reads.
+
+    Captions that are there are kept; an interrupted run goes on where it was. At the end captions are listed that name a
+    degradation, or may.
+
+    Args:
+        root: folder of a data set, or of pictures.
+        model: id on the Hugging Face hub, or folder, of an image-to-text model of transformers.
+        source: whether to describe the clean or the degraded picture of a pair; written into each line.
+        name: the data set, where its layout is not recognised by itself.
+        max_new_tokens: most tokens of a caption.
+    """
+    from unildiff.data.captioner import caption_folder, leaks
+    from unildiff.data.captions import FILE_NAME, entries
+
+    if root is None or model is None:
+        raise UserError("give --root, the folder of pictures, and --model, the id or folder of an image-to-text model")
+    if max_new_tokens < 1:
+        raise UserError(f"--max_new_tokens {max_new_tokens}: give at least 1")
+    made, had = caption_folder(root, model, source, name, max_new_tokens)
+    print(f"{made:,} {source} pictures captioned by {model}, {had:,} had a caption already: {root / FILE_NAME}")
+    named = [(entry, words) for entry in entries(root / FILE_NAME) if (words := leaks(entry["caption"]))]
+    if named:
+        print(f"{len(named):,} captions name a degradation, or may; look at them, a model must not be told:")
+        for entry, words in named:
+            print(f"  {entry['file']}: {', '.join(words)}: {entry['caption']}")
+
+
+def download(name: str, root: Path | None = None, only: str = "") -> int:
+    """Fetch a set from its Hugging Face repository, or say where it was last seen; then check it.
+
+    Only some sets have a home that lasts. An interrupted download goes on where it was. HF_ENDPOINT names a mirror.
+
+    Args:
+        name: cdd11, cbsd68 or urban100; for any other set of `unildiff data list` it says where to look.
+        root: folder to write; by default data/NAME.
+        only: fetch only the archives whose names contain this, e.g. test.
+    """
+    from unildiff.data.check import check as examine
+    from unildiff.data.download import HOMES, elsewhere
+    from unildiff.data.download import download as fetch
+    from unildiff.data.listing import picture_sets
+
+    if name not in HOMES:
+        print(elsewhere(picture_sets(name)))
+        raise UserError(f"{name} has no lasting home to download it from; see above; there are {', '.join(HOMES)}")
+    root = root or Path("data") / name
+    fetch(name, root, only)
+    return _tell(examine(HOMES[name].check, root), None)
+
+
+def sample(name: str, root: Path | None = None) -> None:
+    """Write five photographs in a data set's layout, to try every command without a download.
+
+    Args:
+        name: a data set, see `unildiff data list`.
+        root: folder to write; by default data/NAME. A folder that holds anything else is left alone.
+    """
+    from unildiff.data.samples import write_sample
+
+    root = root or Path("data") / name
+    count = write_sample(name, root)
+    print(f"{count} pictures in {root}; what they are: {root / 'README.md'}")
+
+
+def _tell(report: "Report", json: Path | None) -> int:
+    """Print a report, write it where asked, and return the exit code."""
+    from json import dumps
+
+    from unildiff.data.files import write_whole
+
+    print(f"{report.name} in {report.root}: {report.pictures:,} pictures, {report.looked_at:,} read anew")
+    for part in report.parts:
+        counts = ", ".join(f"{degradation} {count:,}" for degradation, count in part.counts.items()) or "no pairs"
+        print(f"  {part.where}: layout {part.layout}; {counts}")
+    for absent in report.absent:
+        print(f"  {absent}: not there")
+    for found in report.findings:
+        print(f"FOUND {found.kind}: {found.where}: {found.text}")
+        for file in found.files[:20]:
+            print(f"    {file}")
+        if len(found.files) > 20:
+            print(f"    and {len(found.files) - 20:,} more" + ("" if json else "; --json lists all"))
+    print("clean" if not report.findings else f"{len(report.findings)} findings")
+    if json is not None:
+        write_whole(json, dumps(report.as_dict(), indent=1).encode() + b"\n")
+    return 1 if report.findings else 0

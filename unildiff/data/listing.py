@@ -1,0 +1,46 @@
+"""What is there to choose from, read without loading anything heavy."""
+
+import ast
+import os
+from collections.abc import Iterator, Sequence
+
+from unildiff.data.catalogue import DATASETS
+from unildiff.data.layouts import PictureSet
+from unildiff.errors import UserError
+
+
+def picture_sets(name: str) -> Sequence[PictureSet]:
+    """Return the sets of a data set, those that only join its test included, or the one set of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name in DATASETS:
+        return (*DATASETS[name].sets, *DATASETS[name].optional)
+    by_name = {pictures.name: pictures for data in DATASETS.values() for pictures in (*data.sets, *data.optional)}
+    if name not in by_name:
+        raise UserError(f"unknown set: {name!r}; choose from {', '.join(dict.fromkeys([*DATASETS, *by_name]))}")
+    return (by_name[name],)
+
+
+def without_folders(known: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the datamodules that read no data set of the catalogue, and the first line of their files."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    import datamodules
+
+    for name in datamodules.names():
+        spec = find_spec(datamodules.class_path(name).rpartition(".")[0])
+        if name not in known and spec is not None and spec.origin is not None:
+            text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+            yield name, text.partition("\n")[0]
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory could hold files without anything else having to go (Linux; else all memory)."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
