@@ -95,7 +95,7 @@ class PretrainVAEModule(StageModule):
             self.log_scalars(
                 {"loss/reconstruction": reconstruction.detach(), "loss/chroma": chroma.detach(), "loss/kl": kl.detach()}
             )
-        loss: Tensor = reconstruction + self.kl_weight * kl
+        loss: Tensor = reconstruction + self.chroma_weight * chroma + self.kl_weight * kl
         return loss
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
