@@ -9,6 +9,10 @@ import math
 import cv2
 import numpy as np
 
+from unildiff.degradations.operators import gaussian_noise
+
+_DEFOCUS = (0, 0, 0, 0, 0, 0, 1.0, 1.0, 2.5, 6.0)  # how much a picture blurs away from its focal plane
+
 
 def light_up(rng: np.random.Generator, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Return the picture under uneven light, with soft shadows cast by nearer shapes."""
@@ -26,8 +30,8 @@ def light_up(rng: np.random.Generator, image: np.ndarray, depth: np.ndarray) -> 
 
 
 def focus(rng: np.random.Generator, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Return the picture blurred where it lies out of the focal plane; half of the pictures are sharp all over."""
-    strength = float(rng.choice((0.0, 1.0, 2.5, 6.0), p=(0.5, 0.2, 0.18, 0.12)))
+    """Return the picture blurred where it lies out of the focal plane; most pictures are sharp all over."""
+    strength = _DEFOCUS[rng.integers(0, len(_DEFOCUS))]
     if strength == 0:
         return image
     size = len(image)
@@ -50,17 +54,18 @@ def develop(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     dark, middle, bright = (float(green[int(share * (len(green) - 1))]) for share in (0.015, 0.5, 0.96))
     black, white = rng.uniform(0.0, 0.05), rng.uniform(0.7, 1.0)
     gain = min((white - black) / max(bright - dark, 0.15), 3.5)
-    affine = np.zeros((3, 4))
-    affine[:, :3] = np.diag(gain * tint)
+    vivid = rng.uniform(0.8, 1.7)  # saturation: away from grey, then each channel by its gain
+    affine = np.empty((3, 4))
+    affine[:, :3] = (gain * tint)[:, None] * (vivid * np.eye(3) + (1 - vivid) / 3)
     affine[:, 3] = black - dark * gain * tint
     image = np.clip(cv2.transform(image, affine), 0, 1.1)
-    wanted = float(np.clip(rng.normal(0.36, 0.15), 0.08, 0.75))
+    wanted = float(np.clip(rng.normal(0.43, 0.18), 0.1, 0.85))
     middle = min(max((middle - dark) * gain + black, 0.05), 0.9)
-    cv2.pow(image, float(np.clip(math.log(wanted) / math.log(middle), 0.6, 1.7)), dst=image)
-    sharpen = float(rng.choice((0.0, 0.3, 0.8)))
+    cv2.pow(image, float(np.clip(math.log(wanted) / math.log(middle), 0.4, 1.8)), dst=image)
+    sharpen = (0.0, 0.4, 0.9)[rng.integers(0, 3)]
     if sharpen:
         image = cv2.addWeighted(image, 1 + sharpen, cv2.GaussianBlur(image, (0, 0), 0.8), -sharpen, 0)
-    noise = float(rng.choice((0.0, 0.005, 0.012), p=(0.5, 0.3, 0.2)))
+    noise = (0.0, 0.0, 0.005, 0.012)[rng.integers(0, 4)]
     if noise:
-        image += np.float32(noise) * rng.standard_normal(image.shape, dtype=np.float32)
+        image += gaussian_noise(image.shape, noise, rng)
     return np.asarray(cv2.convertScaleAbs(np.maximum(image, 0, out=image), alpha=255))

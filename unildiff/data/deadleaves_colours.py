@@ -72,6 +72,7 @@ _OBJECTS = np.array(
     ]
 )
 _NEUTRAL = 5  # the last ones of _OBJECTS
+_LIGHT, _WARM, _GREEN = np.ones(3), 0.05 * np.array([1, 0, -1]), 0.025 * np.array([-0.5, 1, -0.5])
 _GREY = np.array([0.299, 0.587, 0.114])
 
 
@@ -81,19 +82,23 @@ def luma(colours: np.ndarray) -> np.ndarray:
 
 
 def palette(rng: np.random.Generator, size: int = 6) -> np.ndarray:
-    """Return the colours (K, 3) that a scene's shapes are variations of; two in five are neutral."""
+    """Return the colours (K, 3) that a scene's shapes are variations of; about a third are neutral."""
     vivid = rng.integers(0, len(_OBJECTS) - _NEUTRAL, size)
     neutral = rng.integers(len(_OBJECTS) - _NEUTRAL, len(_OBJECTS), size)
-    return _OBJECTS[np.where(rng.random(size) < 0.6, vivid, neutral)]
+    return _OBJECTS[np.where(rng.random(size) < 0.65, vivid, neutral)]
 
 
-def vary(rng: np.random.Generator, colours: np.ndarray, spread: float = 0.4) -> np.ndarray:
-    """Return colours (N, 3) lighter or darker by a factor, and a little warmer, cooler or greener."""
-    count = len(colours)
-    light = np.exp(rng.normal(0, spread, count))
-    warm, green = rng.normal(0, 0.05, count), rng.normal(0, 0.025, count)
-    tint = np.stack((1 + warm - 0.5 * green, 1 + green, 1 - warm - 0.5 * green), axis=-1)
-    return np.clip(colours * light[:, None] * tint, 0.01, 1.0)
+def vary(rng: np.random.Generator, colours: np.ndarray, spread: float | np.ndarray = 0.4) -> np.ndarray:
+    """Return colours (N, 3) lighter or darker by a factor, and a little warmer, cooler or greener.
+
+    Args:
+        rng: draws the changes.
+        colours: (N, 3).
+        spread: deviation of the factor's logarithm, one for all or (N,).
+    """
+    light, warm, green = rng.standard_normal((3, len(colours)))
+    tint = np.exp(np.outer(light * spread, _LIGHT) + np.outer(warm, _WARM) + np.outer(green, _GREEN))
+    return np.clip(colours * tint, 0.01, 1.0)
 
 
 def colour_name(colour: np.ndarray) -> str:

@@ -40,7 +40,7 @@ def place(
     sizes: np.ndarray,
     angles: np.ndarray,
 ) -> np.ndarray:
-    """Return corners (N, P, 2) in 1/16 pixel for ``cv2.fillPoly``.
+    """Return corners x, y of placed outlines, (N, P, 2) in pixels.
 
     Args:
         kinds: index into ``SHAPES``, (N,).
@@ -53,7 +53,7 @@ def place(
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
     x = unit[..., 0] * cos - unit[..., 1] * sin + centres[:, None, 0]
     y = unit[..., 0] * sin + unit[..., 1] * cos + centres[:, None, 1]
-    return (np.stack((x, y), axis=-1) * 16).astype(np.int32)
+    return np.stack((x, y), axis=-1)
 
 
 def _turns() -> np.ndarray:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from unildiff.data.deadleaves_layout import FIRST, LOWER, UPPER, Layout, floor_depth
-from unildiff.data.deadleaves_outlines import BLOB, DISC, place
+from unildiff.data.deadleaves_layout import FIRST, LOWER, UPPER, Layout, floor_depth, outline
+from unildiff.data.deadleaves_outlines import BLOB, DISC
 from unildiff.data.deadleaves_textures import TILE, atlas, rough_piece, tile_origin
 
 SUPERSAMPLING = 1.5
@@ -27,15 +27,16 @@ def draw_labels(rng: np.random.Generator, layout: Layout, side: int) -> np.ndarr
         left, right = (layout.horizon + sign * layout.rise / 2 for sign in (-1, 1))
         ground = np.array([[0, left], [1, right], [1, 1.1], [0, 1.1]]) * side
         cv2.fillPoly(labels, [ground.astype(np.int32)], LOWER)
-    corners = place(shapes["kind"], shapes["variant"], shapes["centre"] * side, shapes["size"] * side, shapes["angle"])
+    corners = (outline(shapes, side) * 16).astype(np.int32)
     for label in range(FIRST, len(shapes)):
         cv2.fillPoly(labels, [corners[label]], label, cv2.LINE_8, 4)
     if rng.random() < 0.5:  # ragged outlines, as of foliage, fur and rock
-        wave = np.float32(rng.choice((0.004, 0.008, 0.016)) * side * rng.uniform(0.5, 1))
-        rows, columns = np.mgrid[:side, :side].astype(np.float32)
-        columns += wave * rough_piece(rng, side)
-        rows += wave * rough_piece(rng, side)
-        return cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+        wave = np.float32((0.004, 0.008, 0.016)[rng.integers(0, 3)] * side * rng.uniform(0.5, 1))
+        pixels = np.arange(side, dtype=np.float32)
+        columns = wave * rough_piece(rng, side) + pixels
+        rows = wave * rough_piece(rng, side) + pixels[:, None]
+        ragged = cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(ragged, np.uint8)
     return labels
 
 
@@ -74,6 +75,11 @@ def _look_up(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.LUT(labels, table))
 
 
+def _fold(coordinate: np.ndarray) -> np.ndarray:
+    """Return a coordinate mirrored back into a tile at its borders."""
+    return np.asarray(np.abs(np.mod(coordinate, np.float32(2 * TILE - 2)) - np.float32(TILE - 1)))
+
+
 def _shading(rng: np.random.Generator, shapes: np.ndarray, at: _LookUp, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the brightness within shapes: a slope along the light, and for round ones a bulge towards it."""
     count = len(shapes)
@@ -110,17 +116,17 @@ def _texture(
     a, b = at(cos), at(sin)
     u = a * x - b * y + at((TILE - cos + sin) / 2)
     v = b * x + a * y + at((TILE - cos - sin) / 2)
+    if side * 1.2 * math.sqrt(2) > TILE:
+        u, v = _fold(u), _fold(v)
     if layout.horizon < 1:  # the ground recedes: its texture shrinks towards the horizon
-        below = np.arange(side, dtype=np.float32)[:, None] / side - np.float32(layout.horizon) + np.float32(0.12)
-        nearness = np.float32(scale[LOWER] * (1.12 - layout.horizon)) / np.maximum(below, np.float32(0.03))
-        lower = labels == LOWER
-        np.copyto(u, (x - np.float32(0.5)) * nearness + TILE / 2, where=lower)
-        np.copyto(v, nearness * np.float32(1 - layout.horizon) + TILE / 4, where=lower)
-    for coordinate, origin in ((u, left), (v, top)):
-        if coordinate.min() < 0 or coordinate.max() > TILE - 1:  # beyond the tile: mirrored back
-            np.subtract(np.mod(coordinate, 2 * TILE - 2), TILE - 1, out=coordinate)
-            np.abs(coordinate, out=coordinate)
-        coordinate += at(origin)
+        first = max(0, int((layout.horizon - abs(layout.rise) - 0.05) * side))  # no ground above this row
+        below = np.maximum(y[first:] - np.float32(layout.horizon), 0) + np.float32(0.12)
+        nearness = np.float32(scale[LOWER] * (1.12 - layout.horizon)) / below
+        lower = labels[first:] == LOWER
+        np.copyto(u[first:], _fold((x - np.float32(0.5)) * nearness + TILE / 2), where=lower)
+        np.copyto(v[first:], _fold(nearness * np.float32(1 - layout.horizon) + TILE / 4), where=lower)
+    u += at(left)
+    v += at(top)
     grain = cv2.remap(atlas(), u, v, cv2.INTER_LINEAR).astype(np.float32)
     grain -= 128
     grain *= 1 / 45

@@ -33,7 +33,10 @@ KINDS: tuple[tuple[str, int], ...] = (
 TEXTURE_NAMES: tuple[str, ...] = tuple(name for name, _ in KINDS)
 _OWNER: tuple[int, ...] = tuple(kind for kind, (_, count) in enumerate(KINDS) for _ in range(count))
 
+_ROUGH = np.flatnonzero(np.asarray(_OWNER) == TEXTURE_NAMES.index("rough"))
 
+
+@lru_cache(maxsize=1)
 def tile_kinds() -> np.ndarray:
     """Return, for each of the K tiles, its index into ``TEXTURE_NAMES``."""
     return np.asarray(_OWNER)
@@ -63,8 +66,7 @@ def tile_origin(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def rough_piece(rng: np.random.Generator, side: int) -> np.ndarray:
     """Return a piece (side, side) of a rough tile, float32, deviation about 1; larger than a tile it is magnified."""
-    rough = np.flatnonzero(tile_kinds() == TEXTURE_NAMES.index("rough"))
-    left, top = tile_origin(rng.choice(rough))
+    left, top = tile_origin(_ROUGH[rng.integers(0, len(_ROUGH))])
     cut = min(side, TILE)
     x, y = rng.integers(0, TILE - cut + 1, 2)
     piece = atlas()[top + y : top + y + cut, left + x : left + x + cut].astype(np.float32)
@@ -73,17 +75,29 @@ def rough_piece(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def power_noise(rng: np.random.Generator, slope: float, stretch: float = 1.0, angle: float = 0.0) -> np.ndarray:
-    """Return noise (T, T) whose amplitude falls as frequency to the minus ``slope``, drawn out ``stretch`` times along an angle."""
-    fy = np.fft.fftfreq(TILE)[:, None]
-    fx = np.fft.rfftfreq(TILE)[None]
+    """Return periodic noise (T, T), deviation 1, whose amplitude falls as frequency to the power of minus ``slope``.
+
+    Args:
+        rng: draws it.
+        slope: 0 is white, 1 is that of photographs.
+        stretch: how many times it is drawn out ...
+        angle: ... along this direction, in radians from the horizontal.
+    """
+    fx, fy, fall = _frequencies()
     along = (fx * math.cos(angle) + fy * math.sin(angle)) * stretch
-    across = -fx * math.sin(angle) + fy * math.cos(angle)
-    radius = np.hypot(along, across)
-    amplitude = (radius + 2.0 / TILE) ** -slope * np.exp(-((np.hypot(fx, fy) / 0.42) ** 4))
-    amplitude[0, 0] = 0
-    phase = rng.uniform(0, 2 * math.pi, amplitude.shape)
-    noise = np.fft.irfft2(amplitude * np.exp(1j * phase), (TILE, TILE))
+    across = fy * math.cos(angle) - fx * math.sin(angle)
+    amplitude = (np.hypot(along, across) + np.float32(2 / TILE)) ** np.float32(-slope) * fall
+    spectrum = np.fft.rfft2(rng.standard_normal((TILE, TILE), dtype=np.float32)) * amplitude
+    spectrum[0, 0] = 0
+    noise = np.fft.irfft2(spectrum, (TILE, TILE))
     return np.asarray(noise / noise.std(), np.float32)
+
+
+@lru_cache(maxsize=1)
+def _frequencies() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return frequencies along x and y in cycles a texel, and how a lens lets the highest ones fade."""
+    fx, fy = np.fft.rfftfreq(TILE)[None].astype(np.float32), np.fft.fftfreq(TILE)[:, None].astype(np.float32)
+    return fx, fy, np.exp(-((np.hypot(fx, fy) / np.float32(0.42)) ** 4))
 
 
 def _warp(tile: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
@@ -132,19 +146,17 @@ def _wooden(rng: np.random.Generator) -> np.ndarray:
 def _leafy(rng: np.random.Generator) -> np.ndarray:
     """Small dead leaves, sizes by a power law: foliage, gravel, crowds, shelves seen from afar."""
     canvas = np.zeros((TILE, TILE), np.uint8)
-    turn = rng.uniform(0, 180)
-    squash, spread = rng.uniform(0.35, 1), rng.choice((20, 180))
-    for _ in range(7000):
-        radius = 3.0 * (1 - rng.random() * (1 - (3.0 / 40) ** 2)) ** -0.5
-        x, y = rng.uniform(-10, TILE + 10, 2)
-        value = float(np.clip(128 + 48 * rng.standard_normal(), 5, 250))
-        if rng.random() < 0.7:
-            angle = turn + rng.uniform(-spread, spread)
-            axes = (int(radius * 8), int(radius * squash * 8))
-            cv2.ellipse(canvas, (int(x * 8), int(y * 8)), axes, angle, 0, 360, value, -1, cv2.LINE_AA, 3)
-        else:
-            corners = np.array([[x, y]]) + rng.normal(0, radius, (3, 2))
-            cv2.fillPoly(canvas, [(corners * 8).astype(np.int32)], value, cv2.LINE_AA, 3)
+    count = 7000
+    radii = 3.0 * (1 - rng.random(count) * (1 - (3.0 / 40) ** 2)) ** -0.5
+    values = np.clip(128 + 48 * rng.standard_normal(count), 5, 250).tolist()
+    centres = (rng.uniform(-10, TILE + 10, (count, 2)) * 8).astype(int).tolist()
+    axes = (radii[:, None] * (1, rng.uniform(0.35, 1)) * 8).astype(int).tolist()
+    angles = (rng.uniform(0, 180) + rng.choice((20, 180)) * rng.uniform(-1, 1, count)).tolist()
+    for (x, y), (a, b), angle, value in zip(centres, axes, angles, values, strict=True):
+        cv2.ellipse(canvas, (x, y), (a, b), angle, 0, 360, value, -1, cv2.LINE_AA, 3)
+    for shard in range(count // 4):
+        corners = np.array(centres[shard]) + rng.normal(0, 8 * radii[shard], (3, 2))
+        cv2.fillPoly(canvas, [corners.astype(np.int32)], values[-shard], cv2.LINE_AA, 3)
     return _worn(canvas, rng, 0.3, 1.0)
 
 
