@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unildiff.data.augment import Augment
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet
@@ -33,9 +32,6 @@ class DeadLeavesDataModule(RestorationDataModule):
         cache: str | None = None,
         degradations: list[str] | None = None,
         weights: dict[str, float] | None = None,
-        hflip: bool = True,
-        vflip: bool = False,
-        rotate: bool = False,
         saturation: tuple[float, float] = (0.8, 2.5),
         val_size: int = 256,
         test_count: int = 10,
@@ -50,15 +46,12 @@ class DeadLeavesDataModule(RestorationDataModule):
             cache: folder to keep rendered scenes in, made once; without it each sample renders a scene of its own.
             degradations: which to draw from, "clear" (no degradation, for pretraining) among them; by default all 11.
             weights: how often each is drawn, 1 where none is given.
-            hflip: flip left-right half of the time.
-            vflip: flip upside down half of the time.
-            rotate: turn by a random multiple of 90 degrees.
             saturation: bounds of a random factor on the distance of training colours from grey.
             val_size: long side of the validation photographs in pixels; sides are multiples of 8.
             test_count: test scenes a degradation.
             kwargs: see the base class.
         """
-        super().__init__(**kwargs)
+        super().__init__(crop_size=crop_size, **kwargs)
         if not 0 < saturation[0] <= saturation[1]:
             raise UserError(f"saturation: {saturation}; give two factors above 0, the smaller first")
         self.degradations: Sequence[str] = DEGRADATIONS if degradations is None else degradations
@@ -67,7 +60,6 @@ class DeadLeavesDataModule(RestorationDataModule):
         self.side = picture_size or crop_size
         self.count = count
         self.weights = weights
-        self.augment = Augment(crop_size, hflip, vflip, rotate)
         self.saturation = saturation
         self.cache = None if cache is None else SceneCache(Path(cache), self.seed, self.side, count)
         self.val_size = val_size

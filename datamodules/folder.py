@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from unildiff.data.augment import Augment
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, OnError, PredictSet, TrainSet
 from unildiff.data.files import input_folder
-from unildiff.data.images import image_size, is_picture, list_pictures
-from unildiff.data.pairing import RULES, pair_by_name, size_faults
+from unildiff.data.images import list_pictures
+from unildiff.data.pairing import RULES
 from unildiff.data.pairs import Pair
-from unildiff.data.sources import readable, report
+from unildiff.data.sources import pattern_source, readable, report
 from unildiff.errors import UserError
 
 
@@ -30,10 +29,6 @@ class FolderDataModule(RestorationDataModule):
         train_gt: str | None = None,
         rule: str = "same",
         degradation: str = "folder",
-        crop_size: int = 512,
-        hflip: bool = True,
-        vflip: bool = False,
-        rotate: bool = False,
         on_error: OnError = "skip",
         captions: str | None = None,
         **kwargs: Any,
@@ -48,10 +43,6 @@ class FolderDataModule(RestorationDataModule):
             train_gt: pattern of the clean training pictures.
             rule: how names pair: "same", "prefix" (before the first "_"), "no" (no + name), "bsd" or "raindrop".
             degradation: what tables call it.
-            crop_size: side of the training crops in pixels.
-            hflip: flip left-right half of the time.
-            vflip: flip upside down half of the time.
-            rotate: turn by a random multiple of 90 degrees.
             on_error: "skip" reports broken files and goes on, "raise" stops at the first.
             captions: captions file; by default ``captions.jsonl`` in ``root`` or in the nearest folder above it.
             kwargs: see the base class.
@@ -63,7 +54,6 @@ class FolderDataModule(RestorationDataModule):
         self.patterns = {"test": (lq, gt), "train": (train_lq, train_gt)}
         self.rule = RULES[rule]
         self.degradation = degradation
-        self.augment = Augment(crop_size, hflip, vflip, rotate)
         self.on_error: OnError = on_error
         self.captions = captions
 
@@ -91,24 +81,14 @@ class FolderDataModule(RestorationDataModule):
         return PredictSet(good, names, self._captions(), self.test_seed)
 
     def _pairs(self, split: str) -> FilePairs:
-        input_folder(self.root, "the pictures")
         lq, gt = self.patterns[split]
         if lq is None or gt is None:
             raise UserError(
                 f"folder: no {split} pairs; give --data.{split}_lq and --data.{split}_gt, e.g. 'lq/*' 'gt/*'"
             )
-        paired = pair_by_name(self._matching(lq), self._matching(gt), self.rule)
-        faults = [*paired.faults, *size_faults(paired.pairs, image_size)]
+        source, faults = pattern_source(self.root, lq, gt, self.rule, self.degradation)
         report(faults, self.on_error, self.skipped)
-        bad = {file for fault in faults for file in fault.files}
-        good = [(degraded, clean) for degraded, clean in paired.pairs if bad.isdisjoint({degraded, clean})]
-        return FilePairs([Pair(self.degradation, self.degradation, a.stem, a, b) for a, b in good])
-
-    def _matching(self, pattern: str) -> list[Path]:
-        files = sorted(path for path in self.root.glob(pattern) if is_picture(path))
-        if not files:
-            raise UserError(f"no pictures match {pattern!r} in {self.root}; give other patterns for lq and gt")
-        return files
+        return source
 
     def _captions(self) -> Captions:
         return Captions.find(self.captions, [self.root], upwards=True)

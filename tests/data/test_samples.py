@@ -15,9 +15,10 @@ from datamodules.cdd11 import CDD11DataModule
 from datamodules.five_task import FiveTaskDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.udc import UDCDataModule
+from unildiff.data.catalogue import DATASETS
 from unildiff.data.images import read_rgb
 from unildiff.data.photographs import PHOTOGRAPHS, load, photographs
-from unildiff.data.samples import sample_names, write_sample
+from unildiff.data.samples import write_sample
 from unildiff.errors import UserError
 
 TEST = ["astronaut", "chelsea", "coffee", "motorcycle", "rocket"]
@@ -167,6 +168,6 @@ def test_other_sets_are_read_by_their_datamodules(tmp_path, monkeypatch):
 
 
 def test_every_name_with_a_sample_is_a_datamodule():
-    assert set(sample_names()) <= set(datamodules.names())
+    assert set(DATASETS) <= set(datamodules.names())
     with pytest.raises(UserError, match="no folder layout for 'deadleaves'; choose from three_task"):
         write_sample("deadleaves", Path("nowhere"))

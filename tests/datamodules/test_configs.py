@@ -42,3 +42,14 @@ def test_short_names_lead_to_classes_that_need_no_argument(name):
             build(f"--data={datamodules.class_path(name)}", "--data.packed=here", "--data.on_error=skip").on_error
             == "skip"
         )
+
+
+def test_settings_that_are_lists_and_tables():
+    cdd11, three_task = datamodules.class_path("cdd11"), datamodules.class_path("three_task")
+    assert build(f"--data={cdd11}", "--data.degradations=double").degradations[0] == "low_haze"
+    assert build(f"--data={cdd11}", "--data.degradations=[low,haze_rain]").degradations == ["low", "haze_rain"]
+    module = build(
+        f"--data={three_task}", "--data.weights={haze: 2}", "--data.folders={rain: /r}", "--data.tasks=[rain]"
+    )
+    assert module.weights == {"haze": 2} and str(module.folders["rain"]) == "/r" and module.tasks == ["rain"]
+    assert build(f"--data={three_task}", "--data.weights.haze=2").weights == {"haze": 2}

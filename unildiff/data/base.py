@@ -12,6 +12,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
+from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationBatch, SampleSet, collate
 from unildiff.data.datasets import EvalSet, WithoutTruth
 from unildiff.data.pairs import Split
@@ -38,20 +39,36 @@ class RestorationDataModule(lightning.LightningDataModule):
     blind: ClassVar[bool] = True
     allow_zero_length_dataloader_with_multiple_devices = True  # a test set smaller than the number of processes
 
-    def __init__(self, batch_size: int = 8, num_workers: int = 2, seed: int | None = None, test_seed: int = 0) -> None:
+    def __init__(
+        self,
+        batch_size: int = 8,
+        num_workers: int = 2,
+        crop_size: int = 512,
+        hflip: bool = True,
+        vflip: bool = False,
+        rotate: bool = False,
+        seed: int | None = None,
+        test_seed: int = 0,
+    ) -> None:
         """Set what all loaders share.
 
         Args:
             batch_size: training samples a process and step (the paper: 64 over two GPUs, so 32).
             num_workers: loader processes a training process; 0 loads in the main process.
+            crop_size: side of the training pictures in pixels (the paper: 512).
+            hflip: flip training pictures left-right half of the time (the authors do).
+            vflip: flip them upside down half of the time.
+            rotate: turn them by a random multiple of 90 degrees.
             seed: of training order, crops and degradations; by default the one of ``--seed_everything``, else 0.
             test_seed: of everything random in validation and test; part of the protocol, so apart from ``seed``.
         """
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise UserError(f"data: batch_size {batch_size} or num_workers {num_workers}; give at least 1 and 0")
+        if batch_size < 1 or num_workers < 0 or crop_size < 1:
+            given = f"batch_size {batch_size}, num_workers {num_workers}, crop_size {crop_size}"
+            raise UserError(f"data: {given}; give at least 1, 0 and 1")
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.augment = Augment(crop_size, hflip, vflip, rotate)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.test_seed = test_seed
         self.skipped: list[str] = []

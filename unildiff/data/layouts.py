@@ -178,7 +178,7 @@ def describe(pictures: PictureSet) -> list[str]:
         many = degraded is not None and degraded.name == folders.degradation
         place = "" if degraded is None else f"{degraded.with_name('<degradation>') if many else degraded} + "
         what = f" [{folders.degradation}]" if folders.degradation and not many else ""
-        rule = RULES[folders.rule].text
+        rule = RULES[folders.rule].text if degraded is not None else "noise is added as they are read"
         lines.append(f"{folders.layout:17} {folders.split:5} {place}{folders.gt}{what}  ({rule})")
     return list(dict.fromkeys(lines))
 

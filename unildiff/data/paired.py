@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unildiff.data.augment import Augment
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.catalogue import dataset
@@ -33,12 +32,8 @@ class PairedDataModule(RestorationDataModule):
         root: str | None = None,
         folders: dict[str, str] | None = None,
         layout: str | None = None,
-        crop_size: int = 512,
         weights: dict[str, float] | None = None,
         samples_per_epoch: int | None = None,
-        hflip: bool = True,
-        vflip: bool = False,
-        rotate: bool = False,
         val_scenes: int = 0,
         on_error: OnError = "raise",
         captions: str | None = None,
@@ -51,12 +46,8 @@ class PairedDataModule(RestorationDataModule):
             root: folder of the data set; by default ``data/`` and the set's short name.
             folders: another folder for some of the sets, e.g. ``{haze: /data/RESIDE}``.
             layout: take this layout where several lie in one folder; see ``unildiff data layout NAME``.
-            crop_size: side of the training crops in pixels (the paper: 512).
             weights: how often each task is drawn, 1 where none is given, so by default all equally often.
             samples_per_epoch: by default the number of training pairs.
-            hflip: flip left-right half of the time.
-            vflip: flip upside down half of the time.
-            rotate: turn by a random multiple of 90 degrees.
             val_scenes: clean pictures held out of training, with all their degraded ones, for validation; only used
                 where a set has no validation pictures of its own.
             on_error: "raise" stops at files without a partner, double names, unequal sizes and broken files; "skip"
@@ -75,7 +66,6 @@ class PairedDataModule(RestorationDataModule):
         self.layout = layout
         self.weights = weights
         self.samples_per_epoch = samples_per_epoch
-        self.augment = Augment(crop_size, hflip, vflip, rotate)
         self.val_scenes = val_scenes
         self.on_error: OnError = on_error
         self.captions = captions

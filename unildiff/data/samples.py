@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unildiff.data.captions import FILE_NAME
-from unildiff.data.catalogue import CDD11, DATASETS, dataset
+from unildiff.data.catalogue import CDD11, dataset
 from unildiff.data.files import write_failure
 from unildiff.data.images import write_png
 from unildiff.data.keys import sample_key
@@ -31,11 +31,6 @@ class Plan:
     file: str
     photo: Photograph
     degradation: str | None
-
-
-def sample_names() -> list[str]:
-    """Return the data sets that a sample can be written of."""
-    return list(DATASETS)
 
 
 def write_sample(name: str, root: Path) -> int:

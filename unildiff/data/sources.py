@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from unildiff.data.datasets import FilePairs, OnError, Reader
-from unildiff.data.images import image_size, read_rgb
+from unildiff.data.files import input_folder
+from unildiff.data.images import image_size, is_picture, read_rgb
 from unildiff.data.layouts import PictureSet, read_pairs, recognise, sample_of
-from unildiff.data.pairing import Fault, size_faults
+from unildiff.data.pairing import Fault, Rule, pair_by_name, size_faults
 from unildiff.data.pairs import Pair, PairSource, Split, Which
 from unildiff.data.parallel import progress
 from unildiff.errors import UserError
@@ -74,6 +75,20 @@ def disk_source(
     return FilePairs(pairs, reader), faults
 
 
+def pattern_source(root: Path, lq: str, gt: str, rule: Rule, degradation: str) -> tuple[FilePairs, list[Fault]]:
+    """Return the pairs of two glob patterns below ``root``, and what is wrong with the other files.
+
+    Raises:
+        UserError: no such folder, or a pattern that matches no picture.
+    """
+    input_folder(root, "the pictures")
+    paired = pair_by_name(_matching(root, lq), _matching(root, gt), rule)
+    faults = [*paired.faults, *size_faults(paired.pairs, image_size)]
+    bad = {file for fault in faults for file in fault.files}
+    good = [pair for pair in paired.pairs if bad.isdisjoint(pair)]
+    return FilePairs([Pair(degradation, degradation, a.stem, a, b) for a, b in good]), faults
+
+
 def report(faults: Sequence[Fault], on_error: OnError, skipped: list[str]) -> None:
     """Raise for the first fault, or note all of them as skipped.
 
@@ -102,6 +117,13 @@ def readable(source: PairSource, skipped: list[str]) -> PairSource:
             skipped.append(str(error))
             _LOG.warning("skipped: %s", error)
     return View(source, picks)
+
+
+def _matching(root: Path, pattern: str) -> list[Path]:
+    files = sorted(path for path in root.glob(pattern) if is_picture(path))
+    if not files:
+        raise UserError(f"no pictures match {pattern!r} in {root}; give other patterns for lq and gt")
+    return files
 
 
 def _decoded_size(reader: Reader, path: Path) -> tuple[int, int]:
