@@ -217,6 +217,33 @@ def test_fingerprints_tell_sets_apart(root, tmp_path):
     assert module(root).fingerprint() != module(tmp_path).fingerprint()
 
 
+class WrittenKeys(Recorder):
+    """Writes each process's keys to a file of its own, and a checkpoint."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self.out = out
+
+    def on_train_end(self):
+        (self.out / f"{self.trainer.global_rank}.json").write_text(json.dumps(self.keys))
+        self.trainer.save_checkpoint(self.out / "two.ckpt")
+
+
+def test_two_processes_train_on_the_global_batches_of_one_also_when_resumed(root, tmp_path):
+    def two(steps, checkpoint=None):
+        trainer = lightning.Trainer(
+            accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, max_steps=steps, max_epochs=-1,
+            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        )  # fmt: skip
+        trainer.fit(WrittenKeys(tmp_path), module(root, batch_size=4), ckpt_path=checkpoint, weights_only=False)
+        first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+        return [sorted(a + b) for a, b in zip(first, second, strict=True)]
+
+    one = [sorted(batch) for batch in fit(module(root, batch_size=8), tmp_path, max_steps=9, max_epochs=-1)]
+    assert two(6) == one[:6]  # four global batches an epoch: the second epoch is cut in the middle
+    assert two(9, tmp_path / "two.ckpt") == one[6:]
+
+
 class Scores(lightning.LightningModule):
     """Writes the mean and the count of what all processes together were given."""
 
