@@ -27,7 +27,7 @@ MODELS = {
     "pretrain_unet": "unildiff.stages.pretrain.PretrainUNetModule",
 }
 DEFAULT_CONFIG = "configs/tiny/test.yaml"
-_FILES = (".yaml", ".yml", ".json")
+FILES = (".yaml", ".yml", ".json")
 _SINGLE = {"--config": "configs", "-c": "configs", "--data": "data", "--model": "model"}
 
 
@@ -80,7 +80,7 @@ class TrainerArguments:
         """The class that the user names, as far as it can be seen without the parser."""
         named = [config.get("model") for config in self.configs.values()]
         if self.model is not None:
-            is_file = self.model.endswith(_FILES)
+            is_file = self.model.endswith(FILES)
             named.append(read_config(Path(self.model)) if is_file else {"class_path": self.model})
         classes = [model["class_path"] for model in named if isinstance(model, dict) and "class_path" in model]
         return str(classes[-1]) if classes else None
@@ -92,12 +92,22 @@ class TrainerArguments:
 
     @property
     def checkpoint(self) -> str | None:
-        """The checkpoint given on the line, else in a config."""
-        given = [argument.partition("=")[2] for argument in self.rest if argument.startswith("--ckpt_path=")]
-        given += [value for name, value in zip(self.rest, self.rest[1:], strict=False) if name == "--ckpt_path"]
-        in_configs = [config["ckpt_path"] for config in self.configs.values() if config.get("ckpt_path")]
-        found = (given or in_configs or [None])[-1]
-        return None if found in (None, "", "null") else str(found)
+        """``ckpt_path`` on the line, else in a config."""
+        return self._value("ckpt_path")
+
+    @property
+    def run_dir(self) -> str | None:
+        """``run_dir`` on the line, else in a config."""
+        return self._value("run_dir")
+
+    def _value(self, key: str) -> str | None:
+        given = [config[key] for config in self.configs.values() if config.get(key)]
+        for argument, after in zip(self.rest, [*self.rest, ""][1:], strict=True):
+            if argument == f"--{key}":
+                given.append(after)
+            elif argument.startswith(f"--{key}="):
+                given.append(argument.partition("=")[2])
+        return None if not given or given[-1] in ("", "null") else str(given[-1])
 
     def ordered(self, from_checkpoint: dict[str, Any] | None = None) -> list[str]:
         """Return the arguments for the parser.
@@ -181,6 +191,6 @@ _EXAMPLES = {"configs": "configs/tiny/joint.yaml", "data": "cdd11", "model": "jo
 
 def _class_or_file(value: str) -> str | None:
     """Return a class path as it is, a yaml file as its full path, and None for a short name."""
-    if value.endswith(_FILES):
+    if value.endswith(FILES):
         return str(config_path(value))
     return value if "." in value else None

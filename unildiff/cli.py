@@ -76,8 +76,8 @@ def run(arguments: list[str]) -> int:
                 case [] | ["--help" | "-h", *_]:
                     print_help(f"unildiff {group}", GROUP_SUMMARIES[group].partition(";")[0] + ".", available)
                     return 0
-                case [name, *rest] if name in available:
-                    return call(f"{group} {name}", group, name, rest)
+                case [name, *values] if name in available:
+                    return call(f"{group} {name}", group, name, values)
             raise unknown_command(rest[0], available, f"unildiff {group}")
     raise unknown_command(arguments[0], commands(), "unildiff")
 
@@ -115,6 +115,9 @@ def call(command: str, module: str, name: str, arguments: list[str]) -> int:
 
     parser = OneLineErrors(prog=f"unildiff {command}", description=(inspect.getdoc(function) or "").partition("\n")[0])
     parser.add_function_arguments(function, as_group=False, as_positional=True)
+    for action in parser._actions:
+        if not action.option_strings:
+            action.metavar = f"{action.dest} ..." if action.metavar and "[" in str(action.metavar) else action.dest
     values = parser.parse_args(in_json(function, arguments)).as_dict()
     return function(**values) or 0
 

@@ -10,14 +10,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import datamodules
-from unildiff.arguments import MODELS, TrainerArguments, stage_name
+from unildiff.arguments import FILES, MODELS, TrainerArguments, stage_name
+from unildiff.assembly import weights_folder
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard, StepSeed
 from unildiff.errors import UserError
-from unildiff.parsing import OneLineErrors
+from unildiff.parsing import OneLineErrors, explain, require_class
 from unildiff.paths import weights_path
 from unildiff.runs import RunRecord, new_run_folder, newest_checkpoint
 from unildiff.stages.checkpoints import load_file_safely
@@ -103,24 +103,27 @@ class UniLDiffCLI(LightningCLI):
             UserError: no data, no model, a checkpoint of another class, or whatever jsonargparse complains of.
         """
         arguments = self.arguments
-        self.checkpoint: Path | None = None
+        self.checkpoint = self._find_checkpoint()
         if "--help" in arguments.rest or "-h" in arguments.rest or any("--print_config" in a for a in arguments.rest):
             self.config = parser.parse_args(arguments.ordered())
             return
-        if arguments.checkpoint is None and arguments.command == "fit" and not arguments.names_model:
+        if self.checkpoint is None and arguments.command == "fit" and not arguments.names_model:
             raise UserError(
                 f"fit: nothing to train; give --config configs/tiny/joint.yaml or --model, one of {', '.join(MODELS)}"
             )
         if not arguments.names_data:
             raise UserError(f"{arguments.command}: no data; give --data, one of {', '.join(datamodules.names())}")
-        saved = self._read_checkpoint() if arguments.checkpoint else None
+        for name in (arguments.data, arguments.model):
+            if name is not None and not name.endswith(FILES):
+                require_class(name)
+        saved = self._read_checkpoint() if self.checkpoint else None
         self._same_class(saved, arguments.model_class)
         self.config = parser.parse_args(arguments.ordered(saved))
         model = self.config[arguments.command].model
         self._same_class(saved, model.class_path)
-        if self.checkpoint:
-            self.config[arguments.command].ckpt_path = str(self.checkpoint)
-        elif arguments.command != "fit" and not model.init_args.get("init_from"):
+        self.config[arguments.command].ckpt_path = str(self.checkpoint) if self.checkpoint else None
+        self.source = str(self.checkpoint) if self.checkpoint else _trained_weights(model.init_args)
+        if self.source is None and arguments.command != "fit":
             raise UserError(
                 f"{arguments.command}: {_short(model.class_path)} has no trained weights; give --ckpt_path FILE, or "
                 "--model.init_from tiny for the shipped model"
@@ -133,13 +136,23 @@ class UniLDiffCLI(LightningCLI):
                 f"--ckpt_path resumes or tests the same stage, --model.init_from starts the next one from it"
             )
 
+    def _find_checkpoint(self) -> Path | None:
+        """Return the file that ``--ckpt_path`` means; None without it, and for ``auto`` when there is none yet."""
+        arguments = self.arguments
+        given, folder = arguments.checkpoint, arguments.run_dir
+        if given not in ("last", "best", "auto"):
+            return Path(given) if given else None
+        if folder is None and given == "auto":
+            raise UserError("--ckpt_path auto: give --run_dir too, the folder whose last checkpoint is gone on from")
+        if folder is not None:
+            path = Path(folder) / "checkpoints" / f"{'last' if given == 'auto' else given}.ckpt"
+            if given == "auto" or path.exists():
+                return path if path.exists() else None
+        named = arguments.model_class
+        return newest_checkpoint(stage_name(named) if named else "*", given)
+
     def _read_checkpoint(self) -> dict[str, Any]:
-        given = str(self.arguments.checkpoint)
-        if given in ("last", "best"):
-            named = self.arguments.model_class
-            self.checkpoint = newest_checkpoint(stage_name(named) if named else "*", given)
-        else:
-            self.checkpoint = Path(given)
+        assert self.checkpoint is not None
         content = load_file_safely(self.checkpoint)
         settings = dict(content.get("hyper_parameters", {}))
         class_path = settings.pop("_class_path", None)
@@ -165,7 +178,8 @@ class UniLDiffCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise UserError(f"settings: {error}") from error
+            cause = _cause(error)
+            raise UserError(f"settings: {cause}") if type(cause) is ValueError else cause from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with what every run has: the run folder, safety, a progress bar on stderr."""
@@ -173,12 +187,13 @@ class UniLDiffCLI(LightningCLI):
         folder = self._run_folder(config)
         settings = self.config_init[command].trainer
         callbacks: list[Callback] = list(settings.callbacks or [])
-        record = RunRecord(folder, command, self._resolved(), config.seed_everything, self._notices(config))
-        settings.callbacks = [record, *callbacks, *self._missing(callbacks, settings)]
-        if settings.logger in (None, True) and command in ("fit", "validate"):
-            settings.logger = TensorBoardLogger(folder, name="curves", version="")
-        elif settings.logger is None:
+        curves = settings.logger in (None, True) and command in ("fit", "validate")
+        if settings.logger in (None, True):
             settings.logger = False
+        notices = self._notices(config)
+        seed, checkpoint = config.seed_everything, config.ckpt_path
+        record = RunRecord(folder, command, self._resolved(), seed, checkpoint, notices, curves)
+        settings.callbacks = [record, *callbacks, *self._missing(callbacks, settings)]
         settings.default_root_dir = str(folder)
         return super().instantiate_trainer(**kwargs)
 
@@ -213,15 +228,34 @@ class UniLDiffCLI(LightningCLI):
         return str(parser.dump(config, skip_none=False))
 
     def _notices(self, config: Any) -> list[str]:
-        source = f"{self.checkpoint}" if self.checkpoint else config.model.init_args.get("init_from")
-        if self.arguments.command == "fit" or source is None:
+        if self.arguments.command == "fit":
             return []
         shipped = f"the tiny model shipped with unildiff ({weights_path('tiny')})"
-        return [f"model: {shipped if source == 'tiny' else source} as {_short(config.model.class_path)}"]
+        return [f"model: {shipped if self.source == 'tiny' else self.source} as {_short(config.model.class_path)}"]
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
         return kwargs | ({"return_predictions": False} if subcommand == "predict" else {})
+
+
+def _trained_weights(model: Any) -> str | None:
+    """Return what a model's settings start it from, as long as that is more than a base: never score random weights."""
+    base, init_from = model.get("base"), model.get("init_from")
+    if init_from is None and base is not None and model.get("network") is None and weights_folder(base) is not None:
+        return str(base)
+    return None if init_from is None else str(init_from)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what a class raised, out of jsonargparse's account of all that it tried with it."""
+    seen: list[BaseException] = []
+    inner: BaseException | None = error
+    while inner is not None and inner not in seen:
+        seen.append(inner)
+        if "Does not validate against" not in str(inner):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return ValueError(explain(str(error)))
 
 
 def _short(class_path: str) -> str:

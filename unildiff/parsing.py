@@ -68,6 +68,18 @@ def _parameters(class_path: str) -> list[str]:
     ]
 
 
+def require_class(path: str) -> None:
+    """Raise a UserError unless ``package.module.Class`` can be imported; jsonargparse would take it for a file."""
+    module, _, name = path.rpartition(".")
+    try:
+        loaded = import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(f"no class {path}: {error}; give its import path, or a short name") from error
+    if not hasattr(loaded, name):
+        near = get_close_matches(name, vars(loaded), n=1)
+        raise UserError(f"no class {path}: {module} has no {name}{f'; did you mean {near[0]}?' if near else ''}")
+
+
 def in_json(function: Callable[..., object], arguments: Sequence[str]) -> list[str]:
     """Return a command's arguments with lists and flags as jsonargparse wants them.
 
@@ -100,7 +112,7 @@ def in_json(function: Callable[..., object], arguments: Sequence[str]) -> list[s
             options.append(f"{name}={_json_list(values, commas=True)}" if values else name)
         else:
             options.append(name)
-            if parameter is not None and waiting:
+            if waiting and "=" not in name and not waiting[0].startswith("--"):
                 options.append(waiting.pop(0))
     if required and _is_list(required[-1].annotation) and len(positional) >= len(required):
         first = len(required) - 1

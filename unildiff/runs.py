@@ -11,12 +11,14 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from unildiff.errors import UserError
 from unildiff.paths import PACKAGE
@@ -73,7 +75,16 @@ def package_versions() -> dict[str, str | None]:
 class RunRecord(Callback):
     """Makes the run folder once model and data stand, and keeps its record up to date; rank 0 writes."""
 
-    def __init__(self, folder: Path, command: str, config: str, seed: int | bool, notices: list[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        command: str,
+        config: str,
+        seed: int | bool,
+        checkpoint: str | None = None,
+        notices: Sequence[str] = (),
+        curves: bool = True,
+    ) -> None:
         """Set what the record will say.
 
         Args:
@@ -81,14 +92,19 @@ class RunRecord(Callback):
             command: fit, validate, test or predict.
             config: the resolved config, as yaml.
             seed: of everything random.
+            checkpoint: what is resumed or tested.
             notices: lines to print when the run starts.
+            curves: write TensorBoard curves. The logger is made here, once model and data stand: given to the Trainer it
+                would make its folder first, and leave it behind when they do not.
         """
         super().__init__()
         self.folder = folder
         self.command = command
         self.config = config
         self.seed = seed
+        self.checkpoint = checkpoint
         self.notices = notices
+        self.curves = curves
         self._record: dict[str, Any] = {}
         self._path = Path()
 
@@ -104,6 +120,8 @@ class RunRecord(Callback):
         # Ranks that torchrun started have each chosen a time of their own; Trainer has no setter for its folder.
         trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
         self._record = self._describe(trainer)
+        if self.curves:
+            trainer.logger = TensorBoardLogger(self.folder, name="curves", version="")
         if not trainer.is_global_zero:
             return
         try:
@@ -142,7 +160,7 @@ class RunRecord(Callback):
             "seed": self.seed,
             "data": type(datamodule).__name__ if datamodule else None,
             "data_fingerprint": _fingerprint(datamodule),
-            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "checkpoint": self.checkpoint,
         }
 
     def _end(self, status: str) -> None:

@@ -1,0 +1,70 @@
+# Every target sets up .venv by itself, so that Python 3.11+ and make are all that has to be there. `make help` lists them.
+# PYTHON=python3.12 chooses another Python; PIP_ARGS="..." is passed to pip, e.g. an index with CPU builds of torch.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+UNILDIFF := $(BIN)/unildiff
+READY := .venv/.ready
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+DATA_ROOT ?= data/cdd11
+PROFILE ?= tiny
+CKPT ?=
+DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
+DEMO_STEPS ?= 20
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test format lint types reproduce-table2 tiny-weights bench clean-venv
+
+help:  ## this list
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "unildiff: error: Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing); give another: make PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (once; torch is large)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## sample pictures, a short run of each stage, a test, the table and a figure
+	$(UNILDIFF) data sample cdd11 --root data/cdd11
+	$(UNILDIFF) fit --config configs/tiny/alignment.yaml --trainer.max_steps $(DEMO_STEPS) --run_dir $(DEMO)/alignment
+	$(UNILDIFF) fit --config configs/tiny/joint.yaml --trainer.max_steps $(DEMO_STEPS) --run_dir $(DEMO)/joint \
+	  --model.init_from $(DEMO)/alignment/checkpoints/last.ckpt
+	$(UNILDIFF) fit --config configs/tiny/decoder.yaml --trainer.max_steps $(DEMO_STEPS) --run_dir $(DEMO)/decoder \
+	  --model.init_from $(DEMO)/joint/checkpoints/last.ckpt
+	$(UNILDIFF) test --data cdd11 --ckpt_path $(DEMO)/decoder/checkpoints/last.ckpt --run_dir $(DEMO) \
+	  --model.sampling.num_inference_steps 4
+	$(BIN)/python -m unildiff.commands.table table2 $(DEMO)/test --out $(DEMO)/results
+
+test: export OMP_NUM_THREADS = 1
+test: $(READY)  ## all tests
+	$(BIN)/pytest
+
+format: $(READY)  ## lay out the code and mend what can be mended
+	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy --strict on unildiff/ and datamodules/
+	$(BIN)/mypy
+
+ifeq ($(PROFILE),paper)
+TABLE2_MODEL = --ckpt_path $(or $(CKPT),$(error PROFILE=paper needs CKPT=a decoder checkpoint, and DATA_ROOT=the real CDD-11))
+endif
+TABLE2 := runs/table2/$(PROFILE)
+
+reproduce-table2: $(READY)  ## Table 2; PROFILE=paper CKPT=... DATA_ROOT=... for your own checkpoint
+ifneq ($(PROFILE),paper)
+	$(UNILDIFF) data sample cdd11 --root $(DATA_ROOT)
+endif
+	rm -rf $(TABLE2)/test
+	$(UNILDIFF) test --data cdd11 --data.root $(DATA_ROOT) $(TABLE2_MODEL) --run_dir $(TABLE2)
+	$(BIN)/python -m unildiff.commands.table table2 $(TABLE2)/test --out results
+
+clean-venv:  ## remove .venv
+	rm -rf .venv
