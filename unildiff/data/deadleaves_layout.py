@@ -80,12 +80,12 @@ def sample_layout(rng: np.random.Generator) -> Layout:
         shapes["angle"] = np.where(straight, upright, shapes["angle"])
     shapes["centre"] = rng.uniform(-0.08, 1.08, (count, 2))
     if horizon < 1:  # most stand on the ground, some of them along the horizon: hills, woods, houses
-        place = rng.random(count)
+        chance = rng.random(count)
         along = (0.0, 0.25, 0.6)[rng.integers(0, 3)]
         standing = horizon + rng.random(count) * (1.15 - horizon) - half
-        shapes["centre"][:, 1] = np.where(place < 0.85, standing, shapes["centre"][:, 1])
+        shapes["centre"][:, 1] = np.where(chance < 0.85, standing, shapes["centre"][:, 1])
         shapes["centre"][:, 1] = np.where(
-            place < along, horizon - rng.uniform(-0.2, 0.7, count) * half, shapes["centre"][:, 1]
+            chance < along, horizon - rng.uniform(-0.2, 0.7, count) * half, shapes["centre"][:, 1]
         )
     shapes["depth"] = _depth(rng, horizon, shapes)
     shapes["colour"] = vary(rng, colours[rng.integers(0, len(colours), count)], 0.6)

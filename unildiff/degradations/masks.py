@@ -22,30 +22,59 @@ def _scale(height: int, width: int, rng: np.random.Generator) -> float:
 
 
 def rain_streaks(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return streaks: one to three layers of thin lines that fall at nearly one angle, each with its length and haze."""
+    """Return streaks: one to three layers of thin lines that fall at nearly one angle, each of its own length and blur.
+
+    A layer is either drawn, streak by streak with clear ends, or spread out from points, with ends that fade.
+    """
     scale = _scale(height, width, rng)
-    tilt = rng.normal(0, 17)
+    tilt = math.radians(rng.normal(0, 17))
     mask = np.zeros((height, width), np.float32)
     layers = int(rng.integers(1, 4))
-    cover = math.exp(rng.uniform(math.log(0.04), math.log(0.3))) / layers  # share of the picture under streaks
+    cover = math.exp(rng.uniform(math.log(0.035), math.log(0.22))) / layers  # share of the picture under streaks
     brightness = rng.uniform(0.35, 0.95)
     for _ in range(layers):
-        length = float(rng.uniform(18, 80)) * scale
-        thickness = max(1, round(float(rng.uniform(0.6, 3.6)) * scale))
-        number = int(rng.poisson(cover * height * width / (length * (thickness + 0.4))))
-        lengths = length * rng.uniform(0.5, 1.3, number)
-        angles = np.radians(tilt + rng.normal(0, 2.5, number))
-        ends = np.empty((number, 2, 2))
-        ends[:, 0] = rng.uniform((-length, -length), (width + length, height + length), (number, 2))
-        ends[:, 1] = ends[:, 0] + lengths[:, None] * np.stack((np.sin(angles), np.cos(angles)), axis=-1)
-        values = np.sort(rng.uniform(70, 255, number))  # the brightest are drawn last
-        layer = np.zeros((height, width), np.uint8)
-        for ((x, y), (u, v)), value in zip((ends * 2**_SHIFT).astype(int).tolist(), values.tolist(), strict=True):
-            cv2.line(layer, (x, y), (u, v), value, thickness, cv2.LINE_AA, _SHIFT)
-        blur = max(0.3, float(rng.uniform(0, 1.6)) * scale)
-        gain = np.float32(brightness * rng.uniform(0.7, 1.15) / 255)
-        mask += cv2.GaussianBlur(layer, (0, 0), blur) * gain
+        length = max(4.0, float(rng.uniform(18, 80)) * scale)
+        thickness = float(rng.uniform(0.6, 3.6)) * scale
+        density = cover / (length * max(1.0, thickness + 0.4))  # streaks a pixel
+        gain = np.float32(brightness * rng.uniform(0.7, 1.15))
+        layer = (_drawn if rng.random() < 0.6 else _spread)(height, width, rng, density, length, thickness, tilt)
+        mask += gain * cv2.GaussianBlur(layer, (0, 0), max(0.3, float(rng.uniform(0, 1.6)) * scale))
     return np.minimum(mask, 1, out=mask)
+
+
+def _drawn(
+    height: int, width: int, rng: np.random.Generator, density: float, length: float, thickness: float, tilt: float
+) -> np.ndarray:
+    """Return a layer (H, W) in [0, 1] of straight lines; those that begin above or beside the picture reach into it."""
+    number = int(rng.poisson(density * (height + length) * (width + 2 * length)))
+    angles = tilt + rng.normal(0, 0.04, number)
+    ends = np.empty((number, 2, 2))
+    ends[:, 0] = rng.uniform((-length, -length), (width + length, height), (number, 2))
+    reach = length * rng.uniform(0.5, 1.3, number)
+    ends[:, 1] = ends[:, 0] + reach[:, None] * np.stack((np.sin(angles), np.cos(angles)), axis=-1)
+    values = np.sort(rng.uniform(70, 255, number))  # the brightest are drawn last
+    layer = np.zeros((height, width), np.uint8)
+    wide = max(1, round(thickness))
+    for ((x, y), (u, v)), value in zip((ends * 2**_SHIFT).astype(int).tolist(), values.tolist(), strict=True):
+        cv2.line(layer, (x, y), (u, v), value, wide, cv2.LINE_AA, _SHIFT)
+    return layer * np.float32(1 / 255)
+
+
+def _spread(
+    height: int, width: int, rng: np.random.Generator, density: float, length: float, thickness: float, tilt: float
+) -> np.ndarray:
+    """Return a layer (H, W) in [0, 1] of points that a line kernel spreads out, brightest in the middle."""
+    number = int(rng.poisson(density * height * width))
+    layer = np.zeros((height, width), np.float32)
+    layer[rng.integers(0, height, number), rng.integers(0, width, number)] = rng.uniform(0.3, 1, number)
+    kernel = _trail(length, math.pi / 2 - tilt)
+    kernel = cv2.GaussianBlur(kernel, (0, 0), max(0.4, 0.3 * thickness))
+    streaks = cv2.filter2D(layer, -1, kernel / kernel.max(), borderType=cv2.BORDER_REFLECT)
+    return np.minimum(streaks, 1, out=streaks)
+
+
+# Radii from and to, blur (pixels of a 1000-px picture), and opacity of the fine, the middle and the large flakes.
+_FLAKES = ((0.9, 2.4, 0.6, 1.0), (2.4, 6.0, 1.2, 0.95), (6.0, 14.0, 3.5, 0.75))
 
 
 def snow_flakes(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -57,12 +86,13 @@ def snow_flakes(height: int, width: int, rng: np.random.Generator) -> np.ndarray
     wind, drift = rng.uniform(0, math.pi), float(rng.exponential(0.5))
     for (low, high, soft, clear), share in zip(_FLAKES, shares, strict=True):
         typical = 0.5 * (low + high) * scale
-        area = height * width * cover * share / (math.pi * max(typical, 0.8) ** 2)
-        number = int(rng.poisson(min(area, 0.05 * height * width)))
+        border = high * scale
+        density = min(cover * share / (math.pi * max(typical, 0.8) ** 2), 0.05)  # flakes a pixel
+        number = int(rng.poisson(density * (height + 2 * border) * (width + 2 * border)))
         layer = np.zeros((height, width), np.uint8)
         radii = np.maximum(rng.uniform(low, high, number) * scale, 0.7)
         values = rng.uniform(120, 255, number) * clear
-        centres = rng.uniform((-high, -high), (width + high, height + high), (number, 2))
+        centres = rng.uniform((-border, -border), (width + border, height + border), (number, 2))
         if typical < 1.2:  # as fine as pixels: points, spread by the blur below
             inside = (centres >= 0).all(axis=1) & (centres < (width, height)).all(axis=1)
             x, y = centres[inside].astype(int).T
@@ -81,10 +111,6 @@ def snow_flakes(height: int, width: int, rng: np.random.Generator) -> np.ndarray
             blurred = cv2.filter2D(blurred, -1, _trail(trail, wind))
         mask = np.maximum(mask, blurred)
     return mask * np.float32(1 / 255)
-
-
-# Radii from and to, blur (pixels of a 1000-px picture), and opacity of the fine, the middle and the large flakes.
-_FLAKES = ((0.9, 2.4, 0.6, 1.0), (2.4, 6.0, 1.2, 0.95), (6.0, 14.0, 3.5, 0.75))
 
 
 def _trail(length: float, angle: float) -> np.ndarray:
