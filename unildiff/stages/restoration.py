@@ -23,7 +23,7 @@ from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.paths import PACKAGE
 from unildiff.runs import git_state, package_versions
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures
-from unildiff.stages.testing import EvaluationSettings, TestRun, free_folder, means_text
+from unildiff.stages.testing import EvaluationSettings, Predictions, TestRun, free_folder, means_text
 
 
 class RestorationModule(StageModule):
@@ -62,6 +62,7 @@ class RestorationModule(StageModule):
         self.sampling = sampling or SamplingSettings()
         self.evaluation = evaluation or EvaluationSettings()
         self.test_run: TestRun
+        self.predictions: Predictions
         self.text_dropout = text_dropout
         self.model = assemble(base, base_vae, network, init_from, self.hand_over)
         self.freeze_untrained()
@@ -163,6 +164,17 @@ class RestorationModule(StageModule):
             print(means_text(rows))
             print(f"scores and pictures: {self.test_run.folder}")
 
+    def on_predict_start(self) -> None:
+        """Open the folder of the restored pictures."""
+        self.predictions = Predictions(free_folder(Path(self.trainer.default_root_dir) / "restored"))
+
     def predict_step(self, batch: PredictBatch, batch_idx: int) -> Tensor:
-        """Return restored pictures (B, 3, H, W) uint8."""
-        return to_uint8(self._restore(batch))
+        """Restore pictures, (B, 3, H, W) uint8, and write them as PNGs under their names."""
+        restored = to_uint8(self._restore(batch))
+        for name, picture in zip(batch["name"], restored, strict=True):
+            self.predictions.write(name, picture)
+        return restored
+
+    def on_predict_end(self) -> None:
+        """Wait for the last file, say where they are."""
+        print(f"{self.predictions.finish()} pictures restored to {self.predictions.folder}")

@@ -129,6 +129,28 @@ class TestRun:
         return rows["restored"]
 
 
+class Predictions:
+    """Restored pictures without a truth, written while the next one is restored; each keeps its name, as a PNG."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer = ThreadPoolExecutor(1)
+        self._written: dict[Path, Future[None]] = {}
+
+    def write(self, name: str, picture: Tensor) -> None:
+        """Write a picture (3, H, W) uint8 under its name; a.jpg beside a.png becomes a.jpg.png."""
+        path = self.folder / Path(name).with_suffix(".png")
+        if path in self._written:
+            path = self.folder / f"{name}.png"
+        self._written[path] = self._writer.submit(write_png, path, picture_array(picture))
+
+    def finish(self) -> int:
+        """Wait for all files and return how many there are."""
+        for written in self._written.values():
+            written.result()
+        return len(self._written)
+
+
 def free_folder(folder: Path) -> Path:
     """Return ``folder``, or ``folder-2``, ``folder-3`` ... where it is taken: a test overwrites no other."""
     number, free = 2, folder
