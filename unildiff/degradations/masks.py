@@ -70,7 +70,7 @@ def _spread(
     kernel = _trail(length, math.pi / 2 - tilt)
     kernel = cv2.GaussianBlur(kernel, (0, 0), max(0.4, 0.3 * thickness))
     streaks = cv2.filter2D(layer, -1, kernel / kernel.max(), borderType=cv2.BORDER_REFLECT)
-    return np.minimum(streaks, 1, out=streaks)
+    return np.asarray(np.clip(streaks, 0, 1, out=streaks))  # a large kernel goes by way of a Fourier transform
 
 
 # Radii from and to, blur (pixels of a 1000-px picture), and opacity of the fine, the middle and the large flakes.
