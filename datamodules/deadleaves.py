@@ -30,6 +30,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         picture_size: int | None = None,
         count: int = 20000,
         cache: str | None = None,
+        scene_seed: int = 0,
         degradations: list[str] | None = None,
         weights: dict[str, float] | None = None,
         saturation: tuple[float, float] = (0.8, 2.5),
@@ -44,6 +45,7 @@ class DeadLeavesDataModule(RestorationDataModule):
             picture_size: side of the scenes that are cut; by default the crop's, so that nothing is cut away.
             count: scenes in the cache, and samples an epoch.
             cache: folder to keep rendered scenes in, made once; without it each sample renders a scene of its own.
+            scene_seed: of the cached scenes; apart from ``seed``, so that runs with other seeds share a cache.
             degradations: which to draw from, "clear" (no degradation, for pretraining) among them; by default all 11.
             weights: how often each is drawn, 1 where none is given.
             saturation: bounds of a random factor on the distance of training colours from grey.
@@ -61,7 +63,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         self.count = count
         self.weights = weights
         self.saturation = saturation
-        self.cache = None if cache is None else SceneCache(Path(cache), self.seed, self.side, count)
+        self.cache = None if cache is None else SceneCache(Path(cache), scene_seed, self.side, count)
         self.val_size = val_size
         self.test_count = test_count
 
