@@ -11,18 +11,19 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 DATA_ROOT ?= data/cdd11
 PROFILE ?= tiny
 CKPT ?=
-DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
+NOW := $(shell date +%Y-%m-%d_%H-%M-%S)
+DEMO := runs/demo/$(NOW)
 DEMO_STEPS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types reproduce-table2 tiny-weights bench clean-venv
+.PHONY: help demo test format lint types reproduce-table2 clean-venv
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "unildiff: error: Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing); give another: make PYTHON=python3.12" >&2; exit 2; }
+	  echo "unildiff: error: Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing); give another: make PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once; torch is large)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
@@ -56,13 +57,12 @@ types: $(READY)  ## mypy --strict on unildiff/ and datamodules/
 ifeq ($(PROFILE),paper)
 TABLE2_MODEL = --ckpt_path $(or $(CKPT),$(error PROFILE=paper needs CKPT=a decoder checkpoint, and DATA_ROOT=the real CDD-11))
 endif
-TABLE2 := runs/table2/$(PROFILE)
+TABLE2 := runs/table2/$(PROFILE)_$(NOW)
 
 reproduce-table2: $(READY)  ## Table 2; PROFILE=paper CKPT=... DATA_ROOT=... for your own checkpoint
 ifneq ($(PROFILE),paper)
 	$(UNILDIFF) data sample cdd11 --root $(DATA_ROOT)
 endif
-	rm -rf $(TABLE2)/test
 	$(UNILDIFF) test --data cdd11 --data.root $(DATA_ROOT) $(TABLE2_MODEL) --run_dir $(TABLE2)
 	$(BIN)/python -m unildiff.commands.table table2 $(TABLE2)/test --out results
 
