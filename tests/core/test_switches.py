@@ -21,7 +21,7 @@ def build(network: NetworkConfig) -> UniLDiff:
     What starts at zero is drawn too, so that every part has an effect.
     """
     model = UniLDiff(small_base(), network)
-    for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
+    for name, parameter in model.named_parameters():
         if name.startswith(("unet.fusion.", "decoder.details.")):
             seed = sum(map(ord, name)) * 1000 + len(name)
             with torch.no_grad():

@@ -167,9 +167,9 @@ class UniLDiff(nn.Module):
     def save_folder(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Write a diffusers-layout folder that ``load_model`` reads; the model stays usable."""
         whole = Base(self.vae, self.unet.to_diffusers(), self.text, self.scheduler_config)
-        base = _as_dtype(whole, dtype)
-        self.unet.rest.conv_in = nn.Identity()
         with quiet():
+            base = _as_dtype(whole, dtype)
+            self.unet.rest.conv_in = nn.Identity()
             base.save(folder)
         for name, part in self.added_parts().items():
             (folder / name).mkdir(parents=True, exist_ok=True)

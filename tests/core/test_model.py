@@ -1,0 +1,163 @@
+"""The whole restorer against a pipeline put together from diffusers' own parts, and its work counted."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+from torch import Tensor, nn
+
+from tests.small import NETWORK, sdxl_like_base, small_base, small_model
+from unildiff.core.base import Base
+from unildiff.core.model import NetworkConfig, UniLDiff, load_model, pad_to_multiple
+from unildiff.core.pixels import to_uint8, to_unit
+from unildiff.diffusion.noise import KeyedNoise
+from unildiff.diffusion.sampler import SamplingSettings
+
+SETTINGS = SamplingSettings(num_inference_steps=4)
+CAPTIONS = ["a red cat", "the table"]
+
+
+def pictures(height: int = 32, width: int = 48, count: int = 2) -> Tensor:
+    return KeyedNoise(list(range(count))).normal("lq", 3, height, width).tanh()
+
+
+class Calls:
+    """Counts the forward calls of a module, and the samples that went through."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.calls = 0
+        module.register_forward_pre_hook(self._count)
+
+    def _count(self, module: nn.Module, inputs: Any) -> None:
+        self.calls += 1
+
+
+@pytest.mark.parametrize("make", [small_base, sdxl_like_base])
+@torch.no_grad()
+def test_sampling_as_diffusers_parts_do_it(make: Callable[[], Base]) -> None:
+    model, lq = small_model(make()), pictures()
+    features = model.encode_lq(lq)
+    latents = model.sample_latents(features, CAPTIONS, [3, 4], SETTINGS)
+
+    scheduler = EulerDiscreteScheduler.from_config(model.scheduler_config)
+    scheduler.set_timesteps(4)
+    mean = model.vae.encode(nn.PixelUnshuffle(model.lq_encoder.factor)(lq))
+    noise = KeyedNoise([3, 4]).normal("sampling", *features.latents.shape[1:])
+    z = scheduler.add_noise(
+        mean.latent_dist.mode() * model.vae.config.scaling_factor, noise, scheduler.timesteps[:1].repeat(2)
+    )
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(z, timestep)
+        passes = []
+        for captions in (["", ""], CAPTIONS):
+            context = model.context(features.deep, model.text(captions), (32, 48))
+            passes.append(model.unet(scaled, timestep.expand(2), context)[0])
+        prediction = passes[0] + 5.0 * (passes[1] - passes[0])
+        z = scheduler.step(prediction, timestep, z).prev_sample
+    torch.testing.assert_close(latents, z, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "captions, scale, unet, text",
+    [
+        (CAPTIONS, 5.0, 4, 2),  # both passes in one doubled batch: a call a step
+        (["a red cat", ""], 5.0, 4, 2),
+        (["", ""], 5.0, 4, 1),  # both passes would be the same
+        (CAPTIONS, 1.0, 4, 1),
+    ],
+)
+def test_work_is_done_once_a_picture_not_once_a_step(captions: list[str], scale: float, unet: int, text: int) -> None:
+    model = small_model()
+    counted = {name: Calls(part) for name, part in (
+        ("lq", model.lq_encoder), ("vae", model.vae.encoder), ("text", model.text), ("unet", model.unet),
+        ("lq tokens", model.unet.fusion.lq_in), ("decoder", model.decoder), ("plain decoder", model.vae.decoder),
+    )}  # fmt: skip
+    sizes: list[int] = []
+    model.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    model.restore(pictures(), captions, [1, 2], SamplingSettings(num_inference_steps=4, guidance_scale=scale))
+    calls = {name: counter.calls for name, counter in counted.items()}
+    assert calls.pop("lq tokens") == text  # prepared once under each caption
+    assert calls == {"lq": 1, "vae": 1, "text": text, "unet": unet, "decoder": 1, "plain decoder": 0}
+    assert sizes == [2 * text] * 4
+
+
+def test_without_text_there_is_one_pass_and_no_effect_of_captions() -> None:
+    model = small_model(network=NetworkConfig(NETWORK.fusion, NETWORK.detail, use_text=False))
+    unet = Calls(model.unet)
+    first = model.restore(pictures(), CAPTIONS, [1, 2], SETTINGS)
+    assert unet.calls == 4
+    assert torch.equal(first, model.restore(pictures(), ["", ""], [1, 2], SETTINGS))
+
+
+def test_guidance_start_detail_and_keys_have_an_effect() -> None:
+    model, lq = small_model(), pictures()
+    plain = model.restore(lq, CAPTIONS, [1, 2], SETTINGS)
+    assert torch.equal(plain, model.restore(lq, CAPTIONS, [1, 2], SETTINGS))
+    for other in (
+        model.restore(lq, CAPTIONS, [1, 3], SETTINGS)[1],
+        model.restore(lq, CAPTIONS, [1, 2], SamplingSettings(4, guidance_scale=2.0))[1],
+        model.restore(lq, CAPTIONS, [1, 2], SamplingSettings(4, start="noise"))[1],
+        model.restore(lq, CAPTIONS, [1, 2], SETTINGS, detail=False)[1],
+        model.restore(lq, ["a red cat", ""], [1, 2], SETTINGS)[1],
+    ):
+        assert (other - plain[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (37, 50), (16, 5), (1, 1)])
+def test_any_size_goes_in_and_comes_out(height: int, width: int) -> None:
+    restored = small_model().restore(pictures(height, width, 1), [""], [1], SamplingSettings(1))
+    assert restored.shape == (1, 3, height, width) and restored.dtype == torch.float32
+    assert restored.min() >= -1 and restored.max() <= 1
+
+
+def test_a_batch_equals_its_pictures_one_by_one() -> None:
+    model, lq = small_model(), pictures(40, 24)
+    together = model.restore(lq, CAPTIONS, [8, 9], SETTINGS)
+    for index in range(2):
+        one = slice(index, index + 1)
+        alone = model.restore(lq[one], CAPTIONS[one], [8, 9][one], SETTINGS)
+        torch.testing.assert_close(alone[0], together[index], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("height, width", [(16, 32), (17, 30), (3, 9), (1, 5)])
+def test_padding_is_a_reflection(height: int, width: int) -> None:
+    image = pictures(height, width, 1)
+    missing = (-height % 16, -width % 16)
+    # numpy reflects over and over where a side is shorter than what is missing.
+    expected = np.pad(image.numpy(), ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])), mode="reflect")
+    np.testing.assert_array_equal(pad_to_multiple(image, 16).numpy(), expected)
+
+
+def test_pixels_by_hand() -> None:
+    # 0 is -1, 255 is 1, 51 is 51 / 127.5 - 1 = -0.6; back to 8 bits every value is itself.
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert to_unit(pixels)[[0, 51, 255]].tolist() == pytest.approx([-1, -0.6, 1])
+    assert torch.equal(to_uint8(to_unit(pixels)), pixels)
+    # (x + 1) * 127.5: -0.997 is 0.38, -0.996 is 0.51; outside of the range it is clamped.
+    assert to_uint8(torch.tensor([-0.997, -0.996, -3.0, 1.2])).tolist() == [0, 1, 0, 255]
+
+
+@pytest.mark.parametrize("make", [small_base, sdxl_like_base])
+def test_a_saved_folder_is_the_same_model_and_leaves_this_one_usable(make: Callable[[], Base], tmp_path: Path) -> None:
+    model, lq = small_model(make()), pictures()
+    before = model.restore(lq, CAPTIONS, [1, 2], SETTINGS)
+    model.save_folder(tmp_path / "model", torch.float32)
+    assert torch.equal(model.restore(lq, CAPTIONS, [1, 2], SETTINGS), before)
+    loaded = load_model(tmp_path / "model").eval()
+    assert loaded.config == model.config
+    state, expected = loaded.state_dict(), model.state_dict()
+    assert state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in expected)
+    # Weights from a memory map lie otherwise in memory, which moves the last bit of some sums.
+    torch.testing.assert_close(loaded.restore(lq, CAPTIONS, [1, 2], SETTINGS), before, atol=1e-4, rtol=0)
+
+
+def test_one_base_serves_one_model() -> None:
+    model = UniLDiff(small_base(), NETWORK)
+    names = [name for name, _ in model.named_parameters()]
+    assert len(names) == len(set(names))
+    storage = [parameter.data_ptr() for parameter in model.parameters()]
+    assert len(storage) == len(set(storage))  # copies share nothing with what they were copied from
