@@ -14,7 +14,7 @@ import numpy as np
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationSample, picture_tensor
 from unildiff.data.datasets import EpochOrder
-from unildiff.data.deadleaves import Scene, render
+from unildiff.data.deadleaves import VERSION, Scene, render
 from unildiff.data.keys import generator, sample_key
 from unildiff.data.pairs import Pair, Which
 from unildiff.degradations.cdd11 import degrade
@@ -73,7 +73,7 @@ class SceneCache:
     def __init__(self, folder: Path, seed: int, side: int, count: int) -> None:
         """Args: folder of the cache, seed and side of its scenes, how many."""
         self.folder = folder
-        self._made_of = {"seed": seed, "side": side, "count": count, "version": 1}
+        self._made_of = {"seed": seed, "side": side, "count": count, "version": VERSION}
         self._opened: tuple[np.ndarray, np.ndarray, list[str]] | None = None
 
     def make(self, progress: Callable[[range], Iterable[int]] = lambda steps: steps) -> None:
