@@ -85,7 +85,7 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
     """
     n, k = routing.indices.shape
     order = routing.indices.flatten().argsort(stable=True)  # assignments grouped by expert
-    counts = torch.bincount(routing.indices.flatten(), minlength=len(experts)).tolist()
+    counts = assignment_counts(routing, len(experts))
     source = order // k
     chunks = torch.split(inputs.index_select(0, source), counts)
     outputs = [expert(chunk) for expert, chunk, count in zip(experts, chunks, counts, strict=True) if count]
@@ -97,6 +97,12 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
     if torch.is_grad_enabled() and idle:
         combined = combined + 0 * torch.stack([p.flatten()[0] for p in idle]).sum().to(combined.dtype)
     return combined
+
+
+def assignment_counts(routing: Routing, num_experts: int) -> list[int]:
+    """Return how many inputs each of E experts got."""
+    counts: list[int] = torch.bincount(routing.indices.flatten(), minlength=num_experts).tolist()
+    return counts
 
 
 class _SumOverRanks(torch.autograd.Function):
