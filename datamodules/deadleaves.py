@@ -34,6 +34,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         degradations: list[str] | None = None,
         weights: dict[str, float] | None = None,
         saturation: tuple[float, float] = (0.8, 2.5),
+        estimated_depth: float = 0.6,
         val_size: int = 256,
         test_count: int = 10,
         **kwargs: Any,
@@ -49,6 +50,8 @@ class DeadLeavesDataModule(RestorationDataModule):
             degradations: which to draw from, "clear" (no degradation, for pretraining) among them; by default all 11.
             weights: how often each is drawn, 1 where none is given.
             saturation: bounds of a random factor on the distance of training colours from grey.
+            estimated_depth: share of training samples whose haze follows a depth estimated from the picture, as it does
+                on photographs without a depth map, and not the scene's true one.
             val_size: long side of the validation photographs in pixels; sides are multiples of 8.
             test_count: test scenes a degradation.
             kwargs: see the base class.
@@ -63,6 +66,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         self.count = count
         self.weights = weights
         self.saturation = saturation
+        self.estimated_depth = estimated_depth
         self.cache = None if cache is None else SceneCache(Path(cache), scene_seed, self.side, count)
         self.val_size = val_size
         self.test_count = test_count
@@ -79,7 +83,9 @@ class DeadLeavesDataModule(RestorationDataModule):
     def train_set(self) -> SceneTrainSet:
         """Return the degraded scenes."""
         order = EpochOrder(dict.fromkeys(self.degradations, self.count), self.weights, self.count, self.seed)
-        return SceneTrainSet(self.cache or Rendered(self.side), order, self.augment, self.saturation)
+        return SceneTrainSet(
+            self.cache or Rendered(self.side), order, self.augment, self.saturation, self.estimated_depth
+        )
 
     def val_set(self) -> EvalSet:
         """Return the validation photographs under each degradation."""

@@ -131,11 +131,25 @@ class SceneTrainSet:
     """Degraded scenes at positions of an endless stream; a task is a degradation (see :class:`EpochOrder`)."""
 
     def __init__(
-        self, source: SceneSource, order: EpochOrder, augment: Augment, saturation: tuple[float, float]
+        self,
+        source: SceneSource,
+        order: EpochOrder,
+        augment: Augment,
+        saturation: tuple[float, float],
+        estimated_depth: float,
     ) -> None:
-        """Args: the scenes, the order of degradations and scenes, crops and turns, bounds of the saturation's factor."""
+        """Set where samples come from and what becomes of them.
+
+        Args:
+            source: the scenes.
+            order: of degradations and scenes.
+            augment: crops and turns.
+            saturation: bounds of the saturation's factor.
+            estimated_depth: share of samples whose haze follows an estimated depth.
+        """
         self.pairs: list[Pair] = []  # nothing of it lies in files
         self._saturation = saturation
+        self._estimated_depth = estimated_depth
         self._source = source
         self._order = order
         self._augment = augment
@@ -149,7 +163,8 @@ class SceneTrainSet:
         scene = self._source.scene(item, key)
         gt, depth = self._augment([scene.image, scene.depth], key)
         gt = vary_colour(gt, key, *self._saturation)
-        lq = apply_degradation(gt, degradation, key, depth)
+        estimated = generator(key, "depth").random() < self._estimated_depth
+        lq = apply_degradation(gt, degradation, key, None if estimated else depth)
         return {
             "lq": picture_tensor(lq),
             "gt": picture_tensor(gt),
