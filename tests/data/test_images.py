@@ -133,7 +133,7 @@ def test_huge_pictures_are_refused_before_decoding(tmp_path, monkeypatch):
 def test_a_failed_write_leaves_nothing(tmp_path):
     target = tmp_path / "file"
     target.write_text("in the way")
-    with pytest.raises(UserError, match="cannot write|not a folder"):
+    with pytest.raises(UserError, match="not a folder but a file"):
         write_png(target / "a.png", RGB)
     with pytest.raises(ValueError, match="expected uint8"):
         write_png(tmp_path / "b.png", RGB.astype(np.float32))

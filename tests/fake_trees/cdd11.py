@@ -4,7 +4,19 @@ from pathlib import Path
 
 from tests.fake_trees.pictures import Expected, pair
 
-DEGRADATIONS = "low haze rain snow low_haze low_rain low_snow haze_rain haze_snow low_haze_rain low_haze_snow".split()
+DEGRADATIONS = [
+    "low",
+    "haze",
+    "rain",
+    "snow",
+    "low_haze",
+    "low_rain",
+    "low_snow",
+    "haze_rain",
+    "haze_snow",
+    "low_haze_rain",
+    "low_haze_snow",
+]
 PLACES = {
     "onerestore": {"train": "CDD-11_train", "test": "CDD-11_test"},
     "moceir": {"train": "cdd11/train", "test": "cdd11/test"},
