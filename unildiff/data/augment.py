@@ -59,8 +59,11 @@ class Augment:
 
     @staticmethod
     def _turn(array: np.ndarray, hflip: bool, vflip: bool, turns: int) -> np.ndarray:
-        if hflip or vflip:
-            import cv2  # its flip is four times faster than a copy of a reversed view (speeds.md 1)
+        if not (hflip or vflip or turns):
+            return np.ascontiguousarray(array)
+        import cv2  # numpy's copy of a turned view takes four times as long (flips, speeds.md 1), or eight (quarters)
 
+        if hflip or vflip:
             array = np.asarray(cv2.flip(array, -1 if hflip and vflip else 1 if hflip else 0))
-        return np.ascontiguousarray(np.rot90(array, turns) if turns else array)
+        quarters = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
+        return np.asarray(cv2.rotate(array, quarters[turns - 1]) if turns else array)
