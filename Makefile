@@ -66,5 +66,13 @@ endif
 	$(UNILDIFF) test --data cdd11 --data.root $(DATA_ROOT) $(TABLE2_MODEL) --run_dir $(TABLE2)
 	$(BIN)/python -m unildiff.commands.table table2 $(TABLE2)/test --out results
 
+TINY_STEPS := 1_vae 2_unet 3_alignment 4_joint 5_decoder
+TINY_FOLDERS := fit_vae fit_unet alignment joint decoder
+
+tiny-weights: $(READY)  ## the shipped tiny model from nothing: hours; goes on where it was stopped
+	set -e; set -- $(TINY_FOLDERS); for step in $(TINY_STEPS); do \
+	  $(UNILDIFF) fit --config configs/tiny/weights/$$step.yaml --run_dir runs/tiny/$$1 --ckpt_path auto; shift; done
+	$(UNILDIFF) export runs/tiny/decoder/checkpoints/last.ckpt --out runs/tiny/export
+
 clean-venv:  ## remove .venv
 	rm -rf .venv
