@@ -41,8 +41,8 @@ demo: $(READY)  ## sample pictures, a short run of each stage, a test, the table
 	$(BIN)/python -m unildiff.commands.table table2 $(DEMO)/test --out $(DEMO)/results
 
 test: export OMP_NUM_THREADS = 1
-test: $(READY)  ## all tests
-	$(BIN)/pytest
+test: $(READY)  ## all tests, on two processes
+	$(BIN)/pytest -n 2
 
 format: $(READY)  ## lay out the code and mend what can be mended
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
