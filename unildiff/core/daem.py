@@ -85,9 +85,25 @@ class SharedBranch(nn.Module):
         self.local = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.pooled = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the gate (B, D, H, W) of features (B, D, H, W)."""
-        return 2 * torch.sigmoid(self.local(x) + self.pooled(x.mean(dim=(2, 3)))[:, :, None, None])
+    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Return the gate (B, D, H, W) of features (B, D, H, W) and their mean (B, D) over the whole picture."""
+        return 2 * torch.sigmoid(self.local(x) + self.pooled(mean)[:, :, None, None])
+
+
+@dataclass
+class LevelStatistics:
+    """What a level's decisions for a whole picture rest on: mean and spread (B, D) of its merged features.
+
+    The spread sits beside the mean: rain and snow hardly move a mean (our choice).
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> "LevelStatistics":
+        """Return those of features (B, D, H, W)."""
+        return cls(x.mean(dim=(2, 3)), x.float().std(dim=(2, 3), unbiased=False).to(x.dtype))
 
 
 class DetailLevel(nn.Module):
@@ -113,24 +129,38 @@ class DetailLevel(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
 
-    def forward(self, hidden: Tensor, skip: Tensor, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
-        """Return hidden (B, C, H, W) with detail added and the routing; ``skip`` is (B, K, H, W)."""
-        x = self.mix(self.merge(torch.cat([hidden, skip.to(hidden.dtype)], dim=1)))
+    def merged(self, hidden: Tensor, skip: Tensor) -> Tensor:
+        """Return decoder features (B, C, H, W) and the LQ skip (B, K, H, W) as one, (B, D, H, W)."""
+        x: Tensor = self.mix(self.merge(torch.cat([hidden, skip.to(hidden.dtype)], dim=1)))
+        return x
+
+    def forward(
+        self,
+        hidden: Tensor,
+        skip: Tensor,
+        noise: KeyedNoise | None,
+        stream: str,
+        whole: LevelStatistics | None = None,
+    ) -> tuple[Tensor, Routing]:
+        """Return hidden (B, C, H, W) with detail added and the routing; ``skip`` is (B, K, H, W).
+
+        ``whole`` decides for the whole picture where ``hidden`` is only a tile of it.
+        """
+        x = self.merged(hidden, skip)
+        whole = whole or LevelStatistics.of(x)
         if self.config.routing == "image":
-            mixed, routing = self._route(x, x, noise, stream)
+            mixed, routing = self._route(x, whole, noise, stream)
         else:
             mixed, routing = self._route_windows(x, noise, stream)
-        return hidden + self.output(mixed * self.shared(x)), routing
+        return hidden + self.output(mixed * self.shared(x, whole.mean)), routing
 
-    def _route(self, x: Tensor, seen: Tensor, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
-        """Route x (N, D, ., .) by mean and spread of ``seen``, the part of x that counts."""
-        # The spread sits beside the mean: rain and snow hardly move a mean (our choice).
-        features = torch.cat([seen.mean(dim=(2, 3)), seen.float().std(dim=(2, 3), unbiased=False).to(x.dtype)], dim=1)
+    def _route(self, x: Tensor, seen: LevelStatistics, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
+        """Route x (N, D, ., .) by what was seen of it, or of the picture that it is a tile of."""
         xi = None
         if noise is not None:
             per_picture = x.shape[0] // len(noise.keys)
             xi = noise.normal(stream, per_picture, len(self.experts)).flatten(0, 1)
-        routing = self.router(features, xi)
+        routing = self.router(torch.cat([seen.mean, seen.spread], dim=1), xi)
         return dispatch(x, routing, list(self.experts)), routing
 
     def _route_windows(self, x: Tensor, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
@@ -142,7 +172,7 @@ class DetailLevel(nn.Module):
         tiles = padded.unfold(2, m + 2 * r, m).unfold(3, m + 2 * r, m)  # (B, D, rows, columns, m+2r, m+2r)
         tiles = tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
         inner = tiles[..., r : r + m, r : r + m]
-        mixed, routing = self._route(tiles, inner, noise, stream)
+        mixed, routing = self._route(tiles, LevelStatistics.of(inner), noise, stream)
         mixed = mixed[..., r : r + m, r : r + m].reshape(batch, rows, columns, dim, m, m)
         picture = mixed.permute(0, 3, 1, 4, 2, 5).reshape(batch, dim, rows * m, columns * m)
         return picture[..., :height, :width], routing

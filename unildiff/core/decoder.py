@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unildiff.core.checkpointing import run_block
-from unildiff.core.daem import DetailConfig, DetailLevel
+from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics
 from unildiff.core.encoders import unshuffle_factor
 from unildiff.core.moe import Routing
 from unildiff.diffusion.noise import KeyedNoise
@@ -42,13 +42,22 @@ class DetailDecoder(nn.Module):
         )
 
     def forward(
-        self, latents: Tensor, skips: list[Tensor], noise: KeyedNoise | None = None
+        self,
+        latents: Tensor,
+        skips: list[Tensor],
+        noise: KeyedNoise | None = None,
+        whole: list[LevelStatistics] | None = None,
     ) -> tuple[Tensor, list[Routing]]:
         """Decode scaled latents (B, C, h, w) with the LQ encoder's skips, finest first.
 
+        Args:
+            latents: of the picture, or of a tile.
+            skips: likewise.
+            noise: the routers' training noise; None in evaluation.
+            whole: statistics of the whole picture, one a level, where these are latents of a tile.
+
         Returns:
-            images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first. ``noise`` is the routers'
-            training noise; None in evaluation.
+            images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first.
         """
         routings: list[Routing] = []
         hidden = self.conv_in(self.post_quant_conv(latents / self.scaling_factor))
@@ -57,7 +66,17 @@ class DetailDecoder(nn.Module):
             hidden = run_block(block, hidden, recompute=self.gradient_checkpointing)
             if level < len(self.details):
                 detail = self.details[level]
-                hidden, routing = detail(hidden, skips[-1 - level], noise, f"daem{level}")
+                seen = whole[level] if whole is not None else None
+                hidden, routing = detail(hidden, skips[-1 - level], noise, f"daem{level}", seen)
                 routings.append(routing)
         hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
         return F.pixel_shuffle(hidden, self.factor), routings
+
+    def merged_features(self, latents: Tensor, skips: list[Tensor], whole: list[LevelStatistics]) -> Tensor:
+        """Return the merged features (B, D, H, W) of the level after those that ``whole`` already decides."""
+        hidden = self.mid_block(self.conv_in(self.post_quant_conv(latents / self.scaling_factor)))
+        for level, seen in enumerate(whole):
+            hidden = self.details[level](self.up_blocks[level](hidden), skips[-1 - level], None, "", seen)[0]
+        level = len(whole)
+        features: Tensor = self.details[level].merged(self.up_blocks[level](hidden), skips[-1 - level])  # type: ignore[operator]
+        return features

@@ -21,6 +21,8 @@ from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents
 from unildiff.core.quiet import quiet
 from unildiff.core.text import TextEmbedding, time_ids
+from unildiff.core.tiled import decode_tiles, encode_tiles, out_of_memory, smaller_tile, tiled_predictor
+from unildiff.core.tiling import TileGrid, make_grid
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import Predict, SamplingSettings, sample, start_latents
@@ -45,11 +47,21 @@ class NetworkConfig:
 
 @dataclass
 class LQFeatures:
-    """What is computed of an LQ picture once: deep feature (B, F, h, w), skips finest first, VAE latents (B, C, h, w)."""
+    """What is computed of an LQ picture once.
+
+    Attributes:
+        deep: deep feature (B, F, h, w).
+        skips: finest first; none where the picture is tiled.
+        latents: VAE latents (B, C, h, w).
+        grid: the tiles, None where the picture is worked on whole.
+        lq: the padded picture (B, 3, H, W), kept where it is tiled.
+    """
 
     deep: Tensor
     skips: list[Tensor]
     latents: Tensor
+    grid: TileGrid | None = None
+    lq: Tensor | None = None
 
 
 class UniLDiff(nn.Module):
@@ -76,21 +88,33 @@ class UniLDiff(nn.Module):
         embedding: TextEmbedding = self.text(list(captions) if self.config.use_text else [""] * len(captions))
         return embedding
 
-    def encode_lq(self, lq: Tensor) -> LQFeatures:
-        """Return features of LQ pictures (B, 3, H, W) in [-1, 1], sides multiples of the downscale factor."""
+    def encode_lq(self, lq: Tensor, tile_size: int | None = None) -> LQFeatures:
+        """Return features of LQ pictures (B, 3, H, W) in [-1, 1], sides multiples of the downscale factor.
+
+        Larger pictures than ``tile_size`` pixels are tiled, here and in all that is then done with the features; sides
+        must then be multiples of twice the factor (``pad``), and gradients are not kept.
+        """
+        factor = self.downscale_factor
+        grid = tile_size and make_grid(lq.shape[2] // factor, lq.shape[3] // factor, tile_size // factor)
+        if grid:
+            with torch.no_grad():
+                deep, latents = encode_tiles(self, lq, grid)
+            return LQFeatures(deep, [], latents, grid, lq)
         deep, skips = self.lq_encoder(lq)
         with torch.no_grad():
             latents = encode_latents(self.vae, lq)
         return LQFeatures(deep, skips, latents)
 
-    def context(self, deep: Tensor, text: TextEmbedding, size: tuple[int, int]) -> UNetContext:
+    def context(
+        self, deep: Tensor, text: TextEmbedding, size: tuple[int, int], corner: tuple[int, int] = (0, 0)
+    ) -> UNetContext:
         """Return what the U-Net needs at every step, of the LQ encoder's deep feature (B, F, h, w) and the caption.
 
-        ``size`` is the picture's height and width in pixels.
+        ``size`` is the picture's height and width in pixels, ``corner`` where in it a tile begins.
         """
         ids = None
         if self.unet.rest.config.addition_embed_type == "text_time":
-            ids = time_ids(size, (0, 0), size, deep.shape[0]).to(deep.device)
+            ids = time_ids(size, corner, size, deep.shape[0]).to(deep.device)
         return UNetContext(self.unet.fusion.prepare(deep, text.tokens), text, ids)
 
     @torch.no_grad()
@@ -104,23 +128,29 @@ class UniLDiff(nn.Module):
     ) -> Tensor:
         """Return restored latents (B, C, h, w), float32; the same keys give the same latents on one device."""
         noise = KeyedNoise(keys, features.latents.device).normal("sampling", *features.latents.shape[1:])
-        size = tuple(side * self.downscale_factor for side in features.latents.shape[-2:])
-        conditional = self.context(features.deep, self.embed(captions), (size[0], size[1]))
+        texts = [self.embed(captions)]
+        conditional = self._predictor(features, texts)
         guided: Predict | None = None
         if self.config.use_text and any(captions) and settings.guidance_scale != 1.0:
-            empty = self.context(features.deep, self.embed([""] * len(captions)), (size[0], size[1]))
-            both = empty.doubled(conditional)
+            guided = self._predictor(features, [self.embed([""] * len(captions)), *texts])
+        start = start_latents(features.latents.float(), noise, self.schedule, settings)
+        return sample(conditional, guided, start, self.schedule, settings, callback)
 
-            def guided(latents: Tensor, timesteps: Tensor) -> Tensor:
-                return self._predict(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both)
+    def _predictor(self, features: LQFeatures, texts: list[TextEmbedding]) -> Predict:
+        """Return a function as the sampler wants it; two texts (empty, caption) make a doubled batch."""
+        if features.grid is not None:
+            return tiled_predictor(self, features, texts)
+        size = (features.latents.shape[2] * self.downscale_factor, features.latents.shape[3] * self.downscale_factor)
+        first, *more = [self.context(features.deep, text, size) for text in texts]
+        context, repeats = (first.doubled(more[0]) if more else first), len(texts)
 
         def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
-            return self._predict(latents, timesteps, conditional)
+            return self.predict(latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), context)
 
-        start = start_latents(features.latents.float(), noise, self.schedule, settings)
-        return sample(predict, guided, start, self.schedule, settings, callback)
+        return predict
 
-    def _predict(self, latents: Tensor, timesteps: Tensor, context: UNetContext) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, context: UNetContext) -> Tensor:
+        """Return the U-Net's prediction (B, C, h, w) for noisy latents at timesteps (B,)."""
         prediction: Tensor = self.unet(latents.to(context.text.tokens.dtype), timesteps, context)[0]
         return prediction
 
@@ -134,22 +164,30 @@ class UniLDiff(nn.Module):
         detail: bool = True,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """Restore pictures (B, 3, H, W) in [-1, 1] of any size.
+        """Restore pictures (B, 3, H, W) in [-1, 1] of any size; where memory runs out, again in (smaller) tiles.
 
         Args:
             lq: padded by reflection to what the U-Net can halve, and cropped back exactly.
             captions: one a picture, "" where there is none.
             keys: one a picture; they decide the noise.
-            settings: steps, guidance, start.
+            settings: steps, guidance, start, tiles.
             detail: decode with DAEM and the tuned decoder; False takes the base's plain VAE decoder.
             callback: called after each step with (step index, latents).
 
         Returns:
             restored pictures (B, 3, H, W) in [-1, 1], float32.
         """
-        features = self.encode_lq(self.pad(lq))
-        latents = self.sample_latents(features, captions, keys, settings, callback)
-        return self.decode(latents, features, lq.shape, detail)
+        tile_size = settings.tile_size
+        while True:
+            try:
+                features = self.encode_lq(self.pad(lq), tile_size)
+                latents = self.sample_latents(features, captions, keys, settings, callback)
+                return self.decode(latents, features, lq.shape, detail)
+            except RuntimeError as error:
+                smaller = smaller_tile((lq.shape[2], lq.shape[3]), tile_size) if out_of_memory(error) else None
+                if smaller is None:
+                    raise
+            tile_size = smaller  # outside the handler, which keeps what filled the memory alive
 
     def pad(self, images: Tensor) -> Tensor:
         """Return pictures padded by reflection at the right and bottom to what encoder and fusion can halve."""
@@ -159,7 +197,10 @@ class UniLDiff(nn.Module):
     def decode(self, latents: Tensor, features: LQFeatures, size: Sequence[int], detail: bool = True) -> Tensor:
         """Return pictures (B, 3, H, W) in [-1, 1], float32, of latents of padded pictures, cropped to ``size`` (..., H, W)."""
         latents = latents.to(features.latents.dtype)
-        image = self.decoder(latents, features.skips)[0] if detail else decode_latents(self.vae, latents)
+        if features.grid is not None:
+            image = decode_tiles(self, latents, features, detail)
+        else:
+            image = self.decoder(latents, features.skips)[0] if detail else decode_latents(self.vae, latents)
         return image[..., : size[-2], : size[-1]].float().clamp(-1, 1)
 
     # --- folders -----------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from unildiff.diffusion.schedule import NoiseSchedule
 
+SMALLEST_TILE = 128
+"""Pixels; smaller tiles would see too little of the picture to restore it (our choice)."""
+
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(scaled noisy latents (B, C, h, w), timesteps (B,)) -> prediction of the same shape."""
 
@@ -25,12 +28,15 @@ class SamplingSettings:
         guidance_scale: classifier-free guidance (paper: 5); 1 switches guidance off.
         start: ``lq`` starts from the noised LQ latents (authors' scripts), ``noise`` from noise alone.
         guidance_interval: share of the steps, from first to last, that are guided: (0, 1) guides all (paper).
+        tile_size: pixels of a tile's side; pictures with a longer side are restored in overlapping tiles. None: whole
+            pictures, and tiles only where memory does not suffice.
     """
 
     num_inference_steps: int = 20
     guidance_scale: float = 5.0
     start: Literal["lq", "noise"] = "lq"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    tile_size: int | None = None
 
     def __post_init__(self) -> None:
         low, high = self.guidance_interval
@@ -40,6 +46,8 @@ class SamplingSettings:
             )
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
+        if self.tile_size is not None and self.tile_size < SMALLEST_TILE:
+            raise ValueError(f"tile_size is {self.tile_size}; it must be at least {SMALLEST_TILE} pixels")
 
 
 def start_latents(lq_latents: Tensor, noise: Tensor, schedule: NoiseSchedule, settings: SamplingSettings) -> Tensor:

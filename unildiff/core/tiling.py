@@ -1,0 +1,143 @@
+"""Pictures larger than memory in overlapping tiles: where the tiles are, how their results become one.
+
+Axis letters: B batch, C channels, H/W height and width of what is fused, h/w latent height and width, D routed channels.
+A tile is a square of latents; its pixels, and its features at any resolution between, follow by scaling. Every value of
+the result is a weighted mean over the tiles that hold it, with weights that fall smoothly to nothing where a tile ends
+inside the picture, so that no edge of a tile shows (our choice: raised cosine).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+UNIT = 2
+"""Latents that tiles are aligned to: what fusion and U-Net halve."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: its place in latents, as (first, last + 1) along each axis."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    def cut(self, whole: Tensor, scale: int = 1) -> Tensor:
+        """Return this tile of (B, C, H, W), which has ``scale`` values a latent along each axis."""
+        (top, bottom), (left, right) = self.rows, self.columns
+        return whole[..., top * scale : bottom * scale, left * scale : right * scale]
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Equal tiles that cover h x w latents, evenly spaced, overlapping by ``overlap`` or more.
+
+    Attributes:
+        height: h.
+        width: w.
+        tile: (height, width) of every tile.
+        tops: first rows.
+        lefts: first columns.
+        overlap: latents over which neighbours change over.
+    """
+
+    height: int
+    width: int
+    tile: tuple[int, int]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+    overlap: int
+
+    def tiles(self) -> Iterator[Tile]:
+        """Yield the tiles, row by row."""
+        for top in self.tops:
+            for left in self.lefts:
+                yield Tile((top, top + self.tile[0]), (left, left + self.tile[1]))
+
+    def fuse(self, run: Callable[[Tile], Tensor], scale: int = 1) -> Tensor:
+        """Return the weighted mean (B, C, h * scale, w * scale), float32, of ``run(tile)`` (B, C, ., .) over all tiles."""
+        total: Tensor | None = None
+        for tile in self.tiles():
+            values = run(tile).float()
+            if total is None:
+                total = values.new_zeros((*values.shape[:2], self.height * scale, self.width * scale))
+            weight = self._weight(tile, scale, values.device)
+            tile.cut(total, scale).add_(values * weight)
+        assert total is not None
+        return total
+
+    def _weight(self, tile: Tile, scale: int, device: torch.device) -> Tensor:
+        """Return the share (H, W) that a tile has in the result, already divided by that of all tiles."""
+        rows = axis_share(self.height, self.tile[0], self.tops, self.overlap, scale)[self.tops.index(tile.rows[0])]
+        columns = axis_share(self.width, self.tile[1], self.lefts, self.overlap, scale)[
+            self.lefts.index(tile.columns[0])
+        ]
+        return (rows[:, None] * columns[None]).to(device)
+
+    def inner(self, tile: Tile) -> Tile:
+        """Return the part of a tile that is its own: these parts cover the picture without overlap."""
+        rows = _own_span(tile.rows, self.tops, self.height)
+        columns = _own_span(tile.columns, self.lefts, self.width)
+        return Tile(rows, columns)
+
+
+def make_grid(height: int, width: int, tile_size: int, overlap_share: float = 0.25) -> TileGrid | None:
+    """Return the grid for h x w latents, or None where one tile holds them all.
+
+    Args:
+        height: h, a multiple of ``UNIT``.
+        width: w, likewise.
+        tile_size: latents along a tile's side.
+        overlap_share: part of a tile that it shares with its neighbour (our choice: a quarter).
+
+    Raises:
+        ValueError: the tile is smaller than four units, or the share is not in [0, 0.5].
+    """
+    if tile_size < 4 * UNIT or not 0 <= overlap_share <= 0.5:
+        raise ValueError(f"tile of {tile_size} latents, overlap {overlap_share}: at least {4 * UNIT}, share in 0..0.5")
+    side = tile_size // UNIT * UNIT
+    if height <= side and width <= side:
+        return None
+    overlap = int(side * overlap_share) // UNIT * UNIT
+    tile = (min(side, height), min(side, width))
+    return TileGrid(height, width, tile, _starts(height, tile[0], overlap), _starts(width, tile[1], overlap), overlap)
+
+
+def axis_share(length: int, tile: int, starts: tuple[int, ...], overlap: int, scale: int) -> Tensor:
+    """Return the share (tiles, tile * scale) of each tile along one axis; the shares at a position add up to one."""
+    ramp = torch.sin((torch.arange(overlap * scale) + 0.5) / max(1, overlap * scale) * (math.pi / 2)) ** 2
+    weights = torch.ones(len(starts), tile * scale)
+    if overlap:
+        weights[1:, : overlap * scale] *= ramp
+        weights[:-1, -overlap * scale :] *= ramp.flip(0)
+    total = torch.zeros(length * scale)
+    for start, weight in zip(starts, weights, strict=True):
+        total[start * scale : (start + tile) * scale] += weight
+    for start, weight in zip(starts, weights, strict=True):
+        weight /= total[start * scale : (start + tile) * scale]
+    return weights
+
+
+def _starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
+    """Return the evenly spaced first positions, multiples of ``UNIT``, of tiles that cover ``length``."""
+    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
+    if count == 1:
+        return (0,)
+    last = length - tile
+    return tuple(round(index * last / (count - 1) / UNIT) * UNIT for index in range(count))
+
+
+def _own_span(span: tuple[int, int], starts: tuple[int, ...], length: int) -> tuple[int, int]:
+    """Return the part of a span between the middles of its overlaps with its neighbours."""
+    tile, index = span[1] - span[0], starts.index(span[0])
+    first = 0 if index == 0 else (starts[index - 1] + tile + span[0]) // 2
+    last = length if index == len(starts) - 1 else (span[1] + starts[index + 1]) // 2
+    return first, last
+
+
+def relative(part: Tile, whole: Tile) -> Tile:
+    """Return the place of a part in the coordinates of the tile that holds it."""
+    top, left = whole.rows[0], whole.columns[0]
+    return Tile((part.rows[0] - top, part.rows[1] - top), (part.columns[0] - left, part.columns[1] - left))
