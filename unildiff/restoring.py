@@ -3,8 +3,6 @@
 Axis letters: H/W pixels.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +11,7 @@ from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import picture_tensor
 from unildiff.data.datasets import picture_key
-from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.diffusion.sampler import Callback, SamplingSettings
 
 
 def restore_picture(
@@ -22,9 +20,10 @@ def restore_picture(
     caption: str = "",
     settings: SamplingSettings | None = None,
     seed: int = 0,
-    callback: Callable[[int, Tensor], None] | None = None,
+    callback: Callback | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """Return a restored picture (3, H, W) uint8, on the model's device.
+    """Return a restored picture (3, H, W) uint8.
 
     Args:
         model: in evaluation mode.
@@ -32,10 +31,11 @@ def restore_picture(
         caption: what is in the picture, "" if unknown.
         settings: steps, guidance, start; by default the paper's.
         seed: of the noise, which depends on it and on the pixels: the same as `unildiff test` draws.
-        callback: called after each step with (step index, latents).
+        callback: called after each step, see ``sampler.Callback``.
+        device: where to compute; None is where the model is.
     """
     weight = next(model.parameters())
-    lq = to_unit(picture_tensor(picture)[None].to(weight.device)).to(weight.dtype)
+    lq = to_unit(picture_tensor(picture)[None].to(device or weight.device)).to(weight.dtype)
     with torch.inference_mode():
         restored = model.restore(
             lq, [caption], [picture_key(seed, picture)], settings or SamplingSettings(), callback=callback

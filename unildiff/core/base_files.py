@@ -53,6 +53,17 @@ def locate(name: str, vae: bool = False) -> Path:
     return _fetch(name, _VAE, _vae_is_whole) if vae else _fetch(name, [*_CONFIGS, *_WEIGHTS], _base_is_whole)
 
 
+def cached(name: str) -> Path | None:
+    """Return the folder in the Hugging Face cache that holds an id's files, whole or not; None without one."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, HFValidationError):
+        return None
+
+
 def config_folder(single_file: Path) -> Path:
     """Return a folder with the configs and tokenizers for a single-file SDXL checkpoint: beside it, or SDXL's own.
 
@@ -155,12 +166,9 @@ def _fetch(repo: str, allowed: list[str], whole: Callable[[Path], bool]) -> Path
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    try:
-        folder = Path(snapshot_download(repo, allow_patterns=allowed, local_files_only=True))
-        if whole(folder):
-            return folder
-    except (OSError, HFValidationError):
-        pass  # not in the cache
+    there = cached(repo)
+    if there is not None and whole(there):
+        return there
     large = "*.safetensors" if allowed is _VAE else "*/*.safetensors"
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:

@@ -6,6 +6,7 @@ Axis letters: B batch, C latent channels, h/w latent height and width, H/W pixel
 import copy
 
 from diffusers import AutoencoderKL
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,6 +73,7 @@ class DetailDecoder(nn.Module):
         hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
         return F.pixel_shuffle(hidden, self.factor), routings
 
+    @apply_forward_hook
     def merged_features(self, latents: Tensor, skips: list[Tensor], whole: list[LevelStatistics]) -> Tensor:
         """Return the merged features (B, D, H, W) of the level after those that ``whole`` already decides."""
         hidden = self.mid_block(self.conv_in(self.post_quant_conv(latents / self.scaling_factor)))

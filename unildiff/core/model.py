@@ -5,12 +5,13 @@ Axis letters: B batch, H/W pixels, C latent channels, h/w latent height and widt
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,12 +21,12 @@ from unildiff.core.daff import FusionConfig
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents
 from unildiff.core.quiet import quiet
-from unildiff.core.text import TextEmbedding, time_ids
+from unildiff.core.text import TextEmbedding, TextEncoders, time_ids
 from unildiff.core.tiled import decode_tiles, encode_tiles, out_of_memory, smaller_tile, tiled_predictor
 from unildiff.core.tiling import TileGrid, make_grid
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.diffusion.noise import KeyedNoise
-from unildiff.diffusion.sampler import Predict, SamplingSettings, sample, start_latents
+from unildiff.diffusion.sampler import Callback, Predict, SamplingSettings, sample, start_latents
 from unildiff.diffusion.schedule import NoiseSchedule
 from unildiff.errors import UserError
 
@@ -74,14 +75,41 @@ class UniLDiff(nn.Module):
 
     def __init__(self, base: Base, config: NetworkConfig) -> None:
         super().__init__()
-        self.config = config
-        self.vae, self.text = base.vae, base.text
-        self.scheduler_config = base.scheduler
-        self.schedule = NoiseSchedule(base.scheduler)
-        self.lq_encoder = LQEncoder(base.vae)
-        self.unet = FusedUNet(base.unet, config.fusion, int(base.vae.config.block_out_channels[-1]))
-        self.decoder = DetailDecoder(base.vae, config.detail)
-        self.downscale_factor = downscale_factor(base.vae)
+        lq_encoder = LQEncoder(base.vae)
+        unet = FusedUNet(base.unet, config.fusion, int(base.vae.config.block_out_channels[-1]))
+        self._set(base.vae, base.text, lq_encoder, unet, DetailDecoder(base.vae, config.detail), base.scheduler, config)
+
+    @classmethod
+    def from_parts(
+        cls,
+        vae: AutoencoderKL,
+        text: TextEncoders,
+        lq_encoder: LQEncoder,
+        unet: FusedUNet,
+        decoder: DetailDecoder,
+        scheduler_config: dict[str, Any],
+        config: NetworkConfig,
+    ) -> "UniLDiff":
+        """Return a restorer of these very parts; nothing is copied."""
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._set(vae, text, lq_encoder, unet, decoder, scheduler_config, config)
+        return model
+
+    def _set(
+        self,
+        vae: AutoencoderKL,
+        text: TextEncoders,
+        lq_encoder: LQEncoder,
+        unet: FusedUNet,
+        decoder: DetailDecoder,
+        scheduler_config: dict[str, Any],
+        config: NetworkConfig,
+    ) -> None:
+        self.config, self.scheduler_config = config, scheduler_config
+        self.vae, self.text, self.lq_encoder, self.unet, self.decoder = vae, text, lq_encoder, unet, decoder
+        self.schedule = NoiseSchedule(scheduler_config)
+        self.downscale_factor = downscale_factor(vae)
 
     def embed(self, captions: Sequence[str]) -> TextEmbedding:
         """Embed captions, or as many empty ones where text is switched off."""
@@ -115,7 +143,7 @@ class UniLDiff(nn.Module):
         ids = None
         if self.unet.rest.config.addition_embed_type == "text_time":
             ids = time_ids(size, corner, size, deep.shape[0]).to(deep.device)
-        return UNetContext(self.unet.fusion.prepare(deep, text.tokens), text, ids)
+        return UNetContext(self.unet.prepare(deep, text.tokens), text, ids)
 
     @torch.no_grad()
     def sample_latents(
@@ -124,7 +152,7 @@ class UniLDiff(nn.Module):
         captions: Sequence[str],
         keys: Tensor | list[int],
         settings: SamplingSettings,
-        callback: Callable[[int, Tensor], None] | None = None,
+        callback: Callback | None = None,
     ) -> Tensor:
         """Return restored latents (B, C, h, w), float32; the same keys give the same latents on one device."""
         noise = KeyedNoise(keys, features.latents.device).normal("sampling", *features.latents.shape[1:])
@@ -162,7 +190,7 @@ class UniLDiff(nn.Module):
         keys: Tensor | list[int],
         settings: SamplingSettings,
         detail: bool = True,
-        callback: Callable[[int, Tensor], None] | None = None,
+        callback: Callback | None = None,
     ) -> Tensor:
         """Restore pictures (B, 3, H, W) in [-1, 1] of any size; where memory runs out, again in (smaller) tiles.
 
@@ -172,7 +200,7 @@ class UniLDiff(nn.Module):
             keys: one a picture; they decide the noise.
             settings: steps, guidance, start, tiles.
             detail: decode with DAEM and the tuned decoder; False takes the base's plain VAE decoder.
-            callback: called after each step with (step index, latents).
+            callback: called after each step, see ``sampler.Callback``.
 
         Returns:
             restored pictures (B, 3, H, W) in [-1, 1], float32.

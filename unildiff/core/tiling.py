@@ -2,8 +2,9 @@
 
 Axis letters: B batch, C channels, H/W height and width of what is fused, h/w latent height and width, D routed channels.
 A tile is a square of latents; its pixels, and its features at any resolution between, follow by scaling. Every value of
-the result is a weighted mean over the tiles that hold it, with weights that fall smoothly to nothing where a tile ends
-inside the picture, so that no edge of a tile shows (our choice: raised cosine).
+the result is a weighted mean over the tiles that hold it, with weights that fall smoothly to nothing before a tile ends
+inside the picture, so that no edge of a tile shows (our choice: raised cosine). Where a network sees no further than a
+quarter of the overlap, the result is exactly that of the whole picture.
 """
 
 import math
@@ -107,7 +108,9 @@ def make_grid(height: int, width: int, tile_size: int, overlap_share: float = 0.
 
 def axis_share(length: int, tile: int, starts: tuple[int, ...], overlap: int, scale: int) -> Tensor:
     """Return the share (tiles, tile * scale) of each tile along one axis; the shares at a position add up to one."""
-    ramp = torch.sin((torch.arange(overlap * scale) + 0.5) / max(1, overlap * scale) * (math.pi / 2)) ** 2
+    # Nothing counts within a quarter of the overlap from the edge: what a network makes there has seen padding.
+    position = (torch.arange(overlap * scale) + 0.5) / max(1, overlap * scale)
+    ramp = torch.sin(((position - 0.25) / 0.5).clamp(0, 1) * (math.pi / 2)) ** 2
     weights = torch.ones(len(starts), tile * scale)
     if overlap:
         weights[1:, : overlap * scale] *= ramp

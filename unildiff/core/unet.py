@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from unildiff.core.daff import FusionConfig, FusionContext, FusionOutput, make_fusion
@@ -58,6 +59,12 @@ class FusedUNet(nn.Module):
         self.rest = unet
         channels = int(unet.config.block_out_channels[0])
         self.fusion = make_fusion(config, channels, lq_channels, int(unet.config.cross_attention_dim))
+
+    @apply_forward_hook
+    def prepare(self, deep: Tensor, text: Tensor) -> FusionContext:
+        """Return the fusion's context of an LQ feature (B, F, h, w) and text (B, S, D), once a picture."""
+        context: FusionContext = self.fusion.prepare(deep, text)
+        return context
 
     def forward(
         self, latents: Tensor, timesteps: Tensor, context: UNetContext, noise: KeyedNoise | None = None

@@ -18,6 +18,9 @@ SMALLEST_TILE = 128
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(scaled noisy latents (B, C, h, w), timesteps (B,)) -> prediction of the same shape."""
 
+Callback = Callable[[int, Tensor], Tensor | None]
+"""(step index, latents (B, C, h, w)) -> latents to go on with, or None to go on with the same."""
+
 
 @dataclass
 class SamplingSettings:
@@ -79,7 +82,7 @@ def sample(
     latents: Tensor,
     schedule: NoiseSchedule,
     settings: SamplingSettings,
-    callback: Callable[[int, Tensor], None] | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Return clean latents (B, C, h, w), float32.
 
@@ -90,7 +93,7 @@ def sample(
         latents: the start, from ``start_latents``.
         schedule: of the base.
         settings: steps and guidance; CFG is eps = eps(uncond) + scale * (eps(text) - eps(uncond)).
-        callback: called after each step with (step index, latents).
+        callback: called after each step.
     """
     timesteps = schedule.sampling_timesteps(settings.num_inference_steps)
     sigmas = schedule.sampling_sigmas(timesteps).tolist()
@@ -107,6 +110,6 @@ def sample(
         else:
             prediction = conditional(scaled, batch_timesteps).float()
         latents = euler_step(latents, prediction, sigma, sigma_next, schedule.prediction_type)
-        if callback is not None:
-            callback(index, latents)
+        replaced = callback(index, latents) if callback is not None else None
+        latents = latents if replaced is None else replaced.float()
     return latents
