@@ -50,7 +50,7 @@ def assemble(
             "--model.init_from"
         )
     folder = given or (weights_folder(base) if network is None else None)
-    model = UniLDiff(load_base(base, dtype, base_vae), network or _stored_network(folder))
+    model = UniLDiff(load_base(base, dtype, base_vae), network or stored_network(folder))
     if folder is not None:
         load_parts(model, folder)
     if init_from is not None and given is None:
@@ -140,7 +140,8 @@ def weights_folder(source: str | None) -> Path | None:
     return folder if (folder / "unildiff.json").is_file() else None
 
 
-def _stored_network(folder: Path | None) -> NetworkConfig:
+def stored_network(folder: Path | None) -> NetworkConfig:
+    """Return the network of a folder of weights, the default one without a folder."""
     if folder is None:
         return NetworkConfig()
     values: dict[str, Any] = json.loads((folder / "unildiff.json").read_text())

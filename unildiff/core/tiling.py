@@ -10,6 +10,7 @@ quarter of the overlap, the result is exactly that of the whole picture.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Equal tiles that cover h x w latents, evenly spaced, overlapping by ``overlap`` or more.
+    """Equal tiles that cover h x w latents, evenly spaced.
 
     Attributes:
         height: h.
@@ -41,7 +42,6 @@ class TileGrid:
         tile: (height, width) of every tile.
         tops: first rows.
         lefts: first columns.
-        overlap: latents over which neighbours change over.
     """
 
     height: int
@@ -49,7 +49,6 @@ class TileGrid:
     tile: tuple[int, int]
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
-    overlap: int
 
     def tiles(self) -> Iterator[Tile]:
         """Yield the tiles, row by row."""
@@ -71,10 +70,8 @@ class TileGrid:
 
     def _weight(self, tile: Tile, scale: int, device: torch.device) -> Tensor:
         """Return the share (H, W) that a tile has in the result, already divided by that of all tiles."""
-        rows = axis_share(self.height, self.tile[0], self.tops, self.overlap, scale)[self.tops.index(tile.rows[0])]
-        columns = axis_share(self.width, self.tile[1], self.lefts, self.overlap, scale)[
-            self.lefts.index(tile.columns[0])
-        ]
+        rows = axis_share(self.height, self.tile[0], self.tops, scale)[self.tops.index(tile.rows[0])]
+        columns = axis_share(self.width, self.tile[1], self.lefts, scale)[self.lefts.index(tile.columns[0])]
         return (rows[:, None] * columns[None]).to(device)
 
     def inner(self, tile: Tile) -> Tile:
@@ -91,7 +88,7 @@ def make_grid(height: int, width: int, tile_size: int, overlap_share: float = 0.
         height: h, a multiple of ``UNIT``.
         width: w, likewise.
         tile_size: latents along a tile's side.
-        overlap_share: part of a tile that it shares with its neighbour (our choice: a quarter).
+        overlap_share: part of a tile that it shares with its neighbour, at least (our choice: a quarter).
 
     Raises:
         ValueError: the tile is smaller than four units, or the share is not in [0, 0.5].
@@ -103,18 +100,20 @@ def make_grid(height: int, width: int, tile_size: int, overlap_share: float = 0.
         return None
     overlap = int(side * overlap_share) // UNIT * UNIT
     tile = (min(side, height), min(side, width))
-    return TileGrid(height, width, tile, _starts(height, tile[0], overlap), _starts(width, tile[1], overlap), overlap)
+    return TileGrid(height, width, tile, _starts(height, tile[0], overlap), _starts(width, tile[1], overlap))
 
 
-def axis_share(length: int, tile: int, starts: tuple[int, ...], overlap: int, scale: int) -> Tensor:
+def axis_share(length: int, tile: int, starts: tuple[int, ...], scale: int) -> Tensor:
     """Return the share (tiles, tile * scale) of each tile along one axis; the shares at a position add up to one."""
-    # Nothing counts within a quarter of the overlap from the edge: what a network makes there has seen padding.
-    position = (torch.arange(overlap * scale) + 0.5) / max(1, overlap * scale)
-    ramp = torch.sin(((position - 0.25) / 0.5).clamp(0, 1) * (math.pi / 2)) ** 2
     weights = torch.ones(len(starts), tile * scale)
-    if overlap:
-        weights[1:, : overlap * scale] *= ramp
-        weights[:-1, -overlap * scale :] *= ramp.flip(0)
+    for index, (start, following) in enumerate(pairwise(starts)):
+        overlap = (start + tile - following) * scale
+        if overlap > 0:
+            # Nothing counts within a quarter of the overlap from the edge: what a network makes there has seen padding.
+            position = (torch.arange(overlap) + 0.5) / overlap
+            ramp = torch.sin(((position - 0.25) / 0.5).clamp(0, 1) * (math.pi / 2)) ** 2
+            weights[index + 1, :overlap] *= ramp
+            weights[index, -overlap:] *= ramp.flip(0)
     total = torch.zeros(length * scale)
     for start, weight in zip(starts, weights, strict=True):
         total[start * scale : (start + tile) * scale] += weight
@@ -125,9 +124,9 @@ def axis_share(length: int, tile: int, starts: tuple[int, ...], overlap: int, sc
 
 def _starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
     """Return the evenly spaced first positions, multiples of ``UNIT``, of tiles that cover ``length``."""
-    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
-    if count == 1:
+    if length == tile:
         return (0,)
+    count = math.ceil((length - overlap) / (tile - overlap))
     last = length - tile
     return tuple(round(index * last / (count - 1) / UNIT) * UNIT for index in range(count))
 

@@ -124,7 +124,7 @@ class RestorationModule(StageModule):
         lq, gt = batch_pictures(batch, "lq"), batch_pictures(batch, "gt")
         model, stages = self.model, self.evaluation.stages
         with torch.no_grad(), self.test_run.timed():
-            features = model.encode_lq(model.pad(lq))
+            features = model.encode_lq(model.pad(lq), self.sampling.tile_size)
             latents = model.sample_latents(features, batch["caption"], batch["key"], self.sampling)
             pictures = {"restored": to_uint8(model.decode(latents, features, lq.shape, self.uses_detail))}
         with torch.no_grad():

@@ -1,0 +1,227 @@
+import logging
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.small import NETWORK, sdxl_like_base, small_base, small_model
+from unildiff.core.daem import LevelStatistics
+from unildiff.core.model import UniLDiff
+from unildiff.core.tiled import level_statistics
+from unildiff.core.tiling import axis_share, make_grid
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.planning.tracker import Tracker
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(16, 64, 16), (50, 70, 24), (128, 32, 40), (18, 500, 17)])
+def test_tiles_are_equal_and_cover(height: int, width: int, side: int) -> None:
+    grid = make_grid(height, width, side)
+    assert grid is not None
+    covered = torch.zeros(height, width)
+    owned = torch.zeros(height, width)
+    for tile in grid.tiles():
+        assert tile.cut(covered).shape == grid.tile and tile.rows[0] % 2 == tile.columns[0] % 2 == 0
+        tile.cut(covered).add_(1)
+        grid.inner(tile).cut(owned).add_(1)
+    assert covered.min() == 1
+    assert torch.equal(owned, torch.ones_like(owned))
+    for starts, length in ((grid.tops, height), (grid.lefts, width)):
+        tile_side = grid.tile[0] if starts is grid.tops else grid.tile[1]
+        assert starts[-1] + tile_side == length
+        overlap = int(side * 0.25) // 2 * 2
+        assert all(b - a <= tile_side - overlap for a, b in pairwise(starts))
+
+
+def test_shares_add_up_and_change_smoothly() -> None:
+    grid = make_grid(32, 104, 32)  # four tiles of 32 that share 8
+    assert grid is not None and grid.lefts == (0, 24, 48, 72)
+    shares = axis_share(104, 32, grid.lefts, scale=8)
+    total = torch.zeros(104 * 8)
+    for start, share in zip(grid.lefts, shares, strict=True):
+        total[start * 8 : start * 8 + 256] += share
+        assert (
+            share.diff().abs().max() < 0.06
+        )  # raised cosine over half of the 64 pixels shared: slope pi / 2 / 32 = 0.049
+    assert torch.allclose(total, torch.ones(104 * 8), atol=1e-6)
+    assert shares[1][:16].max() == 0  # nothing from where a network has seen padding
+    assert shares[0][:16].min() == 1  # but at the edge of the picture there is no neighbour
+
+
+def test_one_tile_is_the_whole_picture() -> None:
+    assert make_grid(16, 16, 16) is None
+    model = small_model()
+    x, settings = picture(100, 90), SamplingSettings(2)
+    whole = model.restore(x, ["a cat"], [1], settings)
+    assert torch.equal(whole, model.restore(x, ["a cat"], [1], SamplingSettings(2, tile_size=128)))
+
+
+def test_exact_where_the_receptive_field_fits() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.GELU(), nn.Conv2d(4, 2, 5, padding=2))  # sees 4 around
+    x = torch.randn(2, 3, 60, 90)
+    grid = make_grid(60, 90, 32, overlap_share=0.5)  # a quarter of the overlap of 16 is 4
+    assert grid is not None
+    with torch.no_grad():
+        assert torch.allclose(grid.fuse(lambda tile: network(tile.cut(x))), network(x), atol=1e-6)
+        closer = make_grid(60, 90, 32, overlap_share=0.25)
+        assert closer is not None
+        assert not torch.allclose(closer.fuse(lambda tile: network(tile.cut(x))), network(x), atol=1e-6)
+
+
+def local(model: UniLDiff) -> UniLDiff:
+    """Take out what looks at the whole picture beside DAEM: normalisation over space."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(module, name, nn.Identity())
+    return model
+
+
+def test_encoder_and_decoder_equal_the_whole_picture() -> None:
+    """With DAEM's routing and pooled gate, which are decided for the whole picture."""
+    model = local(small_model())
+    x = torch.cat([picture(160, 256), torch.zeros(1, 3, 160, 256)], dim=3)  # its halves would be routed differently
+    whole, tiled = model.encode_lq(x), model.encode_lq(x, tile_size=320)
+    assert tiled.grid is not None and not tiled.skips
+    # The tiles share 16 latents, of which 4 at the edge do not count; the encoder sees a little further, and faintly.
+    assert torch.allclose(whole.deep, tiled.deep, atol=1e-4)
+    assert torch.allclose(whole.latents, tiled.latents, atol=1e-4)
+
+    seen: list[LevelStatistics] = []
+    hooks = [
+        level.register_forward_pre_hook(lambda level, args: seen.append(LevelStatistics.of(level.merged(*args[:2]))))
+        for level in model.decoder.details
+    ]
+    expected = model.decode(whole.latents, whole, x.shape)
+    for hook in hooks:
+        hook.remove()
+    for ours, theirs in zip(level_statistics(model, whole.latents, tiled), seen, strict=True):
+        assert torch.allclose(ours.mean, theirs.mean, atol=1e-4)
+        assert torch.allclose(ours.spread, theirs.spread, atol=1e-4)
+    assert torch.allclose(expected, model.decode(whole.latents, tiled, x.shape), atol=1e-3)
+    assert torch.allclose(
+        model.decode(whole.latents, whole, x.shape, detail=False),
+        model.decode(whole.latents, tiled, x.shape, detail=False),
+        atol=1e-3,
+    )
+
+
+def test_routing_is_decided_once_for_the_picture() -> None:
+    model = small_model()
+    x = torch.cat([picture(64, 192), torch.full((1, 3, 64, 192), 0.9)], dim=3)
+    decided: list[Tensor] = []
+
+    def note(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        decided.append(torch.stack([routing.gates for routing in output[1]]))
+
+    model.decoder.register_forward_hook(note, with_kwargs=True)
+    features = model.encode_lq(x, tile_size=128)
+    model.decode(features.latents, features, x.shape)
+    assert len(decided) == len(list(features.grid.tiles())) > 2  # type: ignore[union-attr]
+    assert all(torch.equal(decided[0], other) for other in decided[1:])
+    decided.clear()
+    for part in (x[..., :128], x[..., -128:]):  # by themselves these parts are routed otherwise
+        alone = model.encode_lq(part)
+        model.decode(alone.latents, alone, part.shape)
+    assert not torch.equal(decided[0], decided[1])
+
+
+def test_the_unet_is_told_the_whole_picture() -> None:
+    model = small_model(sdxl_like_base())
+    told: list[Tensor] = []
+    model.unet.register_forward_pre_hook(lambda module, args: told.append(args[2].time_ids))
+    model.restore(picture(64, 300), [""], [1], SamplingSettings(1, tile_size=128))
+    # 300 is padded to 304: 38 latents of 8 pixels, in tiles of 16 that begin at 0, 12 (11 is odd) and 22
+    assert [ids[0].tolist() for ids in told] == [[64, 304, 0, left, 64, 304] for left in (0, 96, 176)]
+
+
+def test_no_seam_where_tiles_differ_in_tone() -> None:
+    """Each tile comes out too bright or too dark by up to 10/255, as normalisation over a tile makes it."""
+    grid = make_grid(64, 192, 64)
+    assert grid is not None
+    ramp = torch.linspace(0, 1, 192 * 8).expand(1, 3, 64 * 8, -1)
+    offsets = {tile: sign * 10 / 255 for tile, sign in zip(grid.tiles(), (1, -1, 1, -1), strict=True)}
+    fused = grid.fuse(lambda tile: tile.cut(ramp, 8) + offsets[tile], scale=8)
+    step = ramp.diff(dim=3).mean()
+    assert (fused.diff(dim=3) - step).abs().max() < 1 / 255
+    assert fused.diff(dim=2).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 301), (131, 129), (24, 4096)])
+def test_size_is_kept(size: tuple[int, int]) -> None:
+    model = small_model()
+    out = model.restore(picture(*size), [""], [1], SamplingSettings(1, tile_size=128))
+    assert out.shape == (1, 3, *size)
+    assert out.isfinite().all() and out.abs().max() <= 1
+
+
+def test_guided_tiles_equal_two_passes() -> None:
+    """Guidance is linear, so that fusing before or after it is the same; the doubled batch must not mix up its halves."""
+    model = small_model()
+    x = picture(64, 200)
+    with_text = model.restore(x, ["a red cat"], [1], SamplingSettings(1, 1.0, tile_size=128))
+    guided = model.restore(x, ["a red cat"], [1], SamplingSettings(1, 1.0001, tile_size=128))
+    assert torch.allclose(with_text, guided, atol=1e-2)
+    assert not torch.equal(with_text, model.restore(x, ["a red cat"], [1], SamplingSettings(1, 5.0, tile_size=128)))
+
+
+def peak(model: UniLDiff, width: int, tile_size: int | None) -> int:
+    x = picture(64, width)
+    with Tracker() as tracker:
+        model.restore(x, ["a cat"], [1], SamplingSettings(1, 5.0, tile_size=tile_size))
+    return tracker.peak
+
+
+def test_memory_hardly_grows_beyond_a_tile() -> None:
+    model = UniLDiff(small_base(), NETWORK).eval().requires_grad_(False)
+    tiled = [peak(model, width, 128) for width in (1024, 2048)]
+    whole = [peak(model, width, None) for width in (1024, 2048)]
+    pixels = 64 * 1024
+    # What must grow: picture, result, its sum, a tile's share of it: 3 x 4 bytes a pixel each, and latents.
+    assert (tiled[1] - tiled[0]) / pixels < 40
+    assert (whole[1] - whole[0]) > 2 * (tiled[1] - tiled[0])
+
+
+def test_too_little_memory_is_answered_by_smaller_tiles(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_model()
+    x = picture(64, 600)
+    expected = model.restore(x, [""], [1], SamplingSettings(1, tile_size=150))
+    encoder = model.lq_encoder
+
+    class Small(nn.Module):
+        def forward(self, images: Tensor) -> Any:
+            if images.shape[3] > 200:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+            return encoder(images)
+
+    model.lq_encoder = Small()  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING):
+        out = model.restore(x, [""], [1], SamplingSettings(1))
+    assert torch.equal(out, expected)  # 600 does not fit, 300 neither, 150 does
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "not enough memory for 64 x 600 pixels at once",
+        "not enough memory for 64 x 600 pixels in tiles of 300",
+    ]
+
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> Any:
+            raise RuntimeError("shapes do not match")
+
+    model.lq_encoder = Broken()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        model.restore(x, [""], [1], SamplingSettings(1))
+
+
+def test_tiles_that_are_too_small_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 128 pixels"):
+        SamplingSettings(tile_size=64)
+    with pytest.raises(ValueError, match="at least 8"):
+        make_grid(64, 64, 6)
