@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unildiff.data.keys import generator
+from unildiff.data.mapped import prefetch
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,9 @@ class Augment:
         left = int(draw.integers(max(width - self.crop, 0) + 1))
         hflip, vflip = draw.random(2) < 0.5
         turns = int(draw.integers(4)) if self.rotate else 0
-        window = np.s_[top : top + self.crop, left : left + self.crop]
-        return [
-            self._turn(self._pad(array[window]), self.hflip and hflip, self.vflip and vflip, turns) for array in arrays
-        ]
+        views = [array[top : top + self.crop, left : left + self.crop] for array in arrays]
+        prefetch(views)
+        return [self._turn(self._pad(view), self.hflip and hflip, self.vflip and vflip, turns) for view in views]
 
     def _pad(self, array: np.ndarray) -> np.ndarray:
         """Reflect a picture that is smaller than the crop, as often as it takes."""

@@ -9,7 +9,6 @@ Axis letters: H W pixels.
 
 import hashlib
 import json
-import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from unildiff.data.files import input_folder, some
+from unildiff.data.mapped import map_file, prefetch
 from unildiff.data.pairs import Pair, Which
 from unildiff.errors import UserError
 
@@ -45,7 +45,7 @@ class Pack:
         self.places = np.array([index["pictures"][key] for key in ("shard", "offset", "height", "width")], np.int64).T
         self._pairs: dict[str, dict[str, list[Any]]] = index["pairs"]
         self._shards: list[dict[str, Any]] = index["shards"]
-        self._maps: dict[int, mmap.mmap] = {}
+        self._maps: dict[int, np.ndarray] = {}
         for shard in self._shards:
             path = self.folder / shard["file"]
             found = path.stat().st_size if path.is_file() else None
@@ -93,15 +93,7 @@ class Pack:
     def picture(self, number: int) -> np.ndarray:
         """Return picture ``number`` as a read-only (H, W, 3) uint8 view of the shard, nothing read or copied yet."""
         shard, offset, height, width = self.places[number].tolist()
-        return np.ndarray((height, width, 3), np.uint8, self._map(shard), offset)
-
-    def will_need(self, number: int, top: int, rows: int) -> None:
-        """Tell the system that some rows of a picture are about to be read, so that it fetches them in one go."""
-        shard, offset, _, width = self.places[number].tolist()
-        start = offset + top * width * 3
-        begin = start - start % mmap.PAGESIZE
-        if hasattr(mmap, "MADV_WILLNEED"):
-            self._map(shard).madvise(mmap.MADV_WILLNEED, begin, start - begin + rows * width * 3)
+        return self._map(shard)[offset : offset + height * width * 3].reshape(height, width, 3)
 
     def broken(self, number: int) -> bool:
         """Return whether a picture's bytes are not those that were written."""
@@ -124,10 +116,9 @@ class Pack:
     def _path(self, number: int) -> Path | None:
         return None if number < 0 else self.folder / self.files[number]
 
-    def _map(self, shard: int) -> mmap.mmap:
+    def _map(self, shard: int) -> np.ndarray:
         if (made := self._maps.get(shard)) is None:
-            with open(self.folder / self._shards[shard]["file"], "rb") as file:
-                made = self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            made = self._maps[shard] = map_file(self.folder / self._shards[shard]["file"])
         return made
 
 
@@ -151,17 +142,17 @@ class PackedPairs:
         return self.pack.picture(self._number(index, which))
 
     def crop(self, index: int, which: Which, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Return a contiguous copy of a window; only the rows it lies in are read.
+        """Return a contiguous copy of a window; from the disk only the rows are read that it lies in.
 
         Raises:
             ValueError: the window does not lie in the picture.
         """
-        number = self._number(index, which)
-        picture = self.pack.picture(number)
+        picture = self.read(index, which)
         if min(top, left) < 0 or top + height > picture.shape[0] or left + width > picture.shape[1]:
             raise ValueError(f"window {height}x{width} at ({top}, {left}) is not within {picture.shape[:2]}")
-        self.pack.will_need(number, top, height)
-        return picture[top : top + height, left : left + width].copy()
+        view = picture[top : top + height, left : left + width]
+        prefetch([view])
+        return view.copy()
 
     def _number(self, index: int, which: Which) -> int:
         number = int(self._numbers[index, 0 if which == "lq" else 1])
