@@ -1,6 +1,8 @@
 """What a user types, and what comes of it; a mistake is one line on stderr and exit code 2."""
 
 import inspect
+import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -13,6 +15,7 @@ import yaml
 from unildiff import cli
 from unildiff.arguments import MODELS, TrainerArguments
 from unildiff.cli import main
+from unildiff.paths import config_names, config_path
 
 TOY = ["--model", "tests.callbacks.toy.ToyModule", "--data", "tests.callbacks.toy.ToyData"]
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -148,8 +151,10 @@ def test_every_command_that_is_shown_has_a_summary() -> None:
 
 
 OPTIONS = {
-    "restore": "src out model num_inference_steps guidance_scale seed captions start device dtype",
+    "restore": "src out model num_inference_steps guidance_scale seed captions start tile_size device dtype",
     "score": "restored clean protocol metrics csv json rule workers",
+    "plan": "arguments",
+    "export": "checkpoint out dtype init_from",
     "report": "run_dirs out",
     "data list": "",
     "data layout": "name",
@@ -250,6 +255,17 @@ def test_shipped_configs_are_found_from_anywhere() -> None:
     Path("configs/tiny/test.yaml").write_text("seed_everything: 5")
     (content,) = TrainerArguments.parse("test", ["--config", "configs/tiny/test.yaml"]).configs.values()
     assert content == {"seed_everything": 5}  # one's own comes first
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_the_command_that_a_config_opens_with(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    opening = config_path(name).read_text().partition("\n")[0]
+    found = re.search(r"unildiff ((?:fit|validate|test|predict) [^`(]*)", opening)
+    assert found, f"{name} must open with the command that runs it"
+    with pytest.raises(SystemExit) as ended:
+        main([*shlex.split(found[1]), "--print_config"])
+    assert ended.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"]
 
 
 def test_a_test_without_anything_takes_the_shipped_model() -> None:

@@ -63,6 +63,16 @@ def test_a_fit_and_then_two_tests_in_its_folder(capsys: pytest.CaptureFixture[st
     assert "run folder: run\n" in capsys.readouterr().out
 
 
+def test_checkpoints_of_an_earlier_run_are_not_written_over(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *LINE, *STEPS, "--run_dir", "run"]) == 0
+    before = files(Path("run"))
+    capfd.readouterr()
+    assert main(["fit", *LINE, *STEPS, "--run_dir", "run"]) == 2
+    assert "run holds checkpoints of an earlier run; --ckpt_path auto goes on from them" in capfd.readouterr().err
+    assert files(Path("run")) == before
+    assert main(["fit", *LINE, *STEPS, "--run_dir", "run", "--ckpt_path", "auto", "--trainer.max_steps", "4"]) == 0
+
+
 def test_curves() -> None:
     assert main(["fit", *LINE, *STEPS, "--run_dir", "run", "--trainer.val_check_interval", "1"]) == 0
     curves = EventAccumulator("run/curves").Reload()

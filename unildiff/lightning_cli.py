@@ -113,6 +113,12 @@ class UniLDiffCLI(LightningCLI):
             )
         if not arguments.names_data:
             raise UserError(f"{arguments.command}: no data; give --data, one of {', '.join(datamodules.names())}")
+        earlier = Path(arguments.run_dir or "", "checkpoints").glob("step-*.ckpt") if arguments.run_dir else ()
+        if arguments.command == "fit" and self.checkpoint is None and any(earlier):
+            raise UserError(
+                f"run folder: {arguments.run_dir} holds checkpoints of an earlier run; --ckpt_path auto goes on from "
+                "them, another --run_dir starts anew"
+            )
         for name in (arguments.data, arguments.model):
             if name is not None and not name.endswith(FILES):
                 require_class(name)
