@@ -59,11 +59,16 @@ class Augment:
 
     @staticmethod
     def _turn(array: np.ndarray, hflip: bool, vflip: bool, turns: int) -> np.ndarray:
-        if not (hflip or vflip or turns):
+        """Return a contiguous copy, flipped, then turned counterclockwise by quarters; in as few passes as it takes."""
+        odd = turns % 2 == 1
+        if odd:  # a transposition and a flip; flips before a transposition are the other flips after it
+            hflip, vflip = vflip != (turns == 3), hflip != (turns == 1)
+        elif turns == 2:
+            hflip, vflip = not hflip, not vflip
+        if not (odd or hflip or vflip):
             return np.ascontiguousarray(array)
         import cv2  # numpy's copy of a turned view takes four times as long (flips, speeds.md 1), or eight (quarters)
 
-        if hflip or vflip:
-            array = np.asarray(cv2.flip(array, -1 if hflip and vflip else 1 if hflip else 0))
-        quarters = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
-        return np.asarray(cv2.rotate(array, quarters[turns - 1]) if turns else array)
+        if odd:
+            array = np.asarray(cv2.transpose(array))
+        return np.asarray(cv2.flip(array, -1 if hflip and vflip else int(hflip))) if hflip or vflip else array
