@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unildiff.core.daem import DetailConfig, DetailLevel
+from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics
 from unildiff.core.moe import Routing
 from unildiff.diffusion.noise import KeyedNoise
 
@@ -23,7 +23,8 @@ def level(**settings: Any) -> DetailLevel:
 
 
 def seen_by_experts(module: DetailLevel, hidden: Tensor, skip: Tensor) -> Tensor:
-    return module.mix(module.merge(torch.cat([hidden, skip], 1)))
+    x: Tensor = module.mix(module.merge(torch.cat([hidden, skip], 1)))
+    return x
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
@@ -41,7 +42,9 @@ def test_formula_by_its_parts(top_k: int) -> None:
         for expert in chosen[index].tolist():
             mixed[index] += weights[index, expert] * module.experts[expert](x[index : index + 1])[0]
     result, routing = module(hidden, skip, None, "s")
-    torch.testing.assert_close(result, hidden + module.output(mixed * module.shared(x)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        result, hidden + module.output(mixed * module.shared(x, x.mean((2, 3)))), atol=1e-5, rtol=1e-5
+    )
     assert torch.equal(routing.indices, chosen)
 
 
@@ -50,12 +53,18 @@ def test_shared_gate_sees_the_whole_picture_and_is_1_where_silent() -> None:
     module = level().shared
     for parameter in module.parameters():
         parameter.zero_()
-    assert torch.equal(module(draw(1, 6, 5, 5)), torch.ones(1, 6, 5, 5))
-    module = level().shared
-    x = draw(1, 6, 9, 9)
-    far = x.clone()
-    far[..., 8, 8] += 5
-    assert (module(far)[..., 0, 0] - module(x)[..., 0, 0]).abs().max() > 1e-4
+    assert torch.equal(module(draw(1, 6, 5, 5), draw(1, 6)), torch.ones(1, 6, 5, 5))
+    module = level()
+    hidden, skip = draw(1, 4, 16, 16), draw(1, 3, 16, 16, seed=1)
+    far = hidden.clone()
+    far[..., 15, 15] += 20
+    near = (..., slice(0, 8), slice(0, 8))
+    assert (module(far, skip, None, "s")[0] - module(hidden, skip, None, "s")[0])[near].abs().max() > 1e-4
+    # Told of the whole picture, a tile is not misled by what it sees of it.
+    whole = LevelStatistics.of(module.merged(hidden, skip))
+    tile, _ = module(hidden[near], skip[near], None, "s", whole)
+    inside = (..., slice(0, 3), slice(0, 3))  # 1 + 2 pixels of `mix`, experts and the gate's own 3 x 3 are cut off
+    torch.testing.assert_close(tile[inside], module(hidden, skip, None, "s")[0][inside], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("index, side", [(0, 3), (1, 5), (2, 7), (3, 9)])
@@ -96,7 +105,8 @@ def test_a_window_does_not_see_what_lies_far_away() -> None:
     torch.testing.assert_close(first[..., :8, :8], second[..., :8, :8], atol=1e-6, rtol=0)
     assert torch.equal(routing.logits[0], changed.logits[0]) and not torch.equal(routing.logits[8], changed.logits[8])
     # Image routing sees all of it.
-    assert not torch.equal(module._route(x, x, None, "s")[1].logits, module._route(far, far, None, "s")[1].logits)
+    logits = [module._route(x, LevelStatistics.of(x), None, "s")[1].logits for x in (x, far)]
+    assert not torch.equal(*logits)
 
 
 @torch.no_grad()

@@ -36,24 +36,41 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
 
 
-class QueryKeyValue(nn.Module):
-    """Projects tokens (B, L, D) to queries, keys and values (B, n, L, d), queries and keys RMS-normalised."""
+class HeadNorm(nn.RMSNorm):
+    """RMS norm over a head, in the input's dtype: torch has no fused kernel for a float32 weight under autocast."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (B, n, L, d)."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class QueryKeyValue(nn.Module):
+    """Projects tokens (B, L, D) to queries, keys and values (B, n, L, d), queries and keys RMS-normalised.
+
+    Args:
+        dim: D.
+        num_heads: n.
+        asks: False where the queries have no use; they then have no norm of their own.
+
+    Raises:
+        ValueError: if D is not a multiple of n.
+    """
+
+    def __init__(self, dim: int, num_heads: int, asks: bool = True) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"hidden size {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.projection = nn.Linear(dim, 3 * dim)
-        self.query_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
-        self.key_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+        self.query_norm = HeadNorm(self.head_dim, eps=1e-6) if asks else nn.Identity()
+        self.key_norm = HeadNorm(self.head_dim, eps=1e-6)
 
     def forward(self, tokens: Tensor, angles: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys, values, each (B, n, L, d), rotated by ``angles`` (L, d/2) where given."""
         batch, length, _ = tokens.shape
         shaped = self.projection(tokens).view(batch, length, 3, self.num_heads, self.head_dim)
         query, key, value = shaped.permute(2, 0, 3, 1, 4).unbind(0)
-        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         return query, key, value

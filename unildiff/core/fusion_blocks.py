@@ -67,7 +67,7 @@ class _Stream(nn.Module):
         self.kept = kept
         self.modulation = nn.Linear(dim, (6 if kept else 2) * dim)
         self.attention_norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
-        self.qkv = QueryKeyValue(dim, num_heads)
+        self.qkv = QueryKeyValue(dim, num_heads, asks=kept)
         if not kept:
             return
         self.output = nn.Linear(dim, dim)
@@ -133,6 +133,8 @@ class DoubleStreamBlock(nn.Module):
         lq_qkv, lq_rest = self.lq.project(lq, vector, angles)
         latent_qkv, latent_rest = self.latent.project(latent, vector, angles)
         query, key, value = (torch.cat(pair, dim=2) for pair in zip(lq_qkv, latent_qkv, strict=True))
+        if not self.latent.kept:
+            query = lq_qkv[0]
         attended = attend(query, key, value)
         lq_attended, latent_attended = attended[:, : lq.shape[1]], attended[:, lq.shape[1] :]
         lq, lq_routing = self.lq.finish(lq, lq_attended, lq_rest, noise, f"{stream}.lq")

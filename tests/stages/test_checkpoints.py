@@ -1,0 +1,182 @@
+"""What a checkpoint holds, how the next stage starts from it, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.small import NETWORK
+from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
+from unildiff.stages.base import OptimizerConfig
+from unildiff.stages.checkpoints import StageCheckpoint, load_file_safely, read_checkpoint
+from unildiff.stages.restoration import RestorationModule
+
+RATE = OptimizerConfig(1e-2, None, 0.0, 0, "constant")
+
+
+@pytest.fixture(scope="module")
+def chain(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a checkpoint of each stage after one step, each started from the one before."""
+    folder = tmp_path_factory.mktemp("chain")
+    paths: dict[str, Path] = {}
+    before = None
+    for kind in ("alignment", "joint", "decoder"):
+        module = make_stage(kind, base_folder, init_from=before, optimizer=RATE, sampling=SamplingSettings(3))
+        trainer = make_trainer(folder, max_steps=1)
+        trainer.fit(module, make_loader([make_batch([1, 2])]))
+        paths[kind] = folder / f"{kind}.ckpt"
+        trainer.save_checkpoint(paths[kind])
+        before = str(paths[kind])
+    return paths
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
+
+
+@pytest.mark.parametrize("kind", ["alignment", "joint", "decoder"])
+def test_holds_what_is_trained_and_nothing_else(kind: str, chain: dict[str, Path], base_folder: Path) -> None:
+    content = torch.load(chain[kind], weights_only=True)
+    trained = {name: value for name, value in make_stage(kind, base_folder).trained_parameters()}
+    assert set(content["state_dict"]) == set(trained)
+    assert {name: value.shape for name, value in content["state_dict"].items()} == {
+        n: v.shape for n, v in trained.items()
+    }
+    (optimizer,) = content["optimizer_states"]
+    assert len(optimizer["state"]) == len(trained)
+    weights = sum(value.numel() for value in trained.values()) * 4
+    assert chain[kind].stat().st_size < 3 * weights + 1000 * len(trained) + 50_000  # weights, two moments, names
+    settings = content["hyper_parameters"]
+    assert is_plain(settings)
+    assert settings["network"]["fusion"]["hidden_size"] == 16 and settings["base"] == str(base_folder)
+    # Sampler and scoring are of the command that runs, never of a checkpoint.
+    assert not {"sampling", "training_sampling", "evaluation"} & set(settings)
+
+
+def test_each_stage_starts_from_the_one_before(chain: dict[str, Path], base_folder: Path) -> None:
+    for kind, before, prefixes in (
+        ("joint", "alignment", ("model.unet.fusion.",)),
+        ("decoder", "joint", ("model.unet.", "model.lq_encoder.")),
+    ):
+        weights = torch.load(chain[before], weights_only=True)["state_dict"]
+        started = dict(make_stage(kind, base_folder, init_from=str(chain[before])).named_parameters())
+        fresh = dict(make_stage(kind, base_folder, seed=1).named_parameters())
+        handed = {name for name in started if name.startswith(prefixes)}
+        assert handed == set(weights)
+        assert all(torch.equal(started[name], weights[name]) for name in handed)
+        assert any(not torch.equal(started[name], fresh[name]) for name in handed)
+        # All of the base that is not handed over is as it was.
+        kept = {name for name in started if not name.startswith((*prefixes, "model.decoder.", "model.unet.fusion."))}
+        assert kept and all(torch.equal(started[name], fresh[name]) for name in kept)
+
+
+def test_unmatched_weights_are_listed(chain: dict[str, Path], base_folder: Path) -> None:
+    with pytest.raises(UserError) as error:  # an alignment checkpoint has no U-Net
+        make_stage("decoder", base_folder, init_from=str(chain["alignment"]))
+    assert "missing: lq_encoder.conv_in.bias" in one_line(error) and "alignment.ckpt" in str(error.value)
+    with pytest.raises(UserError) as error:  # nor does joint take a joint one's U-Net
+        make_stage("joint", base_folder, init_from=str(chain["joint"]))
+    assert "not expected (or of another shape): model.lq_encoder.conv_in.bias" in one_line(error)
+    assert "missing" not in str(error.value)
+    wider = replace(NETWORK, fusion=replace(NETWORK.fusion, mlp_ratio=3))
+    with pytest.raises(UserError) as error:
+        make_stage("joint", base_folder, network=wider, init_from=str(chain["alignment"]))
+    assert "unet.fusion.double_blocks.0.latent.mlp.0.bias" in one_line(error)
+    assert error.value.args[0].count("and ") >= 1  # more than can be listed
+
+
+def test_averaged_weights_are_handed_over(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 1))
+    weights = {"model.0.weight": torch.zeros(1, 2), "model.0.bias": torch.zeros(1)}
+    average = {"model.0.weight": torch.tensor([[3.0, 4.0]], dtype=torch.bfloat16)}
+    torch.save({"state_dict": weights, "ema_state_dict": average}, tmp_path / "a.ckpt")
+    read_checkpoint(tmp_path / "a.ckpt").fill(model, {"0.": "0."})
+    assert model[0].weight.tolist() == [[3, 4]] and model[0].bias.tolist() == [0]
+    assert model[0].weight.dtype == torch.float32
+
+
+def test_rules_rename_prefixes() -> None:
+    model = nn.ModuleDict({"new": nn.Linear(1, 1), "other": nn.Linear(1, 1)})
+    other = model["other"].weight.clone()
+    weights = {"model.old.weight": torch.tensor([[5.0]]), "model.old.bias": torch.tensor([6.0])}
+    checkpoint = StageCheckpoint(Path("a.ckpt"), weights, "", {})
+    checkpoint.fill(model, {"old.": "new."})
+    assert (model["new"].weight.item(), model["new"].bias.item()) == (5, 6)
+    assert torch.equal(model["other"].weight, other)
+    with pytest.raises(UserError, match=r"2 missing: new\.bias, new\.weight; 2 not expected .*: model\.old\.bias"):
+        checkpoint.fill(model, {"new.": "new."})
+
+
+def test_resuming_goes_on_exactly_and_keeps_this_commands_sampler(base_folder: Path, tmp_path: Path) -> None:
+    def stage() -> RestorationModule:
+        return make_stage("alignment", base_folder, optimizer=RATE, sampling=SamplingSettings(7))
+
+    batch, whole, first, second = make_loader([make_batch([1, 2])]), stage(), stage(), stage()
+    make_trainer(tmp_path, max_steps=3).fit(whole, batch)
+    trainer = make_trainer(tmp_path, max_steps=2)
+    first.sampling = SamplingSettings(5)
+    trainer.fit(first, batch)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    make_trainer(tmp_path, max_steps=3).fit(second, batch, ckpt_path=tmp_path / "half.ckpt")
+    assert second.sampling.num_inference_steps == 7
+    ends = dict(second.named_parameters())
+    assert all(torch.equal(value, ends[name]) for name, value in whole.named_parameters())
+
+
+def test_another_stages_checkpoint_cannot_be_resumed(chain: dict[str, Path], base_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="JointFinetuneModule: weights do not match") as error:
+        make_trainer(tmp_path, max_steps=2).fit(
+            make_stage("joint", base_folder), make_loader([make_batch([1])]), ckpt_path=chain["alignment"]
+        )
+    assert "missing: model.lq_encoder.conv_in.bias" in one_line(error)
+
+
+class Harmful:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.write_text, (self.path, "executed")
+
+
+def test_no_code_runs_from_a_checkpoint(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "extra": Harmful(tmp_path / "trace")}, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match=r"bad\.ckpt is no checkpoint"):
+        read_checkpoint(tmp_path / "bad.ckpt")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_files_that_are_no_checkpoints(tmp_path: Path, chain: dict[str, Path]) -> None:
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    whole = chain["alignment"].read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({"weights": {}}, tmp_path / "other.ckpt")
+    for name, reason in (
+        ("none", "no file"),
+        ("text", "is no checkpoint"),
+        ("cut", "is no checkpoint"),
+        ("list", "a list"),
+    ):
+        with pytest.raises(UserError, match=reason) as error:
+            load_file_safely(tmp_path / f"{name}.ckpt")
+        assert f"{name}.ckpt" in one_line(error)
+    with pytest.raises(UserError, match="holds no state_dict"):
+        read_checkpoint(tmp_path / "other.ckpt")

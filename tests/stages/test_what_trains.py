@@ -1,0 +1,103 @@
+"""What each stage trains and what it leaves alone: by its gradients, and by what has moved after three steps."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.small import NETWORK, SMALL
+from tests.stages.steps import (
+    Losses,
+    gradients,
+    make_batch,
+    make_loader,
+    make_stage,
+    make_trainer,
+    wake,
+    without_trainer,
+)
+from unildiff.core.tiny import make_tiny_base
+from unildiff.stages import pretrain
+from unildiff.stages.base import OptimizerConfig, StageModule
+
+EXPERTS = replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=2))
+AUTHORS = replace(NETWORK, fusion=replace(NETWORK.fusion, double_outputs="authors", rope=False))
+PLAIN = replace(NETWORK, fusion=replace(NETWORK.fusion, kind="plain"), detail=replace(NETWORK.detail, kind="none"))
+WINDOWS = replace(NETWORK, detail=replace(NETWORK.detail, routing="window", window_size=8, top_k=2))
+
+# paper.md, "Three stages": prefixes of what is trained. In `model`: vae, text, lq_encoder, unet (with fusion), decoder.
+CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "alignment": ("alignment", {}, ("unet.fusion.",)),
+    "alignment with token experts": ("alignment", {"network": EXPERTS}, ("unet.fusion.",)),
+    "alignment, authors' outputs": ("alignment", {"network": AUTHORS}, ("unet.fusion.",)),
+    "alignment without DAFF": ("alignment", {"network": PLAIN}, ("unet.fusion.",)),
+    "joint": ("joint", {}, ("unet.fusion.", "unet.rest.", "unet.conv_in.", "lq_encoder.")),
+    "decoder": ("decoder", {}, ("decoder.",)),
+    "decoder with windows": ("decoder", {"network": WINDOWS}, ("decoder.",)),
+    "decoder without DAEM": ("decoder", {"network": PLAIN}, ("decoder.",)),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain, "make_tiny_base", lambda words, seed: make_tiny_base(words, seed, SMALL))
+
+
+def build(case: str, base_folder: Path) -> tuple[StageModule, tuple[str, ...]]:
+    if case in CASES:
+        kind, settings, trained = CASES[case]
+        return make_stage(kind, base_folder, **settings), trained
+    optimizer = OptimizerConfig(1e-3, None, 0.0, 0, "constant")
+    if case == "pretrain VAE":
+        return pretrain.PretrainVAEModule("unused", optimizer), ("vae.",)
+    return pretrain.PretrainUNetModule(str(base_folder), "unused", optimizer), ("unet.conv_in.", "unet.rest.", "text.")
+
+
+ALL = [*CASES, "pretrain VAE", "pretrain U-Net"]
+
+
+def unused(name: str) -> bool:
+    """Whether a weight of the base has no effect at all: what follows the text encoder's penultimate layer."""
+    return name.startswith("model.text.") and ("layers.1." in name or "final_layer_norm" in name)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_gradients(case: str, base_folder: Path) -> None:
+    module, trained = build(case, base_folder)
+    without_trainer(module)
+    wake(module)
+    for first in (1, 5, 9):  # twelve pictures: each expert gets work
+        module.training_step(make_batch(range(first, first + 4), size=64), 0).backward()
+    expected = {
+        name
+        for name, _ in module.named_parameters()
+        if name.removeprefix("model.").startswith(trained) and not unused(name)
+    }
+    found = gradients(module)
+    assert set(found) == expected == {name for name, _ in module.trained_parameters()}
+    assert [name for name, gradient in found.items() if not gradient.any()] == []
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+@pytest.mark.parametrize(
+    "case", ["alignment", "alignment with token experts", "joint", "decoder", "decoder with windows"]
+)
+def test_what_moves_within_three_steps(case: str, base_folder: Path, tmp_path: Path) -> None:
+    module, _ = build(case, base_folder)
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    batches = [make_batch(range(first, first + 6), size=64) for first in (1, 7, 13)]
+    make_trainer(tmp_path, max_steps=3).fit(module, make_loader(batches))
+    moved = {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {name for name, _ in module.trained_parameters()}
+
+
+@pytest.mark.parametrize("kind, rate, factor", [("alignment", 1e-2, 0.9), ("joint", 3e-3, 0.6), ("decoder", 1e-2, 0.5)])
+def test_twenty_steps_on_one_batch_bring_the_loss_down(
+    kind: str, rate: float, factor: float, base_folder: Path, tmp_path: Path
+) -> None:
+    module = make_stage(kind, base_folder, optimizer=OptimizerConfig(rate, None, 0.0, 0, "constant"))
+    losses = Losses()
+    make_trainer(tmp_path, [losses], max_steps=20).fit(module, make_loader([make_batch()] * 20))
+    assert losses.values[-1] < factor * losses.values[0]
