@@ -68,6 +68,8 @@ def run(arguments: list[str]) -> int:
 
             taken_apart = TrainerArguments.parse(name, rest)  # most mistakes show before Lightning is imported
             return import_module("unildiff.lightning_cli").run(taken_apart)  # type: ignore[no-any-return]
+        case ["plan", *rest]:  # it takes what fit takes, and its own parser would know nothing of that
+            return import_module("unildiff.commands.plan").plan(rest)  # type: ignore[no-any-return]
         case [name, *rest] if name in functions_in("", FUNCTIONS):
             return call(name, name, name, rest)
         case [group, *rest] if group in GROUPS and functions_in(group, GROUPS[group]):

@@ -186,6 +186,7 @@ class PlainInjection(nn.Module):
 
     def __init__(self, latent_channels: int, lq_channels: int) -> None:
         super().__init__()
+        self.config = FusionConfig(kind="plain")
         self.output = nn.Conv2d(lq_channels, latent_channels, 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]

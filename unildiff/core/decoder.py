@@ -73,7 +73,7 @@ class DetailDecoder(nn.Module):
         hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
         return F.pixel_shuffle(hidden, self.factor), routings
 
-    @apply_forward_hook
+    @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def merged_features(self, latents: Tensor, skips: list[Tensor], whole: list[LevelStatistics]) -> Tensor:
         """Return the merged features (B, D, H, W) of the level after those that ``whole`` already decides."""
         hidden = self.mid_block(self.conv_in(self.post_quant_conv(latents / self.scaling_factor)))

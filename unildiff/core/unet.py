@@ -60,7 +60,7 @@ class FusedUNet(nn.Module):
         channels = int(unet.config.block_out_channels[0])
         self.fusion = make_fusion(config, channels, lq_channels, int(unet.config.cross_attention_dim))
 
-    @apply_forward_hook
+    @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def prepare(self, deep: Tensor, text: Tensor) -> FusionContext:
         """Return the fusion's context of an LQ feature (B, F, h, w) and text (B, S, D), once a picture."""
         context: FusionContext = self.fusion.prepare(deep, text)

@@ -98,7 +98,7 @@ def vary(rng: np.random.Generator, colours: np.ndarray, spread: float | np.ndarr
     """
     light, warm, green = rng.standard_normal((3, len(colours)))
     tint = np.exp(np.outer(light * spread, _LIGHT) + np.outer(warm, _WARM) + np.outer(green, _GREEN))
-    return np.clip(colours * tint, 0.01, 1.0)
+    return np.asarray(np.clip(colours * tint, 0.01, 1.0))
 
 
 def colour_name(colour: np.ndarray) -> str:

@@ -197,7 +197,7 @@ def _arrangement(rng: np.random.Generator) -> np.ndarray:
         fill = rng.uniform(0.3, 0.85, 2) if rng.random() < 0.7 else rng.uniform(0.9, 1.5, 2)
         x, y = np.tile(columns, down), np.repeat(rows, across)
         width, height = fill * (0.75 / across, 0.75 / down)
-        turn = 0.0
+        turn: float | np.ndarray = 0.0
     elif style < 0.6:  # rings, the outer ones first: flowers, wheels, crowns
         petals, rings = int(rng.integers(5, 15)), int(rng.integers(1, 4))
         angles = np.arange(petals * rings) * (2 * math.pi / petals) + np.repeat(np.arange(rings), petals) * 0.7

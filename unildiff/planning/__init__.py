@@ -1,0 +1,1 @@
+"""What a training run will need, worked out from shapes alone: no weights, no data, no GPU."""

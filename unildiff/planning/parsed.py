@@ -1,0 +1,133 @@
+"""Reads what a plan needs off the arguments of ``unildiff fit``, by the very parser that fit uses."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unildiff.arguments import TrainerArguments, stage_name
+from unildiff.assembly import stored_network, weights_folder
+from unildiff.core.model import NetworkConfig, network_config
+from unildiff.data.catalogue import DATASETS
+from unildiff.errors import UserError
+from unildiff.lightning_cli import UniLDiffCLI
+from unildiff.planning.report import RunSettings
+from unildiff.planning.step import TRAINED, StepSettings
+
+GPU_TFLOPS = 120.0
+"""Assumed for a GPU: 40% of the 312 TFLOP/s that an A800 has in bf16 (our choice)."""
+CPU_TFLOPS = 0.1
+"""Assumed for a CPU process: about what two cores with AVX-512 reach (our choice)."""
+_SCENES = {"cdd11": 11}  # published counts are of scenes, each under so many degradations
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A run, its network, and the name of its base."""
+
+    run: RunSettings
+    network: NetworkConfig
+    base: str
+
+
+class _ParsedOnly(UniLDiffCLI):
+    """The command line of fit, read and not run."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing: that would take weights and data."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
+    """Return what the arguments of a fit mean for a plan.
+
+    Args:
+        arguments: of ``unildiff fit``.
+        tflops: TFLOP/s a device; None assumes some.
+
+    Raises:
+        UserError: whatever fit would complain of, or a stage that is not planned.
+    """
+    taken_apart = TrainerArguments.parse("fit", arguments)
+    config = _ParsedOnly(taken_apart).config["fit"]
+    stage = stage_name(config.model.class_path)
+    if stage not in TRAINED:
+        raise UserError(f"plan: {stage} is not planned; give a config of {', '.join(TRAINED)}")
+    model, data, trainer = config.model.init_args, config.data.init_args, config.trainer
+    gpu = trainer.accelerator in ("gpu", "cuda")
+    callbacks = {each.class_path.rpartition(".")[2]: each.init_args for each in trainer.callbacks or []}
+    average, checkpoints = callbacks.get("ExponentialMovingAverage"), callbacks.get("Checkpointing")
+    strategy = getattr(trainer.strategy, "class_path", str(trainer.strategy)).rpartition(".")[2].lower()
+    options = getattr(trainer.strategy, "init_args", {})
+    devices = _count(trainer.devices) * int(trainer.num_nodes)
+    dtype, weight_dtype = _dtypes(str(trainer.precision))
+    run = RunSettings(
+        config=" + ".join(path.name for path in taken_apart.configs) or stage,
+        base="",
+        step=StepSettings(
+            stage=stage,  # one of TRAINED, checked above
+            batch_size=data.batch_size,
+            crop_size=getattr(data, "crop_size", 512),
+            compute_dtype=dtype,
+            weight_dtype=weight_dtype,
+            checkpointing=model.gradient_checkpointing,
+            sampling_passes=_sampling_passes(model) if stage == "decoder" else 0,
+        ),
+        devices=devices,
+        accumulation=trainer.accumulate_grad_batches,
+        max_steps=trainer.max_steps,
+        epoch_samples=_epoch_samples(config.data.class_path, data),
+        data=config.data.class_path.split(".")[-2],
+        averaged_bytes=0 if average is None else 2 if average.dtype == "bfloat16" else 4,
+        second_gradients="ddp" in strategy and devices > 1 and not options.get("gradient_as_bucket_view", False),
+        sharded="modelparallel" in strategy,
+        kept=checkpoints.keep if checkpoints is not None else 2,
+        weights_only=bool(checkpoints is not None and checkpoints.weights_only),
+        throughput=(tflops or (GPU_TFLOPS if gpu else CPU_TFLOPS)) * 1e12,
+        gpu=gpu,
+    )
+    return Parsed(run, _network(model), model.base)
+
+
+def _network(model: Any) -> NetworkConfig:
+    """Return the network as the stage would: from the config, else from the folder that it starts from."""
+    if model.network is not None:
+        return network_config(model.network.as_dict())
+    return stored_network(weights_folder(model.init_from) or weights_folder(model.base))
+
+
+def _sampling_passes(model: Any) -> int:
+    """Return the U-Net passes that make one batch of restored latents."""
+    if model.latents != "sample":
+        return int(model.latents == "one_step")
+    sampling = model.training_sampling
+    return 4 if sampling is None else int(sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2))
+
+
+def _count(devices: Any) -> int:
+    """Return how many devices ``--trainer.devices`` means on one machine; ``auto`` is taken for one."""
+    if isinstance(devices, list):
+        return len(devices)
+    text = str(devices)
+    return int(text) if text.isdigit() else 1
+
+
+def _dtypes(precision: str) -> tuple[torch.dtype | None, torch.dtype]:
+    """Return the dtypes of autocast (None without it) and of the weights."""
+    half = torch.bfloat16 if "bf16" in precision else torch.float16
+    if "mixed" in precision:
+        return half, torch.float32
+    return None, half if "16" in precision else torch.float64 if "64" in precision else torch.float32
+
+
+def _epoch_samples(class_path: str, data: Any) -> int | None:
+    """Return samples an epoch: as set, else as published; None where only the files can tell."""
+    for setting in ("samples_per_epoch", "count"):
+        if data.get(setting):
+            return int(data[setting])
+    known = DATASETS.get(class_path.split(".")[-2])
+    if known is None or not all(pictures.expected.get("train") for pictures in known.sets):
+        return None
+    return sum(pictures.expected["train"] * _SCENES.get(pictures.name, 1) for pictures in known.sets)
