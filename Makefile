@@ -63,7 +63,8 @@ reproduce-table2: $(READY)  ## Table 2; PROFILE=paper CKPT=... DATA_ROOT=... for
 ifneq ($(PROFILE),paper)
 	$(UNILDIFF) data sample cdd11 --root $(DATA_ROOT)
 endif
-	$(UNILDIFF) test --data cdd11 --data.root $(DATA_ROOT) $(TABLE2_MODEL) --run_dir $(TABLE2)
+	$(UNILDIFF) test --data cdd11 --data.root $(DATA_ROOT) $(TABLE2_MODEL) --run_dir $(TABLE2) \
+	  --model.evaluation.stages "[round_trip,no_diffusion,after_joint]"
 	$(BIN)/python -m unildiff.commands.table table2 $(TABLE2)/test --out results
 
 TINY_STEPS := 1_vae 2_unet 3_alignment 4_joint 5_decoder

@@ -85,7 +85,7 @@ def test_lists_everything_at_once() -> None:
 def test_layouts_by_any_name(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cdd11", "rain", "five_task"):
         assert data("layout", name) == 0
-    assert "CDD-11_test/low_haze_snow + CDD-11_test/clear" in capsys.readouterr().out
+    assert "CDD-11_test/<degradation> + CDD-11_test/clear" in capsys.readouterr().out
     assert "unknown set: 'rein'; choose from three_task" in refused(capsys, "layout", "rein")
 
 
