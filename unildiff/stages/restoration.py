@@ -143,7 +143,8 @@ class RestorationModule(StageModule):
         name = type(datamodule).__module__.rpartition(".")[2]  # a data set is one module, named as on the command line
         rows = self.test_run.finish(
             {
-                "model": str(self.hparams.get("base", "")),
+                "model": str(self.trainer.ckpt_path or self.hparams.get("init_from") or self.hparams.get("base")),
+                "label": f"ours: {self.hparams.get('base')}{', trained on' if self.trainer.ckpt_path else ''}",
                 "stage": type(self).__name__,
                 "data": name,
                 "data_kind": "sample" if datamodule.is_sample else "real",
