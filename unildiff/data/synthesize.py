@@ -13,6 +13,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,11 +128,16 @@ def _make(scenes: Sequence[Scene], journal: Journal, processes: int) -> None:
     # spawned, not forked: the command line has threads of its own
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread) as pool:
         made = ordered(pool, make_scene, missing, ahead=2 * processes)
-        for scene, result in progress(made, len(missing), "Degrading"):
-            if isinstance(result, str):
-                broken.append(result)
-            else:
-                journal.append({"name": scene.name, "bytes": _bytes(folder, scene.name), "drawn": result})
+        try:
+            for scene, result in progress(made, len(missing), "Degrading"):
+                if isinstance(result, str):
+                    broken.append(result)
+                else:
+                    journal.append({"name": scene.name, "bytes": _bytes(folder, scene.name), "drawn": result})
+        except BrokenProcessPool:
+            raise UserError(
+                "a process was killed, likely for want of memory; give fewer --processes and go on"
+            ) from None
     if broken:
         raise UserError(f"{len(broken)} of {len(scenes):,} pictures cannot be degraded: {some(broken, 3)}")
 
