@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -126,7 +127,7 @@ def _make(scenes: Sequence[Scene], journal: Journal, processes: int) -> None:
         output_folder(folder / degradation)
     broken: list[str] = []
     # spawned, not forked: the command line has threads of its own
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker) as pool:
         made = ordered(pool, make_scene, missing, ahead=2 * processes)
         try:
             for scene, result in progress(made, len(missing), "Degrading"):
@@ -279,5 +280,6 @@ def _readme(out: Path) -> str:
     )
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
     cv2.setNumThreads(1)  # processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked for the work
