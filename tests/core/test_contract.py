@@ -1,11 +1,16 @@
 """What published checkpoints and other code rely on: names of weights, and a core without Lightning."""
 
+import re
 import subprocess
 import sys
+
+import pytest
 
 from tests.small import NETWORK, SMALL, sdxl_like_base, small_base
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.sizes import TINY
+from unildiff.paths import PACKAGE
 
 # Renaming any of these makes every published checkpoint unreadable: then add a rule that reads the old name.
 KEYS = [
@@ -67,9 +72,15 @@ def test_state_dict_keys_of_the_variants() -> None:
 
 def test_both_sizes_are_of_one_kind() -> None:
     # Nothing but sizes differs between the base of the tests, the tiny one and SDXL: the same keys in their configs.
-    from unildiff.core.sizes import TINY
-
     assert {part: set(sizes) for part, sizes in SMALL.items()} == {part: set(sizes) for part, sizes in TINY.items()}
+
+
+@pytest.mark.parametrize("folder", ["core", "diffusion", "stages"])
+def test_files_that_name_axes_explain_them(folder: str) -> None:
+    for path in (PACKAGE / folder).glob("*.py"):
+        text = path.read_text()
+        if re.search(r"\(B[,)]", text):
+            assert "Axis letters:" in text.partition("import ")[0], path.name
 
 
 def test_core_and_diffusion_never_import_lightning() -> None:
