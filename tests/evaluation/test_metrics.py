@@ -84,7 +84,7 @@ def test_one_process_and_two_agree_on_an_odd_number_of_pictures(tmp_path):
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(timeout=120)
+        rank.join(600)
     assert [rank.exitcode for rank in ranks] == [0, 0]
     alone = two_ranks.results(range(two_ranks.PICTURES))
     for rank in range(2):
