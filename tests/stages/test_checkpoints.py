@@ -14,6 +14,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.checkpoints import StageCheckpoint, load_file_safely, read_checkpoint
+from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.restoration import RestorationModule
 
 RATE = OptimizerConfig(1e-2, None, 0.0, 0, "constant")
@@ -144,6 +145,16 @@ def test_another_stages_checkpoint_cannot_be_resumed(chain: dict[str, Path], bas
             make_stage("joint", base_folder), make_loader([make_batch([1])]), ckpt_path=chain["alignment"]
         )
     assert "missing: model.lq_encoder.conv_in.bias" in one_line(error)
+
+
+def test_lightnings_own_way_to_load(chain: dict[str, Path]) -> None:
+    loaded = DecoderFinetuneModule.load_from_checkpoint(chain["decoder"])
+    assert loaded.model.config == NETWORK and loaded.optimizer_config == RATE
+    weights = torch.load(chain["decoder"], weights_only=True)["state_dict"]
+    before = torch.load(chain["joint"], weights_only=True)["state_dict"]
+    for name, value in loaded.named_parameters():
+        expected = weights.get(name, before.get(name))
+        assert expected is None or torch.equal(value, expected)
 
 
 class Harmful:

@@ -65,7 +65,8 @@ class StageModule(L.LightningModule):
 
     def __init__(self, optimizer: OptimizerConfig) -> None:
         super().__init__()
-        self.optimizer_config = optimizer
+        # load_from_checkpoint hands over the plain values that the checkpoint holds.
+        self.optimizer_config = OptimizerConfig(**optimizer) if isinstance(optimizer, dict) else optimizer
         self.model: nn.Module
 
     # --- what is trained ---------------------------------------------------------------------------------------

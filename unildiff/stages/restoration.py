@@ -14,7 +14,7 @@ from torchvision.utils import make_grid
 
 from unildiff.assembly import assemble
 from unildiff.core.encoders import encode_latents
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.model import NetworkConfig, UniLDiff, network_config
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
 from unildiff.data.batch import PredictBatch, RestorationBatch
@@ -64,6 +64,8 @@ class RestorationModule(StageModule):
         self.test_run: TestRun
         self.predictions: Predictions
         self.text_dropout = text_dropout
+        if isinstance(network, dict):  # of a checkpoint, see StageModule
+            network = network_config(network)
         self.model = assemble(base, base_vae, network, init_from, self.hand_over)
         self.freeze_untrained()
         if gradient_checkpointing:
