@@ -36,6 +36,9 @@ class _ParsedOnly(UniLDiffCLI):
     def instantiate_classes(self) -> None:
         """Build nothing: that would take weights and data."""
 
+    def _set_seed(self) -> None:
+        """Seed nothing."""
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Run nothing."""
 
@@ -50,7 +53,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     Raises:
         UserError: whatever fit would complain of, or a stage that is not planned.
     """
-    taken_apart = TrainerArguments.parse("fit", arguments)
+    taken_apart = TrainerArguments.parse("fit", [*arguments, "--run_dir=null"])  # no run folder is touched
     config = _ParsedOnly(taken_apart).config["fit"]
     stage = stage_name(config.model.class_path)
     if stage not in TRAINED:

@@ -135,7 +135,7 @@ def plan_text(run: RunSettings, cost: StepCost, other: StepCost) -> str:
 
 def _memory_lines(with_: Memory, without: Memory) -> list[str]:
     rows = ("weights", "gradients", "optimiser", "average", "activations", "total")
-    return [f"  {row:32}{getattr(with_, row) / GB:>14.2f}{getattr(without, row) / GB:>14.2f}" for row in rows]
+    return [f"  {row:32}{getattr(with_, row) / GB:>14.3f}{getattr(without, row) / GB:>14.3f}" for row in rows]
 
 
 def _beside(gpu: bool) -> str:

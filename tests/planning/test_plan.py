@@ -1,0 +1,196 @@
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tests.small import NETWORK, sdxl_like_base, small_model
+from unildiff.cli import main
+from unildiff.core.tiny import make_tiny_base
+from unildiff.paths import config_names
+from unildiff.planning.parsed import parse_run
+from unildiff.planning.report import checkpoint_bytes, device_memory, plan_text
+from unildiff.planning.shapes import BaseSizes, base_sizes
+from unildiff.planning.step import StepSettings, measure_step
+from unildiff.planning.tracker import Tracker
+
+
+def test_tracker_counts_what_lives() -> None:
+    with Tracker() as tracker:
+        first = torch.zeros(1000)
+        second = first.view(10, 100)  # no storage of its own
+        third = second + 1
+        del first, second
+        fourth = torch.zeros(500)
+    assert tracker.peak == 8000
+    assert tracker.live == third.nbytes + fourth.nbytes == 6000
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_tracker_knows_the_flops_of_a_linear_layer(checkpointing: bool) -> None:
+    with FakeTensorMode():
+        layer, x = nn.Linear(30, 40), torch.empty(20, 30, requires_grad=True)
+        with Tracker() as tracker:
+            y = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False) if checkpointing else layer(x)
+            y.sum().backward()
+    # forward, gradient of the weight, gradient of the input: 2 x 20 x 30 x 40 each; recomputation needs no product,
+    # since a linear layer keeps only its input
+    assert tracker.flops == 3 * 2 * 20 * 30 * 40
+
+
+def test_tracker_counts_attention() -> None:
+    with FakeTensorMode():
+        query = torch.empty(2, 4, 64, 16, requires_grad=True)
+        with Tracker() as tracker:
+            out = torch.nn.functional.scaled_dot_product_attention(query, query, query)
+        assert tracker.flops == 2 * (2 * 2 * 4 * 64 * 64 * 16)  # q k^T and its product with v
+        with tracker:
+            out.sum().backward()
+    assert tracker.flops == 2 * (2 * 2 * 4 * 64 * 64 * 16) * (1 + 2.5)
+
+
+def test_parameters_are_those_of_the_model(tmp_path: Path) -> None:
+    base = sdxl_like_base()
+    base.save(tmp_path)
+    sizes = base_sizes(str(tmp_path))
+    assert sizes.source == str(tmp_path)
+    model = small_model(base)
+    trained = {"alignment": "unet.fusion", "joint": ("lq_encoder", "unet"), "decoder": "decoder"}
+    for stage, prefix in trained.items():
+        cost = measure_step(sizes, NETWORK, StepSettings(stage, 1, 32))  # type: ignore[arg-type]
+        assert sum(cost.parameters.values()) == sum(p.numel() for p in model.parameters())
+        expected = sum(p.numel() for name, p in model.named_parameters() if name.startswith(prefix))
+        assert sum(cost.trained.values()) == expected
+        assert cost.gradients == 4 * expected
+
+
+def test_recomputation_trades_memory_for_operations() -> None:
+    small = base_sizes("tiny")
+    kept = measure_step(small, NETWORK, StepSettings("joint", 4, 64, checkpointing=False))
+    again = measure_step(small, NETWORK, StepSettings("joint", 4, 64, checkpointing=True))
+    assert again.activations < kept.activations and again.flops > kept.flops
+    twice = measure_step(small, NETWORK, StepSettings("joint", 8, 64, checkpointing=False))
+    assert twice.flops == pytest.approx(2 * kept.flops, rel=0.05)
+    full, half = (
+        measure_step(small, NETWORK, StepSettings("alignment", 32, 64, dtype, checkpointing=False))
+        for dtype in (None, torch.bfloat16)
+    )
+    assert half.activations < 0.75 * full.activations and half.weights == full.weights
+
+
+def test_token_experts_and_sampling_are_planned() -> None:
+    sizes = base_sizes("tiny")
+    experts = replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=4))
+    plain = measure_step(sizes, NETWORK, StepSettings("alignment", 2, 64))
+    routed = measure_step(sizes, experts, StepSettings("alignment", 2, 64))
+    assert routed.trained["DAFF"] > plain.trained["DAFF"]
+    assert routed.flops < 1.1 * plain.flops  # one expert a token, whatever their number
+    one, five = (measure_step(sizes, NETWORK, StepSettings("decoder", 2, 64, sampling_passes=n)) for n in (1, 5))
+    none = measure_step(sizes, NETWORK, StepSettings("decoder", 2, 64))
+    assert five.flops - none.flops == 5 * (one.flops - none.flops)
+
+
+def test_sdxl_is_what_its_authors_published() -> None:
+    """U-Net 2,567,463,684 and VAE 83,653,863 parameters (issue 2); CLIP ViT-L's text encoder and OpenCLIP bigG's."""
+    from unildiff.core.daff import FusionConfig
+    from unildiff.core.model import NetworkConfig
+    from unildiff.planning.shapes import shaped_model
+
+    sizes = base_sizes("stabilityai/stable-diffusion-xl-base-1.0")
+    assert "SDXL base 1.0's sizes" in sizes.source
+    with FakeTensorMode():
+        model = shaped_model(sizes, NetworkConfig(FusionConfig()), torch.float32)
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    fusion = sum(p.numel() for p in model.unet.fusion.parameters())
+    assert counts["unet"] - fusion == 2_567_463_684
+    assert counts["vae"] == 83_653_863
+    assert counts["text"] == 123_060_480 + 694_659_840
+
+
+def test_the_recipes_fit_two_80_gb_cards() -> None:
+    """By hand, for the joint stage: 2.71e9 trained numbers at 4 bytes are 10.9 GB of gradients and 21.7 GB of moments."""
+    parsed = parse_run(["--config", "configs/joint.yaml"], None)
+    run = parsed.run
+    assert (run.devices, run.step.batch_size, run.accumulation, run.max_steps) == (2, 8, 4, 40000)
+    assert run.step.compute_dtype == torch.bfloat16 and run.step.checkpointing and not run.second_gradients
+    assert run.epoch_samples == 72135 + 200 + 5144 + 2103 + 485  # the supplement's training counts
+    cost = measure_step(base_sizes(parsed.base), parsed.network, run.step)
+    memory = device_memory(run, cost)
+    assert memory.gradients == pytest.approx(10.9e9, rel=0.01) and memory.optimiser == pytest.approx(21.7e9, rel=0.01)
+    assert memory.total < 75e9
+    assert checkpoint_bytes(run, cost) == cost.gradients * 7 / 2  # weights, two moments, an average of half the size
+    assert "64 pictures of 512x512" in plan_text(run, cost, cost)
+
+
+@pytest.mark.parametrize(
+    ("more", "devices", "accumulation"),
+    [
+        (["--config", "configs/variants/one_gpu.yaml"], 1, 8),
+        (["--config", "configs/variants/multi_node.yaml"], 8, 1),
+        (["--data", "cdd11", "--trainer.devices", "[0, 1, 2]"], 3, 4),
+    ],
+)
+def test_what_fit_takes_plan_takes(more: list[str], devices: int, accumulation: int) -> None:
+    run = parse_run(["--config", "configs/joint.yaml", *more], 50.0).run
+    assert (run.devices, run.accumulation, run.throughput) == (devices, accumulation, 50e12)
+    if "cdd11" in more:
+        assert run.epoch_samples == 1183 * 11
+
+
+def test_every_shipped_restoration_config_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in config_names():
+        if name.startswith("configs/tiny/") and name.rpartition("/")[2] in ("alignment.yaml", "joint.yaml"):
+            assert main(["plan", "--config", name, "--data.crop_size=64", "--throughput=0.2"]) == 0
+            assert "at 0.2 TFLOP/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config", "configs/tiny/weights/1_vae.yaml"], "pretrain_vae is not planned"),
+        (["--config", "configs/joint.yaml", "--throughput", "fast"], "--throughput fast"),
+        (["--config", "configs/jiont.yaml"], "did you mean configs/joint.yaml?"),
+        (["--config", "configs/joint.yaml", "--trainer.max_stepps", "3"], "did you mean"),
+    ],
+)
+def test_mistakes_get_one_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *arguments]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def grown(arguments: list[str]) -> int:
+    """Return by how much a real fit's memory grows, without the C library's pools, which it keeps and the plan is not of."""
+    root = Path(__file__).parent.parent.parent
+    environment = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(root)}
+    command = [sys.executable, str(Path(__file__).with_name("measure.py")), "fit", *arguments]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = re.search(r"^grew (\d+)$", done.stdout, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(("precision", "batch"), [("32-true", 8), ("bf16-mixed", 16)])
+def test_memory_is_that_of_a_real_run(precision: str, batch: int, tmp_path: Path) -> None:
+    make_tiny_base(["a", "cat"]).save(tmp_path / "base")
+    arguments = ["--config", "configs/tiny/weights/4_joint.yaml", f"--model.base={tmp_path / 'base'}"]
+    arguments += ["--model.init_from=null", "--model.gradient_checkpointing=false", f"--trainer.precision={precision}"]
+    arguments += ["--data.cache=null", "--data.num_workers=0", f"--data.batch_size={batch}", "--data.crop_size=256"]
+    arguments += ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+    parsed = parse_run([*arguments, f"--run_dir={tmp_path / 'none'}"], None)
+    planned = device_memory(parsed.run, measure_step(base_sizes(parsed.base), parsed.network, parsed.run.step)).total
+    assert planned == pytest.approx(grown(arguments), rel=0.15)
+
+
+def test_sizes_of_a_folder_come_from_its_configs(tmp_path: Path) -> None:
+    small_model().save_folder(tmp_path)
+    sizes = base_sizes(str(tmp_path))
+    assert isinstance(sizes, BaseSizes) and sizes.parts["vae"]["block_out_channels"] == [8, 8, 16]
+    assert "text_encoder_2" not in sizes.parts
