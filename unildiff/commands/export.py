@@ -1,36 +1,59 @@
-"""``unildiff export``: a checkpoint with all that it stands on, as one folder of weights."""
+"""``unildiff export``: a checkpoint becomes a folder that `restore` and diffusers read, with a model card."""
 
 from pathlib import Path
 from typing import Literal
 
+from unildiff.errors import UserError
+
 
 def export(
-    checkpoint: Path,
-    out: Path = Path("export"),
+    ckpt: str,
+    out: Path | None = None,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
     init_from: str | None = None,
 ) -> None:
-    """Write a checkpoint, its base and the stages before it as one folder in diffusers' layout.
+    """Write a checkpoint, with the base that it was trained on, as a diffusers-format folder and a model card.
 
-    `unildiff restore --model OUT`, `--model.base OUT` and `--model.init_from OUT` read it. Averaged weights (EMA) are
-    taken where the checkpoint has them.
+    The averaged weights (EMA) are taken where the checkpoint has them. The folder serves `unildiff restore --model`,
+    `--model.init_from` of a fit or test, and `UniLDiffPipeline.from_pretrained`.
 
     Args:
-        checkpoint: written by `unildiff fit`.
-        out: a new folder, or one that an earlier export wrote.
-        dtype: of the weights in the files.
-        init_from: where to find the stage before, if it is no longer where the checkpoint says.
+        ckpt: a checkpoint of a stage, or a folder to write anew (tiny, or one exported before).
+        out: the folder to write.
+        dtype: of the weights on disk.
+        init_from: where the checkpoint of the stage before is, if it is no longer where the checkpoint says.
 
     Raises:
-        UserError: something is missing, or the folder holds other files.
+        UserError: a file is missing or does not fit, or the folder holds something else.
     """
+    if out is None:
+        raise UserError("export: no folder to write; give --out DIR")
+    _refuse_foreign(out)
+
     import torch
 
-    from unildiff.assembly import model_from_checkpoint
-    from unildiff.errors import UserError
+    from unildiff.assembly import load_restorer, model_from_checkpoint
+    from unildiff.data.files import output_folder
+    from unildiff.model_card import card_of_checkpoint, card_of_folder
+    from unildiff.pipeline import UniLDiffPipeline
 
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "unildiff.json").is_file())):
-        raise UserError(f"export: {out} holds other files; give a new folder")
-    model, _ = model_from_checkpoint(checkpoint, init_from=init_from)
-    model.save_folder(out, getattr(torch, dtype))
-    print(f"exported {checkpoint} to {out}")
+    weights = getattr(torch, dtype)
+    if Path(ckpt).is_file():
+        model, checkpoint = model_from_checkpoint(Path(ckpt), weights, init_from)
+        card = card_of_checkpoint(checkpoint)
+    else:
+        model = load_restorer(ckpt, weights)
+        card = card_of_folder(ckpt)
+    folder = output_folder(out)
+    UniLDiffPipeline.from_model(model).save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"{folder}: {size / 1e6:,.1f} MB; try `unildiff restore PICTURES OUT --model {folder}`")
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise a UserError when the folder holds something that this command did not write."""
+    if out.is_file():
+        raise UserError(f"export: {out} is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "unildiff.json").is_file():
+        raise UserError(f"export: {out} is not empty and holds no exported model; give another folder")

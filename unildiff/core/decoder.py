@@ -14,10 +14,11 @@ from unildiff.core.checkpointing import run_block
 from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics
 from unildiff.core.encoders import unshuffle_factor
 from unildiff.core.moe import Routing
+from unildiff.core.part import Part
 from unildiff.diffusion.noise import KeyedNoise
 
 
-class DetailDecoder(nn.Module):
+class DetailDecoder(Part):
     """A copy of the VAE decoder whose features meet the LQ skips; at initialisation equal to it bit for bit.
 
     Args:

@@ -7,10 +7,11 @@ import copy
 import math
 
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from unildiff.core.checkpointing import run_block
+from unildiff.core.part import Part
 
 
 def unshuffle_factor(vae: AutoencoderKL) -> int:
@@ -51,7 +52,7 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return F.pixel_shuffle(decoded, unshuffle_factor(vae))
 
 
-class LQEncoder(nn.Module):
+class LQEncoder(Part):
     """A copy of the VAE encoder without its last norm, activation and convolution (peers.md 5.1).
 
     Returns the deep feature for DAFF and the high-resolution skips for DAEM; run once a picture, not once a step.

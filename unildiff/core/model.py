@@ -237,9 +237,10 @@ class UniLDiff(nn.Module):
         """Write a diffusers-layout folder that ``load_model`` reads; the model stays usable."""
         whole = Base(self.vae, self.unet.to_diffusers(), self.text, self.scheduler_config)
         with quiet():
-            base = _as_dtype(whole, dtype)
-            self.unet.rest.conv_in = nn.Identity()
-            base.save(folder)
+            try:
+                (whole if self.vae.dtype == self.unet.rest.dtype == dtype else _as_dtype(whole, dtype)).save(folder)
+            finally:
+                self.unet.rest.conv_in = nn.Identity()
         for name, part in self.added_parts().items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             state = {key: value.detach().to(dtype).contiguous() for key, value in part.state_dict().items()}

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
+from unildiff.core.part import Part
+
 
 @dataclass
 class TextEmbedding:
@@ -33,7 +35,7 @@ class TextEmbedding:
         return TextEmbedding(torch.cat([self.tokens, other.tokens]), pooled)
 
 
-class TextEncoders(nn.Module):
+class TextEncoders(Part):
     """The base's text encoders with their tokenizers.
 
     Args:

@@ -11,6 +11,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from unildiff.core.daff import FusionConfig, FusionContext, FusionOutput, make_fusion
+from unildiff.core.part import Part
 from unildiff.core.text import TextEmbedding
 from unildiff.diffusion.noise import KeyedNoise
 
@@ -40,7 +41,7 @@ class UNetContext:
         return UNetContext(fusion, self.text.joined(other.text), ids)
 
 
-class FusedUNet(nn.Module):
+class FusedUNet(Part):
     """prediction = rest(conv_in(latents) + fusion(conv_in(latents), LQ feature, text, timestep)).
 
     ``conv_in`` is taken out of the diffusers U-Net, which keeps an identity in its place: the fusion then needs neither

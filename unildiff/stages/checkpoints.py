@@ -23,12 +23,16 @@ class StageCheckpoint:
         weights: names as in the stage (``model.unet...``), averaged ones (EMA) where the checkpoint has them.
         stage: class name of the stage that wrote them, "" if unknown.
         settings: what that stage was made with: base, network, what it was started from.
+        step: optimiser steps taken.
+        averaged: whether the weights are averaged ones.
     """
 
     path: Path
     weights: dict[str, Tensor]
     stage: str
     settings: dict[str, Any]
+    step: int
+    averaged: bool
 
     def fill(self, model: nn.Module, rules: dict[str, str]) -> None:
         """Copy weights into ``model``: rules map a prefix in the checkpoint to a prefix in the model.
@@ -81,7 +85,8 @@ def read_checkpoint(path: Path | str) -> StageCheckpoint:
     weights = dict(content["state_dict"]) | dict(content.get("ema_state_dict") or {})
     settings = dict(content.get("hyper_parameters", {}))
     stage = str(settings.get("_class_path", "")).rpartition(".")[2]
-    return StageCheckpoint(path, weights, stage, settings)
+    step, averaged = int(content.get("global_step", 0)), bool(content.get("ema_state_dict"))
+    return StageCheckpoint(path, weights, stage, settings, step, averaged)
 
 
 def load_file_safely(path: Path) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from tests.small import sdxl_like_base, small_model
+from unildiff.core.model import UniLDiff
+from unildiff.data.batch import picture_array
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.pipeline import UniLDiffPipeline
+from unildiff.restoring import restore_picture
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
+
+
+@pytest.fixture(params=["tiny", "sdxl"])
+def model(request: pytest.FixtureRequest) -> UniLDiff:
+    return small_model(sdxl_like_base() if request.param == "sdxl" else None)
+
+
+@pytest.fixture
+def pipeline(model: UniLDiff) -> UniLDiffPipeline:
+    made = UniLDiffPipeline.from_model(model)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_same_pixels_as_restore(model: UniLDiff, pipeline: UniLDiffPipeline) -> None:
+    expected = picture_array(restore_picture(model, PICTURE, "a red cat", SamplingSettings(3, 4.0)))
+    out = pipeline(Image.fromarray(PICTURE), "a red cat", 3, 4.0)
+    assert np.array_equal(np.asarray(out.images[0]), expected)
+    seeded = picture_array(restore_picture(model, PICTURE, "a red cat", SamplingSettings(3, 4.0), seed=7))
+    out = pipeline(PICTURE, "a red cat", 3, 4.0, generator=torch.Generator().manual_seed(7))
+    assert np.array_equal(np.asarray(out.images[0]), seeded)
+    assert not np.array_equal(seeded, expected)
+
+
+def test_round_trip_through_a_folder(pipeline: UniLDiffPipeline, tmp_path: Path) -> None:
+    before = pipeline(PICTURE, "a cat", 2).images[0]
+    pipeline.save_pretrained(tmp_path)
+    loaded = UniLDiffPipeline.from_pretrained(tmp_path)
+    assert isinstance(loaded, DiffusionPipeline)
+    assert np.array_equal(np.asarray(before), np.asarray(loaded(PICTURE, "a cat", 2).images[0]))
+    assert np.array_equal(np.asarray(before), np.asarray(pipeline(PICTURE, "a cat", 2).images[0]))  # still usable
+    index = DiffusionPipeline.load_config(tmp_path)
+    assert index["_class_name"] == "UniLDiffPipeline"
+    assert set(loaded.components) == {"vae", "text", "lq_encoder", "unet", "decoder", "scheduler"} <= set(index)
+    half = UniLDiffPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert half(PICTURE, "a cat", 2).images[0].size == (70, 45)
+
+
+def test_kinds_of_pictures_and_outputs(pipeline: UniLDiffPipeline) -> None:
+    expected = np.asarray(pipeline(PICTURE, num_inference_steps=1).images[0])
+    tensor = torch.from_numpy(PICTURE).permute(2, 0, 1).float() / 255
+    several = pipeline([Image.fromarray(PICTURE), PICTURE, tensor, tensor[None]], num_inference_steps=1).images
+    assert all(np.array_equal(np.asarray(each), expected) for each in several)
+    (array,) = pipeline(PICTURE, num_inference_steps=1, output_type="np").images
+    assert array.dtype == np.float32 and np.array_equal((array * 255).round().astype(np.uint8), expected)
+    (made,) = pipeline(PICTURE, num_inference_steps=1, output_type="pt", return_dict=False)[0]
+    assert made.shape == (3, 45, 70) and 0 <= made.min() and made.max() <= 1
+    turned = Image.fromarray(PICTURE).convert("RGBA")
+    assert np.array_equal(np.asarray(pipeline(turned, num_inference_steps=1).images[0]), expected)
+    grey = Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257)
+    same = Image.fromarray(PICTURE[..., 0])
+    results = pipeline([grey, same], num_inference_steps=1).images
+    assert grey.mode.startswith("I;16") and np.array_equal(np.asarray(results[0]), np.asarray(results[1]))
+
+
+def test_callback_sees_and_changes_latents(pipeline: UniLDiffPipeline) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def note(pipe: UniLDiffPipeline, step: int, timestep: float, values: dict[str, torch.Tensor]) -> dict:  # type: ignore[type-arg]
+        assert pipe is pipeline and values["latents"].shape[0] == 1
+        seen.append((step, timestep))
+        return values
+
+    plain = pipeline(PICTURE, num_inference_steps=3).images[0]
+    noted = pipeline(PICTURE, num_inference_steps=3, callback_on_step_end=note).images[0]
+    assert np.array_equal(np.asarray(plain), np.asarray(noted))
+    assert [step for step, _ in seen] == [0, 1, 2]
+    assert [timestep for _, timestep in seen] == pipeline.model.schedule.sampling_timesteps(3).tolist()
+    grey = pipeline(
+        PICTURE,
+        num_inference_steps=3,
+        callback_on_step_end=lambda pipe, step, timestep, values: {"latents": values["latents"] * 0},
+    ).images[0]
+    assert not np.array_equal(np.asarray(plain), np.asarray(grey))
+
+
+def test_progress_bar_counts_steps(pipeline: UniLDiffPipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.set_progress_bar_config(disable=False)
+    pipeline([PICTURE, PICTURE], num_inference_steps=2)
+    assert "4/4" in capsys.readouterr().err
+
+
+def test_mistakes(pipeline: UniLDiffPipeline, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="2 values of prompt for 1 pictures"):
+        pipeline(PICTURE, ["a", "b"])
+    with pytest.raises(ValueError, match="must be pil, np or pt"):
+        pipeline(PICTURE, output_type="jpg")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"uint8 \(H, W, 3\)"):
+        pipeline(PICTURE.astype(np.float32))
+    with pytest.raises(ValueError, match=r"floating \(3, H, W\)"):
+        pipeline(torch.zeros(45, 70, 3))
+
+
+def test_tiles(pipeline: UniLDiffPipeline) -> None:
+    wide = np.tile(PICTURE, (1, 4, 1))
+    out = pipeline(wide, num_inference_steps=1, tile_size=128).images[0]
+    assert out.size == (280, 45)
+    assert not np.array_equal(np.asarray(out), np.asarray(pipeline(wide, num_inference_steps=1).images[0]))
+
+
+def test_parts_are_moved_and_offloaded(pipeline: UniLDiffPipeline) -> None:
+    assert pipeline.to(torch.bfloat16).dtype == torch.bfloat16
+    assert next(pipeline.model.unet.fusion.parameters()).dtype == torch.bfloat16
+    pytest.importorskip("accelerate")
+    pipeline.to(torch.float32)
+    before = pipeline(PICTURE, "a cat", 1).images[0]
+    pipeline.enable_model_cpu_offload(device="cpu")
+    assert all(
+        hasattr(pipeline.components[name], "_hf_hook") for name in ("text", "lq_encoder", "vae", "unet", "decoder")
+    )
+    assert np.array_equal(np.asarray(before), np.asarray(pipeline(PICTURE, "a cat", 1).images[0]))
+
+
+def test_push_to_hub_is_diffusers_own(
+    pipeline: UniLDiffPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded: list[set[str]] = []
+
+    def upload(self: object, folder: str, repo: str, **_: object) -> str:
+        uploaded.append({path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.json")} | {repo})
+        return "done"
+
+    monkeypatch.setattr("diffusers.utils.hub_utils.create_repo", lambda repo, **_: type("Repo", (), {"repo_id": repo}))
+    monkeypatch.setattr("diffusers.utils.hub_utils.PushToHubMixin._upload_folder", upload)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    pipeline.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="me/unildiff")
+    assert {"unildiff.json", "model_index.json", "unet/config.json", "me/unildiff"} <= uploaded[0]
+
+
+def test_lightning_is_not_imported() -> None:
+    code = (
+        "import sys, unildiff.pipeline; print([m for m in sys.modules if m.startswith(('lightning', 'torchmetrics'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
