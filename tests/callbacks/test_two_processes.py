@@ -1,6 +1,5 @@
 """Two processes stop together, whichever of them is told to, and resume to what two that never stopped reach."""
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tests.callbacks.toy import ToyData, ToyModule, trainer
+from tests.processes import process_context
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
 from unildiff.errors import UserError
 
@@ -51,7 +51,7 @@ def two(folder: Path, case: str = "", resume: Path | None = None) -> list[dict[s
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")  # importing torch anew would take seconds
+    context = process_context()
     processes = [context.Process(target=child, args=(rank, port, folder, resume, case)) for rank in range(2)]
     for process in processes:
         process.start()

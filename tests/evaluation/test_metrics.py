@@ -1,5 +1,4 @@
 import math
-import multiprocessing
 import pickle
 
 import piq
@@ -11,6 +10,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from tests.evaluation import two_ranks
 from tests.evaluation.golden import PAIRS, degrade, tensor
+from tests.processes import process_context
 from unildiff.errors import UserError
 from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.evaluation.gmsd import gmsd
@@ -79,7 +79,7 @@ def test_forward_gives_the_batch_and_keeps_the_total(batches):
 
 
 def test_one_process_and_two_agree_on_an_odd_number_of_pictures(tmp_path):
-    context = multiprocessing.get_context("fork")  # starts at once: everything is imported
+    context = process_context()
     ranks = [context.Process(target=two_ranks.run, args=(rank, tmp_path)) for rank in range(2)]
     for rank in ranks:
         rank.start()

@@ -40,7 +40,7 @@ def results(indices):
 
 def run(rank, folder):
     """One of two processes: takes every second picture, leaves what it found in `folder`."""
-    torch.set_num_threads(1)  # a forked process must not wait for the threads of its parent
+    torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(results(range(rank, PICTURES, 2))))

@@ -1,6 +1,5 @@
 """Two processes (gloo) give the losses and gradients of one process with the same global batch."""
 
-import multiprocessing
 import os
 import socket
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.processes import process_context
 from tests.small import NETWORK
 from tests.stages.steps import gradients, make_batch, make_stage, wake, without_trainer
 from unildiff.core.moe import Routing
@@ -105,7 +105,7 @@ def ranks(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[d
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")  # importing torch anew would take seconds
+    context = process_context()
     processes = [context.Process(target=child, args=(rank, port, base_folder, out)) for rank in range(2)]
     for process in processes:
         process.start()
