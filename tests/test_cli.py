@@ -154,7 +154,7 @@ OPTIONS = {
     "restore": "src out model num_inference_steps guidance_scale seed captions start tile_size device dtype",
     "score": "restored clean protocol metrics csv json rule workers",
     "plan": "arguments",
-    "export": "checkpoint out dtype init_from",
+    "export": "ckpt out dtype init_from",
     "report": "run_dirs out",
     "data list": "",
     "data layout": "name",

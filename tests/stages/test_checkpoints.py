@@ -115,7 +115,7 @@ def test_rules_rename_prefixes() -> None:
     model = nn.ModuleDict({"new": nn.Linear(1, 1), "other": nn.Linear(1, 1)})
     other = model["other"].weight.clone()
     weights = {"model.old.weight": torch.tensor([[5.0]]), "model.old.bias": torch.tensor([6.0])}
-    checkpoint = StageCheckpoint(Path("a.ckpt"), weights, "", {})
+    checkpoint = StageCheckpoint(Path("a.ckpt"), weights, "", {}, 0, False)
     checkpoint.fill(model, {"old.": "new."})
     assert (model["new"].weight.item(), model["new"].bias.item()) == (5, 6)
     assert torch.equal(model["other"].weight, other)
