@@ -1,0 +1,79 @@
+"""The pictures that models are compared on, and their scores; shared by the benchmarks of issue 7.
+
+Axis letters: H/W pixels.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+from torch import Tensor
+
+from datamodules.cdd11 import CDD11DataModule
+from datamodules.deadleaves import DeadLeavesDataModule
+from unildiff.core.pixels import to_unit
+from unildiff.data.batch import RestorationSample
+from unildiff.data.parallel import progress
+from unildiff.data.samples import LONGEST, write_sample
+from unildiff.evaluation.evaluator import Evaluator
+from unildiff.evaluation.rows import Summary, summarise
+
+Pictures = Literal["validation", "test"]
+METRICS = ("psnr", "ssim", "gmsd")
+Restored = dict[str, Tensor]
+"""By row (``restored``, ``no_diffusion``, ...), one picture (3, H, W) uint8."""
+
+
+def held_out(which: Pictures, size: int = LONGEST) -> list[RestorationSample]:
+    """Return photographs under CDD-11's 11 degradations, with captions; the same at every call.
+
+    Args:
+        which: ``validation`` for the three that choices may rest on, ``test`` for the five of `unildiff data sample
+            cdd11`, written anew and read back from their files.
+        size: long side of the validation photographs in pixels, by default that of the test photographs.
+    """
+    if which == "validation":
+        data = DeadLeavesDataModule(val_size=size).val_set()
+        return [cast(RestorationSample, data[index]) for index in range(len(data))]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "cdd11"
+        write_sample("cdd11", root)
+        data = CDD11DataModule(str(root), num_workers=0).test_set()
+        return [cast(RestorationSample, data[index]) for index in range(len(data))]
+
+
+def score(
+    samples: Sequence[RestorationSample],
+    restore: Callable[[RestorationSample], Restored],
+    what: str = "restoring",
+    protocol: str = "onerestore",
+) -> dict[str, Summary]:
+    """Restore and score with the project's own scorer.
+
+    Args:
+        samples: from ``held_out``.
+        restore: returns the same rows for each sample.
+        what: shown beside the progress bar.
+        protocol: of ``unildiff.evaluation.protocols``.
+
+    Returns:
+        by row, ``input`` (the degraded picture) first, the means by degradation and ``avg``.
+    """
+    evaluators: dict[str, Evaluator] = {}
+    for sample in progress(samples, len(samples), what):
+        for row, picture in {"input": sample["lq"], **restore(sample)}.items():
+            evaluator = evaluators.setdefault(row, Evaluator(protocol, METRICS))
+            evaluator.add(sample["name"], sample["degradation"], picture, sample["gt"])
+    return {row: summarise(evaluator.rows()) for row, evaluator in evaluators.items()}
+
+
+def degraded(sample: RestorationSample) -> Tensor:
+    """Return the sample's input as (1, 3, H, W) in [-1, 1]."""
+    return to_unit(sample["lq"][None])
+
+
+def number(summary: Summary, metric: str, degradation: str = "avg") -> float:
+    """Return a mean of a summary; nan where there is none."""
+    value = summary[degradation][metric]
+    return float("nan") if value is None else value

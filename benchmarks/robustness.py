@@ -1,0 +1,89 @@
+"""What `tiny_goals` asks of a model beyond scores: repeatability, sizes, clean pictures, time.
+
+Axis letters: H/W pixels.
+"""
+
+import time
+from statistics import median
+
+import numpy as np
+
+from benchmarks.held_out import Pictures
+from unildiff.core.model import UniLDiff
+from unildiff.data.batch import picture_array, picture_tensor
+from unildiff.data.photographs import load, photographs
+from unildiff.data.samples import LONGEST
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.evaluation.protocols import get_protocol
+from unildiff.evaluation.psnr import psnr
+from unildiff.restoring import restore_picture
+
+ODD = ((101, 75), (257, 131))  # (H, W); no multiple of anything
+TIMED_ROUNDS = 3
+
+
+def clean_photographs(which: Pictures) -> dict[str, tuple[np.ndarray, str]]:
+    """Return (uint8 (H, W, 3), caption) by name, at the size that they are scored at."""
+    role = "val" if which == "validation" else "test"
+    return {photo.name: (load(photo, LONGEST)[0], photo.caption) for photo in photographs(role)}
+
+
+def same_bytes(model: UniLDiff, again: UniLDiff, which: Pictures, settings: SamplingSettings) -> bool:
+    """Restore one photograph by a model and by the same one loaded once more; the sampler's noise has the same seed."""
+    picture, caption = next(iter(clean_photographs(which).values()))
+    first, second = (restore_picture(each, picture[:128, :160], caption, settings).numpy() for each in (model, again))
+    return bool((first == second).all())
+
+
+def mean_colour_shift(model: UniLDiff, which: Pictures, settings: SamplingSettings) -> dict[str, float]:
+    """Return the largest shift of a channel's mean (0..255) that clean pictures suffer, by size.
+
+    Odd sizes and 64 px are windows about the centre; 1,024 px is the first photograph, mirrored until it is that large.
+    """
+    clean = clean_photographs(which)
+    names = {f"{height}x{width}": (height, width) for height, width in (*ODD, (64, 64))}
+    shifts = {}
+    for name, (height, width) in names.items():
+        windows = [(_window(picture, height, width), caption) for picture, caption in clean.values()]
+        shifts[name] = max(_shift(model, window, caption, settings) for window, caption in windows)
+    picture, caption = next(iter(clean.values()))
+    shifts["384 px"] = max(_shift(model, *each, settings) for each in clean.values())
+    large = np.pad(picture, ((0, 1024 - picture.shape[0]), (0, 1024 - picture.shape[1]), (0, 0)), "symmetric")
+    shifts["1024x1024"] = _shift(model, large, caption, settings)
+    return shifts
+
+
+def clean_psnr(model: UniLDiff, which: Pictures, settings: SamplingSettings) -> dict[str, float]:
+    """Return PSNR in dB of clean photographs after a restoration that they did not need, by name."""
+    protocol = get_protocol("onerestore")
+    result = {}
+    for name, (picture, caption) in clean_photographs(which).items():
+        restored = restore_picture(model, picture, caption, settings)
+        result[name] = psnr(restored[None], picture_tensor(picture)[None], protocol=protocol).item()
+    return result
+
+
+def seconds_for_512(model: UniLDiff, settings: SamplingSettings) -> tuple[float, float]:
+    """Return wall and processor seconds for one captioned 512x512 picture: medians of three, after a small warm-up."""
+    picture = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    restore_picture(model, picture[:128, :128], "a stone", settings)
+    wall, processor = [], []
+    for _ in range(TIMED_ROUNDS):
+        start, began = time.perf_counter(), time.process_time()
+        restore_picture(model, picture, "a stone", settings)
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - began)
+    return median(wall), median(processor)
+
+
+def _window(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+
+
+def _shift(model: UniLDiff, picture: np.ndarray, caption: str, settings: SamplingSettings) -> float:
+    restored = picture_array(restore_picture(model, picture, caption, settings))
+    if restored.shape != picture.shape:
+        raise RuntimeError(f"restored {picture.shape} to {restored.shape}")
+    means = [each.reshape(-1, 3).astype(np.float64).mean(axis=0) for each in (restored, picture)]
+    return float(np.abs(means[0] - means[1]).max())
