@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import constants, hf_api
 from PIL import Image
 
+from tests.core.hub import hub
 from tests.small import sdxl_like_base, small_model
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import picture_array
@@ -130,25 +132,38 @@ def test_parts_are_moved_and_offloaded(pipeline: UniLDiffPipeline) -> None:
     assert np.array_equal(np.asarray(before), np.asarray(pipeline(PICTURE, "a cat", 1).images[0]))
 
 
-def test_push_to_hub_is_diffusers_own(
+def test_goes_to_the_hub_and_back_with_its_card(
     pipeline: UniLDiffPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uploaded: list[set[str]] = []
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "a-token")
+    pipeline.card = "---\nlibrary_name: diffusers\n---\n# This very model\n"
+    before = pipeline(PICTURE, "a cat", 1).images[0]
+    for upload in ("push_to_hub", "save_pretrained"):
+        remote = tmp_path / upload
+        remote.mkdir()
+        with hub(remote, f"me/{upload}") as (address, fetched):
+            monkeypatch.setattr(constants, "ENDPOINT", address)
+            monkeypatch.setattr(hf_api.api, "endpoint", address)
+            url = address + "/{repo_id}/resolve/{revision}/{filename}"
+            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+            if upload == "push_to_hub":
+                pipeline.push_to_hub(f"me/{upload}")
+            else:
+                pipeline.save_pretrained(tmp_path / "local", push_to_hub=True, repo_id=f"me/{upload}")
+            assert {"README.md", "model_index.json", "unildiff.json"} <= {file.name for file in remote.iterdir()}
+            assert (remote / "README.md").read_text() == pipeline.card
+            loaded = UniLDiffPipeline.from_pretrained(f"me/{upload}")
+        assert "fusion/model.safetensors" in fetched and loaded.card == pipeline.card
+        assert np.array_equal(np.asarray(before), np.asarray(loaded(PICTURE, "a cat", 1).images[0]))
 
-    def upload(self: object, folder: str, repo: str, **_: object) -> str:
-        uploaded.append({path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.json")} | {repo})
-        return "done"
 
-    monkeypatch.setattr("diffusers.utils.hub_utils.create_repo", lambda repo, **_: type("Repo", (), {"repo_id": repo}))
-    monkeypatch.setattr("diffusers.utils.hub_utils.PushToHubMixin._upload_folder", upload)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    pipeline.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="me/unildiff")
-    assert {"unildiff.json", "model_index.json", "unet/config.json", "me/unildiff"} <= uploaded[0]
-
-
-def test_lightning_is_not_imported() -> None:
+def test_loads_and_restores_without_lightning(tmp_path: Path) -> None:
+    UniLDiffPipeline.from_model(small_model()).save_pretrained(tmp_path)
     code = (
-        "import sys, unildiff.pipeline; print([m for m in sys.modules if m.startswith(('lightning', 'torchmetrics'))])"
+        "import sys, numpy; from unildiff.pipeline import UniLDiffPipeline as P;"
+        f"P.from_pretrained({str(tmp_path)!r})(numpy.zeros((8, 8, 3), 'uint8'), num_inference_steps=1);"
+        "print([m for m in sys.modules if m.startswith(('lightning', 'pytorch_lightning', 'torchmetrics'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

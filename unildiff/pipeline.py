@@ -26,11 +26,13 @@ from unildiff.core.text import TextEncoders
 from unildiff.core.unet import FusedUNet
 from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.paths import weights_path
 from unildiff.restoring import restore_picture
 
 Picture = Image.Image | np.ndarray | Tensor
 StepEnd = Callable[["UniLDiffPipeline", int, float, dict[str, Tensor]], dict[str, Tensor]]
-_FILES = ["*.json", "*.txt", "*.safetensors", "README.md"]
+CARD = "README.md"
+_FILES = ["*.json", "*.txt", "*.safetensors", CARD]
 
 
 @dataclass
@@ -45,6 +47,10 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
 
     Devices, dtypes, offloading, progress bars and uploads work as in every diffusers pipeline. A folder on disk is that
     of ``unildiff export``.
+
+    Attributes:
+        network: sizes and switches of what is added to the base.
+        card: the model card that is saved and uploaded with the weights, None without one.
     """
 
     model_cpu_offload_seq = "text->lq_encoder->vae->unet->decoder"
@@ -66,12 +72,15 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
             vae=vae, text=text, lq_encoder=lq_encoder, unet=unet, decoder=decoder, scheduler=scheduler
         )
         self.network = network or NetworkConfig(fusion=unet.fusion.config, detail=decoder.config)
+        self.card: str | None = None
 
     @classmethod
-    def from_model(cls, model: UniLDiff) -> "UniLDiffPipeline":
-        """Return a pipeline over a model's own parts."""
+    def from_model(cls, model: UniLDiff, card: str | None = None) -> "UniLDiffPipeline":
+        """Return a pipeline over a model's own parts, with the model's card where it has one."""
         scheduler = EulerDiscreteScheduler.from_config(model.scheduler_config)
-        return cls(model.vae, model.text, model.lq_encoder, model.unet, model.decoder, scheduler, model.config)
+        made = cls(model.vae, model.text, model.lq_encoder, model.unet, model.decoder, scheduler, model.config)
+        made.card = card
+        return made
 
     @property
     def model(self) -> UniLDiff:
@@ -100,7 +109,10 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
             from huggingface_hub import snapshot_download
 
             source = snapshot_download(source, allow_patterns=_FILES, **hub)
-        return cls.from_model(load_restorer(source, torch_dtype))
+        card = (weights_path(source) if source == "tiny" else Path(source)) / CARD
+        return cls.from_model(
+            load_restorer(source, torch_dtype), card.read_text(encoding="utf-8") if card.is_file() else None
+        )
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **hub: Any) -> None:
         """Write the folder that ``from_pretrained`` and ``unildiff restore --model`` read, in the pipeline's dtype.
@@ -113,10 +125,20 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         folder = Path(save_directory)
         self.model.save_folder(folder, self.dtype)
         write_index(folder, self.config)
+        self._write_card(folder)
         if push_to_hub:
             repo = hub.pop("repo_id", folder.name)
             wanted = {key: hub[key] for key in ("private", "token", "commit_message", "create_pr") if key in hub}
             self.push_to_hub(repo, **wanted)
+
+    def _upload_folder(self, working_dir: str | Path, *args: Any, **hub: Any) -> Any:
+        """Upload what diffusers has written, with the model's card in the place of the blank one that it puts there."""
+        self._write_card(Path(working_dir))
+        return super()._upload_folder(working_dir, *args, **hub)
+
+    def _write_card(self, folder: Path) -> None:
+        if self.card is not None:
+            (folder / CARD).write_text(self.card, encoding="utf-8")
 
     @torch.no_grad()
     def __call__(

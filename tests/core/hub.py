@@ -1,5 +1,9 @@
-"""A stand-in for the Hugging Face hub: one repository of files from a folder, over HTTP on this machine."""
+"""A stand-in for the Hugging Face hub: one repository of files from a folder, over HTTP on this machine.
 
+Commits are taken as well; their files are written into the folder.
+"""
+
+import base64
 import hashlib
 import json
 import threading
@@ -15,7 +19,6 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def hub(folder: Path, repo: str) -> Iterator[tuple[str, list[str]]]:
     """Serve ``folder`` as ``repo``; yields the address and a list that collects the names of fetched files."""
     fetched: list[str] = []
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -27,6 +30,7 @@ def hub(folder: Path, repo: str) -> Iterator[tuple[str, list[str]]]:
         def answer(self, body: bool) -> None:
             path = self.path.partition("?")[0]
             data, etag = b"", ""
+            names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
             if path.startswith(f"/api/models/{repo}/tree/"):
                 entries = [{"type": "file", "path": name, "size": (folder / name).stat().st_size} for name in names]
                 data = json.dumps([entry | {"oid": "0"} for entry in entries]).encode()
@@ -39,7 +43,10 @@ def hub(folder: Path, repo: str) -> Iterator[tuple[str, list[str]]]:
                 if body:
                     fetched.append(path.split("/", 5)[5])
             else:
-                self.send_error(404)
+                self.send_response(404)
+                self.send_header("X-Error-Code", "EntryNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
@@ -49,6 +56,28 @@ def hub(folder: Path, repo: str) -> Iterator[tuple[str, list[str]]]:
             self.end_headers()
             if body:
                 self.wfile.write(data)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            address = f"http://{self.headers['Host']}/{repo}"
+            said: dict[str, object] = {"name": repo, "url": address}  # to /api/repos/create
+            if self.path.endswith("/api/validate-yaml"):
+                said = {"errors": [], "warnings": []}
+            elif "/preupload/" in self.path:
+                wanted = [file["path"] for file in json.loads(body)["files"]]
+                said = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in wanted]}
+            elif self.path.startswith(f"/api/models/{repo}/commit/"):
+                for entry in map(json.loads, body.splitlines()):
+                    if entry["key"] == "file":
+                        path = folder / entry["value"]["path"]
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(base64.b64decode(entry["value"]["content"]))
+                said = {"commitUrl": f"{address}/commit/{COMMIT}", "commitOid": COMMIT}
+            data = json.dumps(said).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
             pass

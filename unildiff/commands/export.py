@@ -45,8 +45,7 @@ def export(
         model = load_restorer(ckpt, weights)
         card = card_of_folder(ckpt)
     folder = output_folder(out)
-    UniLDiffPipeline.from_model(model).save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    UniLDiffPipeline.from_model(model, card).save_pretrained(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:,.1f} MB; try `unildiff restore PICTURES OUT --model {folder}`")
 
