@@ -33,7 +33,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         scene_seed: int = 0,
         degradations: list[str] | None = None,
         weights: dict[str, float] | None = None,
-        saturation: tuple[float, float] = (0.8, 2.5),
+        saturation: tuple[float, float] = (0.6, 1.6),
         estimated_depth: float = 0.6,
         val_size: int = 256,
         test_count: int = 10,

@@ -106,6 +106,18 @@ SWITCHES: dict[str, tuple[NetworkConfig, NetworkConfig, str, tuple[str, ...]]] =
         "picture",
         ("decoder.details.0.experts.0.1.",),
     ),
+    "mix depth": (
+        network(),
+        network(detail={"mix_depth": 2}),
+        "picture",
+        ("decoder.details.0.mix.1.",),
+    ),
+    "LQ norm": (
+        network(),
+        network(lq_norm="picture"),
+        "prediction",
+        ("unet.fusion.lq_norm.weight",),
+    ),
 }
 
 

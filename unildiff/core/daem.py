@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unildiff.core.moe import Router, Routing, dispatch
+from unildiff.core.norm import ChannelNorm
 from unildiff.diffusion.noise import KeyedNoise
 
 
@@ -28,6 +29,7 @@ class DetailConfig:
         routing: ``image`` (authors' code) or ``window``.
         window_size: m, side of a window at the level's own resolution; used by ``window`` routing.
         expert_depth: blocks an expert.
+        mix_depth: blocks that decoder features and skip go through together before an expert is chosen.
     """
 
     kind: Literal["daem", "none"] = "daem"
@@ -37,19 +39,7 @@ class DetailConfig:
     routing: Literal["image", "window"] = "image"
     window_size: int = 64
     expert_depth: int = 1
-
-
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of (B, D, H, W)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise every position over its channels."""
-        normed: Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return normed
+    mix_depth: int = 1
 
 
 class NAFBlock(nn.Module):
@@ -117,7 +107,7 @@ class DetailLevel(nn.Module):
         self.config = config
         dim, experts = config.width, len(config.kernel_sizes)
         self.merge = nn.Conv2d(channels + skip_channels, dim, 1)
-        self.mix = NAFBlock(dim, 3)
+        self.mix = nn.Sequential(*(NAFBlock(dim, 3) for _ in range(config.mix_depth)))
         self.router = Router(2 * dim, experts, config.top_k)
         self.experts = nn.ModuleList(
             nn.Sequential(*(NAFBlock(dim, kernel) for _ in range(config.expert_depth)))

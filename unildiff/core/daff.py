@@ -16,6 +16,7 @@ from unildiff.core.attention import TextCrossAttention, axial_rope
 from unildiff.core.checkpointing import run_block
 from unildiff.core.fusion_blocks import DoubleStreamBlock, SingleStreamBlock, TimestepEmbedding
 from unildiff.core.moe import Routing
+from unildiff.core.norm import ChannelNorm
 from unildiff.diffusion.noise import KeyedNoise
 
 
@@ -37,6 +38,8 @@ class FusionConfig:
             ``authors``' code: the latent output is thrown away.
         token_experts: experts E per token in the double block's MLPs; 0, the paper's profile, is a plain MLP.
         token_top_k: experts chosen for a token.
+        lq_norm: how the LQ feature is normalised (our choice): ``token``, each position over its channels, or
+            ``picture``, groups of channels over the whole picture, which takes absolute brightness away.
     """
 
     kind: Literal["daff", "plain"] = "daff"
@@ -51,6 +54,7 @@ class FusionConfig:
     double_outputs: Literal["both", "authors"] = "both"
     token_experts: int = 0
     token_top_k: int = 1
+    lq_norm: Literal["token", "picture"] = "token"
 
 
 @dataclass
@@ -109,7 +113,7 @@ class DAFF(nn.Module):
         dim, heads, area = config.hidden_size, config.num_heads, config.patch_size**2
         self.gradient_checkpointing = False
         self.latent_in = nn.Linear(latent_channels * area, dim)
-        self.lq_norm = nn.GroupNorm(8, lq_channels)
+        self.lq_norm = ChannelNorm(lq_channels) if config.lq_norm == "token" else nn.GroupNorm(8, lq_channels)
         self.lq_in = nn.Linear(lq_channels * area, dim)
         self.time = TimestepEmbedding(dim)
         keeps_latent = config.double_outputs == "both"
