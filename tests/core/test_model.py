@@ -74,14 +74,15 @@ def test_work_is_done_once_a_picture_not_once_a_step(captions: list[str], scale:
     model = small_model()
     counted = {name: Calls(part) for name, part in (
         ("lq", model.lq_encoder), ("vae", model.vae.encoder), ("text", model.text), ("unet", model.unet),
-        ("lq tokens", model.unet.fusion.lq_in), ("decoder", model.decoder), ("plain decoder", model.vae.decoder),
+        ("lq tokens", model.unet.fusion.lq_in), ("fusion's text", model.unet.fusion.text_attention.key_value),
+        ("decoder", model.decoder), ("plain decoder", model.vae.decoder),
     )}  # fmt: skip
     sizes: list[int] = []
     model.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     model.restore(pictures(), captions, [1, 2], SamplingSettings(num_inference_steps=4, guidance_scale=scale))
     calls = {name: counter.calls for name, counter in counted.items()}
-    assert calls.pop("lq tokens") <= text + 1  # one linear layer, for the guided and the plain pass
-    assert calls == {"lq": 1, "vae": 1, "text": text, "unet": unet, "decoder": 1, "plain decoder": 0}
+    once = dict.fromkeys(("lq", "vae", "lq tokens", "fusion's text", "decoder"), 1)
+    assert calls == once | {"text": text, "unet": unet, "plain decoder": 0}
     assert sizes == [2 * text] * 4
 
 

@@ -136,13 +136,18 @@ class UniLDiff(nn.Module):
     def context(
         self, deep: Tensor, text: TextEmbedding, size: tuple[int, int], corner: tuple[int, int] = (0, 0)
     ) -> UNetContext:
-        """Return what the U-Net needs at every step, of the LQ encoder's deep feature (B, F, h, w) and the caption.
+        """Return what the U-Net needs at every step, of the LQ encoder's deep feature (B, F, h, w) and embedded captions.
 
-        ``size`` is the picture's height and width in pixels, ``corner`` where in it a tile begins.
+        Args:
+            deep: of the pictures.
+            text: B captions, or n B of them: a first caption for every picture, then a second, ...; the context is then
+                for a batch of n B, and what does not depend on the caption is made once.
+            size: the picture's height and width in pixels.
+            corner: where in it a tile begins.
         """
         ids = None
         if self.unet.rest.config.addition_embed_type == "text_time":
-            ids = time_ids(size, corner, size, deep.shape[0]).to(deep.device)
+            ids = time_ids(size, corner, size, text.tokens.shape[0]).to(deep.device)
         return UNetContext(self.unet.prepare(deep, text.tokens), text, ids)
 
     @torch.no_grad()
@@ -156,26 +161,33 @@ class UniLDiff(nn.Module):
     ) -> Tensor:
         """Return restored latents (B, C, h, w), float32; the same keys give the same latents on one device."""
         noise = KeyedNoise(keys, features.latents.device).normal("sampling", *features.latents.shape[1:])
-        texts = [self.embed(captions)]
-        conditional = self._predictor(features, texts)
-        guided: Predict | None = None
+        text, guided = self.embed(captions), None
         if self.config.use_text and any(captions) and settings.guidance_scale != 1.0:
-            guided = self._predictor(features, [self.embed([""] * len(captions)), *texts])
+            conditional, guided = self._predictors(features, self.embed([""] * len(captions)).joined(text))
+        else:
+            conditional, _ = self._predictors(features, text)
         start = start_latents(features.latents.float(), noise, self.schedule, settings)
         return sample(conditional, guided, start, self.schedule, settings, callback)
 
-    def _predictor(self, features: LQFeatures, texts: list[TextEmbedding]) -> Predict:
-        """Return a function as the sampler wants it; two texts (empty, caption) make a doubled batch."""
+    def _predictors(self, features: LQFeatures, text: TextEmbedding) -> tuple[Predict, Predict]:
+        """Return two functions as the sampler wants them: under each picture's last text, and under all its texts.
+
+        With two texts (empty, caption) the second one doubles the batch.
+        """
+        batch = features.latents.shape[0]
         if features.grid is not None:
-            return tiled_predictor(self, features, texts)
+            return tiled_predictor(self, features, text.last(batch)), tiled_predictor(self, features, text)
         size = (features.latents.shape[2] * self.downscale_factor, features.latents.shape[3] * self.downscale_factor)
-        first, *more = [self.context(features.deep, text, size) for text in texts]
-        context, repeats = (first.doubled(more[0]) if more else first), len(texts)
+        whole = self.context(features.deep, text, size)
+        last, repeats = whole.last(batch), text.tokens.shape[0] // batch
 
-        def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
-            return self.predict(latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), context)
+        def conditional(latents: Tensor, timesteps: Tensor) -> Tensor:
+            return self.predict(latents, timesteps, last)
 
-        return predict
+        def guided(latents: Tensor, timesteps: Tensor) -> Tensor:
+            return self.predict(latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), whole)
+
+        return conditional, guided
 
     def predict(self, latents: Tensor, timesteps: Tensor, context: UNetContext) -> Tensor:
         """Return the U-Net's prediction (B, C, h, w) for noisy latents at timesteps (B,)."""

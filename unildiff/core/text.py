@@ -34,6 +34,10 @@ class TextEmbedding:
             pooled = torch.cat([self.pooled, other.pooled])
         return TextEmbedding(torch.cat([self.tokens, other.tokens]), pooled)
 
+    def last(self, batch: int) -> "TextEmbedding":
+        """Return the last ``batch`` embeddings; nothing is copied."""
+        return TextEmbedding(self.tokens[-batch:], None if self.pooled is None else self.pooled[-batch:])
+
 
 class TextEncoders(Part):
     """The base's text encoders with their tokenizers.

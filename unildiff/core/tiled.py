@@ -31,24 +31,23 @@ def encode_tiles(model: "UniLDiff", lq: Tensor, grid: TileGrid) -> tuple[Tensor,
     return deep.to(lq.dtype), latents.to(lq.dtype)
 
 
-def tiled_predictor(model: "UniLDiff", features: "LQFeatures", texts: list[TextEmbedding]) -> Predict:
+def tiled_predictor(model: "UniLDiff", features: "LQFeatures", text: TextEmbedding) -> Predict:
     """Return a function as the sampler wants it, whose prediction for the whole picture is fused from its tiles.
 
     Args:
         model: in evaluation mode.
         features: with a grid.
-        texts: one embedding (B, S, D), or that of the empty captions and that of the captions: a doubled batch, (2B, ...).
+        text: B embedded captions, or the B empty captions and then the captions: a doubled batch, (2B, ...).
     """
     grid, factor = features.grid, model.downscale_factor
     assert grid is not None
     size = (grid.height * factor, grid.width * factor)
+    repeats = text.tokens.shape[0] // features.latents.shape[0]
 
     def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
         def of_tile(tile: Tile) -> Tensor:
             corner = (tile.rows[0] * factor, tile.columns[0] * factor)
-            first, *more = [model.context(tile.cut(features.deep), text, size, corner) for text in texts]
-            context = first.doubled(more[0]) if more else first
-            repeats = len(texts)
+            context = model.context(tile.cut(features.deep), text, size, corner)
             return model.predict(tile.cut(latents).repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), context)
 
         return grid.fuse(of_tile)

@@ -3,7 +3,7 @@
 Axis letters: B batch, C latent channels, h/w latent height and width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -30,15 +30,15 @@ class UNetContext:
     text: TextEmbedding
     time_ids: Tensor | None = None
 
-    def doubled(self, other: "UNetContext") -> "UNetContext":
-        """Return this context and ``other`` (same pictures, other text) as one batch of 2B."""
-        fusion = None
-        if self.fusion is not None and other.fusion is not None:
-            fusion = self.fusion.doubled(other.fusion)
-        ids = None
-        if self.time_ids is not None and other.time_ids is not None:
-            ids = torch.cat([self.time_ids, other.time_ids])
-        return UNetContext(fusion, self.text.joined(other.text), ids)
+    def last(self, batch: int) -> "UNetContext":
+        """Return the context of the last ``batch`` samples; nothing is copied."""
+        fusion = self.fusion
+        if fusion is not None:
+            pair = fusion.text_key_value
+            text = None if pair is None else (pair[0][-batch:], pair[1][-batch:])
+            fusion = replace(fusion, lq_tokens=fusion.lq_tokens[-batch:], text_key_value=text)
+        ids = None if self.time_ids is None else self.time_ids[-batch:]
+        return UNetContext(fusion, self.text.last(batch), ids)
 
 
 class FusedUNet(Part):
@@ -63,9 +63,13 @@ class FusedUNet(Part):
 
     @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def prepare(self, deep: Tensor, text: Tensor) -> FusionContext:
-        """Return the fusion's context of an LQ feature (B, F, h, w) and text (B, S, D), once a picture."""
+        """Return the fusion's context of an LQ feature (B, F, h, w) and text (B, S, D), once a picture.
+
+        Of several texts a picture, (n B, S, D), the context is for a batch of n B; the LQ feature is embedded once.
+        """
         context: FusionContext = self.fusion.prepare(deep, text)
-        return context
+        repeats = text.shape[0] // deep.shape[0]
+        return replace(context, lq_tokens=torch.cat([context.lq_tokens] * repeats)) if repeats > 1 else context
 
     def forward(
         self, latents: Tensor, timesteps: Tensor, context: UNetContext, noise: KeyedNoise | None = None
