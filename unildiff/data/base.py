@@ -106,6 +106,18 @@ class RestorationDataModule(lightning.LightningDataModule):
         """Return the pictures to restore; those of the test set where a subclass says nothing else."""
         return WithoutTruth(self.test_set())
 
+    def training_samples(self) -> SampleSet:
+        """Return the training set that is in use; after ``setup``.
+
+        Raises:
+            UserError: there is none.
+        """
+        return self._made("train")
+
+    def replace_training_samples(self, samples: SampleSet) -> None:
+        """Train on other samples from now on, such as the same ones with stored latents added."""
+        self._sets["train"] = samples
+
     # Lightning's side.
 
     def setup(self, stage: str) -> None:
@@ -128,7 +140,7 @@ class RestorationDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the training stream, from ``consumed`` on."""
         rank, world = rank_and_world()
-        train = self._made("train")
+        train = self.training_samples()
         sampler = StreamSampler(len(train), self.batch_size, lambda: self.consumed, rank, world)
         return self._loader(train, sampler, self.batch_size)
 

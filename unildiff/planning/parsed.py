@@ -13,6 +13,7 @@ from unildiff.errors import UserError
 from unildiff.lightning_cli import UniLDiffCLI
 from unildiff.planning.report import RunSettings
 from unildiff.planning.step import TRAINED, StepSettings
+from unildiff.stages.latent_cache import LatentCacheConfig
 
 GPU_TFLOPS = 120.0
 """Assumed for a GPU: 40% of the 312 TFLOP/s that an A800 has in bf16 (our choice)."""
@@ -66,6 +67,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     options = getattr(trainer.strategy, "init_args", {})
     devices = _count(trainer.devices) * int(trainer.num_nodes)
     dtype, weight_dtype = _dtypes(str(trainer.precision))
+    cache = (model.cache or LatentCacheConfig()) if stage == "decoder" and model.latents == "cached" else None
     run = RunSettings(
         config=" + ".join(path.name for path in taken_apart.configs) or stage,
         base="",
@@ -76,7 +78,8 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
             compute_dtype=dtype,
             weight_dtype=weight_dtype,
             checkpointing=model.gradient_checkpointing,
-            sampling_passes=_sampling_passes(model) if stage == "decoder" else 0,
+            sampling_passes=_live_passes(model) if stage == "decoder" else 0,
+            cached_passes=_sampler_passes(model) if cache else 0,
         ),
         devices=devices,
         accumulation=trainer.accumulate_grad_batches,
@@ -90,6 +93,8 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
         weights_only=bool(checkpoints is not None and checkpoints.weights_only),
         throughput=(tflops or (GPU_TFLOPS if gpu else CPU_TFLOPS)) * 1e12,
         gpu=gpu,
+        cached_samples=cache.samples if cache else 0,
+        cached_skips=bool(cache and cache.skips),
     )
     return Parsed(run, _network(model), model.base)
 
@@ -101,10 +106,13 @@ def _network(model: Any) -> NetworkConfig:
     return stored_network(weights_folder(model.init_from) or weights_folder(model.base))
 
 
-def _sampling_passes(model: Any) -> int:
-    """Return the U-Net passes that make one batch of restored latents."""
-    if model.latents != "sample":
-        return int(model.latents == "one_step")
+def _live_passes(model: Any) -> int:
+    """Return the U-Net passes that make one batch of restored latents while it trains."""
+    return _sampler_passes(model) if model.latents == "sample" else int(model.latents == "one_step")
+
+
+def _sampler_passes(model: Any) -> int:
+    """Return the U-Net passes of a decoder stage's sampler."""
     sampling = model.training_sampling
     return 4 if sampling is None else int(sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2))
 

@@ -27,6 +27,8 @@ class RunSettings:
         weights_only: checkpoints without optimiser.
         throughput: operations a second and device.
         gpu: whether the devices are GPUs.
+        cached_samples: samples whose latents are made before training and kept on disk.
+        cached_skips: and their skips.
     """
 
     config: str
@@ -44,6 +46,8 @@ class RunSettings:
     weights_only: bool
     throughput: float
     gpu: bool
+    cached_samples: int = 0
+    cached_skips: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,11 @@ def checkpoint_bytes(run: RunSettings, cost: StepCost) -> int:
     """Return the size of one checkpoint: what is trained, its average, and the optimiser's moments."""
     average = run.averaged_bytes * sum(cost.trained.values())
     return cost.gradients + average + (0 if run.weights_only else 2 * cost.gradients)
+
+
+def cache_bytes(run: RunSettings, cost: StepCost) -> int:
+    """Return the disk that the cache of latents takes."""
+    return run.cached_samples * (cost.latent_bytes + (cost.skip_bytes if run.cached_skips else 0))
 
 
 def plan_text(run: RunSettings, cost: StepCost, other: StepCost) -> str:
@@ -129,8 +138,22 @@ def plan_text(run: RunSettings, cost: StepCost, other: StepCost) -> str:
             f"checkpoint: {size / GB:.2f} GB each; with {_kept(run.kept)} and one being written "
             f"{_disk(run.kept, size)} of disk"
         ),
+        *_cache_lines(run, cost),
     ]
     return "\n".join(lines)
+
+
+def _cache_lines(run: RunSettings, cost: StepCost) -> list[str]:
+    if not run.cached_samples:
+        return []
+    flops = run.cached_samples * cost.cached_flops
+    kinds = "latents and skips" if run.cached_skips else "latents"
+    return [
+        (
+            f"cache: {kinds} of {run.cached_samples:,} samples, {cache_bytes(run, cost) / GB:,.2f} GB of disk; made once "
+            f"before training: {flops / 1e18:,.3f} EFLOP, {_duration(flops / (run.throughput * run.devices))} at that rate"
+        )
+    ]
 
 
 def _memory_lines(with_: Memory, without: Memory) -> list[str]:

@@ -42,6 +42,7 @@ class StepSettings:
         weight_dtype: of the weights.
         checkpointing: activations are made again in the backward pass.
         sampling_passes: U-Net passes without gradients before the step (decoder stage), at batch B each.
+        cached_passes: U-Net passes that a sample's latents take once before training (decoder stage with a cache).
     """
 
     stage: Stage
@@ -51,6 +52,7 @@ class StepSettings:
     weight_dtype: torch.dtype = torch.float32
     checkpointing: bool = True
     sampling_passes: int = 0
+    cached_passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class StepCost:
         gradients: bytes of the gradients.
         activations: bytes above weights and gradients at the fullest moment.
         flops: floating-point operations.
+        cached_flops: those of one sample's latents in the cache, without the encoders; 0 without a cache.
+        latent_bytes: of one sample's latents on disk.
+        skip_bytes: of one sample's skips on disk.
     """
 
     parameters: dict[str, int]
@@ -72,6 +77,9 @@ class StepCost:
     gradients: int
     activations: int
     flops: int
+    cached_flops: int = 0
+    latent_bytes: int = 0
+    skip_bytes: int = 0
 
 
 def measure_step(sizes: BaseSizes, network: NetworkConfig, settings: StepSettings) -> StepCost:
@@ -99,11 +107,25 @@ def measure_step(sizes: BaseSizes, network: NetworkConfig, settings: StepSetting
         flops = tracker.flops
         if settings.sampling_passes > 1:  # one of them was run
             flops += (settings.sampling_passes - 1) * _pass_flops(model, settings, autocast)
+        cached_flops = 0
+        if settings.cached_passes:
+            cached_flops = settings.cached_passes * _pass_flops(model, settings, autocast) // settings.batch_size
+        latent_bytes, skip_bytes = stored_bytes(model, settings)
         parts = [(name, parameter) for name, parameter in model.named_parameters()]
     return StepCost(
         _by_part(parts), _by_part([(n, p) for n, p in parts if p.requires_grad]), weights, static - weights,
-        tracker.peak - static, flops,
+        tracker.peak - static, flops, cached_flops, latent_bytes, skip_bytes,
     )  # fmt: skip
+
+
+def stored_bytes(model: UniLDiff, settings: StepSettings) -> tuple[int, int]:
+    """Return what one sample's latents and its skips take in a cache (data/latents.py)."""
+    side = settings.crop_size // model.downscale_factor
+    channels = [int(count) for count in model.vae.config.block_out_channels[:-1]]
+    largest = settings.crop_size // model.lq_encoder.factor
+    numbers = sum(count * (largest >> level) ** 2 for level, count in enumerate(channels))
+    kept = settings.compute_dtype or settings.weight_dtype
+    return 4 * int(model.vae.config.latent_channels) * side**2 + 16, kept.itemsize * numbers
 
 
 def prepare(model: UniLDiff, settings: StepSettings) -> None:

@@ -3,7 +3,7 @@
 Axis letters: B batch, C latent channels, h/w latent height and width.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -13,10 +13,12 @@ from unildiff.assembly import HANDED_TO_DECODER
 from unildiff.core.model import LQFeatures, NetworkConfig
 from unildiff.core.moe import auxiliary_loss
 from unildiff.data.batch import RestorationBatch
+from unildiff.data.latents import CachedBatch, LatentCache, of_batch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
 from unildiff.stages.denoising import routing_scalars
+from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.testing import EvaluationSettings
 
@@ -37,9 +39,11 @@ class DecoderFinetuneModule(RestorationModule):
         gradient_checkpointing: recompute activations in the backward pass.
         evaluation: see ``RestorationModule``.
         latents: the restored latents it learns from: ``sample`` runs the sampler with ``training_sampling`` each step,
+            ``cached`` has it run once before training over ``cache.samples`` samples and keeps the result on disk,
             ``one_step`` takes the clean latents that one prediction at a random timestep implies, ``lq`` skips the
             diffusion and decodes the LQ picture's own latents (ablation).
         training_sampling: few unguided steps (our choice: a decoder step costs less than 20 guided ones).
+        cache: where ``cached`` keeps them, and how many; never read from a checkpoint.
         ssim_weight: l1 of the loss (authors' refiner script: 0.2).
         auxiliary_weight: lambda of Eq. 7 (supplement: 0.01).
     """
@@ -58,27 +62,53 @@ class DecoderFinetuneModule(RestorationModule):
         text_dropout: float = 0.2,
         gradient_checkpointing: bool = False,
         evaluation: EvaluationSettings | None = None,
-        latents: Literal["sample", "one_step", "lq"] = "sample",
+        latents: Literal["sample", "cached", "one_step", "lq"] = "sample",
         training_sampling: SamplingSettings | None = None,
+        cache: LatentCacheConfig | None = None,
         ssim_weight: float = 0.2,
         auxiliary_weight: float = 0.01,
     ) -> None:
         super().__init__(
             base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing, evaluation
         )
-        self.save_hyperparameters(ignore=["sampling", "training_sampling", "evaluation"])
+        self.save_hyperparameters(ignore=["sampling", "training_sampling", "evaluation", "cache"])
         self.latents = latents
         self.training_sampling = training_sampling or SamplingSettings(num_inference_steps=4, guidance_scale=1.0)
+        self.cache = cache or LatentCacheConfig()
+        self.latent_cache: LatentCache
         self.ssim_weight, self.auxiliary_weight = ssim_weight, auxiliary_weight
 
+    def setup(self, stage: str) -> None:
+        """Refuse a cache of something else before anything takes long."""
+        if stage == "fit" and self.latents == "cached":
+            self.latent_cache = open_cache(self)
+
+    def on_fit_start(self) -> None:
+        """Make what the cache lacks."""
+        if self.latents == "cached":
+            fill_cache(self, self.latent_cache)
+
     @torch.no_grad()
-    def restored_latents(self, batch: RestorationBatch, features: LQFeatures, noise: KeyedNoise) -> Tensor:
-        """Return latents (B, C, h, w) of the kind that ``latents`` names."""
+    def decoder_inputs(self, batch: RestorationBatch, noise: KeyedNoise) -> tuple[Tensor, list[Tensor]]:
+        """Return restored latents (B, C, h, w) of the kind that ``latents`` names, and the skips, finest first."""
+        lq = batch_pictures(batch, "lq")
+        if self.latents == "cached":
+            latents, skips = of_batch(cast(CachedBatch, batch))
+            return latents, skips or self.model.lq_encoder(lq)[1]
+        features = self.model.encode_lq(lq)
         if self.latents == "lq":
-            return features.latents
+            return features.latents, features.skips
+        restored = self.sampled_latents if self.latents == "sample" else self.predicted_latents
+        return restored(batch, features, noise), features.skips
+
+    def sampled_latents(self, batch: RestorationBatch, features: LQFeatures, noise: KeyedNoise) -> Tensor:
+        """Return what the sampler makes of LQ pictures, (B, C, h, w)."""
         captions = dropped_captions(batch["caption"], noise, self.text_dropout)
-        if self.latents == "sample":
-            return self.model.sample_latents(features, captions, batch["key"], self.training_sampling)
+        return self.model.sample_latents(features, captions, batch["key"], self.training_sampling)
+
+    def predicted_latents(self, batch: RestorationBatch, features: LQFeatures, noise: KeyedNoise) -> Tensor:
+        """Return the clean latents (B, C, h, w) that one prediction at a random timestep implies."""
+        captions = dropped_captions(batch["caption"], noise, self.text_dropout)
         size = (batch["lq"].shape[2], batch["lq"].shape[3])
         context = self.model.context(features.deep, self.embed(captions), size)
         schedule = self.model.schedule
@@ -93,10 +123,8 @@ class DecoderFinetuneModule(RestorationModule):
         """Return the loss of one batch."""
         noise = KeyedNoise(batch["key"], self.device)
         gt = batch_pictures(batch, "gt")
-        with torch.no_grad():
-            features = self.model.encode_lq(batch_pictures(batch, "lq"))
-        latents = self.restored_latents(batch, features, noise)
-        image, routings = self.model.decoder(latents, features.skips, noise)
+        latents, skips = self.decoder_inputs(batch, noise)
+        image, routings = self.model.decoder(latents, skips, noise)
         image, gt = (image.float() + 1) / 2, (gt + 1) / 2  # SSIM's constants are meant for pictures from 0 up
         reconstruction = (image - gt).abs().mean()
         with torch.autocast(image.device.type, enabled=False):  # a variance as a difference of squares needs float32

@@ -1,0 +1,256 @@
+"""The decoder stage on cached latents: what live sampling gives, made once, shared, resumed, refused where it does not fit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
+from unildiff.data import latents as latents_module
+from unildiff.data.base import RestorationDataModule
+from unildiff.data.batch import collate
+from unildiff.data.keys import sample_key
+from unildiff.data.latents import CachedTrainSet, LatentCache
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
+from unildiff.stages.decoder import DecoderFinetuneModule
+from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache
+
+SAMPLES = 10  # three shards of 4, 4 and 2
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latents_module, "SHARD", 4)
+
+
+class Stream:
+    """Six pictures an epoch, each epoch with new crops: all is a function of the sample's key."""
+
+    def __init__(self, seed: int = 0, size: int = 32) -> None:
+        self.seed, self.size = seed, size
+        self.pairs: list[Any] = []
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        key = sample_key(self.seed, *divmod(position, 6))
+        batch: Any = make_batch([key], self.size)
+        return {name: value[0] if name != "key" else key for name, value in batch.items()}
+
+
+class Data(RestorationDataModule):
+    def __init__(self, seed: int = 0, size: int = 32) -> None:
+        super().__init__(batch_size=2, num_workers=0, crop_size=size, seed=seed)
+        self.size = size
+
+    def train_set(self) -> Any:
+        return Stream(self.seed, self.size)
+
+
+def make(base: Path, folder: Path, samples: int = SAMPLES, skips: bool = False, **settings: Any) -> Any:
+    defaults = {"latents": "cached", "cache": LatentCacheConfig(str(folder), samples, skips)}
+    defaults["training_sampling"] = SamplingSettings(2, 3.0)
+    module = make_stage("decoder", base, **(defaults | settings))
+    wake(module)
+    return module
+
+
+def count_calls(module: torch.nn.Module) -> list[int]:
+    calls: list[int] = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def as_rank(
+    module: DecoderFinetuneModule, data: Data, rank: int = 0, barriers: dict[str, Callable[[], None]] | None = None
+) -> DecoderFinetuneModule:
+    """Give a stage what it asks its trainer for, as one of two ranks; ``barriers``: what the other one does meanwhile."""
+    data.setup("fit")
+    actions = barriers or {}
+    strategy = SimpleNamespace(barrier=lambda name: actions.get(name, lambda: None)())
+    plugin = SimpleNamespace(train_step_context=torch.no_grad)
+    values: dict[str, Any] = {"strategy": strategy, "precision_plugin": plugin, "datamodule": data}
+    values |= {"global_rank": rank, "world_size": 2, "is_global_zero": rank == 0, "precision": "32-true"}
+    module.trainer = SimpleNamespace(**values)  # type: ignore[assignment]
+    return module
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def filled(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole cache, made by a fit."""
+    folder = tmp_path_factory.mktemp("filled") / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents_module, "SHARD", 4)
+        make_trainer(folder.parent, max_steps=1).fit(make(base_folder, folder), datamodule=Data())
+    return folder
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_training_is_that_on_live_latents(skips: bool, base_folder: Path, tmp_path: Path) -> None:
+    cached, losses, data = make(base_folder, tmp_path / "cache", skips=skips), Losses(), Data()
+    passes, encoded = count_calls(cached.model.unet), count_calls(cached.model.lq_encoder)
+    make_trainer(tmp_path, [losses], max_steps=5).fit(cached, datamodule=data)
+    # Two batches of two in the shards of four, one in the last; two Euler steps each; then none in five training steps.
+    assert len(passes) == 5 * 2
+    assert len(encoded) == 5 + (0 if skips else 5)
+    made = data.training_samples()
+    assert isinstance(made, CachedTrainSet) and len(made) == SAMPLES
+    batches: Any = [collate([made[2 * step], made[2 * step + 1]]) for step in range(5)]
+    assert sorted(name for batch in batches for name in batch["key"].tolist()) == sorted(
+        Stream()[position]["key"] for position in range(SAMPLES)
+    )
+    live, expected = make(base_folder, tmp_path, latents="sample"), Losses()
+    make_trainer(tmp_path, [expected], max_steps=5).fit(live, make_loader(batches))
+    assert losses.values == pytest.approx(expected.values, rel=1e-5)
+    assert len(set(losses.values)) == 5
+
+
+def test_each_turn_has_another_order(filled: Path) -> None:
+    made = CachedTrainSet(Stream(), LatentCache(filled, SAMPLES))  # type: ignore[arg-type]
+    turns = [[made[turn * SAMPLES + place]["key"] for place in range(SAMPLES)] for turn in range(2)]
+    assert turns[0] != turns[1] and set(turns[0]) == set(turns[1])
+    assert made[3]["key"] == turns[0][3]  # whatever was asked before
+
+
+def test_a_cache_is_found_again_and_may_grow(filled: Path, base_folder: Path, tmp_path: Path) -> None:
+    before = files(filled)
+    for samples, passes in ((SAMPLES, 0), (SAMPLES + 3, 3 * 2)):  # the last shard gets four, a new one the last
+        module = make(base_folder, filled, samples)
+        calls = count_calls(module.model.unet)
+        make_trainer(tmp_path, max_steps=1).fit(module, datamodule=Data())
+        assert len(calls) == passes
+    after = files(filled)
+    assert {name for name in before if before[name] != after[name]} == {"latents-00002.safetensors"}
+    grown = set(after) - set(before)
+    assert grown == {"latents-00003.safetensors"}
+    for name in grown:
+        (filled / name).unlink()
+
+
+def test_interrupted_it_goes_on(filled: Path, base_folder: Path, tmp_path: Path) -> None:
+    module = as_rank(make(base_folder, tmp_path / "cache"), Data())
+    module.trainer.world_size = 1
+    sampled, left = module.sampled_latents, iter(range(3))
+
+    def breaks(*arguments: Any) -> Tensor:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return sampled(*arguments)
+
+    module.sampled_latents = breaks  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        fill_cache(module, open_cache(module))
+    assert sorted(files(tmp_path / "cache")) == ["cache.json", "latents-00000.safetensors"]
+    module.sampled_latents = sampled  # type: ignore[method-assign]
+    calls = count_calls(module.model.unet)
+    fill_cache(module, open_cache(module))
+    assert len(calls) == (2 + 1) * 2
+    first = LatentCache(filled, SAMPLES)
+    second = LatentCache(tmp_path / "cache", SAMPLES)
+    for position in range(SAMPLES):
+        expected, found = first.read(position), second.read(position)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path) -> None:
+    modules = [make(base_folder, tmp_path / "cache") for _ in range(2)]
+    datas = [Data(), Data()]
+    calls = [count_calls(module.model.unet) for module in modules]
+    second = as_rank(modules[1], datas[1], 1)
+    lists: list[list[int]] = []
+
+    def other() -> None:  # rank 1 has seen the same list as rank 0, before rank 0 wrote
+        cache.missing = lambda: lists.pop() if lists else LatentCache.missing(cache)  # type: ignore[method-assign]
+        fill_cache(second, cache)
+
+    first = as_rank(modules[0], datas[0], 0, {"latents: made": other})
+    cache = open_cache(first)
+    open_cache(second)
+    lists.append(cache.missing())
+    fill_cache(first, cache)
+    assert [len(each) for each in calls] == [(2 + 1) * 2, 2 * 2]  # shards 0 and 2, shard 1
+    assert all(isinstance(data.training_samples(), CachedTrainSet) for data in datas)
+
+
+def test_a_disk_that_the_others_do_not_see(base_folder: Path, tmp_path: Path) -> None:
+    module = as_rank(make(base_folder, tmp_path / "cache"), Data())  # the other of two ranks writes elsewhere
+    with pytest.raises(UserError, match=r"1 files of .*cache are not there .* on a disk that all machines see"):
+        fill_cache(module, open_cache(module))
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "named"),
+    [
+        ({"seed": 1}, {}, "weights"),
+        ({"training_sampling": SamplingSettings(3, 3.0)}, {}, "training_sampling"),
+        ({"text_dropout": 0.5}, {}, "text_dropout"),
+        ({"skips": True}, {}, "skips"),
+        ({}, {"seed": 1}, "data"),
+        ({}, {"size": 64}, "data"),
+    ],
+)
+def test_a_cache_of_something_else_is_refused(
+    settings: dict[str, Any], data: dict[str, Any], named: str, filled: Path, base_folder: Path
+) -> None:
+    before = files(filled)
+    with pytest.raises(UserError) as error:
+        open_cache(as_rank(make(base_folder, filled, **settings), Data(**data)))
+    message = str(error.value)
+    assert "\n" not in message and str(filled) in message and f"with other {named} (" in message
+    assert message.count(" there, ") == 1  # that alone is another
+    assert files(filled) == before
+    open_cache(as_rank(make(base_folder, filled), Data()))
+
+
+def test_latents_of_another_picture_are_refused(filled: Path) -> None:
+    class Changed(Stream):
+        def __getitem__(self, position: int) -> dict[str, Any]:
+            sample = super().__getitem__(position)
+            return sample | {"lq": 255 - sample["lq"]} if position == 8 else sample
+
+    made = CachedTrainSet(Changed(), LatentCache(filled, SAMPLES))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="those of another picture at position 8"):
+        for position in range(SAMPLES):
+            made[position]
+
+
+def test_files_that_are_no_cache(filled: Path, base_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        open_cache(as_rank(make(base_folder, tmp_path), Data()))
+    for name, content in files(filled).items():
+        (tmp_path / name).write_bytes(content)
+    broken = tmp_path / "latents-00001.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    cache = LatentCache(tmp_path, SAMPLES)
+    assert cache.missing() == [1]
+    with pytest.raises(UserError, match=r"latents-00001\.safetensors cannot be read"):
+        cache.read(5)
+
+
+def test_only_our_datamodules(base_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cached needs a datamodule"):
+        make_trainer(tmp_path, max_steps=1).fit(make(base_folder, tmp_path / "cache"), make_loader([make_batch()]))
+
+
+def test_resuming_goes_on_exactly(base_folder: Path, tmp_path: Path) -> None:
+    """Five steps are a turn of ten samples: the fourth step is in the middle of one, the seventh in the next."""
+    whole, first, second = (make(base_folder, tmp_path / "cache") for _ in range(3))
+    make_trainer(tmp_path, max_steps=7).fit(whole, datamodule=Data())
+    trainer = make_trainer(tmp_path, max_steps=3)
+    trainer.fit(first, datamodule=Data())
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    make_trainer(tmp_path, max_steps=7).fit(second, datamodule=Data(), ckpt_path=tmp_path / "half.ckpt")
+    ends = dict(second.named_parameters())
+    assert all(torch.equal(value, ends[name]) for name, value in whole.named_parameters())

@@ -1,0 +1,161 @@
+"""The decoder stage's cache: what its latents depend on, and how the processes of a run make them.
+
+Axis letters: B batch, C latent channels, h/w latent height and width.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from unildiff.data.base import OneLineLoader, RestorationDataModule
+from unildiff.data.batch import SampleSet, collate
+from unildiff.data.latents import CachedTrainSet, LatentCache, entries_of, picture_hash
+from unildiff.data.parallel import progress
+from unildiff.diffusion.noise import KeyedNoise
+from unildiff.errors import UserError
+from unildiff.stages.base import batch_pictures
+
+if TYPE_CHECKING:
+    from unildiff.stages.decoder import DecoderFinetuneModule
+
+_LOOKED_AT = 4
+"""Samples of the data that go into the fingerprint; each later one is compared when it is read."""
+
+
+@dataclass
+class LatentCacheConfig:
+    """Restored latents made once before training and kept on disk.
+
+    Args:
+        folder: of the cache, on a disk that all machines of the run see; a run that finds it goes on with it.
+        samples: training samples that are made. With n pictures, 3 n samples are three crops of each, every one with its
+            own noise; training goes over them again and again.
+        skips: keep the LQ encoder's skips as well. That spares a pass of the encoder a step, and takes 117 MB a sample
+            at SDXL's size and 512 px in bfloat16.
+    """
+
+    folder: str = "cache/latents"
+    samples: int = 20000
+    skips: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"cache: samples is {self.samples}; it must be at least 1")
+
+
+def open_cache(stage: "DecoderFinetuneModule") -> LatentCache:
+    """Return the stage's cache after a look at what it holds, before anything takes long.
+
+    Raises:
+        UserError: it is of another model, other settings or other data.
+    """
+    cache = LatentCache(Path(stage.cache.folder), stage.cache.samples)
+    cache.open(made_by(stage, _datamodule(stage.trainer).training_samples()), write=stage.trainer.is_global_zero)
+    return cache
+
+
+def fill_cache(stage: "DecoderFinetuneModule", cache: LatentCache) -> None:
+    """Make what is missing, each process its share, and let training read from the cache from now on.
+
+    Raises:
+        UserError: the disk is full, or this machine does not see what another one has made.
+    """
+    trainer = stage.trainer
+    datamodule = _datamodule(trainer)
+    train = datamodule.training_samples()
+    missing = cache.missing()
+    trainer.strategy.barrier("latents: listed")  # all processes have the same list before the first writes
+    made = _restored(stage, train, cache, missing[trainer.global_rank :: trainer.world_size], datamodule)
+    for shard, entries in made:
+        cache.write(shard, entries)
+    trainer.strategy.barrier("latents: made")
+    if absent := cache.missing():
+        raise UserError(
+            f"latents: {len(absent)} files of {cache.folder} are not there though all processes are done; give a "
+            "--model.cache.folder on a disk that all machines see"
+        )
+    datamodule.replace_training_samples(CachedTrainSet(train, cache))
+
+
+def _restored(
+    stage: "DecoderFinetuneModule",
+    train: SampleSet,
+    cache: LatentCache,
+    shards: list[int],
+    datamodule: RestorationDataModule,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Yield shards with their entries."""
+    size = datamodule.batch_size
+    chunks = [
+        (shard, whole[first : first + size])
+        for shard in shards
+        for whole in [cache.positions(shard)]
+        for first in range(0, len(whole), size)
+    ]
+    loader = OneLineLoader(
+        train,  # type: ignore[arg-type]  # a protocol, where torch asks for its own base class
+        batch_sampler=[list(chunk) for _, chunk in chunks],
+        num_workers=datamodule.num_workers,
+        collate_fn=collate,
+    )
+    rank_zero = stage.trainer.is_global_zero
+    batches = progress(loader, len(chunks), "Restoring latents") if rank_zero else loader
+    parts: list[dict[str, Tensor]] = []
+    for (shard, chunk), batch in zip(chunks, batches, strict=True):
+        batch = datamodule.transfer_batch_to_device(batch, stage.device, 0)
+        with torch.no_grad(), stage.trainer.precision_plugin.train_step_context():
+            features = stage.model.encode_lq(batch_pictures(batch, "lq"))
+            latents = stage.sampled_latents(batch, features, KeyedNoise(batch["key"], stage.device))
+        parts.append(entries_of(batch, latents, features.skips if stage.cache.skips else []))
+        if chunk.stop == cache.positions(shard).stop:
+            yield shard, {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            parts = []
+
+
+def made_by(stage: "DecoderFinetuneModule", train: SampleSet) -> dict[str, Any]:
+    """Return all that decides what the latents are, as short texts: a cache's fingerprint."""
+    model = stage.model
+    frozen = [(name, value) for name, value in model.named_parameters() if not name.startswith(stage.trained)]
+    return {
+        "weights": weights_hash(frozen),
+        "network": _hash(asdict(model.config.fusion) | {"use_text": model.config.use_text} | model.scheduler_config),
+        "training_sampling": asdict(stage.training_sampling),
+        "text_dropout": stage.text_dropout,
+        "precision": str(stage.trainer.precision),
+        "skips": stage.cache.skips,
+        "data": _hash([_looks(train[position]) for position in range(_LOOKED_AT)]),
+    }
+
+
+@torch.no_grad()
+def weights_hash(parameters: list[tuple[str, nn.Parameter]]) -> str:
+    """Return a short hash of weights that is the same on every device: exact sums over all bits, and some values."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in parameters:
+        flat = parameter.detach().reshape(-1)
+        bits = flat.view(torch.int16 if flat.element_size() == 2 else torch.int32)
+        some = bits[:: max(1, len(bits) // 256)].tolist()
+        digest.update(f"{name} {tuple(parameter.shape)} {int(bits.sum(dtype=torch.int64))} {some}\n".encode())
+    return digest.hexdigest()
+
+
+def _looks(sample: Any) -> list[Any]:
+    return [sample["key"], sample["caption"], picture_hash(sample["lq"]), picture_hash(sample["gt"])]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
+def _datamodule(trainer: Trainer) -> RestorationDataModule:
+    datamodule = getattr(trainer, "datamodule", None)
+    if not isinstance(datamodule, RestorationDataModule):
+        raise UserError(f"latents: cached needs a datamodule of unildiff, got {type(datamodule).__name__}; give --data")
+    return datamodule
