@@ -8,7 +8,7 @@ UNILDIFF := $(BIN)/unildiff
 READY := .venv/.ready
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-DATA_ROOT ?= data/cdd11
+DATA_ROOT ?=
 PROFILE ?= tiny
 CKPT ?=
 NOW := $(shell date +%Y-%m-%d_%H-%M-%S)
@@ -16,7 +16,7 @@ DEMO := runs/demo/$(NOW)
 DEMO_STEPS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types reproduce-table2 clean-venv
+.PHONY: help demo test format lint types reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-goals ablation clean-venv
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -54,18 +54,38 @@ lint: $(READY)  ## ruff
 types: $(READY)  ## mypy --strict on unildiff/ and datamodules/
 	$(BIN)/mypy
 
+# The paper's tables, one recipe: PROFILE=tiny on a sample set (the shipped model, or CKPT=); PROFILE=paper on the real one.
+# CKPT and SEEDS may name several: all stand in one table. TEST_ARGS go to `unildiff test`.
+REPRODUCE := reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc
+SEEDS ?= 0
+TEST_ARGS ?=
 ifeq ($(PROFILE),paper)
-TABLE2_MODEL = --ckpt_path $(or $(CKPT),$(error PROFILE=paper needs CKPT=a decoder checkpoint, and DATA_ROOT=the real CDD-11))
+DATA_OF = $(or $(DATA_ROOT),$(error PROFILE=paper needs DATA_ROOT=folder of the real data, see `unildiff data layout $(SET)`))
+MODELS = $(or $(CKPT),$(error PROFILE=paper needs CKPT=a decoder checkpoint))
+else
+DATA_OF = $(or $(DATA_ROOT),data/$(SET))
+MODELS = $(or $(CKPT),shipped)
 endif
-TABLE2 := runs/table2/$(PROFILE)_$(NOW)
+SAMPLE = $(if $(filter paper,$(PROFILE)),true,$(UNILDIFF) data sample $(SET) --root $(DATA_OF))
+TABLE = $(@:reproduce-%=%)
+RUNS = runs/$(TABLE)/$(PROFILE)_$(NOW)
 
-reproduce-table2: $(READY)  ## Table 2; PROFILE=paper CKPT=... DATA_ROOT=... for your own checkpoint
-ifneq ($(PROFILE),paper)
-	$(UNILDIFF) data sample cdd11 --root $(DATA_ROOT)
-endif
-	$(UNILDIFF) test --data cdd11 --data.root $(DATA_ROOT) $(TABLE2_MODEL) --run_dir $(TABLE2) \
-	  --model.evaluation.stages "[round_trip,no_diffusion,after_joint]"
-	$(BIN)/python -m unildiff.commands.table table2 $(TABLE2)/test --out results
+reproduce-table1: SET = five_task
+reproduce-table2: SET = cdd11
+reproduce-table3: SET = autodir
+reproduce-udc: SET = udc
+reproduce-table1:  ## Table 1, five tasks; PROFILE=paper CKPT=... DATA_ROOT=... for your own checkpoint
+reproduce-table2:  ## Table 2, CDD-11; likewise
+reproduce-table3:  ## Table 3, AutoDIR's six tasks; likewise
+reproduce-udc:  ## under-display cameras; likewise
+$(REPRODUCE): $(READY)
+	@set -e; $(SAMPLE); number=0; \
+	for model in $(MODELS); do for seed in $(SEEDS); do \
+	  number=$$((number + 1)); checkpoint=; test $$model = shipped || checkpoint="--ckpt_path $$model"; \
+	  $(UNILDIFF) test --data $(SET) --data.root $(DATA_OF) --data.test_seed $$seed $$checkpoint --run_dir $(RUNS)/$$number \
+	    --model.evaluation.stages "[round_trip,no_diffusion,after_joint]" $(TEST_ARGS); \
+	done; done; \
+	$(BIN)/python -m unildiff.commands.table $(TABLE) $(RUNS)/*/test --out results
 
 TINY_STEPS := 1_vae 2_unet 3_alignment 4_joint 5_decoder
 TINY_FOLDERS := fit_vae fit_unet alignment joint decoder
@@ -74,6 +94,14 @@ tiny-weights: $(READY)  ## the shipped tiny model from nothing: hours; goes on w
 	set -e; set -- $(TINY_FOLDERS); for step in $(TINY_STEPS); do \
 	  $(UNILDIFF) fit --config configs/tiny/weights/$$step.yaml --run_dir runs/tiny/$$1 --ckpt_path auto; shift; done
 	$(UNILDIFF) export runs/tiny/decoder/checkpoints/last.ckpt --out runs/tiny/export
+
+ARGS ?=
+
+tiny-goals: $(READY)  ## every goal of the tiny model, measured; ARGS="--validation", "--model FOLDER --naf FILE", ...
+	$(BIN)/python -m benchmarks.tiny_goals $(ARGS)
+
+ablation: $(READY)  ## what each part is worth; ARGS="--minutes 60 --seeds 0 1", goes on where it was stopped
+	$(BIN)/python -m benchmarks.ablation --table docs/tiny-model/ablation.md $(ARGS)
 
 clean-venv:  ## remove .venv
 	rm -rf .venv

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -118,6 +119,41 @@ def in_json(function: Callable[..., object], arguments: Sequence[str]) -> list[s
         first = len(required) - 1
         positional[first:] = [_json_list(positional[first:], commas=False)]
     return positional + options
+
+
+def call_function(function: Callable[..., int | None], program: str, arguments: Sequence[str]) -> int:
+    """Parse ``arguments`` by a command's signature and call it; parameters without a default are positional.
+
+    Args:
+        function: the command; it returns its exit code, or None for 0.
+        program: what the help calls it.
+        arguments: what the user wrote.
+
+    Raises:
+        UserError: an argument that does not fit, or whatever the command raises.
+    """
+    parser = OneLineErrors(prog=program, description=(inspect.getdoc(function) or "").partition("\n")[0])
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    for action in parser._actions:
+        if not action.option_strings:
+            action.metavar = f"{action.dest} ..." if action.metavar and "[" in str(action.metavar) else action.dest
+    values = parser.parse_args(in_json(function, arguments)).as_dict()
+    return function(**values) or 0
+
+
+def run_module(function: Callable[..., int | None], arguments: Sequence[str] | None = None) -> int:
+    """Run a command as ``python -m`` of its module; a user's mistake is one line and exit code 2.
+
+    Args:
+        function: the command.
+        arguments: by default those of the process.
+    """
+    program = f"python -m unildiff.commands.{function.__name__}"
+    try:
+        return call_function(function, program, sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"unildiff: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
 
 
 def _is_list(annotation: Any) -> bool:

@@ -11,7 +11,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tests.evaluation.chromium import Browser
 from tests.evaluation.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.commands.report import report
-from unildiff.commands.table import main as table_main
 from unildiff.errors import UserError
 from unildiff.evaluation.report import write_report
 from unildiff.evaluation.report_curves import Curve, curves_html, read_curves
@@ -191,15 +190,6 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
     with pytest.raises(UserError, match="wrong number of pictures"):
         report([folder], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
-
-
-def test_the_table_command(tmp_path, capsys):
-    folder = write_run(tmp_path / "run")
-    assert table_main(["table2", str(folder), "--out", str(tmp_path / "out")]) == 0
-    assert "OneRestore" in capsys.readouterr().out and (tmp_path / "out" / "table2.tex").is_file()
-    assert table_main(["udc", str(folder), "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("unildiff: error: no picture of this table") and error.count("\n") == 1
 
 
 @pytest.fixture(scope="module")

@@ -90,9 +90,20 @@ class Comparison:
         """Whether the interval leaves out zero and the sign test is below 0.05."""
         return (self.low > 0 or self.high < 0) and self.p_value < 0.05
 
+    def verdict(self, units: str) -> str:
+        """Return in words what may be said; ``units`` is what was counted, e.g. pictures."""
+        if sign_test(self.count, 0) >= 0.05:  # even if all had gone one way
+            return f"too few {units} to tell"
+        return "a difference" if self.conclusive else "no difference shown"
+
 
 def compare_paired(
-    first: ArrayLike, second: ArrayLike, scenes: Sequence[str] | None = None, *, seed: int = 0
+    first: ArrayLike,
+    second: ArrayLike,
+    scenes: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
 ) -> Comparison:
     """Compare two runs on the same pictures.
 
@@ -101,16 +112,20 @@ def compare_paired(
         second: (N,) values of the second run, in the same order.
         scenes: (N,) names of scenes; pictures of one scene (CDD-11 degrades each in 11 ways) are not independent, so
             their differences are averaged before anything is counted. ``None``: every picture stands for itself.
+        columns: (N,) names of degradations, for a difference that is a mean of their means, as a table's average is,
+            whatever their sizes; not together with ``scenes``. ``None``: all pictures weigh the same.
         seed: of the bootstrap.
 
     Returns:
-        The comparison; differences that are not finite are left out.
+        The comparison; differences that are not finite are left out. A degradation with a single picture leaves the
+        interval empty.
 
     Raises:
-        ValueError: lengths differ or no finite difference is left.
+        ValueError: lengths differ, scenes and columns are given both, or no finite difference is left.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 1 or (scenes is not None and len(scenes) != a.size):
+    lengths = {each.size for each in (a, b)} | {len(names) for names in (scenes, columns) if names is not None}
+    if a.ndim != 1 or len(lengths) > 1 or (scenes is not None and columns is not None):
         raise ValueError(f"paired values must be equally long vectors, got {a.shape} and {b.shape}")
     kept = np.isfinite(a) & np.isfinite(b)
     differences = b[kept] - a[kept]
@@ -119,6 +134,9 @@ def compare_paired(
     if scenes is not None:
         _, groups = np.unique(np.asarray(scenes)[kept], return_inverse=True)
         differences = np.bincount(groups, weights=differences) / np.bincount(groups)
-    low, high = bootstrap_interval([differences], seed=seed)
+    groups_of = np.zeros(differences.size) if columns is None else np.asarray(columns)[kept]
+    parts = [differences[groups_of == name] for name in np.unique(groups_of)]
+    low, high = bootstrap_interval(parts, seed=seed)
+    mean = float(np.mean([part.mean() for part in parts]))
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    return Comparison(differences.size, float(differences.mean()), low, high, better, worse, sign_test(better, worse))
+    return Comparison(differences.size, mean, low, high, better, worse, sign_test(better, worse))

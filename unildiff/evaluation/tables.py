@@ -4,7 +4,7 @@ A run is a scored folder, see ``tables_runs``; the columns are in ``tables_specs
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unildiff.evaluation.figures import median_picture, table_figure
@@ -28,7 +28,14 @@ __all__ = [
 ]
 
 
-def write_table(table_id: TableId, runs: Sequence[Run], out_dir: Path, *, width: int = 100) -> str:
+def write_table(
+    table_id: TableId,
+    runs: Sequence[Run],
+    out_dir: Path,
+    *,
+    width: int = 100,
+    others: Mapping[str, Path] | None = None,
+) -> str:
     """Write a table in every format, and the scores behind it.
 
     Writes ``{table_id}.txt``, ``.md``, ``.tex``, ``.csv``, ``.json``; ``{table_id}_pictures.csv`` with one line a
@@ -40,12 +47,13 @@ def write_table(table_id: TableId, runs: Sequence[Run], out_dir: Path, *, width:
         runs: scored runs, see :func:`unildiff.evaluation.tables_build.build_table`.
         out_dir: made if it is not there.
         width: characters a line of what is returned; the file has 100.
+        others: by label, folders of other methods' pictures for the figure.
 
     Returns:
         The plain text, for the terminal.
 
     Raises:
-        UserError: as ``build_table``.
+        UserError: as ``build_table``, or another method's folder lacks a picture.
     """
     table = build_table(table_id, runs)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -54,7 +62,7 @@ def write_table(table_id: TableId, runs: Sequence[Run], out_dir: Path, *, width:
     _write_pictures(table, runs, out_dir / f"{table_id}_pictures.csv")
     spec = SPECS[table_id]
     if any(median_picture(runs[0], spec.key(index, runs[0].scores)) is not None for index in range(len(spec.columns))):
-        table_figure(table_id, runs[0], out_dir / f"{table_id}_figure")
+        table_figure(table_id, runs[0], out_dir / f"{table_id}_figure", others)
     return render_text(table, width)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from unildiff.evaluation.tables_specs import SPECS, TableSpec
 
 RowKind = Literal["paper", "input", "reference", "stage", "ours", "low", "high", "difference", "seeds"]
 _OWN_ROW = "Ours"  # the paper's name for its own row
+_SAME_INPUT, _OTHER_NOISE = 0.005, 0.1  # dB, and units of SSIM: how far inputs of two runs may be apart (our choice)
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,9 @@ def _seed_rows(spec: TableSpec, runs: Sequence[Run], printed: PaperTable | None)
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         key = tuple(str(run.info.get(name)) for name in ("model", "steps", "guidance_scale", "blind"))
-        groups.setdefault(key, []).append(run)
+        groups.setdefault((run.group,) if run.group else key, []).append(run)
     for (model, *_), members in groups.items():
-        if len({run.info.get("seed") for run in members}) > 1:
+        if len(members) > 1 and (members[0].group or len({run.info.get("seed") for run in members}) > 1):
             finals = [_row(run.label, "ours", spec, run.scores, printed) for run in members]
             table = np.array([(row.psnr, row.ssim) for row in finals])
             for name, values in (("mean", table.mean(axis=0)), ("std", table.std(axis=0, ddof=1))):
@@ -215,14 +217,32 @@ def _has_average(printed: PaperTable | None) -> int:
 
 
 def with_distinct_labels(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs with their seed, and if need be their folder, added to labels that would stand twice."""
+    """Return the runs with their seed, and if need be what sets their folders apart, added to labels that stand twice."""
     labels = [run.label for run in runs]
     for key in ("seed", "folder"):
         repeated = {label for label in labels if labels.count(label) > 1}
-        for index, run in enumerate(runs):
-            if labels[index] in repeated:
-                labels[index] += f", seed {run.info.get('seed')}" if key == "seed" else f", {run.folder.name}"
+        for label in repeated:
+            members = [index for index, each in enumerate(labels) if each == label]
+            seeds = [str(runs[index].info.get("seed")) for index in members]
+            if key == "seed" and len(set(seeds)) > 1:
+                additions = [f"seed {seed}" for seed in seeds]
+            else:
+                additions = _tails([runs[index].folder for index in members]) if key == "folder" else []
+            for index, addition in zip(members, additions, strict=False):
+                labels[index] += f", {addition}"
     return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+
+
+def _tails(folders: Sequence[Path]) -> list[str]:
+    """Return the part of each path that sets it apart: runs/a/test and runs/b/test are a and b."""
+    parts = [folder.resolve().parts for folder in folders]
+    while len({each[-1:] for each in parts}) == 1 and len(parts[0]) > 1:
+        parts = [each[:-1] for each in parts]
+    for length in range(1, max(map(len, parts))):
+        tails = ["/".join(each[-length:]) for each in parts]
+        if len(set(tails)) == len(tails):
+            return tails
+    return ["/".join(each) for each in parts]
 
 
 def _check_together(spec: TableSpec, runs: Sequence[Run]) -> None:
@@ -249,9 +269,11 @@ def _check_together(spec: TableSpec, runs: Sequence[Run]) -> None:
                     f"runs cannot stand in one table: {run.folder} and {first.folder} are of other pictures, "
                     f"{'/'.join(min(odd))} and {len(odd) - 1} more in one of them only"
                 )
+        # Another seed draws other noise in the input, by as much as that is; other pictures differ by more.
+        slack = _SAME_INPUT if run.info.get("seed") == first.info.get("seed") else _OTHER_NOISE
         for metric in METRICS:
             columns = zip(*(spec.values(each.scores, f"input_{metric}") for each in (first, run)), strict=True)
-            if any(abs(a[name] - b.get(name, math.nan)) > 0.005 for a, b in columns for name in a):
+            if any(abs(a[name] - b.get(name, math.nan)) > slack for a, b in columns for name in a):
                 raise UserError(
                     f"runs cannot stand in one table: {run.folder} and {first.folder} had other inputs, make two tables"
                 )

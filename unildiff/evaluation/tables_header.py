@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unildiff.evaluation.paper_rows import METRICS, Metric, Paper, TableId
-from unildiff.evaluation.statistics import Comparison, compare_paired, sign_test
+from unildiff.evaluation.statistics import Comparison, compare_paired
 from unildiff.evaluation.tables_notes import consistency_notes
 from unildiff.evaluation.tables_runs import Run, Scores
 from unildiff.evaluation.tables_specs import TableSpec
@@ -110,14 +110,17 @@ def compare_scores(spec: TableSpec, first: Scores, second: Scores, metric: Metri
     a: list[float] = []
     b: list[float] = []
     scenes: list[str] = []
-    for ours, theirs in zip(spec.values(first, metric), spec.values(second, metric), strict=True):
+    columns: list[str] = []
+    values = zip(spec.columns, spec.values(first, metric), spec.values(second, metric), strict=True)
+    for column, ours, theirs in values:
         for name in sorted(ours.keys() & theirs.keys()):
             a.append(ours[name])
             b.append(theirs[name])
             scenes.append(name)
+            columns.append(column.title)
     if not a:
         return None
-    return compare_paired(a, b, scenes if spec.shared_scenes else None)
+    return compare_paired(a, b, scenes) if spec.shared_scenes else compare_paired(a, b, columns=columns)
 
 
 def _comparison(result: Comparison | None, metric: Metric, spec: TableSpec) -> str:
@@ -128,11 +131,8 @@ def _comparison(result: Comparison | None, metric: Metric, spec: TableSpec) -> s
     if not math.isnan(result.low):
         interval = f" (95% {result.low:+.{digits}f} to {result.high:+.{digits}f})"
     unit_name = "scenes" if spec.shared_scenes else "pictures"
-    verdict = "a difference" if result.conclusive else "no difference shown"
-    if sign_test(result.count, 0) >= 0.05:  # even if all had gone one way
-        verdict = f"too few {unit_name} to tell"
     return (
         f"{metric.upper()} {result.difference:+.{digits}f}{unit}{interval}, higher in {result.better} and lower in "
         f"{result.worse} of {result.count} {unit_name}, sign test "
-        f"p = {result.p_value:.2g}: {verdict}"
+        f"p = {result.p_value:.2g}: {result.verdict(unit_name)}"
     )

@@ -19,7 +19,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,6 +155,7 @@ class Run:
         info: ``run.json``, whole.
         scores: its final pictures' scores.
         stages: intermediate results, in the order in which they should stand.
+        group: what the user calls it and its like; runs of one group are seeds of one thing. "": not said.
     """
 
     folder: Path
@@ -162,6 +163,7 @@ class Run:
     info: dict[str, Any]
     scores: Scores
     stages: tuple[Stage, ...] = ()
+    group: str = ""
 
     @property
     def blind(self) -> bool:
@@ -252,3 +254,27 @@ def load_run(path: Path) -> Run:
         scores = Scores.read(path / str(stage["scores"]))
         stages.append(Stage(str(stage["label"]), scores, bool(stage.get("reference", False))))
     return make_run(path, info, Scores.read(path / "scores.csv"), stages)
+
+
+def load_named_run(given: str) -> Run:
+    """Read a scored run that is given as FOLDER or LABEL=FOLDER.
+
+    Raises:
+        UserError: as :func:`load_run`, or an empty label.
+    """
+    if "=" not in given or Path(given).is_dir():
+        return load_run(Path(given))
+    label, folder = labelled(given)
+    return replace(load_run(folder), label=label, group=label)
+
+
+def labelled(given: str) -> tuple[str, Path]:
+    """Return label and folder of LABEL=FOLDER.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    label, equals, folder = given.partition("=")
+    if not (label and equals and folder):
+        raise UserError(f"label missing: '{given}', give LABEL=FOLDER")
+    return label, Path(folder)
