@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.small import NETWORK, small_model
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
+from unildiff.cli import main
 from unildiff.data import latents as latents_module
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.batch import collate
@@ -17,6 +19,8 @@ from unildiff.data.keys import sample_key
 from unildiff.data.latents import CachedTrainSet, LatentCache
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
+from unildiff.planning.shapes import base_sizes
+from unildiff.planning.step import StepSettings, measure_step
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache
 
@@ -254,3 +258,38 @@ def test_resuming_goes_on_exactly(base_folder: Path, tmp_path: Path) -> None:
     make_trainer(tmp_path, max_steps=7).fit(second, datamodule=Data(), ckpt_path=tmp_path / "half.ckpt")
     ends = dict(second.named_parameters())
     assert all(torch.equal(value, ends[name]) for name, value in whole.named_parameters())
+
+
+def test_the_plan_says_the_disk_and_the_work(base_folder: Path, filled: Path, tmp_path: Path) -> None:
+    sizes, batch = base_sizes(str(base_folder)), 2
+    cost, five = (measure_step(sizes, NETWORK, StepSettings("decoder", batch, 32, cached_passes=n)) for n in (1, 5))
+    make_trainer(tmp_path, max_steps=1).fit(make(base_folder, tmp_path / "c", 2, skips=True), datamodule=Data())
+    stored = LatentCache(tmp_path / "c", 2).read(1)
+    skips = sum(value.nbytes for name, value in stored.items() if name.startswith("skip"))
+    assert (cost.latent_bytes, cost.skip_bytes) == (sum(value.nbytes for value in stored.values()) - skips, skips)
+    live = [measure_step(sizes, NETWORK, StepSettings("decoder", batch, 32, sampling_passes=n)).flops for n in (0, 1)]
+    assert batch * cost.cached_flops == live[1] - live[0] and five.cached_flops == 5 * cost.cached_flops
+
+
+def test_the_shipped_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_model().save_folder(tmp_path / "base", torch.float32)
+    arguments = ["--config", "configs/tiny/decoder.yaml", "--config", "configs/variants/cached_latents.yaml"]
+    arguments += ["--model.base=base", "--model.cache.samples=6", "--data.crop_size=32", "--data.batch_size=2"]
+    arguments += ["--data.num_workers=0", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+    arguments += ["--trainer.max_steps=2"]
+    assert main(["plan", *arguments]) == 0
+    assert "cache: latents of 6 samples, 0.00 GB of disk; made once before training" in capsys.readouterr().out
+    arguments += ["--model.training_sampling.num_inference_steps=2"]
+    assert main(["fit", *arguments, "--run_dir=first"]) == 0
+    assert sorted(files(tmp_path / "cache" / "latents")) == [
+        "cache.json",
+        "latents-00000.safetensors",
+        "latents-00001.safetensors",
+    ]
+    again = ["--run_dir=second", "--model.training_sampling.guidance_scale=1"]
+    assert main(["fit", *arguments, *again]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("unildiff: error: latents: the cache cache/latents was made with other training_sampling (")
