@@ -1,0 +1,215 @@
+"""What each part of the method is worth at tiny size: the paper's ablation, and its claims on text dropout and lambda.
+
+    make ablation                                                      # a tenth of the shipped model's steps, one seed
+    make ablation ARGS="--every 3 --inference-steps 8"                 # the same, scored in a seventh of the time
+    make ablation ARGS="--steps 250 1600 850 --seeds 0 1"              # as many as the shipped model; hours a variant
+    make ablation ARGS="--steps 5 20 10 --minutes 10 --every 8"        # to see that it works
+    make ablation ARGS="--tables dropout lambda --minutes 120 --test"
+
+Every variant starts from the same base (step 2 of `make tiny-weights`) and gets the same steps, batches and samples; stages
+that variants have in common are trained once. A run that is stopped, or whose --minutes are over, goes on where it was; what
+is finished is skipped. Choices rest on the validation photographs; --test adds the test photographs for the report. Results:
+OUT/results.json, OUT/results.csv and the table docs/tiny-model/ablation.md (--table).
+
+Axis letters: H/W pixels.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.ablation_plan import (
+    CONFIGS,
+    DECODER,
+    STAGES,
+    TABLES,
+    VARIANTS,
+    Budget,
+    Variant,
+    chosen,
+    fit_arguments,
+    folder_names,
+)
+from benchmarks.ablation_table import ablation_markdown, write_results
+from benchmarks.held_out import degraded, held_out, score
+from benchmarks.timing import one_thread
+from unildiff.assembly import load_restorer
+from unildiff.cli import main as unildiff
+from unildiff.core.pixels import to_uint8
+from unildiff.data.batch import RestorationSample
+from unildiff.data.files import output_folder, write_whole
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
+from unildiff.evaluation.rows import Summary
+from unildiff.paths import config_path
+from unildiff.stages.checkpoints import read_checkpoint
+
+SHARE = 10  # by default a tenth of the shipped model's steps
+OUT_OF_TIME = -1
+Result = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    one_thread()
+    torch.set_num_threads(options.threads)
+    try:
+        return run(options)
+    except UserError as error:
+        print(f"ablation: error: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
+    made.add_argument("--steps", type=int, nargs=3, metavar=("ALIGNMENT", "JOINT", "DECODER"), default=None)
+    made.add_argument("--minutes", type=float, help="start no further stage after so many; the next call goes on")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--variants", nargs="+", default=[], choices=[v.name for v in VARIANTS], metavar="NAME")
+    made.add_argument("--tables", nargs="+", default=[], choices=list(TABLES), help="only what these tables need")
+    made.add_argument("--base", default="runs/tiny/base")
+    made.add_argument("--test", action="store_true", help="score the test photographs, too")
+    made.add_argument("--every", type=int, default=1, help="score only every n-th picture")
+    made.add_argument("--inference-steps", type=int, default=20)
+    made.add_argument("--guidance", type=float, default=5.0)
+    made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    made.add_argument("--table", type=Path, help="where the table goes; by default OUT/ablation.md")
+    made.add_argument("--fit", nargs=argparse.REMAINDER, default=[], help="all that follows goes to `unildiff fit`")
+    return made
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train and score what is missing, then write all that there is.
+
+    Raises:
+        UserError: the base is not there, or a fit refuses its settings.
+    """
+    if not Path(options.base, "vae").is_dir():
+        raise UserError(
+            f"base: no base in {options.base}; `make tiny-weights` makes it in its second step, or give --base"
+        )
+    budget = Budget(options.base, tuple(options.steps or default_steps()), tuple(options.fit))
+    variants = chosen(options.variants, [TABLES[name] for name in options.tables])
+    which = ["validation", *(["test"] if options.test else [])]
+    samples = {name: held_out(name)[:: options.every] for name in which}
+    settings = SamplingSettings(options.inference_steps, options.guidance)
+    deadline = time.monotonic() + 60 * (options.minutes or float("inf"))
+    results, code = [], 0
+    for seed in options.seeds:
+        for variant in variants:
+            code = train(variant, budget, seed, options.out, lambda: time.monotonic() < deadline)
+            if code:
+                break
+            folders = [options.out / name for name in folder_names(variant, budget, seed)]
+            scores = {
+                name: scored(folders[-1], variant, pictures, name, settings, options.every)
+                for name, pictures in samples.items()
+            }
+            results.append(result(variant, seed, folders, scores))
+            write_results(results, options.out)
+        if code:
+            break
+    about = {"steps": budget.steps, "inference_steps": options.inference_steps, "guidance": options.guidance}
+    about |= {"pictures": {name: len(each) for name, each in samples.items()}, "base": options.base}
+    text = ablation_markdown(results, about)
+    page = options.table or options.out / "ablation.md"
+    output_folder(page.parent)
+    write_whole(page, text.encode())
+    print(text)
+    left = len(options.seeds) * len(variants) - len(results)
+    if left:
+        print(f"{left} of {len(options.seeds) * len(variants)} variants are left; the same command goes on")
+    return code if code != OUT_OF_TIME else 0
+
+
+def train(variant: Variant, budget: Budget, seed: int, out: Path, in_time: Callable[[], bool]) -> int:
+    """Train the stages of a variant that are not finished; return 0, ``OUT_OF_TIME``, or the fit's exit code."""
+    init_from = None
+    for stage, name in zip(variant.stages, folder_names(variant, budget, seed), strict=True):
+        last = out / name / "checkpoints" / "last.ckpt"
+        if not finished(last, budget.of(stage)):
+            if not in_time():
+                return OUT_OF_TIME
+            print(f"{variant.name}, seed {seed}: {stage}, {budget.of(stage)} steps in {out / name}", flush=True)
+            start = time.process_time()
+            code = unildiff(fit_arguments(variant, stage, budget, seed, str(out / name), init_from))
+            add_seconds(out / name, time.process_time() - start)
+            if code:
+                return code
+        init_from = str(last)
+    return 0
+
+
+def finished(last: Path, steps: int) -> bool:
+    return last.is_file() and read_checkpoint(last).step >= steps
+
+
+def add_seconds(folder: Path, seconds: float) -> None:
+    """Keep the processor time that a stage took, loaders' apart, over all its runs."""
+    output_folder(folder)
+    write_whole(folder / "seconds.json", json.dumps(seconds_of(folder) + seconds).encode())
+
+
+def seconds_of(folder: Path) -> float:
+    path = folder / "seconds.json"
+    return float(json.loads(path.read_text())) if path.is_file() else 0.0
+
+
+def default_steps() -> tuple[int, ...]:
+    """Return a tenth of the steps of the shipped model's recipe."""
+    configs = [yaml.safe_load(config_path(f"{CONFIGS}/{stage}.yaml").read_text()) for stage in STAGES]
+    return tuple(max(1, config["trainer"]["max_steps"] // SHARE) for config in configs)
+
+
+def scored(
+    folder: Path,
+    variant: Variant,
+    samples: Sequence[RestorationSample],
+    which: str,
+    settings: SamplingSettings,
+    every: int,
+) -> dict[str, Summary]:
+    """Return the scores of a variant and of its input, from its folder where they have been worked out before."""
+    note = f"{which}_{settings.num_inference_steps}_{settings.guidance_scale:g}_{every}.json"
+    path = folder / note
+    if path.is_file():
+        return dict(json.loads(path.read_text()))
+    model = load_restorer(str(folder / "checkpoints" / "last.ckpt"))
+    detail, on_lq = variant.decoder is not None, variant.of_stage(DECODER).get("latents") == "lq"
+
+    def restore(sample: RestorationSample) -> dict[str, torch.Tensor]:
+        lq = degraded(sample)
+        with torch.inference_mode():
+            features = model.encode_lq(model.pad(lq))
+            latents = features.latents
+            if not on_lq:
+                latents = model.sample_latents(features, [sample["caption"]], [sample["key"]], settings)
+            return {"restored": to_uint8(model.decode(latents, features, lq.shape, detail))[0]}
+
+    scores = score(samples, restore, variant.name)
+    write_whole(path, json.dumps(scores).encode())
+    return scores
+
+
+def result(variant: Variant, seed: int, folders: Sequence[Path], scores: dict[str, dict[str, Summary]]) -> Result:
+    """Return what is kept of one trained variant; its seconds are those of all its stages, shared ones included."""
+    return {
+        "variant": variant.name,
+        "seed": seed,
+        "folder": str(folders[-1]),
+        "seconds": sum(seconds_of(folder) for folder in folders),
+        "scores": {which: rows["restored"] for which, rows in scores.items()},
+        "input": {which: rows["input"] for which, rows in scores.items()},
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""What `ablation` trains: its variants as data, and what of them can be shared."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unildiff.paths import config_path
+
+ALIGNMENT, JOINT, DECODER = "3_alignment", "4_joint", "5_decoder"
+STAGES = (ALIGNMENT, JOINT, DECODER)
+CONFIGS = "configs/tiny/weights"
+
+Settings = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table.
+
+    Args:
+        name: as printed.
+        group: the table it belongs to; a variant may stand in several.
+        settings: of every stage, below ``model.``, e.g. ``network.fusion.kind``.
+        decoder: of the decoder stage besides; None leaves that stage out: the plain VAE decoder.
+    """
+
+    name: str
+    group: tuple[str, ...]
+    settings: Settings = field(default_factory=dict)
+    decoder: Settings | None = None
+
+    def of_stage(self, stage: str) -> Settings:
+        """Return all settings of a stage."""
+        return {**self.settings, **((self.decoder or {}) if stage == DECODER else {})}
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What is trained, in order."""
+        return STAGES if self.decoder is not None else STAGES[:2]
+
+
+PLAIN = {"network.fusion.kind": "plain", "network.detail.kind": "none"}
+NO_TEXT = {"network.use_text": False}
+NO_DAEM = {"network.detail.kind": "none"}
+
+PAPER, TUNED, EXPERTS, DROPOUT, BALANCE = (
+    "The paper's ablation",
+    "Decoder tuned with and without experts",
+    "Token experts in DAFF",
+    "Caption dropout",
+    "Weight of the balancing loss (lambda)",
+)
+VARIANTS = (
+    Variant("none", (PAPER,), PLAIN | NO_TEXT),
+    Variant("text", (PAPER,), PLAIN),
+    Variant("DAFF", (PAPER,), NO_DAEM | NO_TEXT),
+    Variant("DAFF + text", (PAPER, EXPERTS, DROPOUT), NO_DAEM),
+    Variant("DAFF + text + DAEM", (PAPER, TUNED, BALANCE), {}, {}),
+    # The paper's rows compare a tuned decoder with the plain one; this one is tuned, too.
+    Variant("DAFF + text, tuned decoder without DAEM", (TUNED,), {}, NO_DAEM),
+    Variant("DAFF + text + DAEM on LQ latents", (TUNED,), {}, {"latents": "lq"}),
+    Variant("token experts", (EXPERTS,), NO_DAEM | {"network.fusion.token_experts": 4}),
+    *(Variant(f"dropout {share:g}", (DROPOUT,), NO_DAEM | {"text_dropout": share}) for share in (0.0, 0.1, 0.4)),
+    *(Variant(f"lambda {weight:g}", (BALANCE,), {}, {"auxiliary_weight": weight}) for weight in (0.0, 0.001, 0.1)),
+)
+TABLES = {"paper": PAPER, "decoder": TUNED, "experts": EXPERTS, "dropout": DROPOUT, "lambda": BALANCE}
+AS_IN_GROUP = {(EXPERTS, "DAFF + text"): "none", (DROPOUT, "DAFF + text"): "dropout 0.2"}
+AS_IN_GROUP |= {(BALANCE, "DAFF + text + DAEM"): "lambda 0.01"}
+"""What a variant that stands in several tables is called in one that is not its first."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every variant gets.
+
+    Args:
+        base: folder that all start from: the base after step 2 of `make tiny-weights`; told apart by its weights, too.
+        steps: optimiser steps of alignment, joint and decoder.
+        extra: further arguments for `unildiff fit`, e.g. the data's.
+    """
+
+    base: str
+    steps: tuple[int, int, int]
+    extra: tuple[str, ...] = ()
+
+    def of(self, stage: str) -> int:
+        """Return a stage's steps."""
+        return self.steps[STAGES.index(stage)]
+
+    def base_digest(self) -> str:
+        """Return a hash of the base's weights."""
+        digest = hashlib.blake2b(digest_size=8)
+        for file in sorted(Path(self.base).rglob("*.safetensors")):
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+
+def folder_names(variant: Variant, budget: Budget, seed: int) -> list[str]:
+    """Return a folder a stage, named by all that its weights depend on: equal ones are trained once.
+
+    What the decoder alone is told (experts or not, lambda) does not reach the stages before, so these are shared.
+    """
+    names: list[str] = []
+    base = budget.base_digest()
+    for stage in variant.stages:
+        config = config_path(f"{CONFIGS}/{stage}.yaml").read_text(encoding="utf-8")
+        settings = dict(variant.of_stage(stage))
+        if stage != DECODER:
+            settings.pop("network.detail.kind", None)
+        made_of = [names[-1:], config, settings, base, budget.of(stage), budget.extra, seed]
+        digest = hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=5).hexdigest()
+        names.append(f"{stage}_{digest}")
+    return names
+
+
+def fit_arguments(
+    variant: Variant, stage: str, budget: Budget, seed: int, run_dir: str, init_from: str | None
+) -> list[str]:
+    """Return what `unildiff` is given to train a stage, or to go on with it."""
+    steps = budget.of(stage)
+    settings = dict(variant.of_stage(stage))
+    if stage == DECODER:  # a cache of latents belongs to one joint checkpoint; here there are many
+        settings = {"latents": "sample"} | settings
+    else:
+        settings.pop("network.detail.kind", None)
+    arguments = ["fit", "--config", f"{CONFIGS}/{stage}.yaml", "--run_dir", run_dir, "--ckpt_path", "auto"]
+    arguments += [f"--seed_everything={seed}", f"--model.base={budget.base}", f"--trainer.max_steps={steps}"]
+    arguments += [f"--model.optimizer.warmup_steps={max(1, steps // 10)}", "--trainer.limit_val_batches=0"]
+    if init_from is not None:
+        arguments += [f"--model.init_from={init_from}"]
+    return [*arguments, *(f"--model.{key}={_text(value)}" for key, value in settings.items()), *budget.extra]
+
+
+def chosen(names: Sequence[str], groups: Sequence[str] = ()) -> list[Variant]:
+    """Return the variants of these names, or those of which a table needs, in the plan's order; all without names."""
+    return [v for v in VARIANTS if not (names or groups) or v.name in names or set(groups) & set(v.group)]
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
