@@ -4,7 +4,8 @@ Commands are plain functions in ``unildiff/commands/``; the four of the Trainer 
 ``--help`` says is read off their source, so that nothing heavy is imported before a command is chosen.
 
 Exit codes: 0 done; 1 an error of ours (with traceback); 2 a user's mistake (one line on stderr); 3 done in part, what was
-left out is listed; 130 interrupted; 143 ended by SIGTERM or SIGUSR1 (training has written a checkpoint).
+left out is listed; 130 interrupted; 141 whoever read the output has gone (``| head``); 143 ended by SIGTERM or SIGUSR1
+(training has written a checkpoint).
 """
 
 import ast
@@ -40,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code. With ``UNILDIFF_DEBUG=1`` a user's mistake raises, with its traceback.
     """
     try:
-        return run(list(sys.argv[1:] if argv is None else argv))
+        try:
+            return run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            flush_output()  # what cannot be written must show here: as the interpreter ends it would be a traceback
     except UserError as error:
         if debugging():
             raise
@@ -48,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except OSError:
+        if (code := output_is_lost()) is None:
+            raise
+        return code
 
 
 def run(arguments: list[str]) -> int:
@@ -138,6 +146,28 @@ def print_help(program: str, summary: str, available: dict[str, str]) -> None:
     for name, text in available.items():
         print(f"  {name:{width}}  {text}")
     print(f"\n`{program} COMMAND --help` lists a command's options.")
+
+
+def flush_output() -> None:
+    """Write what standard output still holds."""
+    if sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.flush()
+
+
+def output_is_lost() -> int | None:
+    """Return the exit code when standard output cannot be written to any more, else None; what is left is thrown away."""
+    if sys.stdout is None or sys.stdout.closed:
+        return None
+    try:
+        print(flush=True)  # the only way to know: an error does not say which file it is of
+    except OSError as error:
+        with open(os.devnull, "w") as nowhere:  # the interpreter flushes once more as it ends
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 141
+        print(f"unildiff: error: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        return 2
+    return None
 
 
 def debugging() -> bool:
