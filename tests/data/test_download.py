@@ -1,155 +1,30 @@
 """Downloads from a stand-in hub on this machine: sizes said before, resumed, verified, unpacked whole or not at all."""
 
-import hashlib
-import io
 import json
 import os
 import resource
-import tarfile
-import threading
-import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.data.hub import SHA, Hub, cdd11_archives, png, serving, tarred, zipped
+from tests.fake_trees.cdd11 import DEGRADATIONS
 from unildiff.data.download import HOMES, download, elsewhere
 from unildiff.data.extract import extract
 from unildiff.data.listing import picture_sets
 from unildiff.errors import UserError
 
-SHA = "0123456789abcdef0123456789abcdef01234567"
-
-
-def png(seed: int, side: int = 40) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
-    return buffer.getvalue()
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as file:
-        for name, data in files.items():
-            file.writestr(name, data)
-    return buffer.getvalue()
-
-
-def tarred(files: dict[str, bytes]) -> bytes:
-    with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w:gz") as file:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-class Hub:
-    """What the stand-in serves, and what it was asked for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, dict[str, bytes]] = {}
-        self.sums: dict[str, str] = {}  # wrong checksums to claim
-        self.cut: int | None = None  # bytes after which each answer breaks off, and no further one comes
-        self.asked: list[str] = []
-
-    def handler(hub) -> type[BaseHTTPRequestHandler]:
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def answer(self, code: int, data: bytes = b"", **headers: str) -> None:
-                self.send_response(code)
-                for key, value in {"Content-Length": str(len(data)), **headers}.items():
-                    self.send_header(key.replace("_", "-"), value)
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(data)
-
-            def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
-                hub.asked.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
-                repo = "/".join(path.removeprefix("/api").split("/")[2:4])
-                if repo not in hub.files:
-                    return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
-                files = hub.files[repo]
-                if path.startswith("/api/"):
-                    listed = [
-                        {"rfilename": name, "size": len(data), "blobId": "0", "lfs": self.lfs(name, data)}
-                        for name, data in files.items()
-                    ]
-                    body = {"id": repo, "sha": SHA, "siblings": listed, "private": False, "gated": False}
-                    return self.answer(200, json.dumps(body).encode(), Content_Type="application/json")
-                name = path.partition(f"/resolve/{SHA}/")[2]
-                data = files[name]
-                headers = {
-                    "ETag": f'"{self.lfs(name, data)["sha256"]}"',
-                    "X_Repo_Commit": SHA,
-                    "Accept_Ranges": "bytes",
-                }
-                if self.command == "HEAD":
-                    self.send_response(200)
-                    for key, value in {**headers, "Content-Length": str(len(data))}.items():
-                        self.send_header(key.replace("_", "-"), value)
-                    return self.end_headers()
-                if hub.cut == 0:
-                    return self.answer(500, b"{}")
-                start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
-                whole = data[start:]
-                if hub.cut is not None:
-                    self.send_response(200)
-                    self.send_header("Content-Length", str(len(whole)))
-                    self.end_headers()
-                    self.wfile.write(whole[: hub.cut])
-                    hub.cut, self.close_connection = 0, True
-                    return None
-                code = 206 if start else 200
-                return self.answer(code, whole, Content_Range=f"bytes {start}-{len(data) - 1}/{len(data)}", **headers)
-
-            def lfs(self, name: str, data: bytes) -> dict[str, object]:
-                sha256 = hub.sums.get(name) or hashlib.sha256(data).hexdigest()
-                return {"sha256": sha256, "size": len(data), "pointerSize": 1}
-
-            do_HEAD = do_GET
-
-        return Handler
-
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), hub.handler())
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
-    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
-    yield hub
-    server.shutdown()
-    server.server_close()
-
-
-DEGRADATIONS = ("low", "haze", "rain", "snow", "low_haze", "low_rain", "low_snow", "haze_rain", "haze_snow")
-ALL = (*DEGRADATIONS, "low_haze_rain", "low_haze_snow")
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving(monkeypatch) as hub:
+        yield hub
 
 
 @pytest.fixture
 def cdd11(hub: Hub) -> Hub:
-    """CDD-11's repository with one scene a split."""
-    hub.files["gy65896/CDD-11"] = {
-        ".gitattributes": b"*.zip lfs",
-        **{
-            f"{split}.zip": zipped(
-                {f"{split}/{place}/1.png": png(100 * number + n) for n, place in enumerate(("clear", *ALL))}
-                | {f"__MACOSX/{split}/clear/._1.png": b"junk", f"{split}/.DS_Store": b"junk"}
-            )
-            for number, split in enumerate(("train", "test"))
-        },
-    }
+    hub.files["gy65896/CDD-11"] = cdd11_archives()
     return hub
 
 
@@ -166,7 +41,7 @@ def test_fetches_unpacks_and_says_the_size_before(cdd11: Hub, tmp_path: Path) ->
     assert said == [f"gy65896/CDD-11: {listed}; {sum(sizes) / 1e6:.1f} MB to download to {tmp_path / 'root'}"]
     found = tree(tmp_path / "root")
     record = json.loads(found.pop("download.json"))
-    assert set(found) == {f"{split}/{place}/1.png" for split in ("train", "test") for place in ("clear", *ALL)}
+    assert set(found) == {f"{split}/{place}/1.png" for split in ("train", "test") for place in ("clear", *DEGRADATIONS)}
     assert found["test/haze/1.png"] == png(102)
     assert record["test.zip"]["revision"] == SHA and record["test.zip"]["files"] == 12
     cdd11.asked.clear()

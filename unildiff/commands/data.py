@@ -70,7 +70,10 @@ def check(name: str, root: Path | None = None, json: Path | None = None) -> int:
         json: write the report to this file too.
     """
     from unildiff.data.check import check as examine
+    from unildiff.data.files import output_file
 
+    if json is not None:
+        output_file(json)  # not after an hour of looking at pictures
     return _tell(examine(name, root or Path("data") / name), json)
 
 

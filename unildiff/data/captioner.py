@@ -17,7 +17,7 @@ import numpy as np
 
 from unildiff.data.captions import FILE_NAME, entries
 from unildiff.data.catalogue import DATASETS
-from unildiff.data.files import input_folder, output_folder, some, write_failure
+from unildiff.data.files import input_folder, output_file, some, write_failure
 from unildiff.data.images import list_pictures, read_rgb
 from unildiff.data.layouts import is_there, read_pairs, recognise
 from unildiff.data.listing import picture_sets
@@ -64,11 +64,11 @@ def caption_folder(
     files = picture_files(root, source, name)
     target = root / FILE_NAME
     _drop_cut_line(target)
-    known = {entry["file"] for entry in entries(target)} if target.is_file() else set()
+    known = {entry["file"] for entry in entries(target)} if target.exists() else set()
     missing = [file for file in files if file.relative_to(root).as_posix() not in known]
     if not missing:
         return 0, len(files)
-    output_folder(root)  # before a model is loaded for nothing
+    output_file(target)  # before a model is loaded for nothing
     captioner = load_captioner(model, length)
     try:
         with open(target, "a", encoding="utf-8") as lines:
@@ -184,9 +184,9 @@ def _drop_cut_line(path: Path) -> None:
     """Cut off a last line that was not written whole."""
     if not path.is_file():
         return
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        try:
+    try:
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
             os.truncate(path, data.rfind(b"\n") + 1)
-        except OSError as error:
-            raise write_failure(path, error) from None
+    except OSError as error:
+        raise write_failure(path, error) from None

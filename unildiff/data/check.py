@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from unildiff.data.check_cache import Look, LookCache
 from unildiff.data.files import input_folder
 from unildiff.data.images import read_rgb
@@ -21,6 +23,7 @@ from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs,
 from unildiff.data.listing import picture_sets
 from unildiff.data.pairs import SUFFIXES, Pair, Split
 from unildiff.data.parallel import cores, ordered, progress
+from unildiff.data.raw import read_raw
 from unildiff.errors import UserError
 
 FLAT = 2  # a picture whose values differ by no more than this shows nothing
@@ -210,17 +213,15 @@ def _look(files: Sequence[Path], cache: LookCache, report: Report) -> tuple[dict
 
 
 def look_at(path: Path) -> Look | str:
-    """Return what a file holds, or in one line why it cannot be read. RAW arrays are only hashed."""
+    """Return what a file holds, or in one line why it cannot be read."""
     try:
-        if path.suffix.lower() not in SUFFIXES:
-            return Look(hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), 0, 0, 0, 255)
-        picture = read_rgb(path)
+        picture = read_rgb(path) if path.suffix.lower() in SUFFIXES else read_raw(path)
     except UserError as error:
         return str(error)
     except OSError as error:
         return f"unreadable picture: {path} ({error.strerror}); replace or remove it"
     digest = hashlib.blake2b(f"{picture.shape}".encode(), digest_size=16)
-    digest.update(picture.data)
+    digest.update(np.ascontiguousarray(picture).data)
     height, width = picture.shape[:2]
     return Look(digest.hexdigest(), height, width, int(picture.min()), int(picture.max()))
 
@@ -267,7 +268,7 @@ def _grouped(splits: Mapping[Path, str], files: Iterable[Path]) -> Iterator[tupl
 
 
 def _colour(look: Look) -> str:
-    return "black" if look.high <= FLAT else "white" if look.low >= 255 - FLAT else "flat"
+    return "black" if look.high <= FLAT else "white" if 255 - FLAT <= look.low <= look.high <= 255 else "flat"
 
 
 def _below(root: Path, path: Path) -> str:

@@ -29,7 +29,7 @@ class LookCache:
 
     def __init__(self, root: Path) -> None:
         """Read the records of a folder; a line that cannot be understood, such as the last after a crash, is dropped."""
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unildiff" / "check"
+        base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "unildiff" / "check"
         self._path = base / f"{hashlib.blake2b(str(root.absolute()).encode(), digest_size=12).hexdigest()}.jsonl"
         self._known: dict[str, tuple[int, int, Look]] = {}
         self._file: IO[bytes] | None = None
@@ -45,6 +45,7 @@ class LookCache:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self._path, "ab")  # closed on exit
             self._file.write(b"\n")  # ends a line that was cut short
+            self._file.flush()
         except OSError:
             self._file = None  # no place to remember: everything is looked at again next time
         return self
@@ -60,7 +61,10 @@ class LookCache:
         known = self._known.get(str(path))
         if known is None:
             return None
-        found = path.stat()
+        try:
+            found = path.stat()
+        except OSError:
+            return None  # looking at it will say what is wrong
         return known[2] if known[:2] == (found.st_size, found.st_mtime_ns) else None
 
     def put(self, path: Path, look: Look) -> None:

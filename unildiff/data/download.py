@@ -76,7 +76,7 @@ def download(name: str, root: Path, only: str = "", say: Callable[[str], object]
     """
     home = HOMES[name]
     output_folder(root)
-    revision, remote = _listing(home, only)
+    revision, remote = _listing(home, root, only)
     done = _done(root)
     missing = [file for file in remote if done.get(file.name, {}).get("revision") != revision]
     total = sum(file.size for file in missing)
@@ -91,6 +91,7 @@ def download(name: str, root: Path, only: str = "", say: Callable[[str], object]
     for file in missing:
         archive = _fetch(home, revision, file, root / _WORK)
         count = extract(archive, root, home.place)
+        os.sync()  # the pictures are on the disk before the record says so
         archive.unlink()
         done[file.name] = {
             "repository": home.repo,
@@ -105,11 +106,11 @@ def download(name: str, root: Path, only: str = "", say: Callable[[str], object]
     return [file.name for file in missing]
 
 
-def _listing(home: Home, only: str) -> tuple[str, list[RemoteFile]]:
+def _listing(home: Home, root: Path, only: str) -> tuple[str, list[RemoteFile]]:
     import huggingface_hub
 
     hub = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    with _Network(home):
+    with _Network(home, root):
         info: Any = hub.repo_info(home.repo, repo_type="dataset", files_metadata=True, timeout=30)
     files = [
         RemoteFile(file.rfilename, int(file.size or 0), file.lfs.sha256 if file.lfs else None)
@@ -142,7 +143,7 @@ def _fetch(home: Home, revision: str, file: RemoteFile, folder: Path) -> Path:
     path = output_folder(folder) / file.name.replace("/", "_")
     partial = path.with_name(f"{path.name}.{revision}.part")
     if not path.exists():
-        with _Network(home), open(partial, "ab") as data:
+        with _Network(home, partial), open(partial, "ab") as data:
             try:
                 fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -159,8 +160,9 @@ def _fetch(home: Home, revision: str, file: RemoteFile, folder: Path) -> Path:
 class _Network:
     """Turns what goes wrong between here and the hub into one line."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, writes: Path) -> None:
         self._home = home
+        self._writes = writes
 
     def __enter__(self) -> None:
         return None
@@ -180,7 +182,7 @@ class _Network:
             and error.errno is not None
             and not isinstance(error, ConnectionError | TimeoutError)
         ):
-            raise write_failure(Path(_WORK), error) from None
+            raise write_failure(self._writes, error) from None
         if isinstance(error, of_the_network):
             endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
             raise UserError(

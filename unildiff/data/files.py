@@ -1,7 +1,9 @@
 """Folders that a command is given and files that it leaves: refused by name, written whole or not at all."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from unildiff.errors import UserError
@@ -30,7 +32,29 @@ def input_folder(path: str | Path, holds: str) -> Path:
         raise UserError(f"not a folder but a file: {folder}; give the folder that holds {holds}") from None
     except PermissionError:
         raise no_permission(folder) from None
+    except OSError as error:
+        raise UserError(f"cannot read the folder: {folder} ({error.strerror}); give another") from None
     return folder
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and below it, links to folders followed, each folder once.
+
+    Raises:
+        UserError: a folder among them may not be read: ``Path.rglob`` would leave it out in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise no_permission(Path(error.filename)) from None
+
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        found = os.stat(place)
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()  # a link that leads back
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        yield from (Path(place, file) for file in files)
 
 
 def no_permission(folder: Path) -> UserError:
@@ -57,6 +81,21 @@ def output_folder(path: str | Path) -> Path:
     return folder
 
 
+def output_file(path: str | Path) -> Path:
+    """Return the path of a file that can be written: known before the work whose result it will hold.
+
+    Raises:
+        UserError: it is a folder, or its folder is not there or cannot be written.
+    """
+    file = Path(path)
+    if not file.parent.exists():
+        raise UserError(f"no such folder: {file.parent}; make it, or give another file to write")
+    output_folder(file.parent)
+    if file.is_dir():
+        raise UserError(f"not a file but a folder: {file}; give the name of a file to write")
+    return file
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it appears with all of ``data`` in it or not at all, also when the machine goes down.
 
@@ -71,7 +110,8 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not even be made
+            partial.unlink()
         raise write_failure(path, error) from None
 
 

@@ -5,6 +5,7 @@ Arrays are (H, W, 3) uint8 RGB in 0..255. Every decoder fault becomes a UserErro
 
 import io
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from unildiff.data.files import no_permission, output_folder, write_whole
+from unildiff.data.files import files_below, no_permission, output_folder, write_whole
 from unildiff.data.pairs import SUFFIXES
 from unildiff.errors import UserError
 
@@ -47,7 +48,7 @@ def list_pictures(folder: Path, recursive: bool = False) -> list[Path]:
         raise UserError(f"no such folder: {folder}; check the path")
     if not folder.is_dir():
         raise UserError(f"not a folder but a file: {folder}; give the folder that holds the pictures")
-    files = folder.rglob("*") if recursive else _entries(folder)
+    files = files_below(folder) if recursive else _entries(folder)
     return sorted((path for path in files if is_picture(path)), key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -120,6 +121,8 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
 def _opened(path: Path) -> Image.Image:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"not a file: {path}; remove what bears a picture's name")  # a pipe would block for ever
         image = Image.open(path)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}; check the path") from None

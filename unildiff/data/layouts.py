@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unildiff.data.files import input_folder, no_permission, some
+from unildiff.data.files import files_below, input_folder, no_permission, some
 from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
 from unildiff.data.pairs import SUFFIXES, Pair, Split
 from unildiff.errors import UserError
@@ -162,7 +162,7 @@ def list_folder(base: Path, pattern: str, suffixes: Iterable[str]) -> list[Path]
     known = frozenset(suffixes)
     files: list[Path] = []
     for folder in _folders(base, pattern):
-        walk = folder.rglob("*") if pattern.endswith("/**") else folder.iterdir()
+        walk = files_below(folder) if pattern.endswith("/**") else folder.iterdir()
         try:
             files.extend(path for path in walk if path.suffix.lower() in known and not path.name.startswith("."))
         except PermissionError:

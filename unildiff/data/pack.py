@@ -118,7 +118,11 @@ class Pack:
 
     def _map(self, shard: int) -> np.ndarray:
         if (made := self._maps.get(shard)) is None:
-            made = self._maps[shard] = map_file(self.folder / self._shards[shard]["file"])
+            path = self.folder / self._shards[shard]["file"]
+            try:
+                made = self._maps[shard] = map_file(path)
+            except OSError as error:
+                raise UserError(f"cannot read the pack: {path} ({error.strerror}); change its rights") from None
         return made
 
 

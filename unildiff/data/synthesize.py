@@ -206,7 +206,10 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 def _fingerprint(files: Sequence[Path]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
-        state = path.stat()
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise UserError(f"cannot read {path} ({error.strerror}); replace or remove it") from None
         digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
