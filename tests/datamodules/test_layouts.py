@@ -9,6 +9,7 @@ import pytest
 import datamodules
 from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
 from tests.fake_trees.pictures import SHIFT
+from unildiff.data.catalogue import DATASETS, dataset
 from unildiff.errors import UserError
 
 OF = {  # which datamodule reads which fake trees
@@ -30,6 +31,22 @@ CASES = [
 ]
 # Layouts whose trees are another's, so that nothing tells them apart.
 SAME_TREE = {("dehaze", "adair"): "promptir", ("dehaze", "dfpir"): "promptir", ("derain", "dfpir"): "promptir"}
+
+
+FURTHER = [(name, layout) for name, layouts in noise.FURTHER.items() for layout in layouts]
+
+
+def test_no_layout_of_the_catalogue_is_without_a_fake_tree():
+    covered = {(s.name, layout.split()[0], split) for name, layout, split in CASES for s in dataset(name).sets}
+    covered |= {(name, layout, "test") for name, layout in FURTHER}
+    covered.add(("raindrop_b", "original", "test"))  # see further test sets, below
+    known = {
+        (pictures.name, folders.layout, folders.split)
+        for data in DATASETS.values()
+        for pictures in (*data.sets, *data.optional)
+        for folders in pictures.folders
+    }
+    assert known <= covered, sorted(known - covered)
 
 
 def make(name: str, **settings):
@@ -88,6 +105,31 @@ def test_each_task_alone(tmp_path):
     assert make("three_task", root=str(tmp_path), tasks=["rain"]).counts() == {"rain": 12}
     with pytest.raises(UserError, match=r"tasks: no snow; choose from noise, rain, haze"):
         make("three_task", tasks=["snow"])
+
+
+@pytest.mark.parametrize(("name", "layout"), FURTHER, ids=map("-".join, FURTHER))
+def test_further_test_sets_in_each_layout(name, layout, tmp_path):
+    first = noise.write(tmp_path, layout, "test")
+    expected = noise.write_further(tmp_path, name, layout)
+    module = make("denoise", root=str(tmp_path), also_test=[name])
+    assert found(module.test_set().source, tmp_path) == first | expected
+
+
+def test_autodirs_six_tasks_have_a_folder_each(tmp_path):
+    """Its public code holds no data lists: no root of its own is known."""
+    trees = {"haze": haze, "rain": rain, "blur": blur, "lowlight": lowlight}
+    expected = {}
+    for task, tree in trees.items():
+        expected |= tree.write(tmp_path / task, "instructir", "test")
+    expected |= noise.write(tmp_path / "noise", "promptir", "test", sigmas=(25,))
+    expected |= raindrop.write(tmp_path / "raindrop", "original", "test")
+    expected |= raindrop.write(tmp_path / "raindrop", "original", "test_b")
+    folders = {task: str(tmp_path / task) for task in (*trees, "noise", "raindrop")} | {
+        "raindrop_b": str(tmp_path / "raindrop")
+    }
+    module = make("autodir", folders=folders, also_test=["raindrop_b"])
+    assert {(p.degradation, p.name) for p in module.test_set().source.pairs} == set(expected)
+    assert len(module.counts()) == 7 and "no data lists" in " ".join(type(module).__doc__.split())
 
 
 def test_further_test_sets_are_averaged_apart(tmp_path):

@@ -13,10 +13,23 @@ PLACES = {
         "train": ("deblurring/GoPro/crop/train/input_crops/{}.png", "deblurring/GoPro/crop/train/target_crops/{}.png"),
         "test": ("deblurring/GoPro/test/input/{}.png", "deblurring/GoPro/test/target/{}.png"),
     },
-    "daclip": {"train": ("train/motion-blurry/LQ/{}.png", "train/motion-blurry/GT/{}.png")},
-    "diffuir": {"test": ("Deblur/test/input/{}.png", "Deblur/test/target/{}.png")},
+    "dfpir": {"test": ("test/deblur/gopro/blur/{}.png", "test/deblur/gopro/sharp/{}.png")},
+    "daclip": {
+        "train": ("train/motion-blurry/LQ/{}.png", "train/motion-blurry/GT/{}.png"),
+        "test": ("universal/val/motion-blurry/LQ/{}.png", "universal/val/motion-blurry/GT/{}.png"),
+    },
+    "diffuir": {
+        "train": ("Restoration/Deblur/train/input/{}.png", "Restoration/Deblur/train/target/{}.png"),
+        "test": ("Deblur/test/input/{}.png", "Deblur/test/target/{}.png"),
+    },
     "instructir": {"test": ("GoPro/input/{}.png", "GoPro/target/{}.png")},
-    "unildiff-authors": {"train": ("motion-blurry/LQ/{}.png", "motion-blurry/GT/{}.png")},
+    "unildiff-authors": {
+        "train": ("motion-blurry/LQ/{}.png", "motion-blurry/GT/{}.png"),
+        "test": ("data/test/motion-blurry/LQ/{}.png", "data/test/motion-blurry/GT/{}.png"),
+    },
+    "unildiff": {
+        split: (f"{split}/blur/lq/{{}}.png", f"{split}/blur/gt/{{}}.png") for split in ("train", "val", "test")
+    },
 }
 
 

@@ -18,12 +18,22 @@ PLACES = {
         "train": ("dehazing/RESIDE/part{part}/{id}_0.8_0.{n}.jpg", "dehazing/RESIDE/clear/{id}.jpg"),
         "test": ("dehazing/SOTS/outdoor/hazy/{id}_0.8_0.{n}.jpg", "dehazing/SOTS/outdoor/gt/{id}.png"),
     },
-    "daclip": {"test": ("universal/val/hazy/LQ/{id}_0.8_0.{n}.png", "universal/val/hazy/GT/{id}.png")},
+    "daclip": {
+        "train": ("datasets/universal/train/hazy/LQ/{id}_0.8_0.{n}.png", "datasets/universal/train/hazy/GT/{id}.png"),
+        "test": ("universal/val/hazy/LQ/{id}_0.8_0.{n}.png", "universal/val/hazy/GT/{id}.png"),
+    },
     "diffuir": {
         "train": ("RESIDE/OTS_ALPHA/haze/OTS/{id}_0.8_0.{n}.jpg", "RESIDE/OTS_ALPHA/clear/clear_images/{id}.jpg"),
         "test": ("RESIDE/SOTS/outdoor/hazy/{id}_0.8_0.{n}.jpg", "RESIDE/SOTS/outdoor/gt/{id}.png"),
     },
-    "unildiff-authors": {"train": ("allinone/OTS/LQ/{id}_0.8_0.{n}.jpg", "allinone/OTS/GT/{id}_0.8_0.{n}.jpg")},
+    "unildiff-authors": {
+        "train": ("allinone/OTS/LQ/{id}_0.8_0.{n}.jpg", "allinone/OTS/GT/{id}_0.8_0.{n}.jpg"),
+        "test": ("data/test/SOTS/LQ/{id}_0.8_0.{n}.jpg", "data/test/SOTS/GT/{id}_0.8_0.{n}.jpg"),
+    },
+    "unildiff": {
+        split: (f"{split}/haze/lq/{{id}}_0.8_0.{{n}}.png", f"{split}/haze/gt/{{id}}.png")
+        for split in ("train", "val", "test")
+    },
     "instructir": {"test": ("SOTS/IN/{id}_0.8_0.{n}.jpg", "SOTS/GT/{id}_0.8_0.{n}.jpg")},
 }
 

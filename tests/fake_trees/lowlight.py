@@ -17,14 +17,26 @@ PLACES = {
         "train": ("llie/LOLv1/Train/input/{}.png", "llie/LOLv1/Train/target/{}.png"),
         "test": ("llie/LOLv1/Test/input/{}.png", "llie/LOLv1/Test/target/{}.png"),
     },
-    "daclip": {"test": ("val/low-light/LQ/{}.png", "val/low-light/GT/{}.png")},
-    "diffuir": {"train": ("LOL/train/low/{}.png", "LOL/train/high/{}.png")},
+    "daclip": {
+        "train": ("train/low-light/LQ/{}.png", "train/low-light/GT/{}.png"),
+        "test": ("val/low-light/LQ/{}.png", "val/low-light/GT/{}.png"),
+    },
+    "diffuir": {
+        "train": ("LOL/train/low/{}.png", "LOL/train/high/{}.png"),
+        "test": ("Restoration/LOL/test/low/{}.png", "Restoration/LOL/test/high/{}.png"),
+    },
     "instructir": {"test": ("LOL/low/{}.png", "LOL/high/{}.png")},
     "original": {
         "train": ("our485/low/{}.png", "our485/high/{}.png"),
         "test": ("eval15/low/{}.png", "eval15/high/{}.png"),
     },
-    "unildiff-authors": {"train": ("allinone/low-light/LQ/{}.png", "allinone/low-light/GT/{}.png")},
+    "unildiff-authors": {
+        "train": ("allinone/low-light/LQ/{}.png", "allinone/low-light/GT/{}.png"),
+        "test": ("data/test/low-light/LQ/{}.png", "data/test/low-light/GT/{}.png"),
+    },
+    "unildiff": {
+        split: (f"{split}/lowlight/lq/{{}}.png", f"{split}/lowlight/gt/{{}}.png") for split in ("train", "val", "test")
+    },
 }
 
 

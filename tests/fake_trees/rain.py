@@ -31,8 +31,7 @@ PLACES = {
         "test": ("data/test/rainy1/LQ/rain-{}.png", "data/test/rainy1/GT/norain-{}.png"),
     },
     "unildiff": {
-        "train": ("train/rain/lq/{}.png", "train/rain/gt/{}.png"),
-        "test": ("test/rain/lq/{}.png", "test/rain/gt/{}.png"),
+        split: (f"{split}/rain/lq/{{}}.png", f"{split}/rain/gt/{{}}.png") for split in ("train", "val", "test")
     },
 }
 

@@ -10,7 +10,13 @@ PLACES = {
         "test": ("RainDrop/test_a/data/{}_rain.png", "RainDrop/test_a/gt/{}_clean.png"),
         "test_b": ("RainDrop/test_b/data/{}_rain.jpg", "RainDrop/test_b/gt/{}_clean.jpg"),
     },
-    "daclip": {"test": ("val/raindrop/LQ/{}.png", "val/raindrop/GT/{}.png")},
+    "daclip": {
+        "train": ("train/raindrop/LQ/{}_rain.png", "train/raindrop/GT/{}_clean.png"),
+        "test": ("val/raindrop/LQ/{}.png", "val/raindrop/GT/{}.png"),
+    },
+    "unildiff": {
+        split: (f"{split}/raindrop/lq/{{}}.png", f"{split}/raindrop/gt/{{}}.png") for split in ("train", "val", "test")
+    },
 }
 
 

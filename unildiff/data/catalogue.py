@@ -149,6 +149,7 @@ BLUR = PictureSet(
     (
         Folders("adair", "train", "Train/Deblur/blur", "Train/Deblur/sharp"),
         Folders("adair", "test", "test/deblur/gopro/input", "test/deblur/gopro/target"),
+        Folders("dfpir", "test", "test/deblur/gopro/blur", "test/deblur/gopro/sharp"),
         Folders(
             "moceir", "train", "deblurring/GoPro/crop/train/input_crops", "deblurring/GoPro/crop/train/target_crops"
         ),

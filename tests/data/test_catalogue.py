@@ -1,0 +1,50 @@
+"""What the catalogue says, against issue 4, which has it from the paper's supplement and the sets' own papers."""
+
+import datamodules
+from unildiff.data.catalogue import CDD11, DATASETS, DOUBLE, SINGLE, TRIPLE
+from unildiff.degradations.cdd11 import DEGRADATIONS
+
+PUBLISHED = {
+    "noise": {"train": 400 + 4744, "test": 68},  # BSD400 and WED; BSD68
+    "urban100": {"test": 100},
+    "kodak24": {"test": 24},
+    "rain": {"train": 200, "test": 100},
+    "haze": {"train": 72135, "test": 500},
+    "blur": {"train": 2103, "test": 1111},
+    "lowlight": {"train": 485, "test": 15},
+    "cdd11": {"train": 1183, "test": 200},
+    "raindrop": {"train": 861, "test": 58},
+    "raindrop_b": {"test": 249},
+    "toled": {"train": 240, "val": 30, "test": 30},
+    "poled": {"train": 240, "val": 30, "test": 30},
+}
+MADE_OF = {
+    "three_task": ["noise", "rain", "haze"],
+    "five_task": ["haze", "rain", "noise", "blur", "lowlight"],
+    "cdd11": ["cdd11"],
+    "autodir": ["haze", "rain", "noise", "blur", "lowlight", "raindrop"],
+    "udc": ["toled", "poled"],
+    "denoise": ["noise"],
+    "derain": ["rain"],
+    "dehaze": ["haze"],
+    "deblur": ["blur"],
+    "lowlight": ["lowlight"],
+    "raindrop": ["raindrop"],
+}
+
+
+def test_counts_are_the_published_ones_and_say_who_says_so():
+    sets = {pictures.name: pictures for data in DATASETS.values() for pictures in (*data.sets, *data.optional)}
+    assert {name: dict(pictures.expected) for name, pictures in sets.items()} == PUBLISHED
+    assert all(pictures.expected_source and pictures.home and pictures.licence for pictures in sets.values())
+
+
+def test_each_name_of_the_issue_is_a_datamodule_of_its_sets():
+    assert {name: [pictures.name for pictures in data.sets] for name, data in DATASETS.items()} == MADE_OF
+    assert datamodules.names() == sorted([*MADE_OF, "folder", "deadleaves"])
+
+
+def test_cdd11s_groups():
+    assert [len(group) for group in (SINGLE, DOUBLE, TRIPLE)] == [4, 5, 2]
+    assert sorted((*SINGLE, *DOUBLE, *TRIPLE)) == sorted(DEGRADATIONS)
+    assert {folders.gt.rpartition("/")[2] for folders in CDD11.folders} == {"clear"}
