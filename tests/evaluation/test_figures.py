@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,12 +9,13 @@ from tests.evaluation.made_up_run import CDD11, made_up_rows, write_pictures, wr
 from unildiff.errors import UserError
 from unildiff.evaluation.figures import comparison_figure, median_picture, paper_figure, zoom_window
 from unildiff.evaluation.figures_analysis import (
+    ExpertMap,
+    _look,
     embedding_figure,
     expert_map_figure,
     expert_usage_figure,
     gate_figure,
     perception_distortion_figure,
-    sampling_figure,
 )
 from unildiff.evaluation.figures_style import PALETTE
 from unildiff.evaluation.tables import load_run, write_table
@@ -155,12 +158,19 @@ def test_silhouettes_are_of_the_raw_features(tmp_path):
 
 
 def test_the_expert_map_tints_by_choice(tmp_path):
-    png = expert_map_figure(flat(0, (60, 60)), np.array([[0, 1]]), ["kernel 3", "kernel 5"], tmp_path / "map")[1]
+    # Cells of 60x40 over a picture of 60x60: the second reaches 20 pixels beyond its edge.
+    found = ExpertMap(np.array([[0, 1]]), ("kernel 3", "kernel 5"), (60.0, 40.0))
+    png = expert_map_figure(flat(0, (60, 60)), {"layer": found}, tmp_path / "map")[1]
     # 0.45 of the expert's colour over black: #0072B2 -> (0, 51, 80), #D55E00 -> (96, 42, 0).
-    assert dominant(png, (0.52, 0.1, 0.74, 0.4)) == pytest.approx((0, 51, 80), abs=1)
-    assert dominant(png, (0.78, 0.1, 0.98, 0.4)) == pytest.approx((96, 42, 0), abs=1)
-    with pytest.raises(ValueError, match=r"0\.\.1"):
-        expert_map_figure(flat(0), np.array([[2]]), ["a", "b"], tmp_path / "map")
+    assert dominant(png, (0.55, 0.15, 0.78, 0.35)) == pytest.approx((0, 51, 80), abs=1)
+    assert dominant(png, (0.86, 0.15, 0.97, 0.35)) == pytest.approx((96, 42, 0), abs=1)
+    for bad, message in (
+        ({"layer": replace(found, choices=np.array([[2, 0]]))}, r"0\.\.1"),
+        ({"layer": replace(found, cell=(60.0, 20.0))}, "cells cover 60x40 of 60x60"),
+        ({}, "no layer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            expert_map_figure(flat(0, (60, 60)), bad, tmp_path / "map")
 
 
 def test_usage_is_shown_as_shares(tmp_path):
@@ -177,9 +187,12 @@ def test_curves_and_planes_are_drawn(tmp_path):
     steps = np.arange(951, 0, -50)
     curves = {name: np.exp(-steps / (100 * (index + 1))) for index, name in enumerate(CDD11)}
     written = gate_figure(steps, curves, tmp_path / "gate")
-    written += sampling_figure({"a": ([1, 20], [20.0, 22.0])}, {"a": ([1, 5], [20.0, 21.0])}, tmp_path / "sampling")
     written += perception_distortion_figure({"input": (16.0, 0.5), "ours": (24.0, 0.2)}, tmp_path / "plane")
     for path in written:
         assert path.stat().st_size > 5000
     with pytest.raises(ValueError, match="dimension"):
         gate_figure(steps, {"a": [1.0, 2.0]}, tmp_path / "gate")
+
+
+def test_no_two_curves_look_alike():
+    assert len({_look(index) for index in range(64)}) == 64

@@ -130,14 +130,15 @@ def pair_scores(first: ScoreFile, second: ScoreFile, metrics: list[str]) -> list
     shared = len(names) > 1 and len({frozenset(each) for each in names.values()}) == 1
     found = []
     for metric in metrics:
-        columns = []
-        for scores in (first, second):
-            if any(metric not in scores.pictures[key] for key in keys):
-                known = ", ".join(next(iter(scores.pictures.values()), {}))
-                raise UserError(f"no metric {metric} in {scores.label}; it has {known}")
-            columns.append(np.array([scores.pictures[key][metric] for key in keys]))
-        found.append(PairedScores(metric, keys, *columns, shared=shared))
+        found.append(PairedScores(metric, keys, _column(first, metric, keys), _column(second, metric, keys), shared))
     return found
+
+
+def _column(scores: ScoreFile, metric: str, keys: tuple[tuple[str, str], ...]) -> FloatArray:
+    if any(metric not in scores.pictures[key] for key in keys):
+        known = ", ".join(next(iter(scores.pictures.values()), {}))
+        raise UserError(f"no metric {metric} in {scores.label}; it has {known}")
+    return np.array([scores.pictures[key][metric] for key in keys])
 
 
 def comparison_text(first: ScoreFile, second: ScoreFile, paired: list[PairedScores]) -> str:
@@ -148,7 +149,7 @@ def comparison_text(first: ScoreFile, second: ScoreFile, paired: list[PairedScor
         digits = METRICS[scores.metric].digits if scores.metric in METRICS else 4
         better = "higher" if scores.metric not in METRICS or METRICS[scores.metric].higher_is_better else "lower"
         degradations = list(dict.fromkeys(key[0] for key in scores.keys))
-        rows = [(name, name or "all") for name in degradations]
+        rows: list[tuple[str | None, str]] = [(name, name or "all") for name in degradations]
         rows = rows if len(rows) == 1 else [*rows, (None, "mean of these")]
         width = max(len(label) for _, label in rows)
         units = "scenes" if scores.shared else "pictures"

@@ -1,10 +1,11 @@
-"""Figures beyond the paper's: gates, experts, features, sampling settings, perception against distortion.
+"""Figures beyond the paper's: gates, experts, features, perception against distortion.
 
 Letters: T timesteps, E experts, H W pixels, h w places of the routed grid, N pictures, D features.
 All are plain functions of arrays that write a PDF and a PNG and return their paths.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +22,48 @@ _HALF = PAGE_WIDTH / 2
 _MAX_NUMBERS = 300  # more numbers than this would hide the map
 
 
-def gate_figure(timesteps: ArrayLike, gates: Mapping[str, ArrayLike], out: Path) -> list[Path]:
+@dataclass(frozen=True)
+class ExpertMap:
+    """Which expert a layer chose where.
+
+    Attributes:
+        choices: (h, w) indices into ``experts``.
+        experts: E names.
+        cell: height and width, in pixels of the picture, of what one choice covers; the first begins at the picture's
+            corner, the last may reach beyond its edge.
+    """
+
+    choices: NDArray[np.integer]
+    experts: tuple[str, ...]
+    cell: tuple[float, float]
+
+
+def gate_figure(
+    timesteps: ArrayLike, gates: Mapping[str, ArrayLike], out: Path, *, quantity: str = "mean |gate|"
+) -> list[Path]:
     """Draw the fusion gate over the diffusion's timesteps, noise on the left as sampling goes.
 
     Args:
         timesteps: (T,) in 0..999.
-        gates: by curve (e.g. a degradation), (T,) mean absolute gate.
+        gates: by curve (e.g. a degradation), (T,) mean absolute gate, or another quantity.
         out: path without suffix.
+        quantity: what is drawn.
 
     Raises:
         ValueError: a curve is not as long as ``timesteps``.
     """
     steps = np.asarray(timesteps)
-    with new_figure(_HALF, 2.2) as figure:
+    many = len(gates) > 4  # their legend would cover the curves
+    with new_figure(_HALF + 1.1 * many, 2.4) as figure:
         axes = figure.subplots()
         for index, (label, gate) in enumerate(gates.items()):
             _line(axes, steps, np.asarray(gate), index, label)
-        axes.set(xlabel="timestep (sampling goes from left to right)", ylabel="mean |gate|")
+        axes.set(xlabel="timestep (sampling goes from left to right)", ylabel=quantity)
         axes.invert_xaxis()
-        axes.legend(ncols=2 if len(gates) > 4 else 1)
+        if many:
+            figure.legend(loc="outside right upper")
+        elif len(gates) > 1:
+            axes.legend()
         return save_figure(figure, out)
 
 
@@ -72,42 +96,58 @@ def expert_usage_figure(usage: Mapping[str, ArrayLike], experts: Sequence[str], 
         return save_figure(figure, out)
 
 
-def expert_map_figure(
-    picture: NDArray[np.uint8], choices: NDArray[np.integer], experts: Sequence[str], out: Path
-) -> list[Path]:
-    """Draw which expert was chosen where: the picture, and the picture in grey, tinted and numbered by expert.
+def expert_map_figure(picture: NDArray[np.uint8], maps: Mapping[str, ExpertMap], out: Path) -> list[Path]:
+    """Draw which expert was chosen where: the picture, then for each layer the picture in grey, tinted and numbered.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        choices: (h, w) indices into ``experts``; each covers an equal part of the picture.
-        experts: E names.
+        maps: by layer.
         out: path without suffix.
 
     Raises:
-        ValueError: more experts than colours, or an index that is no expert.
+        ValueError: no layer, more experts than colours, an index that is no expert, or cells that leave a part uncovered.
     """
-    if len(experts) > len(PALETTE) or choices.min() < 0 or choices.max() >= len(experts):
-        raise ValueError(f"choices must be in 0..{len(experts) - 1}, for at most {len(PALETTE)} experts")
     height, width = picture.shape[:2]
-    rows = np.arange(height) * choices.shape[0] // height
-    columns = np.arange(width) * choices.shape[1] // width
-    colours = np.array([to_rgb(PALETTE[index]) for index in range(len(experts))])
-    grey = picture.astype(np.float64).mean(axis=2, keepdims=True) / 255
-    tinted = 0.45 * colours[choices[rows][:, columns]] + 0.55 * grey
-    with new_figure(PAGE_WIDTH, PAGE_WIDTH / 2 * height / width + 0.35) as figure:
-        left, right = figure.subplots(1, 2)
-        for axes, shown in ((left, picture), (right, tinted)):
-            axes.imshow(shown)
-            axes.set_axis_off()
-        if choices.size <= _MAX_NUMBERS:  # numbers, for whoever prints in grey
-            for (row, column), expert in np.ndenumerate(choices):
-                place = ((column + 0.5) * width / choices.shape[1], (row + 0.5) * height / choices.shape[0])
-                right.text(*place, str(expert + 1), ha="center", va="center", size=6, color="white")
-        used = np.bincount(choices.ravel(), minlength=len(experts)) / choices.size
-        names = [f"{i + 1}: {name} ({share:.0%})" for i, (name, share) in enumerate(zip(experts, used, strict=True))]
-        patches = [Patch(facecolor=PALETTE[index], label=name) for index, name in enumerate(names)]
-        figure.legend(handles=patches, loc="outside lower center", ncols=len(experts))
+    for title, found in maps.items():
+        reach = [count * side for count, side in zip(found.choices.shape, found.cell, strict=True)]
+        if len(found.experts) > len(PALETTE) or found.choices.min() < 0 or found.choices.max() >= len(found.experts):
+            raise ValueError(f"{title}: choices must be in 0..{len(found.experts) - 1}, at most {len(PALETTE)} experts")
+        if reach[0] < height or reach[1] < width:
+            raise ValueError(f"{title}: cells cover {reach[0]:g}x{reach[1]:g} of {height}x{width} pixels")
+    if not maps:
+        raise ValueError("no layer to draw")
+    panel = PAGE_WIDTH / (len(maps) + 1)
+    with new_figure(
+        PAGE_WIDTH, panel * height / width + 0.2 + 0.12 * max(len(each.experts) for each in maps.values())
+    ) as figure:
+        left, *others = figure.subplots(1, len(maps) + 1)
+        left.imshow(picture)
+        left.set_axis_off()
+        for axes, (title, found) in zip(others, maps.items(), strict=True):
+            _draw_map(axes, picture, found)
+            axes.set_title(title)
         return save_figure(figure, out)
+
+
+def _draw_map(axes: Axes, picture: NDArray[np.uint8], found: ExpertMap) -> None:
+    height, width = picture.shape[:2]
+    rows = (np.arange(height) / found.cell[0]).astype(int)
+    columns = (np.arange(width) / found.cell[1]).astype(int)
+    colours = np.array([to_rgb(PALETTE[index]) for index in range(len(found.experts))])
+    grey = picture.astype(np.float64).mean(axis=2, keepdims=True) / 255
+    axes.imshow(0.45 * colours[found.choices[rows][:, columns]] + 0.55 * grey)
+    axes.set_axis_off()
+    if found.choices.size <= _MAX_NUMBERS:  # numbers, for whoever prints in grey
+        for (row, column), expert in np.ndenumerate(found.choices):
+            ends = min((column + 1) * found.cell[1], width), min((row + 1) * found.cell[0], height)
+            place = (column * found.cell[1] + ends[0]) / 2, (row * found.cell[0] + ends[1]) / 2
+            axes.text(*place, str(expert + 1), ha="center", va="center", size=6, color="white")
+    used = np.bincount(found.choices.ravel(), minlength=len(found.experts)) / found.choices.size
+    patches = [
+        Patch(facecolor=PALETTE[index], label=f"{index + 1}: {name} ({used[index]:.0%})")
+        for index, name in enumerate(found.experts)
+    ]
+    axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, handlelength=1, fontsize=6)
 
 
 def embedding_figure(features: ArrayLike, labels: Sequence[str], out: Path) -> float:
@@ -136,7 +176,7 @@ def embedding_figure(features: ArrayLike, labels: Sequence[str], out: Path) -> f
         axes = figure.subplots()
         for index, label in enumerate(dict.fromkeys(labels)):
             chosen = np.array([each == label for each in labels])
-            marker, colour = MARKERS[index % len(MARKERS)], PALETTE[(index + index // len(MARKERS)) % len(PALETTE)]
+            colour, marker = _look(index)
             axes.scatter(
                 points[chosen, 0],
                 points[chosen, 1],
@@ -154,29 +194,6 @@ def embedding_figure(features: ArrayLike, labels: Sequence[str], out: Path) -> f
     return score
 
 
-def sampling_figure(
-    steps: Mapping[str, tuple[ArrayLike, ArrayLike]], guidance: Mapping[str, tuple[ArrayLike, ArrayLike]], out: Path
-) -> list[Path]:
-    """Draw PSNR against the number of sampling steps and against the guidance scale, side by side.
-
-    Args:
-        steps: by curve, (numbers of steps, PSNR in dB).
-        guidance: by curve, (guidance scales, PSNR in dB).
-        out: path without suffix.
-    """
-    with new_figure(PAGE_WIDTH, 2.2) as figure:
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, curves, label in ((left, steps, "sampling steps"), (right, guidance, "guidance scale")):
-            for index, (name, (settings, psnr)) in enumerate(curves.items()):
-                _line(axes, np.asarray(settings), np.asarray(psnr), index, name)
-            axes.set(xlabel=label)
-            axes.legend()
-        left.set(ylabel="PSNR (dB)")
-        left.set_xscale("log", base=2)
-        left.xaxis.set_major_formatter("{x:g}")
-        return save_figure(figure, out)
-
-
 def perception_distortion_figure(
     points: Mapping[str, tuple[float, float]], out: Path, *, perception: str = "LPIPS"
 ) -> list[Path]:
@@ -187,28 +204,29 @@ def perception_distortion_figure(
         out: path without suffix.
         perception: the name of the perceptual distance.
     """
-    with new_figure(_HALF, 2.4) as figure:
+    many = len(points) > 4  # their legend would cover the points
+    with new_figure(_HALF + 1.6 * many, 2.4) as figure:
         axes = figure.subplots()
         for index, (label, (psnr, distance)) in enumerate(points.items()):
-            colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+            colour, marker = _look(index)
             axes.scatter([psnr], [distance], s=24, color=colour, marker=marker, label=label, zorder=3)
         axes.set(xlabel="PSNR (dB), higher is better", ylabel=f"{perception}, lower is better")
         axes.margins(0.15)
         axes.grid(linewidth=0.3, alpha=0.5)
-        axes.annotate(
-            "better", (0.97, 0.05), (0.80, 0.16), "axes fraction", arrowprops={"arrowstyle": "->", "lw": 0.6}, size=6
-        )
-        axes.legend(loc="best")
+        if many:
+            figure.legend(loc="outside right upper")
+        else:
+            axes.legend(loc="best")
         return save_figure(figure, out)
 
 
+def _look(index: int) -> tuple[str, str]:
+    """Return colour and marker of a curve or group; the first 64 are all different."""
+    turn = index // len(MARKERS)
+    return PALETTE[(index + turn) % len(PALETTE)], MARKERS[index % len(MARKERS)]
+
+
 def _line(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], index: int, label: str) -> None:
-    axes.plot(
-        x,
-        y,
-        label=label,
-        color=PALETTE[index % len(PALETTE)],
-        marker=MARKERS[index % len(MARKERS)],
-        linestyle=LINES[index % len(LINES)],
-        markevery=max(1, len(x) // 10),
-    )
+    colour, marker = _look(index)
+    dashes = LINES[index % len(LINES)]
+    axes.plot(x, y, label=label, color=colour, marker=marker, linestyle=dashes, markevery=max(1, len(x) // 10))

@@ -154,7 +154,7 @@ def sweep_figure(rows: Sequence[Row], out: Path) -> list[Path]:
                 )
                 axes.set(xlabel=label)
             better = "higher" if info.higher_is_better else "lower"
-            axes_row[0].set(ylabel=f"{info.title}{' (dB)' if metric == 'psnr' else ''}, {better} is better")
+            axes_row[0].set(ylabel=f"{info.title}{' (dB)' if metric == 'psnr' else ''}\n{better} is better")
             axes_row[1].set_xscale("log", base=2)
             axes_row[1].xaxis.set_major_formatter("{x:g}")
         return save_figure(figure, out)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from unildiff.evaluation.paper_rows import METRICS, Metric, Paper, TableId
+from unildiff.evaluation.registry import METRICS as REGISTRY
 from unildiff.evaluation.statistics import Comparison, compare_paired
 from unildiff.evaluation.tables_notes import consistency_notes
 from unildiff.evaluation.tables_runs import Run, Scores
@@ -32,7 +33,26 @@ def header_block(run: Run) -> tuple[tuple[str, str], ...]:
         ("time a picture", _recorded(info, "time_per_picture_s", "{:.2f} s")),
         ("peak memory", _recorded(info, "peak_memory_mib", "{:.0f} MiB")),
         ("commit", _recorded(info, "commit")),
+        *_further_metrics(run.scores),
     )
+
+
+def _further_metrics(scores: Scores) -> tuple[tuple[str, str], ...]:
+    """Return a line with what was measured beside PSNR and SSIM, means over pictures; none where nothing was."""
+    parts = []
+    for name, info in REGISTRY.items():
+        if name in METRICS or name not in scores.metrics:
+            continue
+        text = f"{info.title} {_mean(scores, name, info.digits)}"
+        if f"input_{name}" in scores.metrics:
+            text += f" (input {_mean(scores, f'input_{name}', info.digits)})"
+        parts.append(text)
+    return (("also", ", ".join(parts)),) if parts else ()
+
+
+def _mean(scores: Scores, column: str, digits: int) -> str:
+    finite = scores.metrics[column][np.isfinite(scores.metrics[column])]
+    return f"{finite.mean():.{digits}f}" if finite.size else "-"
 
 
 def _recorded(info: dict[str, Any], key: str, form: str = "{}") -> str:

@@ -165,6 +165,8 @@ class RestorationModule(StageModule):
         if self.trainer.is_global_zero:
             print(f"protocol {self.test_run.protocol}, {len(rows)} pictures of {name}")
             print(means_text(rows))
+            for note in self.test_run.notes:
+                print(note)
             print(f"scores and pictures: {self.test_run.folder}")
 
     def on_predict_start(self) -> None:

@@ -19,7 +19,9 @@ from torch import Tensor
 from unildiff.data.batch import RestorationBatch, picture_array
 from unildiff.data.images import write_png
 from unildiff.errors import UserError
+from unildiff.evaluation.blindness import told_degradations
 from unildiff.evaluation.evaluator import Evaluator
+from unildiff.evaluation.registry import METRICS
 from unildiff.evaluation.rows import Row, gather_rows, summarise, write_csv
 
 StageRow = Literal["round_trip", "no_diffusion", "after_joint"]
@@ -36,15 +38,18 @@ class EvaluationSettings:
 
     Args:
         protocol: a name of ``unildiff.evaluation.protocols``; None takes the data set's own.
-        metrics: per-picture metrics, e.g. psnr ssim lpips-alex dists.
+        metrics: per-picture metrics, e.g. psnr ssim lpips dists.
         stages: further rows: what the same pictures score at other points of the way.
         save_inputs: keep inputs and truths beside the restored pictures, for figures and the report.
+        told: the inputs or captions were made by someone who knew the degradation (a prompt, a list, equalisation for low
+            light): the run is marked as not blind. Captions that name it are found without this.
     """
 
     protocol: str | None = None
     metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])
     stages: list[StageRow] = field(default_factory=list)
     save_inputs: bool = True
+    told: bool = False
 
 
 class TestRun:
@@ -54,11 +59,22 @@ class TestRun:
         folder: the run's folder; a test writes ``scores.csv``, ``run.json`` and pictures there.
         settings: how to score.
         protocol: the data set's own, where the settings name none.
+
+    Attributes:
+        notes: once finished, what must stand below the table.
+
+    Raises:
+        UserError: no such protocol or metric, or a metric that is a number of a whole set.
     """
 
     __test__ = False  # the name would make pytest collect it
 
     def __init__(self, folder: Path, settings: EvaluationSettings, protocol: str) -> None:
+        if sets := [name for name in settings.metrics if name in METRICS and METRICS[name].kind == "set"]:
+            raise UserError(
+                f"metrics: {sets[0]} is a number of a whole set, not of each picture; `unildiff score` works it out from "
+                "the saved pictures"
+            )
         self.folder, self.settings = folder, settings
         self.protocol = settings.protocol or protocol
         main = Evaluator(self.protocol, settings.metrics, folder / "restored")
@@ -66,6 +82,8 @@ class TestRun:
         for stage in settings.stages:
             self.evaluators[stage] = Evaluator(self.protocol, settings.metrics, folder / stage)
         self.seconds: list[float] = []
+        self.notes: list[str] = []
+        self._captions: list[Row] = []
         self._writer = ThreadPoolExecutor(1)
         self._written: list[Future[None]] = []
 
@@ -82,6 +100,7 @@ class TestRun:
         """Take in one test batch: uint8 (B, 3, H, W) for ``restored`` and each stage row."""
         for index, (name, degradation) in enumerate(zip(batch["name"], batch["degradation"], strict=True)):
             gt, lq = batch["gt"][index], batch["lq"][index]
+            self._captions.append({"degradation": degradation, "name": name, "caption": batch["caption"][index]})
             for stage, evaluator in self.evaluators.items():
                 evaluator.add(name, degradation, pictures[stage][index], gt, lq)
             if self.settings.save_inputs:
@@ -93,7 +112,8 @@ class TestRun:
         """Wait for all pictures, gather over ranks, write the folder.
 
         Args:
-            about: provenance for run.json; ``count`` says how many pictures the data set has per degradation.
+            about: provenance for run.json; ``count`` says how many pictures the data set has per degradation, ``blind``
+                whether it keeps the degradation to itself.
 
         Returns:
             one row a picture, on every rank.
@@ -112,8 +132,11 @@ class TestRun:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated() / 2**20
+        self.notes, told = self._notes()
         about |= {
             "protocol": self.protocol,
+            "blind": about["blind"] and not told,
+            "notes": self.notes,
             "time_per_picture_s": sum(self.seconds) / max(1, len(self.seconds)),
             "peak_memory_mib": peak,
             "stages": [
@@ -127,6 +150,19 @@ class TestRun:
                 write_csv(values, self.folder / ("scores.csv" if stage == "restored" else f"scores_{stage}.csv"))
             (self.folder / "run.json").write_text(json.dumps(about, indent=2) + "\n")
         return rows["restored"]
+
+    def _notes(self) -> tuple[list[str], bool]:
+        """Return what must stand below the table, and whether the model was told the degradation; every rank must ask."""
+        unavailable = self.evaluators["restored"].unavailable
+        notes = [f"{METRICS[name].title} is left empty: {reason}." for name, reason in unavailable.items()]
+        if self.settings.told:
+            notes.append("The model was told the degradation: --model.evaluation.told says so.")
+        captions = [(str(row["degradation"]), str(row["caption"])) for row in gather_rows(self._captions)]
+        found = told_degradations(captions)
+        if found:
+            listed = ", ".join(f"{name} (in {told} of {total})" for name, (told, total) in found.items())
+            notes.append(f"The model was told the degradation: captions name it, {listed}.")
+        return notes, self.settings.told or bool(found)
 
 
 class Predictions:

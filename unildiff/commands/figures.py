@@ -1,0 +1,67 @@
+"""Figures of what a model does inside and of its sampling: ``python -m unildiff.commands.figures --data cdd11``."""
+
+import sys
+from pathlib import Path
+
+from unildiff.parsing import run_module
+
+
+def figures(
+    data: str = "cdd11",
+    root: Path | None = None,
+    model: str = "tiny",
+    out: Path = Path("results/figures"),
+    pictures: int = 5,
+    sweep_pictures: int = 1,
+    steps: list[int] = [1, 2, 5, 10, 20],  # noqa: B006  jsonargparse shows it as the default; never changed here
+    guidance: list[float] = [1.0, 2.5, 5.0, 7.5],  # noqa: B006
+    perception: str = "lpips",
+    side: int = 512,
+    num_inference_steps: int = 20,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Draw a model's gate, fusion, experts, LQ features and sampling settings on a data set's test pictures.
+
+    Writes fusion_gate, fusion_strength, experts_usage_LAYER, experts_map_DEGRADATION, lq_features, sampling and
+    perception_distortion as PDF and PNG, and the numbers behind them as figures.json and sampling.csv. What cannot be drawn (no routed
+    layer, no gate, one degradation alone) is named and left out.
+
+    Args:
+        data: data set, as `unildiff test --data` takes it.
+        root: its folder; by default the data set's own.
+        model: tiny (comes with the package), a folder made by `unildiff export`, or a checkpoint.
+        out: folder of the figures; RUN_DIR/figures puts them into that run's report.
+        pictures: of each degradation, for the gate, the fusion, the experts and the features; the first by name.
+        sweep_pictures: of each degradation, for PSNR against steps and guidance.
+        steps: numbers of sampling steps to compare, at the paper's guidance of 5.
+        guidance: guidance scales to compare, at the paper's 20 steps.
+        perception: metric of the perception-distortion plane, lower is better: lpips, lpips_vgg, dists, gmsd or niqe.
+        side: larger pictures are cut to their centre of at most this many pixels a side.
+        num_inference_steps: sampling steps while the model is looked into, which is done without guidance.
+        seed: of the test noise, as in `unildiff test`.
+        device: auto, cpu, cuda, ...
+
+    Raises:
+        UserError: no such data, model, metric or device.
+    """
+    from unildiff.assembly import load_restorer, pick_device
+    from unildiff.diffusion.sampler import SamplingSettings
+    from unildiff.errors import UserError
+    from unildiff.evaluation.figures_model import Options, draw_all, test_samples
+
+    try:
+        sampling = SamplingSettings(num_inference_steps)
+    except ValueError as error:
+        raise UserError(f"figures: {error}") from None
+    options = Options(sampling, tuple(steps), tuple(guidance), perception, sweep_pictures)
+    samples, about = test_samples(data, root, pictures, side, seed)
+    restorer = load_restorer(model).to(pick_device(device))
+    written = draw_all(restorer, samples, out, options, {"model": model, "seed": seed, **about})
+    print(f"{len(samples)} pictures of {data}, model {model}; figures: {out}")
+    for line in written:
+        print(f"  {line}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_module(figures))
