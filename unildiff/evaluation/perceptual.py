@@ -44,7 +44,8 @@ def loading(name: str) -> Iterator[None]:
     except ImportError as error:
         raise MetricUnavailable(name, f"needs a package ({error}): pip install 'unildiff[iqa]'") from error
     except (OSError, RuntimeError) as error:  # no network (URLError is an OSError), broken download
-        raise MetricUnavailable(name, f"its weights could not be fetched ({error})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # torch goes on for a line a weight
+        raise MetricUnavailable(name, f"its weights could not be fetched ({reason})") from error
 
 
 class NetworkScorer(nn.Module):
