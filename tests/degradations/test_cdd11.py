@@ -7,7 +7,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from unildiff.data.keys import generator
 from unildiff.data.photographs import load, photographs
 from unildiff.degradations import maps, operators
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade
 from unildiff.degradations.masks import rain_streaks
 
 
@@ -34,6 +34,22 @@ def test_pure_function_of_the_key(picture: np.ndarray, name: str) -> None:
     assert first.parameters == second.parameters
     assert not np.array_equal(first.image, other.image)
     np.testing.assert_array_equal(picture, before)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_picture_prepared_for_all_eleven_gives_the_same(picture: np.ndarray, given: bool, monkeypatch) -> None:
+    rng = np.random.default_rng(3)
+    depth, light = (rng.random(picture.shape[:2], dtype=np.float32) if given else None for _ in range(2))
+    expected = [degrade(picture, name, 4, depth=depth, illumination=light) for name in DEGRADATIONS]
+    calls = []
+    real = operators.refine_illumination
+    monkeypatch.setattr(operators, "refine_illumination", lambda *maps: calls.append(1) or real(*maps))
+    clear = ClearPicture(picture, depth, light)
+    for name, alone in zip(DEGRADATIONS, expected, strict=True):
+        made = degrade(clear, name, 4)
+        np.testing.assert_array_equal(made.image, alone.image)
+        assert made.parameters == alone.parameters
+    assert calls == [1]
 
 
 def test_every_operator_has_a_stream_of_its_own(picture: np.ndarray) -> None:

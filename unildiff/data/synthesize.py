@@ -30,8 +30,7 @@ from unildiff.data.journal import Journal
 from unildiff.data.keys import sample_key
 from unildiff.data.parallel import cores, ordered, progress
 from unildiff.data.synthesize_inputs import Sources, clean_pictures, maps_of, masks_in, masks_of, read_map
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
-from unildiff.degradations.maps import estimate_depth, estimate_illumination
+from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade
 from unildiff.errors import UserError
 
 CLEAR = "clear"
@@ -160,10 +159,9 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
     try:
         picture = read_rgb(scene.clean)
         size = picture.shape[0], picture.shape[1]
-        clear = picture.astype(np.float32) / np.float32(255)
-        # once for all eleven; degrade would estimate the same each time
-        depth = estimate_depth(clear) if scene.depth is None else read_map(scene.depth, size)
-        light = estimate_illumination(clear) if scene.light is None else read_map(scene.light, size)
+        depth = None if scene.depth is None else read_map(scene.depth, size)
+        light = None if scene.light is None else read_map(scene.light, size)
+        clear = ClearPicture(picture, depth, light)  # what all eleven need is worked out once
         masks = {path: read_map(path, size) for path in {*scene.rain, *scene.snow}}
     except UserError as error:
         return str(error)
@@ -171,11 +169,9 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
     write_picture(scene.folder / CLEAR / f"{scene.name}.png", picture)
     for number, degradation in enumerate(DEGRADATIONS):
         result = degrade(
-            picture,
+            clear,
             degradation,
             sample_key(scene.seed, scene.name, degradation),
-            depth=depth,
-            illumination=light,
             rain_mask=masks[scene.rain[number]] if scene.rain else None,
             snow_mask=masks[scene.snow[number]] if scene.snow else None,
         )

@@ -7,6 +7,7 @@ Order low -> rain -> snow -> haze and ranges: peers.md section 4. Every operator
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -48,8 +49,53 @@ class Degraded:
     parameters: dict[str, float | str]
 
 
+class ClearPicture:
+    """A clear picture and what several of its degradations need of it, each worked out once, when it is first asked for.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        depth: float32 (H, W) in [0, 1], near = bright; estimated where None.
+        illumination: float32 (H, W) in [0, 1]; estimated where None.
+    """
+
+    def __init__(
+        self, image: np.ndarray, depth: np.ndarray | None = None, illumination: np.ndarray | None = None
+    ) -> None:
+        """Args: see the attributes.
+
+        Raises:
+            ValueError: a picture that is not uint8 (H, W, 3), or a map of another size, type or range.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"image must be uint8 (H, W, 3) with pixels, got {image.dtype} {image.shape}")
+        for name, values in (("depth", depth), ("illumination", illumination)):
+            if values is not None:
+                _check_map(name, values, image.shape[:2])
+        self.image = image
+        self.depth = depth
+        self.illumination = illumination
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The picture as float32 (H, W, 3) in [0, 1]."""
+        return np.asarray(np.multiply(self.image, np.float32(1 / 255), dtype=np.float32))
+
+    @cached_property
+    def light(self) -> np.ndarray:
+        """The refined illumination map (H, W)."""
+        given = self.illumination
+        return operators.refine_illumination(
+            maps.estimate_illumination(self.values) if given is None else given, self.values
+        )
+
+    @cached_property
+    def distance(self) -> np.ndarray:
+        """How far away everything is, (H, W)."""
+        return operators.distance(maps.estimate_depth(self.values) if self.depth is None else self.depth)
+
+
 def degrade(
-    image: np.ndarray,
+    image: np.ndarray | ClearPicture,
     degradation: str,
     key: int,
     depth: np.ndarray | None = None,
@@ -60,7 +106,7 @@ def degrade(
     """Return a clear picture under one of the eleven degradations, a pure function of the arguments.
 
     Args:
-        image: uint8 (H, W, 3), RGB.
+        image: uint8 (H, W, 3), RGB; or a :class:`ClearPicture` with its maps, where it gets several degradations.
         degradation: a name of ``DEGRADATIONS``.
         key: decides every random draw.
         depth: float32 (H, W) in [0, 1], near = bright; estimated where None.
@@ -76,23 +122,19 @@ def degrade(
         near = get_close_matches(degradation, DEGRADATIONS, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"degradation {degradation!r} is not one of {', '.join(DEGRADATIONS)}{hint}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"image must be uint8 (H, W, 3) with pixels, got {image.dtype} {image.shape}")
-    given = {"depth": depth, "illumination": illumination, "rain_mask": rain_mask, "snow_mask": snow_mask}
-    for name, values in given.items():
+    clear = image if isinstance(image, ClearPicture) else ClearPicture(image, depth, illumination)
+    height, width = clear.image.shape[:2]
+    for name, values in (("rain_mask", rain_mask), ("snow_mask", snow_mask)):
         if values is not None:
-            _check_map(name, values, image.shape[:2])
+            _check_map(name, values, (height, width))
 
-    height, width = image.shape[:2]
     parts = degradation.split("_")
-    clear = np.multiply(image, np.float32(1 / 255), dtype=np.float32)
     parameters: dict[str, float | str] = {}
     if "low" in parts:
         rng_low = generator(key, "low")
         noise_std, gamma = float(rng_low.uniform(*NOISE_RANGE)), float(rng_low.uniform(*GAMMA_RANGE))
-        light = maps.estimate_illumination(clear) if illumination is None else illumination
-        light = operators.refine_illumination(light, clear)
-        parameters |= {"noise_std": noise_std, "gamma": gamma, "illumination": _source(illumination, "estimated")}
+        source = _source(clear.illumination, "estimated")
+        parameters |= {"noise_std": noise_std, "gamma": gamma, "illumination": source}
     if "rain" in parts:
         streaks = masks.rain_streaks(height, width, generator(key, "rain")) if rain_mask is None else rain_mask
         parameters["rain"] = _source(rain_mask, "generated")
@@ -102,17 +144,17 @@ def degrade(
     if "haze" in parts:
         rng_haze = generator(key, "haze")
         beta, airlight = float(rng_haze.uniform(*BETA_RANGE)), float(rng_haze.uniform(*AIRLIGHT_RANGE))
-        passing = operators.transmission(maps.estimate_depth(clear) if depth is None else depth, beta)
-        parameters |= {"beta": beta, "airlight": airlight, "depth": _source(depth, "estimated")}
+        passing = operators.passing(clear.distance, beta)
+        parameters |= {"beta": beta, "airlight": airlight, "depth": _source(clear.depth, "estimated")}
 
-    degraded = np.empty_like(image)
+    degraded = np.empty_like(clear.image)
     step = max(1, _BAND // width)
     for top in range(0, height, step):
         rows = slice(top, top + step)
-        band = clear[rows]
+        band = clear.values[rows]
         if "low" in parts:
             noise = operators.gaussian_noise(band.shape, noise_std, rng_low)
-            band = operators.low_light(band, light[rows], gamma, noise)
+            band = operators.low_light(band, clear.light[rows], gamma, noise)
         if "rain" in parts:
             band = operators.rain(band, streaks[rows])
         if "snow" in parts:

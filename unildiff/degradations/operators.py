@@ -66,13 +66,22 @@ def snow(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def transmission(depth: np.ndarray, beta: float) -> np.ndarray:
-    """Return t = exp(-beta d) with d = min(1 - blur22(depth), 0.7), the share of light that passes the haze.
+    """Return t = exp(-beta d), the share of light that passes the haze; d is the distance of ``depth``.
 
     Args:
         depth: near = bright.
         beta: density; CDD-11 draws it from U(1, 2).
     """
-    distance = np.minimum(1 - cv2.blur(depth, (DEPTH_BLUR, DEPTH_BLUR)), np.float32(DISTANCE_LIMIT))
+    return passing(distance(depth), beta)
+
+
+def distance(depth: np.ndarray) -> np.ndarray:
+    """Return d = min(1 - blur22(depth), 0.7)."""
+    return np.asarray(np.minimum(1 - cv2.blur(depth, (DEPTH_BLUR, DEPTH_BLUR)), np.float32(DISTANCE_LIMIT)))
+
+
+def passing(distance: np.ndarray, beta: float) -> np.ndarray:
+    """Return exp(-beta d)."""
     return np.asarray(cv2.exp(distance * np.float32(-beta)))
 
 
