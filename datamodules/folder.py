@@ -6,11 +6,9 @@ from typing import Any
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, OnError, PredictSet, TrainSet
-from unildiff.data.files import input_folder
-from unildiff.data.images import list_pictures
 from unildiff.data.pairing import RULES
-from unildiff.data.pairs import Pair
-from unildiff.data.sources import pattern_source, readable, report
+from unildiff.data.pairs import PairSource
+from unildiff.data.sources import every_picture, pattern_source, readable, report
 from unildiff.errors import UserError
 
 
@@ -65,17 +63,11 @@ class FolderDataModule(RestorationDataModule):
 
     def test_set(self) -> EvalSet:
         """Return the test pairs."""
-        source = self._pairs("test")
-        kept = readable(source, self.skipped) if self.on_error == "skip" else source
-        return EvalSet(kept, self._captions(), self.test_seed)
+        return EvalSet(self._kept(self._pairs("test")), self._captions(), self.test_seed)
 
     def predict_set(self) -> PredictSet:
         """Return every picture in the folder and below it; what cannot be read is left out and noted in ``skipped``."""
-        files = list_pictures(input_folder(self.root, "the pictures to restore"), recursive=True)
-        if not files:
-            raise UserError(f"no pictures in {self.root}; give a folder that holds some (png, jpg, tif, ...)")
-        pairs = [Pair(self.degradation, self.degradation, path.stem, path, None) for path in files]
-        kept = readable(FilePairs(pairs), self.skipped) if self.on_error == "skip" else FilePairs(pairs)
+        kept = self._kept(every_picture(self.root, self.degradation))
         good = [pair.lq for pair in kept.pairs if pair.lq is not None]
         names = [path.relative_to(self.root).as_posix() for path in good]
         return PredictSet(good, names, self._captions(), self.test_seed)
@@ -89,6 +81,9 @@ class FolderDataModule(RestorationDataModule):
         source, faults = pattern_source(self.root, lq, gt, self.rule, self.degradation)
         report(faults, self.on_error, self.skipped)
         return source
+
+    def _kept(self, source: FilePairs) -> PairSource:
+        return readable(source, self.skipped) if self.on_error == "skip" else source
 
     def _captions(self) -> Captions:
         return Captions.find(self.captions, [self.root], upwards=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from unildiff.data.datasets import FilePairs, OnError, Reader
 from unildiff.data.files import input_folder
-from unildiff.data.images import image_size, is_picture, read_rgb
+from unildiff.data.images import image_size, is_picture, list_pictures, read_rgb
 from unildiff.data.layouts import PictureSet, read_pairs, recognise, sample_of
 from unildiff.data.pairing import Fault, Rule, pair_by_name, size_faults
 from unildiff.data.pairs import Pair, PairSource, Split, Which
@@ -87,6 +87,18 @@ def pattern_source(root: Path, lq: str, gt: str, rule: Rule, degradation: str) -
     bad = {file for fault in faults for file in fault.files}
     good = [pair for pair in paired.pairs if bad.isdisjoint(pair)]
     return FilePairs([Pair(degradation, degradation, a.stem, a, b) for a, b in good]), faults
+
+
+def every_picture(root: Path, degradation: str) -> FilePairs:
+    """Return the pictures in a folder and below it, as pairs without a truth.
+
+    Raises:
+        UserError: no such folder, or no picture in it.
+    """
+    files = list_pictures(input_folder(root, "the pictures to restore"), recursive=True)
+    if not files:
+        raise UserError(f"no pictures in {root}; give a folder that holds some (png, jpg, tif, ...)")
+    return FilePairs([Pair(degradation, degradation, path.stem, path, None) for path in files])
 
 
 def report(faults: Sequence[Fault], on_error: OnError, skipped: list[str]) -> None:
