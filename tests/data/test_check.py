@@ -1,6 +1,8 @@
 """The doctor finds every kind of planted fault and nothing else, and looks at unchanged files only once."""
 
+import errno
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,84 @@ def test_unchanged_files_are_not_looked_at_again(rain100l: Path, cache_home: Pat
     cache.write_bytes(cache.read_bytes()[:-10])  # what a crash leaves: its last line, that of 5.png, is lost
     assert check("derain", rain100l).looked_at == 1
     assert check("derain", rain100l).looked_at == 0
+
+
+BYTES_A_FILE = 4000  # so that 100,000 files take 0.4 GB, and what Python and its libraries take (0.15 GB) fits in 1 GiB
+
+
+def test_memory_grows_little_with_the_number_of_files(tmp_path: Path) -> None:
+    """The peak of all that Python and numpy allocate, of a check that looks and one that remembers."""
+    peaks: dict[str, list[int]] = {"looks": [], "remembers": []}
+    counts = (200, 1000)
+    for count in counts:
+        root = tmp_path / f"a-folder-whose-name-is-about-as-long-as-they-are/{count}"
+        for number in range(count):
+            write(root / INPUT / f"{number}.png", noise(number))
+            write(root / TARGET / f"{number}.png", noise(number + count))
+        for peak in peaks.values():
+            tracemalloc.start()
+            report = check("derain", root)
+            peak.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert report.pictures == 2 * count and report.looked_at == 0
+    for peak in peaks.values():
+        assert (peak[1] - peak[0]) / (2 * (counts[1] - counts[0])) < BYTES_A_FILE
+
+
+def test_two_layouts_in_one_folder_are_a_fault(rain100l: Path) -> None:
+    write(rain100l / "deraining/Rain100L/rainy/1.png", noise(5000))
+    write(rain100l / "deraining/Rain100L/gt/1.png", noise(5001))
+    (finding,) = check("derain", rain100l).findings
+    assert (finding.kind, finding.where) == ("layout", "Rain100L test") and "moceir, promptir" in finding.text
+
+
+def test_a_folder_that_may_not_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``Path.rglob`` leaves it out in silence. Root may read all, so the system's refusal is acted."""
+    (tmp_path / "RESIDE/Train/Dehaze/original").mkdir(parents=True)
+    write(tmp_path / "RESIDE/Train/Dehaze/synthetic/part1/1_2.png", noise(1))
+    (tmp_path / "RESIDE/Train/Dehaze/synthetic/part2").mkdir()
+    real = os.scandir
+
+    def refusing(path: str | Path) -> object:
+        if str(path).endswith("part2"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"no permission to read the folder: .*part2"):
+        check("dehaze", tmp_path / "RESIDE")
+
+
+def test_what_bears_a_pictures_name_but_is_none(rain100l: Path) -> None:
+    """A pipe would make a reader wait for ever; a link may lead nowhere, a folder may end in .png."""
+    for number, make in ((1, os.mkfifo), (2, lambda path: path.symlink_to("nowhere")), (3, Path.mkdir)):
+        path = rain100l / INPUT / f"{number}.png"
+        path.unlink()
+        make(path)
+    assert found(rain100l) == {("unreadable", "Rain100L test", (f"{INPUT}/{number}.png",)) for number in (1, 2, 3)}
+
+
+def test_raw_arrays_are_looked_at_too(tmp_path: Path) -> None:
+    raw = np.random.default_rng(0).integers(0, 1024, (8, 12), dtype=np.uint16)
+    for folder in ("LQ", "HQ"):
+        (tmp_path / f"Toled_test/{folder}").mkdir(parents=True)
+        for number in range(3):
+            np.save(tmp_path / f"Toled_test/{folder}/{number}.npy", raw + number + (folder == "HQ") * 50)
+    np.save(tmp_path / "Toled_test/LQ/1.npy", raw[:, :6])
+    whole = (tmp_path / "Toled_test/HQ/2.npy").read_bytes()
+    (tmp_path / "Toled_test/HQ/2.npy").write_bytes(whole[:-10])
+    assert {(kind, files) for kind, _, files in found(tmp_path, "toled")} == {
+        ("count", ()),
+        ("size", ("Toled_test/LQ/1.npy and Toled_test/HQ/1.npy (6x8 against 12x8)",)),
+        ("unreadable", ("Toled_test/HQ/2.npy",)),
+    }
+
+
+def test_a_terminal_sees_a_progress_bar(rain100l: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # how rich is told that it writes to a terminal
+    check("derain", rain100l)
+    captured = capsys.readouterr()
+    assert "Checking" in captured.err and "100%" in captured.err and captured.out == ""
 
 
 def test_what_it_remembers_gives_the_same_findings(rain100l: Path) -> None:
