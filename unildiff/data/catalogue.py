@@ -79,6 +79,7 @@ NOISE = PictureSet(
     {"train": 5144, "test": 68},
     "4,744 WED + 400 BSD names in PromptIR's denoise.txt; BSD68 as named",
     "WED; BSD400 and BSD68 from BSDS500 (github.com/BIDS/BSDS500); CBSD68: huggingface.co/datasets/deepinv/CBSD68",
+    "BSD: non-commercial research and education, says Berkeley's page; WED: not known",
 )
 URBAN100 = PictureSet(
     "urban100",
@@ -89,6 +90,7 @@ URBAN100 = PictureSet(
     {"test": 100},
     "as named",
     "huggingface.co/datasets/eugenesiow/Urban100",
+    "CC BY 4.0, says that repository's card",
 )
 KODAK24 = PictureSet(
     "kodak24",
@@ -240,6 +242,7 @@ CDD11 = PictureSet(
     {"train": 1183, "test": 200},
     "scenes, 11 degradations each, as reported",
     "huggingface.co/datasets/gy65896/CDD-11",
+    "not stated: that repository's page names none",
 )
 TOLED = PictureSet(
     "toled",

@@ -43,7 +43,7 @@ class Home:
 
 
 HOMES = {
-    # last seen: train.zip 22,403,961,860 and test.zip 3,770,337,157 bytes
+    # last seen: CDD-11_train.zip 22.4 GB and CDD-11_test.zip 3.77 GB; in an earlier listing train.zip and test.zip
     "cdd11": Home("gy65896/CDD-11", ("*.zip",), None, "cdd11"),
     "cbsd68": Home("deepinv/CBSD68", ("*.tar.gz", "*.zip"), "test/denoise/bsd68", "noise"),
     "urban100": Home("eugenesiow/Urban100", ("data/*_HR.tar.gz",), "test/denoise/urban100", "urban100"),
