@@ -1,20 +1,30 @@
 """Comparing running times on a machine that others use too: methods in turn, ratios within a round, medians.
 
 A method's absolute time drifts with the load; its ratio to another method timed in the same round does not, or less.
-Thread counts are set here and printed with the result.
-
-    from timing import alternate, one_thread, report
-    one_thread()
-    report(alternate({"base": f, "ours": g}), base="base")
 """
 
 import math
 import os
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 LEAST_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: ``make bench`` takes the defaults, trials and tests less, and write no table.
+
+    Attributes:
+        rounds: of each comparison.
+        small: sizes for a trial, with which no goal means anything.
+    """
+
+    rounds: int = LEAST_ROUNDS
+    small: bool = False
 
 
 def one_thread() -> None:
@@ -37,18 +47,13 @@ def alternate(
 
     Args:
         methods: What to call, by name.
-        rounds: At least 15.
+        rounds: At least 15 for a bound on the median.
         clock: `time.process_time` where a method is so short that it fits between two other processes' turns, and the
             one it is compared with does not: the ratio of their wall times would flatter it.
 
     Returns:
         Seconds by method, one a round.
-
-    Raises:
-        ValueError: Too few rounds.
     """
-    if rounds < LEAST_ROUNDS:
-        raise ValueError(f"{rounds} rounds are too few for a bound on the median: at least {LEAST_ROUNDS}")
     for method in methods.values():
         method()
     names = list(methods)
@@ -62,44 +67,34 @@ def alternate(
     return seconds
 
 
-def upper_bound(values: list[float], confidence: float = 0.9) -> float:
-    """The smallest order statistic that the true median does not exceed with that confidence (binomial, one-sided)."""
+def upper_bound(values: Sequence[float], confidence: float = 0.9) -> float:
+    """The smallest order statistic that the true median does not exceed with that confidence (binomial, one-sided).
+
+    Infinite where there are too few values for one.
+    """
     ordered = sorted(values)
     below = 0.0
     for rank, value in enumerate(ordered):
         below += math.comb(len(ordered), rank) / 2 ** len(ordered)  # P(at most `rank` of the values under the median)
         if below >= confidence:
             return value
-    raise ValueError(f"{len(ordered)} values are too few for a bound with confidence {confidence}")
+    return math.inf
 
 
-def ratios(seconds: Mapping[str, list[float]], method: str, base: str) -> list[float]:
-    """Time of `method` over time of `base`, round by round."""
-    return [a / b for a, b in zip(seconds[method], seconds[base], strict=True)]
+def with_bound(values: Sequence[float]) -> tuple[float, float]:
+    """Median and its upper 90% bound."""
+    return median(values), upper_bound(values)
 
 
-def report(seconds: Mapping[str, list[float]], base: str) -> dict[str, tuple[float, float]]:
-    """Print a line a method: median time, median ratio to `base` with its upper 90% bound.
-
-    Args:
-        seconds: What `alternate` returned.
-        base: The method to compare with.
-
-    Returns:
-        (median ratio, upper bound) by method.
-    """
+def machine() -> str:
+    """Processor, memory, versions."""
     import cv2
     import torch
+    from PIL import Image
 
-    rounds = len(seconds[base])
-    print(
-        f"{rounds} alternating rounds, threads: torch {torch.get_num_threads()}, OpenCV {cv2.getNumThreads()}; "
-        f"load {os.getloadavg()[0]:.1f}"
-    )
-    print(f"{'method':<44}{'median ms':>11}{'ratio':>9}{'90% below':>11}")
-    result = {}
-    for name, values in seconds.items():
-        relative = ratios(seconds, name, base)
-        result[name] = (median(relative), upper_bound(relative))
-        print(f"{name:<44}{median(values) * 1e3:>11.2f}{result[name][0]:>9.3f}{result[name][1]:>11.3f}")
-    return result
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+        cpu = next(names, platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, OpenCV {cv2.__version__}"
+    return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GB; {versions}, Pillow {Image.__version__}"

@@ -197,3 +197,27 @@ def test_idle_experts_cost_nothing_without_gradients() -> None:
     with torch.no_grad():
         output = dispatch(torch.ones(4, 1), routed(torch.tensor([[1.0, 0.0]]).expand(4, 2)), experts)
     assert not output.requires_grad and experts[1].seen == []
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_large_rows_are_dispatched_as_small_ones(k: int) -> None:
+    # Rows of 4096 numbers and more are written one by one; the gradients are those of the sum written out.
+    generator = torch.Generator().manual_seed(k)
+    inputs = torch.randn(5, 2, 64, 32, generator=generator, dtype=torch.float64).requires_grad_()
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    experts = [nn.Conv2d(2, 2, 3, padding=1).double() for _ in range(3)]
+    routing = routed(logits, k=k)
+    given = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+    expected = torch.stack(
+        [
+            sum(routing.gates[n, j] * experts[int(routing.indices[n, j])](inputs[n : n + 1])[0] for j in range(k))
+            for n in range(5)
+        ]
+    )
+    leaves = [inputs, logits, *(p for expert in experts for p in expert.parameters())]
+    wanted = torch.autograd.grad((expected * given).sum(), leaves, allow_unused=True, retain_graph=True)
+    output = dispatch(inputs, routing, experts)
+    torch.testing.assert_close(output, expected)
+    got = torch.autograd.grad((output * given).sum(), leaves, allow_unused=True)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, torch.zeros_like(one) if other is None else other)

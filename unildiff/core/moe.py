@@ -7,6 +7,7 @@ The router returns everything it knows; nothing is kept in module state. Equatio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -83,20 +84,102 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
 
     Idle experts still get a zero gradient, so that every rank of a DDP run has one for every parameter.
     """
-    n, k = routing.indices.shape
+    k = routing.indices.shape[1]
     order = routing.indices.flatten().argsort(stable=True)  # assignments grouped by expert
     counts = assignment_counts(routing, len(experts))
-    source = order // k
-    chunks = torch.split(inputs.index_select(0, source), counts)
-    outputs = [expert(chunk) for expert, chunk, count in zip(experts, chunks, counts, strict=True) if count]
-    grouped = torch.cat(outputs)
-    gates = routing.gates.flatten()[order].to(grouped.dtype).view(-1, *[1] * (inputs.dim() - 1))
-    combined = torch.zeros((n, *grouped.shape[1:]), dtype=grouped.dtype, device=grouped.device)
-    combined = combined.index_add(0, source, grouped * gates)
+    busy = [expert for expert, count in zip(experts, counts, strict=True) if count]
+    assigned = torch.split(order, [count for count in counts if count])
+    if k == 1 and len(busy) == 1:  # always so for one picture alone
+        output = busy[0](inputs)
+        combined: Tensor = output * _broadcast(routing.gates.flatten(), output)
+    else:
+        chunks: tuple[Tensor, ...] = _Gather.apply(inputs, k, *assigned)
+        outputs = [expert(chunk) for expert, chunk in zip(busy, chunks, strict=True)]
+        combined = _Combine.apply(routing.gates, assigned, *outputs)
     idle = [p for expert, count in zip(experts, counts, strict=True) if not count for p in expert.parameters()]
     if torch.is_grad_enabled() and idle:
         combined = combined + 0 * torch.stack([p.flatten()[0] for p in idle]).sum().to(combined.dtype)
     return combined
+
+
+class _Gather(torch.autograd.Function):
+    """Inputs (N, ...) -> each busy expert's own, (count, ...). With k = 1 each input goes to one place only."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, k: int, *assigned: Tensor) -> tuple[Tensor, ...]:
+        ctx.k, ctx.n, ctx.assigned = k, len(inputs), assigned
+        return tuple(inputs.index_select(0, part // k) for part in assigned)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _put_together(ctx.n, ctx.k, ctx.assigned, gradients), None, *[None] * len(gradients)
+
+
+class _Combine(torch.autograd.Function):
+    """Gates (N, k) and the busy experts' outputs (count, ...) -> (N, ...), written where they belong at once.
+
+    Joining, weighting and adding up would each pass over all of the memory once more, forward and backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, assigned: Sequence[Tensor], *outputs: Tensor) -> Tensor:
+        ctx.save_for_backward(gates, *outputs)
+        ctx.assigned = assigned
+        return _put_together(len(gates), gates.shape[1], assigned, outputs, gates.flatten())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gates, *outputs = ctx.saved_tensors
+        flat, k = gates.flatten(), gates.shape[1]
+        of_gates, of_outputs = torch.empty_like(flat), []
+        for part, output in zip(ctx.assigned, outputs, strict=True):
+            if _few_and_large(output):
+                of_output = torch.empty_like(output)
+                for row, place in enumerate(part.tolist()):
+                    gradient = gradients[0][place // k]
+                    of_gates[place] = torch.dot(gradient.flatten(), output[row].flatten())
+                    torch.mul(gradient, flat[place].to(output.dtype), out=of_output[row])
+            else:
+                gradient = gradients[0].index_select(0, part // k)
+                of_gates[part] = (gradient * output).flatten(1).sum(1).to(flat.dtype)
+                of_output = gradient.mul_(_broadcast(flat.index_select(0, part), output))
+            of_outputs.append(of_output)
+        return of_gates.view_as(gates), None, *of_outputs
+
+
+def _few_and_large(values: Tensor) -> bool:
+    """Whether rows are better written one by one: pictures on a CPU, where indexed copies are several times slower.
+
+    Never for tensors without data, whose places cannot be read.
+    """
+    return values.device.type == "cpu" and values[0].numel() >= 4096 and type(values) is Tensor
+
+
+def _broadcast(gates: Tensor, values: Tensor) -> Tensor:
+    return gates.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
+
+
+def _put_together(
+    n: int, k: int, assigned: Sequence[Tensor], values: Sequence[Tensor], gates: Tensor | None = None
+) -> Tensor:
+    """Return (n, ...) with each value, times its gate of (n k,), where it belongs; those of one place are added up."""
+    shape = (n, *values[0].shape[1:])
+    whole = values[0].new_empty(shape) if k == 1 else values[0].new_zeros(shape)
+    for part, value in zip(assigned, values, strict=True):
+        if _few_and_large(value):
+            for row, place in enumerate(part.tolist()):
+                gate = 1.0 if gates is None else float(gates[place])
+                if k == 1:
+                    torch.mul(value[row], gate, out=whole[place])
+                else:
+                    whole[place // k].add_(value[row], alpha=gate)
+            continue
+        weighted = value if gates is None else value * _broadcast(gates.index_select(0, part), value)
+        if k == 1:
+            whole.index_copy_(0, part, weighted)
+        else:
+            whole.index_add_(0, part // k, weighted)
+    return whole
 
 
 def assignment_counts(routing: Routing, num_experts: int) -> list[int]:
