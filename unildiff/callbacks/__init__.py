@@ -1,5 +1,6 @@
 """Lightning callbacks: averaged weights, checkpoints that survive anything, bad steps skipped, randomness by step."""
 
+from unildiff.callbacks.caption_cache import CaptionCache
 from unildiff.callbacks.checkpoint_io import AtomicCheckpointIO
 from unildiff.callbacks.checkpointing import Checkpointing
 from unildiff.callbacks.ema import ExponentialMovingAverage
@@ -9,6 +10,7 @@ from unildiff.callbacks.seeding import StepSeed
 
 __all__ = [
     "AtomicCheckpointIO",
+    "CaptionCache",
     "Checkpointing",
     "ExponentialMovingAverage",
     "GlobalBatch",

@@ -118,6 +118,21 @@ class RestorationDataModule(lightning.LightningDataModule):
         """Train on other samples from now on, such as the same ones with stored latents added."""
         self._sets["train"] = samples
 
+    def listed_captions(self) -> set[str]:
+        """Return every caption of the sets that were set up.
+
+        Raises:
+            UserError: a set makes its captions along with its pictures, without end.
+        """
+        found: set[str] = set()
+        for split, made in self._sets.items():
+            if made is not None and not hasattr(made, "listed_captions"):
+                raise UserError(
+                    f"captions: those of {type(self).__name__} ({split}) cannot be listed; leave CaptionCache out"
+                )
+            found |= set() if made is None else made.listed_captions()
+        return found
+
     # Lightning's side.
 
     def setup(self, stage: str) -> None:

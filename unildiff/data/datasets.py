@@ -135,6 +135,10 @@ class TrainSet:
     def __len__(self) -> int:
         return self._order.per_epoch
 
+    def listed_captions(self) -> set[str]:
+        """Return every caption that a sample can have."""
+        return {_caption(pair, self._captions) for pair in self.pairs}
+
     def __getitem__(self, position: int) -> RestorationSample:
         """Return the sample at any position, also beyond the first epoch.
 
@@ -167,7 +171,7 @@ class TrainSet:
         return {
             "lq": picture_tensor(lq),
             "gt": picture_tensor(gt),
-            "caption": pair.caption or self._captions.of(pair.lq, pair.gt),
+            "caption": _caption(pair, self._captions),
             "degradation": degradation,
             "name": pair.name,
             "key": key,
@@ -192,6 +196,10 @@ class EvalSet:
     def __len__(self) -> int:
         return len(self.source)
 
+    def listed_captions(self) -> set[str]:
+        """Return every caption that a sample can have."""
+        return {_caption(pair, self._captions) for pair in self.pairs}
+
     def __getitem__(self, index: int) -> RestorationSample:
         """Return pair ``index``.
 
@@ -208,7 +216,7 @@ class EvalSet:
         return {
             "lq": picture_tensor(lq),
             "gt": picture_tensor(gt),
-            "caption": pair.caption or self._captions.of(pair.lq, pair.gt),
+            "caption": _caption(pair, self._captions),
             "degradation": pair.degradation,
             "name": pair.name,
             "key": picture_key(self._seed, lq),
@@ -268,6 +276,10 @@ class WithoutTruth:
         sample = self._whole[index]
         name = f"{sample['degradation']}/{sample['name']}.png"
         return {"lq": sample["lq"], "caption": sample["caption"], "name": name, "key": sample["key"]}
+
+
+def _caption(pair: Pair, captions: Captions) -> str:
+    return pair.caption or captions.of(pair.lq, pair.gt)
 
 
 def picture_key(seed: int, lq: np.ndarray) -> int:

@@ -8,7 +8,6 @@ skips are kept, ``key`` (N,) and ``picture`` (N,), a hash of the degraded pictur
 appears whole or not at all, so that whatever stops the making, the next run goes on with what is missing.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, RestorationSample, SampleSet, picture_array
 from unildiff.data.datasets import picture_key
-from unildiff.data.files import output_folder, write_whole
+from unildiff.data.files import write_whole
+from unildiff.data.fingerprints import compare_note
 from unildiff.data.keys import sample_key
 from unildiff.data.pairs import Pair
 from unildiff.errors import UserError
@@ -49,30 +49,12 @@ class LatentCache:
         self.folder, self.samples = folder, samples
 
     def open(self, made_by: Mapping[str, Any], write: bool) -> None:
-        """Compare what the folder holds with what is wanted.
-
-        Args:
-            made_by: all that decides what the latents are, as JSON has it.
-            write: this process notes it down where there is no cache yet.
+        """Compare what the folder holds with what is wanted, see ``compare_note``.
 
         Raises:
             UserError: it holds latents of another model, other settings or other data; or other files.
         """
-        note = self.folder / "cache.json"
-        if note.is_file():
-            found = json.loads(note.read_text(encoding="utf-8"))
-            wanted = json.loads(json.dumps(made_by))
-            if other := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
-                differences = ", ".join(f"{key} ({found.get(key)} there, {wanted.get(key)} here)" for key in other)
-                raise UserError(
-                    f"latents: the cache {self.folder} was made with other {differences}; give another "
-                    "--model.cache.folder, or delete this one"
-                )
-        elif write:
-            if self.folder.is_dir() and any(self.folder.iterdir()):
-                raise UserError(f"latents: {self.folder} holds other files; give a new --model.cache.folder")
-            output_folder(self.folder)
-            write_whole(note, json.dumps(made_by, indent=2).encode() + b"\n")
+        compare_note(self.folder, made_by, "latents", "--model.cache.folder", write)
 
     def positions(self, shard: int) -> range:
         """Return the positions of a shard."""

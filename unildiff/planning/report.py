@@ -29,6 +29,7 @@ class RunSettings:
         gpu: whether the devices are GPUs.
         cached_samples: samples whose latents are made before training and kept on disk.
         cached_skips: and their skips.
+        cached_captions: the text encoders leave memory before training.
     """
 
     config: str
@@ -48,6 +49,7 @@ class RunSettings:
     gpu: bool
     cached_samples: int = 0
     cached_skips: bool = False
+    cached_captions: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,11 @@ def device_memory(run: RunSettings, cost: StepCost) -> Memory:
     """Return what one device holds."""
     trained = sum(cost.trained.values())
     share = run.devices if run.sharded else 1
+    bytes_each = cost.weights // sum(cost.parameters.values())
+    text = cost.parameters.get("text encoders", 0) * bytes_each
+    whole = cost.parameters.get("VAE", 0) * bytes_each + text  # never split (stages/sharding.py)
     return Memory(
-        weights=cost.weights // share,
+        weights=whole + (cost.weights - whole) // share - (text if run.cached_captions else 0),
         gradients=cost.gradients * (2 if run.second_gradients else 1) // share,
         optimiser=2 * cost.gradients // share,  # AdamW's two moments, in the weights' dtype
         average=run.averaged_bytes * trained // share,
@@ -144,15 +149,21 @@ def plan_text(run: RunSettings, cost: StepCost, other: StepCost) -> str:
 
 
 def _cache_lines(run: RunSettings, cost: StepCost) -> list[str]:
+    lines = []
+    if run.cached_captions:
+        size = cost.caption_bytes
+        most = f"; {run.epoch_samples * size / GB:,.2f} GB if no two pictures share one" if run.epoch_samples else ""
+        lines.append(f"caption cache: {size / 1e6:,.3f} MB of disk a caption{most}")
     if not run.cached_samples:
-        return []
+        return lines
     flops = run.cached_samples * cost.cached_flops
     kinds = "latents and skips" if run.cached_skips else "latents"
     return [
+        *lines,
         (
             f"cache: {kinds} of {run.cached_samples:,} samples, {cache_bytes(run, cost) / GB:,.2f} GB of disk; made once "
             f"before training: {flops / 1e18:,.3f} EFLOP, {_duration(flops / (run.throughput * run.devices))} at that rate"
-        )
+        ),
     ]
 
 

@@ -6,7 +6,7 @@ Axis letters: B batch, H/W pixels, h/w latent height and width, L text tokens.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from unildiff.core import moe
 from unildiff.core.encoders import encode_latents
+from unildiff.core.lora import LoRAConfig, add_adapters, halve_frozen, is_adapter
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.moe import Routing, auxiliary_loss
 from unildiff.core.text import TextEmbedding
@@ -22,10 +23,11 @@ from unildiff.diffusion.noise import KeyedNoise
 from unildiff.planning.shapes import BaseSizes, shaped_model
 from unildiff.planning.tracker import Tracker
 
-Stage = Literal["alignment", "joint", "decoder"]
+Stage = Literal["alignment", "joint", "joint_lora", "decoder"]
 TRAINED: dict[Stage, tuple[str, ...]] = {
     "alignment": ("unet.fusion.",),
     "joint": ("lq_encoder.", "unet."),
+    "joint_lora": ("lq_encoder.", "unet.fusion."),
     "decoder": ("decoder.",),
 }
 
@@ -43,6 +45,7 @@ class StepSettings:
         checkpointing: activations are made again in the backward pass.
         sampling_passes: U-Net passes without gradients before the step (decoder stage), at batch B each.
         cached_passes: U-Net passes that a sample's latents take once before training (decoder stage with a cache).
+        lora: adapters in the U-Net, and how what is frozen is kept; None without.
     """
 
     stage: Stage
@@ -53,6 +56,7 @@ class StepSettings:
     checkpointing: bool = True
     sampling_passes: int = 0
     cached_passes: int = 0
+    lora: LoRAConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class StepCost:
         cached_flops: those of one sample's latents in the cache, without the encoders; 0 without a cache.
         latent_bytes: of one sample's latents on disk.
         skip_bytes: of one sample's skips on disk.
+        caption_bytes: of one embedded caption on disk.
     """
 
     parameters: dict[str, int]
@@ -80,6 +85,7 @@ class StepCost:
     cached_flops: int = 0
     latent_bytes: int = 0
     skip_bytes: int = 0
+    caption_bytes: int = 0
 
 
 def measure_step(sizes: BaseSizes, network: NetworkConfig, settings: StepSettings) -> StepCost:
@@ -110,15 +116,18 @@ def measure_step(sizes: BaseSizes, network: NetworkConfig, settings: StepSetting
         cached_flops = 0
         if settings.cached_passes:
             cached_flops = settings.cached_passes * _pass_flops(model, settings, autocast) // settings.batch_size
-        latent_bytes, skip_bytes = stored_bytes(model, settings)
+        latent_bytes, skip_bytes = _stored_bytes(model, settings)
+        text = _text(model, 1)
+        caption_bytes = 4 * sum(value.numel() for value in (text.tokens, text.pooled) if value is not None)
         parts = [(name, parameter) for name, parameter in model.named_parameters()]
     return StepCost(
         _by_part(parts), _by_part([(n, p) for n, p in parts if p.requires_grad]), weights, static - weights,
         tracker.peak - static, flops, cached_flops, latent_bytes, skip_bytes,
+        caption_bytes,
     )  # fmt: skip
 
 
-def stored_bytes(model: UniLDiff, settings: StepSettings) -> tuple[int, int]:
+def _stored_bytes(model: UniLDiff, settings: StepSettings) -> tuple[int, int]:
     """Return what one sample's latents and its skips take in a cache (data/latents.py)."""
     side = settings.crop_size // model.downscale_factor
     channels = [int(count) for count in model.vae.config.block_out_channels[:-1]]
@@ -132,6 +141,10 @@ def prepare(model: UniLDiff, settings: StepSettings) -> None:
     """Freeze and set recomputation as the stage does."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(TRAINED[settings.stage]))
+    if settings.lora is not None:
+        add_adapters(model.unet.rest, settings.lora)
+        if settings.lora.frozen_dtype == "bfloat16":
+            halve_frozen(model)
     model.train()
     if settings.checkpointing:
         model.unet.rest.enable_gradient_checkpointing()
@@ -141,17 +154,22 @@ def prepare(model: UniLDiff, settings: StepSettings) -> None:
 
 def _predict(model: UniLDiff, deep: Tensor, latents: Tensor, noise: KeyedNoise | None) -> tuple[Tensor, list[Routing]]:
     """Return one prediction of the U-Net at (B, C, h, w) and the routings of token experts."""
-    batch, config = latents.shape[0], cast(Any, model.unet.rest.config)
-    encoders: list[Any] = list(model.text.encoders)
-    length = int(encoders[0].config.max_position_embeddings)
-    pooled = None
-    if config.addition_embed_type == "text_time":
-        pooled = torch.empty(batch, int(encoders[-1].config.projection_dim))
-    text = TextEmbedding(torch.empty(batch, length, int(config.cross_attention_dim)), pooled)
+    batch, text = latents.shape[0], _text(model, latents.shape[0])
     side = latents.shape[-1] * model.downscale_factor
     context = model.context(deep, text, (side, side))
     prediction, fused = model.unet(latents, torch.zeros(batch, dtype=torch.long), context, noise)
     return prediction, [] if fused is None else fused.routings
+
+
+def _text(model: UniLDiff, batch: int) -> TextEmbedding:
+    """Return the shapes of embedded captions."""
+    config: Any = model.unet.rest.config
+    encoders: list[Any] = list(model.text.encoders)
+    pooled = None
+    if config.addition_embed_type == "text_time":
+        pooled = torch.empty(batch, int(encoders[-1].config.projection_dim))
+    length = int(encoders[0].config.max_position_embeddings)
+    return TextEmbedding(torch.empty(batch, length, int(config.cross_attention_dim)), pooled)
 
 
 def _denoising_loss(model: UniLDiff, lq: Tensor, gt: Tensor, settings: StepSettings) -> Tensor:
@@ -185,6 +203,7 @@ def _decoder_loss(model: UniLDiff, lq: Tensor, gt: Tensor, settings: StepSetting
 _LOSSES: dict[Stage, Callable[[UniLDiff, Tensor, Tensor, StepSettings], Tensor]] = {
     "alignment": _denoising_loss,
     "joint": _denoising_loss,
+    "joint_lora": _denoising_loss,
     "decoder": _decoder_loss,
 }
 
@@ -230,5 +249,6 @@ def _by_part(parameters: list[tuple[str, nn.Parameter]]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name, parameter in parameters:
         part = next(label for prefix, label in names.items() if name.startswith(prefix))
+        part = "adapters (LoRA)" if is_adapter(name) else part
         counts[part] = counts.get(part, 0) + parameter.numel()
     return counts

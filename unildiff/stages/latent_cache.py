@@ -3,8 +3,6 @@
 Axis letters: B batch, C latent channels, h/w latent height and width.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from unildiff.data.base import OneLineLoader, RestorationDataModule
 from unildiff.data.batch import SampleSet, collate
+from unildiff.data.fingerprints import short_hash, weights_hash
 from unildiff.data.latents import CachedTrainSet, LatentCache, entries_of, picture_hash
 from unildiff.data.parallel import progress
+from unildiff.data.text_cache import text_fingerprint
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.errors import UserError
 from unildiff.stages.base import batch_pictures
@@ -122,36 +122,24 @@ def _restored(
 def made_by(stage: "DecoderFinetuneModule", train: SampleSet) -> dict[str, Any]:
     """Return all that decides what the latents are, as short texts: a cache's fingerprint."""
     model = stage.model
-    frozen = [(name, value) for name, value in model.named_parameters() if not name.startswith(stage.trained)]
+    apart = (*stage.trained, "text.")
+    frozen = [(name, value) for name, value in model.named_parameters() if not name.startswith(apart)]
     return {
         "weights": weights_hash(frozen),
-        "network": _hash(asdict(model.config.fusion) | {"use_text": model.config.use_text} | model.scheduler_config),
+        "text_encoders": text_fingerprint(model.text),
+        "network": short_hash(
+            asdict(model.config.fusion) | {"use_text": model.config.use_text} | model.scheduler_config
+        ),
         "training_sampling": asdict(stage.training_sampling),
         "text_dropout": stage.text_dropout,
         "precision": str(stage.trainer.precision),
         "skips": stage.cache.skips,
-        "data": _hash([_looks(train[position]) for position in range(_LOOKED_AT)]),
+        "data": short_hash([_looks(train[position]) for position in range(_LOOKED_AT)]),
     }
-
-
-@torch.no_grad()
-def weights_hash(parameters: list[tuple[str, nn.Parameter]]) -> str:
-    """Return a short hash of weights that is the same on every device: exact sums over all bits, and some values."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, parameter in parameters:
-        flat = parameter.detach().reshape(-1)
-        bits = flat.view(torch.int16 if flat.element_size() == 2 else torch.int32)
-        some = bits[:: max(1, len(bits) // 256)].tolist()
-        digest.update(f"{name} {tuple(parameter.shape)} {int(bits.sum(dtype=torch.int64))} {some}\n".encode())
-    return digest.hexdigest()
 
 
 def _looks(sample: Any) -> list[Any]:
     return [sample["key"], sample["caption"], picture_hash(sample["lq"]), picture_hash(sample["gt"])]
-
-
-def _hash(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
 def _datamodule(trainer: Trainer) -> RestorationDataModule:

@@ -1,0 +1,254 @@
+"""Cached caption embeddings: the training they give is that of the encoders, which are gone; refused where they do not fit."""
+
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.small import NETWORK, sdxl_like_base, small_base
+from tests.stages.steps import CAPTIONS, Losses, make_batch, make_stage, make_trainer
+from unildiff.callbacks import CaptionCache, caption_cache
+from unildiff.cli import main
+from unildiff.data.augment import Augment
+from unildiff.data.base import RestorationDataModule
+from unildiff.data.captions import Captions
+from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, TrainSet
+from unildiff.data.keys import sample_key
+from unildiff.data.pairs import Pair
+from unildiff.data.text_cache import CachedText, TextCache, text_fingerprint
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
+from unildiff.planning.parsed import parse_run
+from unildiff.planning.report import device_memory
+from unildiff.planning.shapes import base_sizes
+from unildiff.planning.step import StepSettings, measure_step
+
+
+class Pictures:
+    """Eight pictures with captions, of which ``listed_captions`` tells."""
+
+    def __init__(self, seed: int, count: int = 8) -> None:
+        self.seed, self.count = seed, count
+        self.pairs: list[Any] = []
+
+    def listed_captions(self) -> set[str]:
+        return {self[index]["caption"] for index in range(self.count)}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        key = sample_key(self.seed, position)
+        batch: Any = make_batch([key])
+        return {name: value[0] if name != "key" else key for name, value in batch.items()}
+
+
+class Data(RestorationDataModule):
+    """Eight training pictures, no validation."""
+
+    def __init__(self) -> None:
+        super().__init__(batch_size=4, num_workers=0, crop_size=32, seed=0)
+
+    def train_set(self) -> Any:
+        return Pictures(0)
+
+
+class Validation(list[Any]):
+    """A validation set."""
+
+    pairs: tuple[Any, ...] = ()
+
+    def listed_captions(self) -> set[str]:
+        return {sample["caption"] for sample in self}
+
+
+class WithValidation(Data):
+    """And one validation picture, whose caption no training picture has."""
+
+    def val_set(self) -> Any:
+        return Validation([Pictures(1)[0] | {"caption": "the cat"}])
+
+
+@pytest.fixture(params=["one encoder", "two encoders"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (sdxl_like_base() if request.param == "two encoders" else small_base()).save(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def fit(base: Path, folder: Path, *callbacks: Any, kind: str = "alignment", **settings: Any) -> tuple[Any, list[float]]:
+    """Train with half of the captions dropped, validating once; return the stage and its losses."""
+    precision = settings.pop("precision", "32-true")
+    module = make_stage(kind, base, text_dropout=0.5, sampling=SamplingSettings(2), **settings)
+    losses = Losses()
+    trainer = make_trainer(
+        folder, [losses, *callbacks], max_steps=4, precision=precision, limit_val_batches=1, val_check_interval=2
+    )
+    trainer.fit(module, datamodule=WithValidation())
+    losses.values.append(float(trainer.callback_metrics["val/psnr/avg"]))
+    return module, losses.values
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training_is_that_with_the_encoders(precision: str, base: Path, tmp_path: Path) -> None:
+    live, expected = fit(base, tmp_path, precision=precision)
+    encoders = weakref.ref(live.model.text)
+    assert encoders() is not None
+    cached, found = fit(base, tmp_path, CaptionCache(str(tmp_path / "cache")), precision=precision)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert isinstance(cached.model.text, CachedText) and not list(cached.model.text.parameters())
+    assert cached.embed(["red", ""]).tokens.shape == live.embed(["red", ""]).tokens.shape
+    embedded = TextCache(tmp_path / "cache")
+    embedded.look()
+    assert embedded.missing([*CAPTIONS, "", "the cat", "new"]) == ["new"]
+    if precision == "32-true":
+        for caption in ("", "the cat"):
+            expected_text, found_text = live.embed([caption]), embedded.read([caption])
+            torch.testing.assert_close(found_text.tokens, expected_text.tokens, atol=1e-6, rtol=1e-5)
+            assert (found_text.pooled is None) == (expected_text.pooled is None)
+            if expected_text.pooled is not None:
+                torch.testing.assert_close(found_text.pooled, expected_text.pooled, atol=1e-6, rtol=1e-5)
+
+
+def as_rank(module: Any, data: Any, rank: int = 0, world: int = 1, barriers: Any = None) -> Any:
+    """Return what the callback asks a trainer for; ``barriers``: what the other rank does meanwhile."""
+    data.setup("fit")
+    actions = barriers or {}
+    strategy = SimpleNamespace(barrier=lambda name: actions.get(name, lambda: None)(), root_device=torch.device("cpu"))
+    values = {"strategy": strategy, "datamodule": data, "global_rank": rank, "world_size": world}
+    values |= {"is_global_zero": rank == 0, "precision": "32-true"}
+    return SimpleNamespace(**values, precision_plugin=SimpleNamespace(train_step_context=torch.no_grad))
+
+
+def count_encoded(module: Any) -> list[str]:
+    """Return a list that collects the captions that a stage's encoders are given."""
+    seen: list[str] = []
+    module.model.text.register_forward_pre_hook(lambda _, arguments: seen.extend(arguments[0]))
+    return seen
+
+
+def test_the_encoders_leave_memory(base_folder: Path, tmp_path: Path) -> None:
+    module = make_stage("joint", base_folder)
+    gone = weakref.ref(module.model.text.encoders[0])
+    CaptionCache(str(tmp_path / "cache")).setup(as_rank(module, Data()), module, "fit")
+    assert gone() is None
+    module.to(torch.bfloat16)
+    embedding = module.embed(["red"])
+    assert embedding.tokens.dtype == torch.bfloat16  # as the encoders' would be
+    assert not [name for name in module.state_dict() if name.startswith("model.text.")]
+
+
+def test_each_caption_is_embedded_once(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption_cache, "BATCH", 2)
+    callback, seen = CaptionCache(str(tmp_path / "cache")), []
+    for validation in (None, None, "the cat"):
+        module = make_stage("alignment", base_folder)
+        seen.append(count_encoded(module))
+        data = Data() if validation is None else WithValidation()
+        callback.setup(as_rank(module, data), module, "fit")
+    wanted = {"", *Pictures(0).listed_captions()}
+    assert len(seen[0]) == len(wanted) and set(seen[0]) == wanted
+    assert seen[1:] == [[], ["the cat"]]
+    broken = next((tmp_path / "cache").glob("captions-*"))
+    broken.write_bytes(broken.read_bytes()[:-10])
+    module = make_stage("alignment", base_folder)
+    again = count_encoded(module)
+    callback.setup(as_rank(module, WithValidation()), module, "fit")
+    assert 1 <= len(again) <= 2
+    with pytest.raises(UserError, match="'something new' is not in the cache"):
+        module.embed(["red", "something new"])
+
+
+def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption_cache, "BATCH", 1)
+    modules = [make_stage("alignment", base_folder) for _ in range(2)]
+    seen = [count_encoded(module) for module in modules]
+    callbacks = [CaptionCache(str(tmp_path / "cache")) for _ in range(2)]
+    states: list[dict[str, Any]] = []
+
+    def listed() -> None:  # rank 1 lists while nothing is written yet
+        cache = TextCache(tmp_path / "cache")
+        states.append({"missing": cache.missing({"", *Pictures(0).listed_captions()})})
+
+    def embed() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            lists = [states[0]["missing"]]
+            original = TextCache.missing
+            patch.setattr(TextCache, "missing", lambda self, all_: lists.pop() if lists else original(self, all_))
+            callbacks[1].setup(as_rank(modules[1], Data(), 1, 2), modules[1], "fit")
+
+    trainer = as_rank(modules[0], Data(), 0, 2, {"captions: listed": listed, "captions: embedded": embed})
+    callbacks[0].setup(trainer, modules[0], "fit")
+    assert set(seen[0]) | set(seen[1]) == {"", *Pictures(0).listed_captions()}
+    assert not set(seen[0]) & set(seen[1]) and abs(len(seen[0]) - len(seen[1])) <= 1
+
+
+def test_what_is_refused(base_folder: Path, tmp_path: Path) -> None:
+    callback = CaptionCache(str(tmp_path / "cache"))
+    module = make_stage("alignment", base_folder)
+    callback.setup(as_rank(module, Data()), module, "fit")
+    small_base(seed=1).save(tmp_path / "other")
+    other = make_stage("alignment", tmp_path / "other")
+    with pytest.raises(UserError, match=r"cache was made with other text_encoders \(\w+ there, \w+ here\)") as error:
+        callback.setup(as_rank(other, Data()), other, "fit")
+    assert "\n" not in str(error.value)
+    trained = make_stage("alignment", base_folder)
+    next(trained.model.text.parameters()).requires_grad_(True)
+    with pytest.raises(UserError, match="AlignmentModule trains its text encoders"):
+        callback.setup(as_rank(trained, Data()), trained, "fit")
+
+    class Endless(Data):
+        def train_set(self) -> Any:
+            return [1, 2]
+
+    with pytest.raises(UserError, match=r"those of Endless \(train\) cannot be listed"):
+        callback.setup(as_rank(other, Endless()), other, "fit")
+
+
+def test_a_test_embeds_as_ever(base_folder: Path, tmp_path: Path) -> None:
+    module = make_stage("alignment", base_folder)
+    CaptionCache(str(tmp_path / "cache")).setup(as_rank(module, Data()), module, "test")
+    assert not isinstance(module.model.text, CachedText) and not (tmp_path / "cache").exists()
+
+
+def test_fingerprint_knows_words_and_weights() -> None:
+    text = small_base().text
+    before = text_fingerprint(text)
+    assert before == text_fingerprint(small_base().text)
+    with torch.no_grad():
+        next(text.parameters()).view(-1)[7] += 1e-6
+    assert text_fingerprint(text) != before
+    other = small_base().text
+    other.tokenizers[0].add_tokens(["zebra"])
+    assert text_fingerprint(other) != before
+
+
+def test_sets_of_files_list_their_captions(tmp_path: Path) -> None:
+    files = [tmp_path / f"{index}.png" for index in range(3)]
+    captions = Captions({str(files[0]): "a cat", str(files[1]): "a table"})
+    pairs = FilePairs([Pair("rain", "rain", file.stem, file, None) for file in files], lambda _: np.zeros((1, 1, 3)))
+    assert EvalSet(pairs, captions, 0).listed_captions() == {"a cat", "a table", ""}
+    order = EpochOrder({"rain": 3}, None, 3, 0)
+    assert TrainSet({"rain": pairs}, order, Augment(1), captions).listed_captions() == {"a cat", "a table", ""}
+
+
+def test_the_plan_says_the_disk_and_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = sdxl_like_base()
+    base.save(tmp_path)
+    cost = measure_step(base_sizes(str(tmp_path)), NETWORK, StepSettings("alignment", 1, 32))
+    tokens = base.text(["a cat"])
+    assert cost.caption_bytes == tokens.tokens.nbytes + tokens.pooled.nbytes
+    arguments = ["--config", "configs/tiny/alignment.yaml", "--data", "cdd11", "--data.crop_size=64"]
+    for more in ([], ["--config", "configs/variants/caption_cache.yaml"]):
+        assert main(["plan", *arguments, *more]) == 0
+        text = capsys.readouterr().out
+        assert ("caption cache: " in text) == bool(more)
+    assert "MB of disk a caption; " in text and "if no two pictures share one" in text
+    run = parse_run([*arguments, *more], None).run
+    assert run.cached_captions
+    kept = device_memory(replace(run, cached_captions=False), cost).weights
+    assert kept - device_memory(run, cost).weights == 4 * sum(value.numel() for value in base.text.parameters())

@@ -1,0 +1,114 @@
+"""Embedded captions on disk: written once, by any number of processes, read at random.
+
+Axis letters: N captions of a file, B batch, S text tokens, D width of the joined embeddings, P width of the pooled one.
+
+Files ``captions-<hash>.safetensors`` hold ``tokens`` (N, S, D), ``pooled`` (N, P) where the base has such, and in their
+header the captions themselves. A file appears whole or not at all; captions of further data go into further files.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from unildiff.core.text import TextEmbedding, TextEncoders
+from unildiff.data.files import write_whole
+from unildiff.data.fingerprints import short_hash, weights_hash
+from unildiff.errors import UserError
+
+
+class TextCache:
+    """Captions and their embeddings in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Args: the folder, which need not be there yet."""
+        self.folder = folder
+        self._places: dict[str, tuple[Path, int]] = {}
+
+    def look(self) -> None:
+        """Read which captions are there; files that cannot be read count as not there."""
+        for path in sorted(self.folder.glob("captions-*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    captions = json.loads(file.metadata()["captions"])
+            except (OSError, SafetensorError):
+                continue
+            self._places |= {caption: (path, index) for index, caption in enumerate(captions)}
+
+    def missing(self, captions: Iterable[str]) -> list[str]:
+        """Return those of ``captions`` that are not there, each once, sorted."""
+        return sorted(set(captions) - set(self._places))
+
+    def write(self, captions: Sequence[str], embedding: TextEmbedding) -> None:
+        """Add captions with their embeddings, N of each.
+
+        Raises:
+            UserError: the disk is full, or the like; nothing is left behind.
+        """
+        parts: dict[str, Any] = {"tokens": embedding.tokens, "pooled": embedding.pooled}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in parts.items() if value is not None}
+        path = self.folder / f"captions-{short_hash(list(captions))}.safetensors"
+        write_whole(path, save(tensors, {"captions": json.dumps(list(captions))}))
+
+    def read(self, captions: Sequence[str]) -> TextEmbedding:
+        """Return the embeddings of B captions, on the CPU.
+
+        Raises:
+            UserError: one is not there.
+        """
+        rows = [self._row(caption) for caption in captions]
+        pooled = torch.stack([row["pooled"] for row in rows]) if "pooled" in rows[0] else None
+        return TextEmbedding(torch.stack([row["tokens"] for row in rows]), pooled)
+
+    def _row(self, caption: str) -> dict[str, Tensor]:
+        if caption not in self._places:
+            raise UserError(
+                f"captions: {caption[:60]!r} is not in the cache {self.folder}; train without "
+                "unildiff.callbacks.CaptionCache, or with data whose captions can be listed"
+            )
+        path, index = self._places[caption]
+        try:
+            with safe_open(path, "pt") as file:
+                return {name: file.get_slice(name)[index] for name in file.keys()}  # noqa: SIM118  # no mapping
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"captions: {path} cannot be read ({error}); delete it, the next run makes it again"
+            ) from None
+
+
+class CachedText(nn.Module):
+    """Takes the place of the text encoders; knows the captions that were embedded before.
+
+    Args:
+        cache: with all captions that will be asked for.
+        fingerprint: of the encoders that embedded them.
+    """
+
+    def __init__(self, cache: TextCache, fingerprint: str) -> None:
+        super().__init__()
+        self.cache, self.fingerprint = cache, fingerprint
+        self.place: Tensor
+        self.register_buffer("place", torch.zeros(1), persistent=False)  # moves along with the model
+
+    def forward(self, captions: Sequence[str]) -> TextEmbedding:
+        """Return tokens (B, S, D) and pooled (B, P) or None, where the model is and in its dtype.
+
+        Raises:
+            UserError: a caption was not embedded before.
+        """
+        found, place = self.cache.read(captions), self.place
+        pooled = None if found.pooled is None else found.pooled.to(place)
+        return TextEmbedding(found.tokens.to(place), pooled)
+
+
+def text_fingerprint(text: TextEncoders | CachedText) -> str:
+    """Return a short hash of text encoders: their weights and their tokenizers' words."""
+    if isinstance(text, CachedText):
+        return text.fingerprint
+    words = [[tokenizer.get_vocab(), tokenizer.model_max_length] for tokenizer in text.tokenizers]
+    return short_hash([weights_hash(text.named_parameters()), short_hash(words)])
