@@ -159,7 +159,7 @@ class UniLDiffCLI(LightningCLI):
 
     def _read_checkpoint(self) -> dict[str, Any]:
         assert self.checkpoint is not None
-        content = load_file_safely(self.checkpoint)
+        content = load_file_safely(self.checkpoint, mapped=True)  # the names in it are all that is wanted here
         settings = dict(content.get("hyper_parameters", {}))
         class_path = settings.pop("_class_path", None)
         if class_path is None:

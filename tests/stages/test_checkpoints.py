@@ -1,5 +1,6 @@
 """What a checkpoint holds, how the next stage starts from it, and what is refused."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,42 @@ def test_lightnings_own_way_to_load(chain: dict[str, Path]) -> None:
     for name, value in loaded.named_parameters():
         expected = weights.get(name, before.get(name))
         assert expected is None or torch.equal(value, expected)
+
+
+def resident(path: Path) -> int:
+    """Return how many bytes of a mapped file are in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    starts = [index for index, line in enumerate(lines) if line.endswith(str(path))]
+    sizes = [next(line for line in lines[start:] if line.startswith("Rss:")) for start in starts]
+    return sum(int(size.split()[1]) * 1024 for size in sizes)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
+def test_only_what_is_used_is_read(tmp_path: Path) -> None:
+    path, mega = tmp_path / "large.ckpt", 1 << 20
+    values = torch.randn(1, mega)  # 4 MB of weights, 32 MB of optimiser
+    moments = {"state": {0: {"exp_avg": torch.ones(4 * mega), "exp_avg_sq": torch.ones(4 * mega)}}}
+    torch.save({"state_dict": {"model.weight": values}, "optimizer_states": [moments]}, path)
+    whole = load_file_safely(path)
+    assert resident(path) == 0  # in memory of its own
+    model = nn.Linear(mega, 1, bias=False)
+    checkpoint = read_checkpoint(path)
+    checkpoint.fill(model, {"": ""})
+    assert torch.equal(model.weight, values) and torch.equal(whole["state_dict"]["model.weight"], values)
+    assert 4 * mega <= resident(path) < 8 * mega
+
+
+def test_a_checkpoint_that_is_being_read_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"weight": torch.ones(1, 4)}}, path)
+    before, checkpoint = path.read_bytes(), read_checkpoint(path)
+    checkpoint.weights["weight"].mul_(3)
+    assert path.read_bytes() == before
+    torch.save({"state_dict": {}}, tmp_path / "new.ckpt")  # as a run writes it anew that still trains
+    os.replace(tmp_path / "new.ckpt", path)
+    model = nn.Linear(4, 1, bias=False)
+    checkpoint.fill(model, {"": ""})
+    assert model.weight.tolist() == [[3, 3, 3, 3]]
 
 
 class Harmful:
