@@ -22,6 +22,7 @@ from unildiff.paths import config_path
 MODELS = {
     "alignment": "unildiff.stages.alignment.AlignmentModule",
     "joint": "unildiff.stages.joint.JointFinetuneModule",
+    "joint_lora": "unildiff.stages.joint_lora.JointLoRAModule",
     "decoder": "unildiff.stages.decoder.DecoderFinetuneModule",
     "pretrain_vae": "unildiff.stages.pretrain.PretrainVAEModule",
     "pretrain_unet": "unildiff.stages.pretrain.PretrainUNetModule",

@@ -4,6 +4,7 @@ Shared by the stages, `restore`, `export` and the pipeline; nothing here imports
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from unildiff.core.base import load_base
 from unildiff.core.base_files import locate
+from unildiff.core.lora import has_adapters, with_merged_adapters
 from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts, network_config
 from unildiff.errors import UserError
 from unildiff.paths import weights_path
@@ -54,7 +56,7 @@ def assemble(
     if folder is not None:
         load_parts(model, folder)
     if init_from is not None and given is None:
-        read_checkpoint(init_from).fill(model, hand_over or {})
+        _fill(model, read_checkpoint(init_from), hand_over or {})
     return model.to(dtype)
 
 
@@ -93,8 +95,16 @@ def model_from_checkpoint(
         HANDED_TO_DECODER,
         dtype,
     )
-    checkpoint.fill(model, {prefix: prefix for prefix in trained})
+    _fill(model, checkpoint, {prefix: prefix for prefix in trained})
     return model, checkpoint
+
+
+def _fill(model: UniLDiff, checkpoint: StageCheckpoint, rules: dict[str, str]) -> None:
+    """Copy a checkpoint's weights into a model that is still on its base; adapters (LoRA) are merged."""
+    if has_adapters(checkpoint.weights):
+        merged = with_merged_adapters(checkpoint.weights, dict(model.named_parameters()))
+        checkpoint = replace(checkpoint, weights=merged)
+    checkpoint.fill(model, rules)
 
 
 def load_restorer(source: str, dtype: torch.dtype = torch.float32) -> UniLDiff:

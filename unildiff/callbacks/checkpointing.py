@@ -17,6 +17,7 @@ from typing import Any, Literal
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -85,7 +86,16 @@ class Checkpointing(Checkpoint):
         return str(best) if best.exists() else ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Agree on the folder, and take over how files are written and read."""
+        """Agree on the folder, and take over how files are written and read.
+
+        Raises:
+            UserError: FSDP2 would write folders, which nothing else here reads.
+        """
+        if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
+            raise UserError(
+                "checkpoints: ModelParallelStrategy (FSDP2) would write folders that neither test nor export reads; give "
+                "save_distributed_checkpoint: false, as configs/variants/fsdp2.yaml does"
+            )
         folder = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
         self.folder = Path(trainer.strategy.broadcast(folder))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -169,7 +179,8 @@ class Checkpointing(Checkpoint):
         unsafe = self._stepping or self._write_failed or trainer.sanity_checking
         if trainer.state.fn == TrainerFn.FITTING and not unsafe:
             together = isinstance(exception, SIGTERMException)  # else the other ranks may never come
-            if together or trainer.is_global_zero:
+            split = isinstance(trainer.strategy, ModelParallelStrategy)  # one rank alone has but a share of the weights
+            if together or (trainer.is_global_zero and not split):
                 self._save(trainer, wait=together)
 
     # Files.

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
@@ -53,6 +54,18 @@ class ExponentialMovingAverage(Callback):
     def current_decay(self) -> float:
         """Return the decay of the next update."""
         return min(self.decay, (1 + self.updates) / (10 + self.updates))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look at the strategy before anything is computed.
+
+        Raises:
+            UserError: it splits the weights; an average is kept of whole ones.
+        """
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise UserError(
+                "ema: averaged weights do not go with ModelParallelStrategy (FSDP2), which splits the weights; leave the "
+                "ExponentialMovingAverage callback out, as configs/variants/fsdp2.yaml does, or train with ddp"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the weights, or go on from a checkpoint's average."""

@@ -91,7 +91,8 @@ def _gradients_finite(optimizer: Optimizer) -> bool:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
         return True
-    return bool(torch.stack([torch.isfinite(norm) for norm in torch._foreach_norm(gradients)]).all())
+    here = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]  # FSDP2: this rank's share of a DTensor
+    return bool(torch.stack([torch.isfinite(norm) for norm in torch._foreach_norm(here)]).all())
 
 
 def _picture_names(batch: Any) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 
 from unildiff.arguments import TrainerArguments, stage_name
 from unildiff.assembly import stored_network, weights_folder
+from unildiff.core.lora import LoRAConfig
 from unildiff.core.model import NetworkConfig, network_config
 from unildiff.data.catalogue import DATASETS
 from unildiff.errors import UserError
@@ -80,6 +81,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
             checkpointing=model.gradient_checkpointing,
             sampling_passes=_live_passes(model) if stage == "decoder" else 0,
             cached_passes=_sampler_passes(model) if cache else 0,
+            lora=LoRAConfig(**(model.lora.as_dict() if model.lora else {})) if stage == "joint_lora" else None,
         ),
         devices=devices,
         accumulation=trainer.accumulate_grad_batches,

@@ -15,6 +15,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from unildiff.core import moe
 from unildiff.core.encoders import encode_latents
+from unildiff.core.lora import LoRAConfig, add_adapters, halve_frozen, is_adapter
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.moe import Routing, auxiliary_loss
 from unildiff.core.text import TextEmbedding
@@ -22,10 +23,11 @@ from unildiff.diffusion.noise import KeyedNoise
 from unildiff.planning.shapes import BaseSizes, shaped_model
 from unildiff.planning.tracker import Tracker
 
-Stage = Literal["alignment", "joint", "decoder"]
+Stage = Literal["alignment", "joint", "joint_lora", "decoder"]
 TRAINED: dict[Stage, tuple[str, ...]] = {
     "alignment": ("unet.fusion.",),
     "joint": ("lq_encoder.", "unet."),
+    "joint_lora": ("lq_encoder.", "unet.fusion."),
     "decoder": ("decoder.",),
 }
 
@@ -43,6 +45,7 @@ class StepSettings:
         checkpointing: activations are made again in the backward pass.
         sampling_passes: U-Net passes without gradients before the step (decoder stage), at batch B each.
         cached_passes: U-Net passes that a sample's latents take once before training (decoder stage with a cache).
+        lora: adapters in the U-Net, and how what is frozen is kept; None without.
     """
 
     stage: Stage
@@ -53,6 +56,7 @@ class StepSettings:
     checkpointing: bool = True
     sampling_passes: int = 0
     cached_passes: int = 0
+    lora: LoRAConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,10 @@ def prepare(model: UniLDiff, settings: StepSettings) -> None:
     """Freeze and set recomputation as the stage does."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(TRAINED[settings.stage]))
+    if settings.lora is not None:
+        add_adapters(model.unet.rest, settings.lora)
+        if settings.lora.frozen_dtype == "bfloat16":
+            halve_frozen(model)
     model.train()
     if settings.checkpointing:
         model.unet.rest.enable_gradient_checkpointing()
@@ -195,6 +203,7 @@ def _decoder_loss(model: UniLDiff, lq: Tensor, gt: Tensor, settings: StepSetting
 _LOSSES: dict[Stage, Callable[[UniLDiff, Tensor, Tensor, StepSettings], Tensor]] = {
     "alignment": _denoising_loss,
     "joint": _denoising_loss,
+    "joint_lora": _denoising_loss,
     "decoder": _decoder_loss,
 }
 
@@ -240,5 +249,6 @@ def _by_part(parameters: list[tuple[str, nn.Parameter]]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name, parameter in parameters:
         part = next(label for prefix, label in names.items() if name.startswith(prefix))
+        part = "adapters (LoRA)" if is_adapter(name) else part
         counts[part] = counts.get(part, 0) + parameter.numel()
     return counts

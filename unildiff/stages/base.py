@@ -106,6 +106,13 @@ class StageModule(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_model(self) -> None:
+        """Split the model over the devices where the strategy asks for it (ModelParallelStrategy, FSDP2)."""
+        if self.device_mesh is not None:
+            from unildiff.stages.sharding import shard_stage  # torch has what it needs from 2.6 on
+
+            shard_stage(self, self.device_mesh["data_parallel"])
+
     # --- checkpoints -------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -117,6 +124,8 @@ class StageModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose weights are not exactly those that this stage trains."""
+        if "state_dict" not in checkpoint:  # ModelParallelStrategy has taken the weights out and loaded them
+            return
         expected = {name for name, _ in self.trained_parameters()}
         found = set(checkpoint["state_dict"])
         if expected != found:

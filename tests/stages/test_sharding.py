@@ -1,0 +1,102 @@
+"""FSDP2 trains as one process does, resumes exactly, and what does not go with it is refused in one line."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from tests.stages.ranks import on_two_ranks
+from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
+from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
+from unildiff.errors import UserError
+from unildiff.paths import config_path
+from unildiff.stages.pretrain import PretrainVAEModule
+
+VARIANT = yaml.safe_load(config_path("configs/variants/fsdp2.yaml").read_text())["trainer"]
+
+
+def strategy(**settings: Any) -> ModelParallelStrategy:
+    """The named config's own."""
+    return ModelParallelStrategy(**(VARIANT["strategy"]["init_args"] | settings))
+
+
+def stage(base_folder: Path) -> Any:
+    module = make_stage("joint", base_folder, gradient_checkpointing=True)
+    wake(module)
+    return module
+
+
+def sharded(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
+    """Two steps, then the second of them once more from the first one's checkpoint."""
+    batches = [make_batch([10 * index + 2 * rank, 10 * index + 2 * rank + 1]) for index in range(2)]
+    ends = []
+    for resume in (None, str(folder / "checkpoints" / "step-000001.ckpt")):
+        losses, module = Losses(), stage(base_folder)
+        whole = sum(parameter.numel() for parameter in module.parameters())
+        saver = Checkpointing(every_n_steps=1, keep=-1)
+        trainer = make_trainer(
+            folder, [losses, NonFiniteGuard(), saver], max_steps=2, gradient_clip_val=1.0, strategy=strategy(), devices=2,
+            enable_checkpointing=True, use_distributed_sampler=False, limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(module, make_loader(batches) if resume is None else make_loader(batches[1:]), ckpt_path=resume)
+        here = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in module.parameters())
+        ends.append({"weights": dict(trainer.strategy.lightning_module_state_dict()), "losses": losses.values})
+        ends[-1]["share"] = here / whole
+    return {"ends": ends}
+
+
+def test_two_ranks_train_as_one_and_resume(base_folder: Path, tmp_path: Path) -> None:
+    first, second = on_two_ranks(tmp_path / "two", partial(sharded, base_folder))
+    module = stage(base_folder)
+    batches = [make_batch([10 * index + key for key in range(4)]) for index in range(2)]
+    losses = Losses()
+    make_trainer(tmp_path, [losses], max_steps=2, gradient_clip_val=1.0).fit(module, make_loader(batches))
+    whole, resumed = first["ends"]
+    both = [(one + two) / 2 for one, two in zip(whole["losses"], second["ends"][0]["losses"], strict=True)]
+    assert both == pytest.approx(losses.values, rel=1e-4)
+    expected = {name: value for name, value in module.state_dict().items() if name in whole["weights"]}
+    assert {name for name, _ in module.trained_parameters()} <= set(expected)
+    for name, value in expected.items():  # AdamW's first steps are signs: gradients near 0 may differ by rounding alone
+        torch.testing.assert_close(whole["weights"][name], value, atol=2e-4, rtol=1e-3)
+    assert all(torch.equal(resumed["weights"][name], value) for name, value in whole["weights"].items())
+    assert resumed["losses"] == whole["losses"][1:]
+    # U-Net, fusion, LQ encoder and decoder are halved; VAE and text encoders stay whole.
+    assert 0.5 < whole["share"] < 0.75
+    checkpoint = torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)
+    assert set(checkpoint["state_dict"]) == {name for name, _ in module.trained_parameters()}
+
+
+def refused(base_folder: Path, tmp_path: Path, module: Any = None, command: str = "fit", **settings: Any) -> str:
+    defaults: dict[str, Any] = {"strategy": strategy(data_parallel_size=1), "limit_val_batches": 0, "max_steps": 1}
+    trainer = make_trainer(tmp_path, **(defaults | settings))
+    module = module or make_stage("joint", base_folder)
+    with pytest.raises(UserError) as caught:
+        getattr(trainer, command)(module, make_loader([make_batch([1])]))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_does_not_go_with_it(base_folder: Path, tmp_path: Path) -> None:
+    try:
+        fit = partial(refused, base_folder, tmp_path)
+        assert "averaged weights do not go with ModelParallelStrategy" in fit(callbacks=[ExponentialMovingAverage()])
+        folders = ModelParallelStrategy(1, 1, save_distributed_checkpoint=True)
+        assert "give save_distributed_checkpoint: false" in fit(
+            callbacks=[Checkpointing()], strategy=folders, enable_checkpointing=True
+        )
+        assert "give --trainer.limit_val_batches 0" in fit(limit_val_batches=1.0)
+        assert "FSDP2) is for fit; test on one device" in fit(command="test")
+        assert "cannot split PretrainVAEModule" in fit(module=PretrainVAEModule("unused"))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def test_the_named_config_leaves_out_what_is_refused() -> None:
+    names = [callback["class_path"].rpartition(".")[2] for callback in VARIANT["callbacks"]]
+    assert "ExponentialMovingAverage" not in names and {"GlobalBatch", "Checkpointing"} <= set(names)
+    assert VARIANT["limit_val_batches"] == 0
