@@ -1,20 +1,31 @@
 """Two processes (gloo) give the losses and gradients of one process with the same global batch."""
 
-import os
-import socket
+import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.processes import process_context
 from tests.small import NETWORK
-from tests.stages.steps import gradients, make_batch, make_stage, wake, without_trainer
-from unildiff.core.moe import Routing
+from tests.stages.ranks import on_two_ranks
+from tests.stages.steps import (
+    Losses,
+    gradients,
+    make_batch,
+    make_loader,
+    make_stage,
+    make_trainer,
+    wake,
+    without_trainer,
+)
+from unildiff.callbacks import ExponentialMovingAverage, NonFiniteGuard
+from unildiff.core.moe import Router, Routing
 from unildiff.stages.restoration import RestorationModule
 
 KEYS = (1, 2, 3, 4)
@@ -71,9 +82,8 @@ def two_with_an_idle_expert(rank: int, base_folder: Path) -> dict[str, Any]:
     return {"gradients": gradients(module)}
 
 
-def child(rank: int, port: int, base_folder: Path, out: Path) -> None:
+def steps_by_hand(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
     """Be one of two ranks: half of each global batch."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     distributed.init_process_group("gloo", rank=rank, world_size=2)
     results: dict[str, Any] = {}
     for case in CASES:
@@ -95,24 +105,13 @@ def child(rank: int, port: int, base_folder: Path, out: Path) -> None:
         *(torch.eye(2)[rank : rank + 1],) * 2, torch.tensor([[rank]]), torch.ones(1, 1), 0.0
     ).metrics()
     results["idle"] = two_with_an_idle_expert(rank, base_folder)
-    torch.save(results, out / f"rank{rank}.pt")
     distributed.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = process_context()
-    processes = [context.Process(target=child, args=(rank, port, base_folder, out)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
+    return on_two_ranks(tmp_path_factory.mktemp("ranks"), partial(steps_by_hand, base_folder))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -145,3 +144,56 @@ def test_an_expert_that_is_idle_on_one_rank(ranks: list[dict[str, Any]]) -> None
         assert torch.equal(gradient, second[name])  # averaged: what the working rank found, halved
         if ".experts." in name:
             assert gradient.any()
+
+
+THREE = replace(  # one expert for each rank, and one that nobody chooses
+    NETWORK,
+    fusion=replace(NETWORK.fusion, token_experts=3, token_top_k=1),
+    detail=replace(NETWORK.detail, kernel_sizes=(3, 5, 7)),
+)
+
+
+def through_the_trainer(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
+    """Three steps as the recipe makes them; each rank's routers choose the expert of its number, whatever they see."""
+    freely = Router.forward
+
+    def forward(router: Router, features: Tensor, noise: Tensor | None = None) -> Routing:
+        routing = freely(router, features, noise)
+        indices = torch.full_like(routing.indices, rank)
+        return replace(routing, indices=indices, gates=routing.noisy_logits.softmax(-1).gather(1, indices))
+
+    Router.forward = forward  # type: ignore[method-assign]  # this process ends with the function
+    ends: dict[str, Any] = {}
+    for kind in ("joint", "decoder"):
+        module = make_stage(kind, base_folder, THREE, auxiliary_weight=1.0, gradient_checkpointing=True)
+        wake(module)
+        before = {name: value.detach().clone() for name, value in module.trained_parameters()}
+        losses, guard, ema = Losses(), NonFiniteGuard(), ExponentialMovingAverage()
+        strategy = DDPStrategy(gradient_as_bucket_view=True, find_unused_parameters=False)
+        trainer = make_trainer(
+            folder, [losses, guard, ema], max_steps=3, accumulate_grad_batches=2, gradient_clip_val=1.0, strategy=strategy,
+            devices=2, use_distributed_sampler=False,
+        )  # fmt: skip
+        # 64 pixels are 2x2 tokens at the U-Net's lowest level; of one token alone, queries and keys have no effect.
+        batches = [make_batch([10 * index + 2 * rank, 10 * index + 2 * rank + 1], size=64) for index in range(6)]
+        trainer.fit(module, make_loader(batches))
+        after = {name: value.detach().clone() for name, value in module.trained_parameters()}
+        still = {name for name, value in after.items() if torch.equal(value, before[name])}
+        ends[kind] = {"losses": losses.values, "skipped": guard.skipped, "still": still}
+        ends[kind] |= {"weights": after, "average": ema.average}
+    return ends
+
+
+def test_idle_experts_checkpointing_accumulation_and_ddp_together(base_folder: Path, tmp_path: Path) -> None:
+    first, second = on_two_ranks(tmp_path, partial(through_the_trainer, base_folder))
+    for kind in ("joint", "decoder"):
+        one, two = first[kind], second[kind]
+        assert len(one["losses"]) == len(two["losses"]) == 6
+        assert all(map(math.isfinite, one["losses"] + two["losses"])) and one["skipped"] == two["skipped"] == 0
+        for part in ("weights", "average"):
+            assert all(value.isfinite().all() for value in one[part].values())
+            assert all(torch.equal(value, two[part][name]) for name, value in one[part].items())
+        # What only one rank worked with has learnt on both; the third expert had gradients, all of them zero.
+        experts = {name for name in one["weights"] if ".experts." in name}
+        idle = {name for name in experts if ".experts.2." in name}
+        assert idle and experts - idle and one["still"] == idle
