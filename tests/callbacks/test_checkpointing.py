@@ -10,50 +10,10 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from tests.callbacks.runs import STEPS, run, same_end
 from tests.callbacks.toy import ToyData, ToyModule, trainer
-from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
+from unildiff.callbacks import Checkpointing
 from unildiff.errors import UserError
-
-STEPS = 15  # 7 batches an epoch; with accumulation 3 an epoch is 3 steps, the last one of a single batch
-
-
-def run(folder: Path, resume: Path | None = None, *, module: ToyModule | None = None, data: ToyData | None = None,
-        checkpointing: Checkpointing | None = None, **settings: Any) -> dict[str, Any]:  # fmt: skip
-    """Fit the toy and return all that a run is made of at its end."""
-    module, data = module or ToyModule(), data or ToyData()
-    ema = ExponentialMovingAverage(decay=0.9)
-    saver = checkpointing or Checkpointing(every_n_steps=100)
-    loop = trainer(folder, [ema, NonFiniteGuard(), saver], **({"max_steps": STEPS} | settings))
-    loop.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
-    optimizer, schedule = loop.optimizers[0], loop.lr_scheduler_configs[0].scheduler
-    return {
-        "weights": {name: value.clone() for name, value in module.state_dict().items()},
-        "average": ema.average,
-        "updates": ema.updates,
-        "optimizer": optimizer.state_dict()["state"],
-        "learning rate": schedule.get_last_lr(),
-        "random": torch.get_rng_state(),
-        "position": data.consumed,
-        "step": loop.global_step,
-        "keys": module.keys,
-    }
-
-
-def assert_equal(one: Any, two: Any, where: str = "") -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, two), where
-    elif isinstance(one, dict):
-        assert one.keys() == two.keys(), where
-        for key in one:
-            assert_equal(one[key], two[key], f"{where}/{key}")
-    else:
-        assert one == two, where
-
-
-def same_end(whole: dict[str, Any], resumed: dict[str, Any]) -> None:
-    """Everything is equal; of the keys the resumed run has seen the last part."""
-    assert_equal({k: v for k, v in whole.items() if k != "keys"}, {k: v for k, v in resumed.items() if k != "keys"})
-    assert whole["keys"][-len(resumed["keys"]) :] == resumed["keys"]
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["no accumulation", "accumulation 3"])

@@ -2,7 +2,7 @@
 
 import os
 import signal
-import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,19 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from tests.callbacks.runs import assert_equal, real_stage, same_end
 from tests.callbacks.toy import ToyData, ToyModule, trainer
-from tests.processes import process_context
+from tests.stages.ranks import on_two_ranks
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
 from unildiff.errors import UserError
 
 
-def child(rank: int, port: int, folder: Path, resume: Path | None, case: str) -> None:
-    """Be one of two ranks, started as torchrun would; leave the result or the error in a file."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-    module, ema = ToyModule(), ExponentialMovingAverage(decay=0.9)
+def child(case: str, resume: Path | None, base_folder: Path | None, rank: int, folder: Path) -> dict[str, Any]:
+    """Be one of two ranks; return the end, or the error."""
+    ema = ExponentialMovingAverage(decay=0.9)
+    module = ToyModule() if base_folder is None else real_stage("joint", base_folder, gradient_checkpointing=True)
 
-    def strike(module: ToyModule) -> None:
+    def strike(module: Any) -> None:
         if module.trainer.fit_loop.total_batch_idx == 3 and rank == 1:
             if case == "SIGTERM":
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -31,7 +31,7 @@ def child(rank: int, port: int, folder: Path, resume: Path | None, case: str) ->
                     module.frozen.weight.fill_(float("nan"))
 
     module.before_batch = strike
-    guard = NonFiniteGuard(limit=2)
+    guard, data = NonFiniteGuard(limit=2), ToyData(count=28, size=4 if base_folder is None else 32)
     loop = trainer(
         folder, [ema, guard, Checkpointing()], max_steps=6, accumulate_grad_batches=2, strategy="ddp", devices=2
     )
@@ -39,45 +39,32 @@ def child(rank: int, port: int, folder: Path, resume: Path | None, case: str) ->
     if case == "full disk" and rank == 0:
         (folder / "checkpoints").write_text("a file where the folder should be")
     try:
-        loop.fit(module, datamodule=ToyData(count=28), ckpt_path=str(resume) if resume else None)
+        loop.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None)
     except (SIGTERMException, UserError) as error:
         result["error"] = f"{type(error).__name__}: {error}"
+    moments = {} if case else dict(enumerate(loop.optimizers[0].state_dict()["state"].values()))
     result |= {"weights": module.state_dict(), "average": ema.average, "keys": module.keys, "skipped": guard.skipped}
-    torch.save(result, folder / f"rank{rank}.pt")
+    return result | {"optimizer": moments, "random": torch.get_rng_state(), "position": data.consumed}
 
 
-def two(folder: Path, case: str = "", resume: Path | None = None) -> list[dict[str, Any]]:
-    folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = process_context()
-    processes = [context.Process(target=child, args=(rank, port, folder, resume, case)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        if process.exitcode is None:
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+def two(
+    folder: Path, case: str = "", resume: Path | None = None, base_folder: Path | None = None
+) -> list[dict[str, Any]]:
+    return on_two_ranks(folder, partial(child, case, resume, base_folder))
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return two(tmp_path_factory.mktemp("two") / "whole")
-
-
-def test_stop_together_and_resume(whole: list[dict[str, Any]], tmp_path: Path) -> None:
-    stopped = two(tmp_path / "stopped", "SIGTERM")  # only rank 1 gets the signal, in the middle of an accumulation
+@pytest.mark.parametrize("real", [False, True], ids=["toy", "joint stage"])
+def test_stop_together_and_resume(real: bool, base_folder: Path, tmp_path: Path) -> None:
+    base = base_folder if real else None
+    whole = two(tmp_path / "whole", base_folder=base)
+    # Only rank 1 gets the signal, in the middle of an accumulation.
+    stopped = two(tmp_path / "stopped", "SIGTERM", base_folder=base)
     assert [rank["error"].split(":")[0] for rank in stopped] == ["SIGTERMException"] * 2
     assert [len(rank["keys"]) for rank in stopped] == [8, 8]  # 4 batches of 2 each
-    resumed = two(tmp_path / "resumed", resume=tmp_path / "stopped/checkpoints/last.ckpt")
+    resumed = two(tmp_path / "resumed", resume=tmp_path / "stopped/checkpoints/last.ckpt", base_folder=base)
     for end, expected in zip(resumed, whole, strict=True):
-        for part in ("weights", "average"):
-            assert all(torch.equal(end[part][name], expected[part][name]) for name in expected[part])
-        assert end["keys"] == expected["keys"][-len(end["keys"]) :]
-    assert torch.equal(resumed[0]["weights"]["trained.weight"], resumed[1]["weights"]["trained.weight"])
+        same_end(expected, end)
+    assert_equal(resumed[0]["weights"], resumed[1]["weights"])
     assert not set(whole[0]["keys"]) & set(whole[1]["keys"])
 
 

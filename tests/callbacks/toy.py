@@ -16,8 +16,8 @@ from unildiff.data.keys import generator, sample_key
 class ToySet:
     """Noise pictures, a pure function of the position; ``broken`` is a position that cannot be read."""
 
-    def __init__(self, count: int, broken: int | None = None) -> None:
-        self.count, self.broken = count, broken
+    def __init__(self, count: int, broken: int | None = None, size: int = 4) -> None:
+        self.count, self.broken, self.size = count, broken, size
 
     def __len__(self) -> int:
         return self.count
@@ -26,12 +26,12 @@ class ToySet:
         if index == self.broken:
             raise OSError(f"cannot read picture {index}")
         key = sample_key("toy", index)
-        pixels = generator(key, "pixels").integers(0, 256, (3, 4, 4), dtype=np.uint8)
+        pixels = generator(key, "pixels").integers(0, 256, (3, self.size, self.size), dtype=np.uint8)
         picture = torch.from_numpy(pixels)
         return {
             "lq": picture,
             "gt": 255 - picture,
-            "caption": "",
+            "caption": "a red cat",
             "degradation": "rain",
             "name": f"p{index}",
             "key": key,
@@ -39,12 +39,14 @@ class ToySet:
 
 
 class ToyData(RestorationDataModule):
-    def __init__(self, count: int = 14, batch_size: int = 2, num_workers: int = 0, validation: int = 0) -> None:
+    def __init__(
+        self, count: int = 14, batch_size: int = 2, num_workers: int = 0, validation: int = 0, size: int = 4
+    ) -> None:
         super().__init__(batch_size, num_workers, seed=0)
-        self.count, self.validation, self.broken = count, validation, None
+        self.count, self.validation, self.size, self.broken = count, validation, size, None
 
     def train_set(self) -> Any:
-        return ToySet(self.count, self.broken)
+        return ToySet(self.count, self.broken, self.size)
 
     def val_set(self) -> Any:
         return ToySet(self.validation) if self.validation else None
