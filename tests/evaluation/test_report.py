@@ -43,6 +43,7 @@ def write_curves(folder, steps=range(0, 3000, 2), scale=1.0):
         writer.add_scalar("train/loss", scale / (step + 1), step)
     writer.add_scalar("val/psnr", 21.5, 7)
     writer.add_text("note", "no curve")
+    writer.add_scalar("hp_metric", -1.0, 0)
     writer.add_histogram("weights", np.arange(9.0))
     writer.close()
 
@@ -177,6 +178,20 @@ def test_runs_of_any_kind_are_reported(tmp_path):
     assert "Means by degradation" in text and "The runs kept no pictures." in text
     data = embedded(text)
     assert len(data["rows"]) == 3 and data["pictures"] == {}
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    for name, seed in (("a", 0), ("b", 0)):
+        write_run(tmp_path / name / "1" / "test", made_up_rows(("mine",)), seed=seed)
+        (tmp_path / name / "1" / "config.yaml").write_text("seed: 0\n")
+    report([tmp_path / name / "1" for name in ("a", "b")], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "<title>UniLDiff report: a, b</title>" in text
+    assert "<summary>a: config.yaml</summary>" in text and "<summary>b: config.yaml</summary>" in text
+    assert embedded(text)["runs"] == ["ours: made-up, a", "ours: made-up, b"]
+    write_run(tmp_path / "c" / "1" / "test", made_up_rows(("toled", "poled")), data="udc")
+    report([tmp_path / name / "1" for name in ("a", "c")], tmp_path / "report.html")
+    assert embedded((tmp_path / "report.html").read_text())["runs"] == ["ours: made-up, cdd11", "ours: made-up, udc"]
 
 
 def test_folders_that_are_no_runs_are_refused(tmp_path):

@@ -97,6 +97,7 @@ def test_captions_that_name_the_degradation_make_a_test_not_blind(tmp_path):
         ("blur", "a train", False),
         ("toled", "a blurry dog", False),
         ("low", "a lowland", False),
+        ("lowlight", "an underexposed kitchen", True),
     ],
 )
 def test_words_of_a_degradation(degradation, caption, told):

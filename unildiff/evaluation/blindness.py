@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from unildiff.data.captioner import leaks
 
 # What a caption may call a degradation, by the first letters of its words; keys are parts of our degradations' names.
+_LOW_LIGHT = ("dark", "dim", "low-light", "low light", "underexposed", "under-exposed")
 _STEMS: dict[str, tuple[str, ...]] = {
-    "low": ("dark", "dim", "low-light", "low light", "underexposed", "under-exposed"),
+    "low": _LOW_LIGHT,
+    "lowlight": _LOW_LIGHT,
     "haze": ("haz", "fog", "mist", "smog"),
     "rain": ("rain", "drizzl"),
     "snow": ("snow",),

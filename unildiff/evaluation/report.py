@@ -22,7 +22,7 @@ from unildiff.evaluation.registry import METRICS
 from unildiff.evaluation.report_curves import Curve, curves_html, event_files, read_curves
 from unildiff.evaluation.report_pictures import PictureStore, picture_side, picture_uri
 from unildiff.evaluation.report_tables import fitting_table, tables_html
-from unildiff.evaluation.tables_build import with_distinct_labels
+from unildiff.evaluation.tables_build import distinct_names, with_distinct_labels
 from unildiff.evaluation.tables_runs import PictureKind, Run, load_run
 from unildiff.evaluation.tables_specs import SPECS
 
@@ -34,9 +34,10 @@ _MAX_DOCUMENT = 256 * 1024
 
 @dataclass(frozen=True)
 class _Source:
-    """One folder that the user named: scored runs in it, curves in it (either may be missing)."""
+    """One folder that the user named, what sets it apart from the others; scored runs and curves in it, if any."""
 
     folder: Path
+    name: str
     runs: tuple[Run, ...]
     curves: dict[str, Curve]
 
@@ -57,9 +58,10 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> None:
     """
     if not run_dirs:
         raise UserError("no run: report needs at least one run's folder, e.g. `unildiff report runs/joint`")
-    sources = [_read_source(folder) for folder in run_dirs]
+    names = distinct_names(run_dirs)
+    sources = [_read_source(folder, name) for folder, name in zip(run_dirs, names, strict=True)]
     runs = with_distinct_labels([run for source in sources for run in source.runs])
-    curves = {str(source.folder): source.curves for source in sources if source.curves}
+    curves = {source.name: source.curves for source in sources if source.curves}
     data, size_note = _picture_data(runs)
     sections = {
         "Tables": tables_html(runs),
@@ -71,7 +73,7 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> None:
     kept = {title: body for title, body in sections.items() if body}
     anchors = {title: title.lower().replace(" ", "-") for title in kept}
     page = _asset("report.html").substitute(
-        title=html.escape("UniLDiff report: " + ", ".join(folder.resolve().name for folder in run_dirs)),
+        title=html.escape("UniLDiff report: " + ", ".join(names)),
         navigation=" ".join(f'<a href="#{anchors[title]}">{title}</a>' for title in kept),
         sections="\n".join(f'<h2 id="{anchors[title]}">{title}</h2>\n{body}' for title, body in kept.items()),
         css=(_ASSETS / "report.css").read_text(encoding="utf-8"),
@@ -86,7 +88,7 @@ def _asset(name: str) -> Template:
     return Template((_ASSETS / name).read_text(encoding="utf-8"))
 
 
-def _read_source(folder: Path) -> _Source:
+def _read_source(folder: Path, name: str) -> _Source:
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}, give the folder of a run")
     scored = [path.parent for path in sorted(folder.rglob("scores.csv"))]
@@ -96,7 +98,7 @@ def _read_source(folder: Path) -> _Source:
             f"no run: {folder} has neither scores.csv nor TensorBoard's event files, give a folder that "
             "`unildiff fit` or `unildiff test` wrote"
         )
-    return _Source(folder, tuple(load_run(path) for path in scored), curves)
+    return _Source(folder, name, tuple(load_run(path) for path in scored), curves)
 
 
 def _picture_data(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:
@@ -163,7 +165,7 @@ def _figures_html(sources: Sequence[_Source], runs: Sequence[Run]) -> str:
             parts.append(_figure_html(png, "Perception against distortion, means over all pictures"))
     for source in sources:
         for path in sorted(source.folder.rglob("figures/*.png")):
-            parts.append(_figure_html(path, str(path)))
+            parts.append(_figure_html(path, f"{source.name}: {path.stem.replace('_', ' ')}"))
     return "\n".join(parts)
 
 
@@ -183,6 +185,6 @@ def _documents_html(sources: Sequence[_Source]) -> str:
                 text = path.read_text(encoding="utf-8", errors="replace")
                 if path.name == "run.json":
                     text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-                summary = html.escape(str(path))
+                summary = html.escape(f"{source.name}: {path.relative_to(source.folder)}")
                 parts.append(f"<details><summary>{summary}</summary><pre>{html.escape(text)}</pre></details>")
     return "\n".join(parts)

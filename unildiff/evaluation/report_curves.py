@@ -17,6 +17,7 @@ _WIDTH, _HEIGHT = 360, 200  # the SVG's own units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 26
 _DASHES = ("", "6 3", "2 2", "8 3 2 3")
 _MAX_POINTS = 400
+_NO_CURVES = ("epoch", "hp_metric")  # Lightning writes them beside what was measured
 _LOG_RATIO = 50.0  # our choice: from this ratio of largest to smallest on, the axis is logarithmic
 
 
@@ -46,7 +47,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     for path in event_files(folder):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name == "scalars":
+                if value.metadata.plugin_data.plugin_name == "scalars" and value.tag not in _NO_CURVES:
                     number = float(tensor_util.make_ndarray(value.tensor).item())
                     points.setdefault(value.tag, {})[event.step] = number
     curves = {}

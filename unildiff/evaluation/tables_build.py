@@ -217,26 +217,25 @@ def _has_average(printed: PaperTable | None) -> int:
 
 
 def with_distinct_labels(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs with their seed, and if need be what sets their folders apart, added to labels that stand twice."""
+    """Return the runs with data, seed, and if need be what sets their folders apart, added to labels that stand twice."""
     labels = [run.label for run in runs]
-    for key in ("seed", "folder"):
-        repeated = {label for label in labels if labels.count(label) > 1}
-        for label in repeated:
+    for key in ("data", "seed", "folder"):
+        for label in {label for label in labels if labels.count(label) > 1}:
             members = [index for index, each in enumerate(labels) if each == label]
-            seeds = [str(runs[index].info.get("seed")) for index in members]
-            if key == "seed" and len(set(seeds)) > 1:
-                additions = [f"seed {seed}" for seed in seeds]
+            if key == "folder":
+                additions = distinct_names([runs[index].folder for index in members])
             else:
-                additions = _tails([runs[index].folder for index in members]) if key == "folder" else []
-            for index, addition in zip(members, additions, strict=False):
-                labels[index] += f", {addition}"
+                additions = [str(runs[index].info.get(key)) for index in members]
+            if len(set(additions)) > 1:
+                for index, addition in zip(members, additions, strict=True):
+                    labels[index] += f", {'seed ' if key == 'seed' else ''}{addition}"
     return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
 
 
-def _tails(folders: Sequence[Path]) -> list[str]:
+def distinct_names(folders: Sequence[Path]) -> list[str]:
     """Return the part of each path that sets it apart: runs/a/test and runs/b/test are a and b."""
     parts = [folder.resolve().parts for folder in folders]
-    while len({each[-1:] for each in parts}) == 1 and len(parts[0]) > 1:
+    while len(parts) > 1 and len({each[-1:] for each in parts}) == 1 and len(parts[0]) > 1:
         parts = [each[:-1] for each in parts]
     for length in range(1, max(map(len, parts))):
         tails = ["/".join(each[-length:]) for each in parts]
