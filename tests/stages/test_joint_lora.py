@@ -1,5 +1,6 @@
 """Adapters train, are kept, and are merged as peft itself merges them; what follows needs no peft."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from unildiff.cli import main
 from unildiff.core.lora import LoRAConfig, halve_frozen, with_merged_adapters
 from unildiff.core.model import UniLDiff
 from unildiff.errors import UserError
+from unildiff.planning.parsed import parse_run
+from unildiff.planning.shapes import base_sizes
+from unildiff.planning.step import measure_step
 from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.checkpoints import read_checkpoint
 from unildiff.stages.decoder import DecoderFinetuneModule
@@ -154,3 +158,18 @@ def test_halved_weights_need_autocast(base_folder: Path, tmp_path: Path) -> None
         )
     with pytest.raises(ValueError, match="rank is 0"):
         LoRAConfig(0)
+
+
+def test_the_named_config_is_planned_with_its_adapters(base_folder: Path) -> None:
+    variant = ["--config", "configs/joint.yaml", "--config", "configs/variants/lora_24gb.yaml", "--data.batch_size=2"]
+    run = parse_run(variant, None).run
+    assert (run.devices, run.step.batch_size, run.accumulation, run.step.lora) == (1, 2, 32, LoRAConfig(64, "bfloat16"))
+    settings = replace(run.step, crop_size=64, lora=LoRAConfig(4, "bfloat16"))
+    cost = measure_step(base_sizes(str(base_folder)), NETWORK, settings)
+    module = stage(base_folder)
+    adapters = sum(parameter.numel() for name, parameter in module.named_parameters() if ".lora_" in name)
+    assert cost.parameters["adapters (LoRA)"] == cost.trained["adapters (LoRA)"] == adapters
+    assert "U-Net" not in cost.trained
+    assert sum(cost.trained.values()) == sum(parameter.numel() for _, parameter in module.trained_parameters())
+    halve_frozen(module)
+    assert cost.weights == sum(value.nbytes for value in (*module.parameters(), *module.buffers()))

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from unildiff.core.base import Base
 from unildiff.core.base_files import cached
+from unildiff.core.lora import LoRAConfig, add_adapters
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.quiet import quiet
 from unildiff.core.sizes import SDXL, TINY
@@ -51,8 +52,10 @@ def base_sizes(name: str) -> BaseSizes:
     )
 
 
-def shaped_model(sizes: BaseSizes, network: NetworkConfig, dtype: torch.dtype) -> UniLDiff:
-    """Return the whole model; call it in a fake-tensor mode, where new tensors have no data."""
+def shaped_model(
+    sizes: BaseSizes, network: NetworkConfig, dtype: torch.dtype, lora: LoRAConfig | None = None
+) -> UniLDiff:
+    """Return the whole model, with adapters if asked for; call it in a fake-tensor mode: new tensors have no data."""
     kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     # On the meta device first: parts are copied from each other, which fake tensors do not survive.
     with torch.device("meta"), quiet():
@@ -66,6 +69,8 @@ def shaped_model(sizes: BaseSizes, network: NetworkConfig, dtype: torch.dtype) -
             SDXL["scheduler"],
         )
         model = UniLDiff(base, network)
+        if lora is not None:
+            add_adapters(model.unet.rest, lora)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=dtype)))

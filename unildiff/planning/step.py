@@ -15,7 +15,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from unildiff.core import moe
 from unildiff.core.encoders import encode_latents
-from unildiff.core.lora import LoRAConfig, add_adapters, halve_frozen, is_adapter
+from unildiff.core.lora import LoRAConfig, halve_frozen, is_adapter
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.moe import Routing, auxiliary_loss
 from unildiff.core.text import TextEmbedding
@@ -94,7 +94,7 @@ def measure_step(sizes: BaseSizes, network: NetworkConfig, settings: StepSetting
     Routing is taken to be even: the shapes do not say which expert is chosen.
     """
     with FakeTensorMode(), _even_routing():
-        model = shaped_model(sizes, network, settings.weight_dtype)
+        model = shaped_model(sizes, network, settings.weight_dtype, settings.lora)
         prepare(model, settings)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         tracker = Tracker()
@@ -140,11 +140,9 @@ def _stored_bytes(model: UniLDiff, settings: StepSettings) -> tuple[int, int]:
 def prepare(model: UniLDiff, settings: StepSettings) -> None:
     """Freeze and set recomputation as the stage does."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(TRAINED[settings.stage]))
-    if settings.lora is not None:
-        add_adapters(model.unet.rest, settings.lora)
-        if settings.lora.frozen_dtype == "bfloat16":
-            halve_frozen(model)
+        parameter.requires_grad_(name.startswith(TRAINED[settings.stage]) or is_adapter(name))
+    if settings.lora is not None and settings.lora.frozen_dtype == "bfloat16":
+        halve_frozen(model)
     model.train()
     if settings.checkpointing:
         model.unet.rest.enable_gradient_checkpointing()
