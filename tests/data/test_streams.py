@@ -1,6 +1,7 @@
 """Loaders: equal samples whatever the workers, processes and interruptions; test sets without a picture counted twice."""
 
 import json
+import multiprocessing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -229,13 +230,25 @@ class WrittenKeys(Recorder):
         self.trainer.save_checkpoint(self.out / "two.ckpt")
 
 
+def fit_two(root, out, steps, checkpoint):
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, max_steps=steps, max_epochs=-1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(WrittenKeys(out), module(root, batch_size=4), ckpt_path=checkpoint, weights_only=False)
+
+
+def in_a_process(work, *arguments):
+    """Run it in a new process: Lightning's forks want one that never had a backward pass, nor was forked itself."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
 def test_two_processes_train_on_the_global_batches_of_one_also_when_resumed(root, tmp_path):
     def two(steps, checkpoint=None):
-        trainer = lightning.Trainer(
-            accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, max_steps=steps, max_epochs=-1,
-            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        )  # fmt: skip
-        trainer.fit(WrittenKeys(tmp_path), module(root, batch_size=4), ckpt_path=checkpoint, weights_only=False)
+        in_a_process(fit_two, root, tmp_path, steps, checkpoint)
         first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
         return [sorted(a + b) for a, b in zip(first, second, strict=True)]
 
