@@ -16,7 +16,7 @@ DEMO := runs/demo/$(NOW)
 DEMO_STEPS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-goals ablation clean-venv
+.PHONY: help demo test format lint types reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-goals ablation bench bench-check full-size-check clean-venv
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -102,6 +102,15 @@ tiny-goals: $(READY)  ## every goal of the tiny model, measured; ARGS="--validat
 
 ablation: $(READY)  ## what each part is worth; ARGS="--minutes 60 --seeds 0 1", goes on where it was stopped
 	$(BIN)/python -m benchmarks.ablation --table docs/tiny-model/ablation.md $(ARGS)
+
+bench: $(READY)  ## benchmarks against peers and limits, into benchmarks/README.md: 25 minutes on two idle cores
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-check: $(READY)  ## measure again and name ratios that got worse by more than 15%
+	$(BIN)/python -m benchmarks --check $(ARGS)
+
+full-size-check: $(READY)  ## a step of alignment and of the decoder stage and a picture at SDXL's size; 16 GB
+	$(BIN)/python -m benchmarks.full_size
 
 clean-venv:  ## remove .venv
 	rm -rf .venv

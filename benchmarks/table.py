@@ -72,13 +72,14 @@ class Row:
         return self.ratio(self.goal.of)
 
     def verdict(self) -> Literal["", "met", "met by the median", "missed"]:
-        """``met`` is meant of the upper bound."""
+        """``met`` is meant of the upper bound, where there are rounds enough for one."""
         found = self.measured()
         if self.goal is None or found is None:
             return ""
         if found[0] > self.goal.at_most:
             return "missed"
-        return "met" if found[1] <= self.goal.at_most else "met by the median"
+        bound = found[0] if math.isinf(found[1]) else found[1]
+        return "met" if bound <= self.goal.at_most else "met by the median"
 
     def line(self) -> str:
         """The row in Markdown."""

@@ -1,0 +1,47 @@
+"""Every benchmark runs, with one round and at the size of a trial."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import full_size
+from benchmarks.__main__ import GROUPS
+from benchmarks.plots import draw
+from benchmarks.routing import ours, presorted, setting, their_way
+from benchmarks.timing import Effort
+from tests.small import NETWORK, SDXL_LIKE
+from unildiff.planning.shapes import BaseSizes
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_runs(group: str, tmp_path: Path) -> None:
+    rows = import_module(f"benchmarks.{group}").rows(Effort(1, small=True))
+    assert rows and len({row.what for row in rows}) == len(rows)
+    for row in rows:
+        assert row.ours and all(value > 0 for value in [*row.ours, *row.peer, *row.limit])
+        assert row.goal is None or row.verdict() in ("met", "missed")
+    if group == "growth":
+        draw(rows, tmp_path / "growth.png")
+        assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_all_ways_of_routing_do_the_same_work() -> None:
+    images, features, router, experts = setting(8)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        wanted = presorted(images[[0, 4, 1, 5, 2, 6, 3, 7]], experts)[[0, 2, 4, 6, 1, 3, 5, 7]]
+        gate = router(features).gates[:, :, None, None]
+        torch.testing.assert_close(ours(images, features, router, experts), gate * wanted)
+        found = their_way(images, features, router, experts)  # with noise: other gates, the same experts
+        shares = (found / wanted).flatten(1)
+        torch.testing.assert_close(shares, shares[:, :1].expand_as(shares), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("part", full_size.PARTS)
+def test_full_size_parts_at_a_small_size(part: str) -> None:
+    encoder = {"vocab_size": 50, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    encoder |= {"hidden_size": 16, "max_position_embeddings": 77}
+    sizes = SDXL_LIKE | {"text_encoder": encoder, "text_encoder_2": encoder | {"hidden_size": 24, "projection_dim": 20}}
+    assert full_size.measure(part, BaseSizes(sizes, "here"), NETWORK, 64)["seconds"] > 0
