@@ -92,7 +92,7 @@ def _gradients_finite(optimizer: Optimizer) -> bool:
     if not gradients:
         return True
     here = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]  # FSDP2: this rank's share of a DTensor
-    return bool(torch.stack([torch.isfinite(norm) for norm in torch._foreach_norm(here)]).all())
+    return bool(torch.isfinite(torch.stack(torch._foreach_norm(here))).all())
 
 
 def _picture_names(batch: Any) -> list[str]:
