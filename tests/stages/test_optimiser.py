@@ -119,3 +119,13 @@ def test_hyper_parameters_become_plain_values() -> None:
     values = plain({"fusion": FusionConfig(hidden_size=8), "path": Path("a/b"), "kernels": (3, 5)})
     assert values["fusion"]["hidden_size"] == 8 and values["path"] == "a/b" and values["kernels"] == [3, 5]
     assert issubclass(StageModule, torch.nn.Module)
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", None)])
+def test_the_optimiser_is_one_kernel_where_lightning_clips_with_it(
+    precision: Any, fused: bool | None, base_folder: Path, tmp_path: Path
+) -> None:
+    module = make_stage("alignment", base_folder)
+    trainer = make_trainer(tmp_path, max_steps=1, precision=precision, gradient_clip_val=1.0)
+    trainer.fit(module, make_loader([make_batch([1])]))
+    assert trainer.global_step == 1 and module.optimizers().param_groups[0]["fused"] is fused

@@ -5,8 +5,8 @@ are those of the last completed step, also when it is written in the middle of a
 crash. A resumed run repeats the unfinished part and so ends bit-equal to one that never stopped.
 """
 
-import copy
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -145,7 +145,7 @@ class Checkpointing(Checkpoint):
         if trainer.global_step != self._finished_step:
             self._finished_step = trainer.global_step
             self._stepping = False
-            self._position = {"fit_loop": copy.deepcopy(trainer.fit_loop.state_dict()), "data": _data_state(trainer)}
+            self._position = {"fit_loop": _copied(trainer.fit_loop.state_dict()), "data": _data_state(trainer)}
             if trainer.global_step % self.every_n_steps == 0:
                 self._save(trainer)
         self._stop_if_requested(trainer)
@@ -198,7 +198,7 @@ class Checkpointing(Checkpoint):
         """Keep the position: it is the one to save until this process has completed a step of its own."""
         if trainer.state.fn == TrainerFn.FITTING and "loops" in checkpoint:
             data = {key: checkpoint[key] for key in _data_state(trainer) if key in checkpoint}
-            self._position = {"fit_loop": copy.deepcopy(checkpoint["loops"]["fit_loop"]), "data": copy.deepcopy(data)}
+            self._position = {"fit_loop": _copied(checkpoint["loops"]["fit_loop"]), "data": _copied(data)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score so far."""
@@ -244,11 +244,16 @@ def _written(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
+def _copied(state: Any) -> Any:
+    """Return a copy of a state of plain values, which is made after every step: several times faster than deepcopy."""
+    return pickle.loads(pickle.dumps(state))
+
+
 def _data_state(trainer: Trainer) -> dict[str, Any]:
     """Return the datamodule's state under the key that Lightning gives it in a checkpoint."""
     datamodule = getattr(trainer, "datamodule", None)
     state = datamodule.state_dict() if datamodule is not None else {}
-    return {type(datamodule).__qualname__: copy.deepcopy(state)} if state else {}
+    return {type(datamodule).__qualname__: _copied(state)} if state else {}
 
 
 def _replace_link(target: Path, link: Path, hard: bool) -> None:
