@@ -124,7 +124,9 @@ class ThreeLogs(AlignmentModule):
 
 def fit(stage: type[AlignmentModule], effort: Effort, steps: int, batch: int, side: int) -> dict[str, list[float]]:
     """Run one fit; seconds a step, a number a round."""
-    InTurn.at_once = next(count for count in (5, 2, 1) if steps % count == 0)  # a loader without batches never ends a fit
+    InTurn.at_once = next(
+        count for count in (5, 2, 1) if steps % count == 0
+    )  # a loader without batches never ends a fit
     InTurn.steps, InTurn.rounds, InTurn.bare = steps, effort.rounds, staticmethod(bare_step)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silent:
         arguments = [
