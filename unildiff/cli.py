@@ -9,7 +9,6 @@ left out is listed; 130 interrupted; 141 whoever read the output has gone (``| h
 """
 
 import ast
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -121,15 +120,9 @@ def call(command: str, module: str, name: str, arguments: list[str]) -> int:
     """
     loaded = import_module(f"unildiff.commands.{module}")
     function: Callable[..., int | None] = getattr(loaded, name, None) or getattr(loaded, f"{name}_")
-    from unildiff.parsing import OneLineErrors, in_json
+    from unildiff.parsing import call_function
 
-    parser = OneLineErrors(prog=f"unildiff {command}", description=(inspect.getdoc(function) or "").partition("\n")[0])
-    parser.add_function_arguments(function, as_group=False, as_positional=True)
-    for action in parser._actions:
-        if not action.option_strings:
-            action.metavar = f"{action.dest} ..." if action.metavar and "[" in str(action.metavar) else action.dest
-    values = parser.parse_args(in_json(function, arguments)).as_dict()
-    return function(**values) or 0
+    return call_function(function, f"unildiff {command}", arguments)
 
 
 def unknown_command(name: str, available: dict[str, str], program: str) -> UserError:
