@@ -71,16 +71,6 @@ class FusionContext:
     text_key_value: tuple[Tensor, Tensor] | None = None
     angles: Tensor | None = None
 
-    def doubled(self, other: "FusionContext") -> "FusionContext":
-        """Return this context and ``other`` (same pictures, other text) as one batch of 2B."""
-        text = None
-        if self.text_key_value is not None and other.text_key_value is not None:
-            text = (
-                torch.cat([self.text_key_value[0], other.text_key_value[0]]),
-                torch.cat([self.text_key_value[1], other.text_key_value[1]]),
-            )
-        return FusionContext(torch.cat([self.lq_tokens, other.lq_tokens]), text, self.angles)
-
 
 @dataclass
 class FusionOutput:
