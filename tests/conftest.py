@@ -13,3 +13,11 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     small_base().save(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def launched_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back what Lightning leaves in the environment: LOCAL_RANK would tell the next test that it was launched."""
+    for name in ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)

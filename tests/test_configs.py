@@ -12,7 +12,6 @@ from unildiff.cli import main
 from unildiff.paths import config_names, config_path
 
 STAGES = ("alignment", "joint", "decoder")
-DISTRIBUTED = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SMALL_NETWORK = {
     "fusion": {"hidden_size": 16, "num_heads": 2, "mlp_ratio": 2},
     "detail": {"width": 8, "kernel_sizes": [3, 5]},
@@ -98,9 +97,7 @@ def test_two_processes_run_the_recipe_as_it_is(base: Path, tmp_path: Path) -> No
     token_experts = ["--model.network.fusion.token_experts=3"]
     for stage, extra in (("joint", [*token_experts, "--model.init_from=null"]), ("decoder", token_experts)):
         command = ["fit", "--config", f"configs/{stage}.yaml", *smaller(base, steps=2, batch=4, accumulation=8), *extra]
-        # Without what a test of processes before this one may have left: Lightning would take itself for launched.
-        environment = {name: value for name, value in os.environ.items() if name not in DISTRIBUTED}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
         done = subprocess.run(
             [sys.executable, "-m", "unildiff", *command, "--trainer.devices=2"],
             cwd=tmp_path,

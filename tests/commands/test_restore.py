@@ -75,7 +75,13 @@ def test_same_pixels_as_test_and_predict(photos: Path, weights: Path, tmp_path: 
     from unildiff.stages.decoder import DecoderFinetuneModule
 
     stage = DecoderFinetuneModule(base=str(weights), init_from=str(weights), sampling=SamplingSettings(2))
-    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path / "predict",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     data = FolderDataModule(root=str(photos), num_workers=0)
     predicted = trainer.predict(stage, datamodule=data)
     assert predicted is not None
