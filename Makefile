@@ -16,7 +16,7 @@ DEMO := runs/demo/$(NOW)
 DEMO_STEPS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-goals ablation bench bench-check full-size-check clean-venv
+.PHONY: help demo test format lint types reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-goals ablation bench bench-data bench-check full-size-check clean-venv
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -105,6 +105,9 @@ ablation: $(READY)  ## what each part is worth; ARGS="--minutes 60 --seeds 0 1",
 
 bench: $(READY)  ## benchmarks against peers and limits, into benchmarks/README.md: 25 minutes on two idle cores
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-data: $(READY)  ## of these, reading and degrading pictures only; prints, writes nothing
+	$(BIN)/python -m benchmarks --only data synthesis $(ARGS)
 
 bench-check: $(READY)  ## measure again and name ratios that got worse by more than 15%
 	$(BIN)/python -m benchmarks --check $(ARGS)
