@@ -41,7 +41,7 @@ def test_formula_by_its_parts(top_k: int) -> None:
     for index in range(2):
         for expert in chosen[index].tolist():
             mixed[index] += weights[index, expert] * module.experts[expert](x[index : index + 1])[0]
-    result, routing = module(hidden, skip, None, "s")
+    result, routing, _ = module(hidden, skip, None, "s")
     torch.testing.assert_close(
         result, hidden + module.output(mixed * module.shared(x, x.mean((2, 3)))), atol=1e-5, rtol=1e-5
     )
@@ -62,7 +62,7 @@ def test_shared_gate_sees_the_whole_picture_and_is_1_where_silent() -> None:
     assert (module(far, skip, None, "s")[0] - module(hidden, skip, None, "s")[0])[near].abs().max() > 1e-4
     # Told of the whole picture, a tile is not misled by what it sees of it.
     whole = LevelStatistics.of(module.merged(hidden, skip))
-    tile, _ = module(hidden[near], skip[near], None, "s", whole)
+    tile, *_ = module(hidden[near], skip[near], None, "s", whole)
     inside = (..., slice(0, 3), slice(0, 3))  # 1 + 2 pixels of `mix`, experts and the gate's own 3 x 3 are cut off
     torch.testing.assert_close(tile[inside], module(hidden, skip, None, "s")[0][inside], atol=1e-5, rtol=0)
 
@@ -126,11 +126,11 @@ def test_a_batch_equals_its_pictures_one_by_one(routing: str) -> None:
     hidden, skip = draw(4, 4, 8, 12) + shifts, draw(4, 3, 8, 12, seed=1) - shifts
     keys = [5, 6, 7, 8]
     for noise in (None, KeyedNoise(keys)):
-        together, routed = module(hidden, skip, noise, "s")
+        together, routed, _ = module(hidden, skip, noise, "s")
         assert len(routed.indices.unique()) > 1
         for index in range(4):
             one = slice(index, index + 1)
-            alone, _ = module(hidden[one], skip[one], noise and KeyedNoise(keys[one]), "s")
+            alone, *_ = module(hidden[one], skip[one], noise and KeyedNoise(keys[one]), "s")
             torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=0)
 
 

@@ -73,3 +73,17 @@ def test_decoder_is_a_copy_and_routes_each_picture_alone() -> None:
 def test_configs_kernels_are_the_experts() -> None:
     decoder = DetailDecoder(small_base().vae, NETWORK.detail)
     assert [len(detail.experts) for detail in decoder.details] == [2, 2]
+
+
+@torch.no_grad()
+def test_finest_level_reaches_the_picture_past_the_last_norm() -> None:
+    base = small_base()
+    config = DetailConfig(width=8, kernel_sizes=(3, 5), to_pixels=True)
+    decoder, plain = DetailDecoder(base.vae, config), decode_latents(base.vae, latents())
+    skips = skips_of(base)
+    assert torch.equal(decoder(latents(), skips)[0], plain)  # starts as the VAE's decoder, as without it
+    assert [detail.pixels is not None for detail in decoder.details] == [False, True]
+    projection = decoder.details[-1].pixels
+    assert projection is not None and projection.bias is not None
+    projection.bias.fill_(0.25)  # brightness alone: the decoder's own last norm would take it away again
+    torch.testing.assert_close(decoder(latents(), skips)[0], plain + 0.25, atol=1e-5, rtol=0)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from unildiff.data import images
-from unildiff.data.images import image_size, list_pictures, read_rgb, write_png
+from unildiff.data.images import holds_plain_rgb, image_size, list_pictures, read_grey, read_rgb, write_png
 from unildiff.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -92,6 +92,43 @@ def test_exif_rotation(tmp_path, orientation, deep):
     }[orientation]
     assert (read_rgb(path) == upright).all()
     assert image_size(path) == upright.shape[:2]
+
+
+def test_brightness_is_opencvs(tmp_path):
+    grey = cv2.resize(RGB[..., 0], (40, 24), interpolation=cv2.INTER_CUBIC)
+    colour = cv2.resize(RGB, (40, 24), interpolation=cv2.INTER_CUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, picture, mode in (("l.png", grey, "L"), ("rgb.png", colour, "RGB"), ("l.jpg", grey, "L")):
+        path = save(tmp_path / name, picture, mode, exif=exif)
+        expected = cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2GRAY)
+        assert read_grey(path).shape == (40, 24) and (read_grey(path) == expected).all()
+    # A colour JPEG's own brightness plane: equal but for the rounding of its colours on the way there and back.
+    path = save(tmp_path / "rgb.jpg", colour, quality=100, subsampling=0)
+    assert np.abs(read_grey(path).astype(int) - cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2GRAY)).max() <= 1
+    path = save(tmp_path / "equal.jpg", np.repeat(grey[..., None], 3, axis=2))
+    assert (read_grey(path) == read_rgb(path)[..., 1]).all()
+    path = tmp_path / "deep.png"
+    cv2.imwrite(str(path), DEEP[..., 0])
+    assert (read_grey(path) == read_rgb(path)[..., 0]).all()
+    with pytest.raises(UserError, match=r"no such file: .*gone\.jpg"):
+        read_grey(tmp_path / "gone.jpg")
+
+
+def test_what_this_project_would_write_itself(tmp_path):
+    path = tmp_path / "a.png"
+    write_png(path, RGB)
+    assert holds_plain_rgb(path)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(RGB).save(tmp_path / "seen_through.png", transparency=(1, 2, 3))
+    Image.fromarray(RGB).save(tmp_path / "moving.png", save_all=True, append_images=[Image.fromarray(RGB[::-1])])
+    Image.fromarray(RGB[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(RGB).save(tmp_path / "other.bmp")
+    cv2.imwrite(str(tmp_path / "deep.png"), DEEP)
+    for other in ("turned.png", "seen_through.png", "moving.png", "grey.png", "other.bmp", "deep.png"):
+        assert not holds_plain_rgb(tmp_path / other), other
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])

@@ -80,3 +80,21 @@ def test_a_share_of_the_batch_is_degraded(tmp_path: Path, monkeypatch: pytest.Mo
     lq, gt = (torch.nn.functional.pixel_unshuffle(to_unit(make_batch()[name]), 2) for name in ("lq", "gt"))
     assert torch.equal(seen[0], torch.cat([lq[:1], gt[1:]]))
     assert torch.equal(seen[1], lq) and torch.equal(seen[2], gt)
+
+
+def test_squared_error_and_a_start_from_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the tiny base itself: the start needs its one halving
+    batch = make_batch()
+    losses = []
+    for weight in (0.0, 10.0):
+        module = PretrainVAEModule(str(tmp_path / "vae"), RATE, squared_weight=weight, start_pictures=2)
+        trainer = make_trainer(tmp_path, max_steps=0)
+        trainer.fit(module, make_loader([batch]))
+        losses.append(float(module.training_step(batch, 0)))
+        with torch.no_grad():
+            images = to_unit(torch.cat([batch["lq"][:1], batch["gt"][1:]]))
+            latents = encode_latents(module.model.vae, images)
+    assert losses[1] > losses[0]
+    mean = latents.mean(dim=(2, 3))[:, 0]
+    brightness = images.mean(dim=(1, 2, 3))
+    assert torch.corrcoef(torch.stack([mean, brightness]))[0, 1].abs() > 0.9  # the first component is brightness

@@ -30,6 +30,8 @@ class DetailConfig:
         window_size: m, side of a window at the level's own resolution; used by ``window`` routing.
         expert_depth: blocks an expert.
         mix_depth: blocks that decoder features and skip go through together before an expert is chosen.
+        to_pixels: the finest level also adds to the picture itself, past the decoder's last norm, which takes a picture's
+            absolute brightness and contrast away (our choice for small decoders, docs/tiny-model.md; paper: no).
     """
 
     kind: Literal["daem", "none"] = "daem"
@@ -40,6 +42,7 @@ class DetailConfig:
     window_size: int = 64
     expert_depth: int = 1
     mix_depth: int = 1
+    to_pixels: bool = False
 
 
 class NAFBlock(nn.Module):
@@ -99,10 +102,16 @@ class LevelStatistics:
 class DetailLevel(nn.Module):
     """One resolution of DAEM: decoder features meet the LQ skip, the router chooses, the result is added.
 
-    y = sum over the chosen i of g_i E_i(x) S(x); only the last projection starts at zero.
+    y = sum over the chosen i of g_i E_i(x) S(x); only the last projections start at zero.
+
+    Args:
+        config: sizes and switches.
+        channels: C.
+        skip_channels: K.
+        pixel_channels: of the packed picture that the level also adds to; 0 where it does not.
     """
 
-    def __init__(self, config: DetailConfig, channels: int, skip_channels: int) -> None:
+    def __init__(self, config: DetailConfig, channels: int, skip_channels: int, pixel_channels: int = 0) -> None:
         super().__init__()
         self.config = config
         dim, experts = config.width, len(config.kernel_sizes)
@@ -116,8 +125,10 @@ class DetailLevel(nn.Module):
         self.halo = config.expert_depth * (max(config.kernel_sizes) // 2)
         self.shared = SharedBranch(dim)
         self.output = nn.Conv2d(dim, channels, 1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
+        self.pixels = nn.Conv2d(dim, pixel_channels, 1) if pixel_channels else None
+        for layer in filter(None, (self.output, self.pixels)):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def merged(self, hidden: Tensor, skip: Tensor) -> Tensor:
         """Return decoder features (B, C, H, W) and the LQ skip (B, K, H, W) as one, (B, D, H, W)."""
@@ -131,10 +142,10 @@ class DetailLevel(nn.Module):
         noise: KeyedNoise | None,
         stream: str,
         whole: LevelStatistics | None = None,
-    ) -> tuple[Tensor, Routing]:
-        """Return hidden (B, C, H, W) with detail added and the routing; ``skip`` is (B, K, H, W).
+    ) -> tuple[Tensor, Routing, Tensor | None]:
+        """Return hidden (B, C, H, W) with detail added, the routing, and what is added to the packed picture, if anything.
 
-        ``whole`` decides for the whole picture where ``hidden`` is only a tile of it.
+        ``skip`` is (B, K, H, W); ``whole`` decides for the whole picture where ``hidden`` is only a tile of it.
         """
         x = self.merged(hidden, skip)
         whole = whole or LevelStatistics.of(x)
@@ -142,7 +153,8 @@ class DetailLevel(nn.Module):
             mixed, routing = self._route(x, whole, noise, stream)
         else:
             mixed, routing = self._route_windows(x, noise, stream)
-        return hidden + self.output(mixed * self.shared(x, whole.mean)), routing
+        detail = mixed * self.shared(x, whole.mean)
+        return hidden + self.output(detail), routing, None if self.pixels is None else self.pixels(detail)
 
     def _route(self, x: Tensor, seen: LevelStatistics, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
         """Route x (N, D, ., .) by what was seen of it, or of the picture that it is a tile of."""

@@ -38,9 +38,12 @@ class DetailDecoder(Part):
         self.conv_norm_out, self.conv_act, self.conv_out = decoder.conv_norm_out, decoder.conv_act, decoder.conv_out
         # Up blocks run from coarse to fine; all but the last end one resolution up, where a skip waits.
         encoder_channels = list(vae.config.block_out_channels)
-        levels = zip(reversed(encoder_channels[1:]), reversed(encoder_channels[:-1]), strict=True)
+        levels = list(zip(reversed(encoder_channels[1:]), reversed(encoder_channels[:-1]), strict=True))
+        pixels = [0] * (len(levels) - 1) + [int(vae.config.out_channels) if config.to_pixels else 0]
         self.details = nn.ModuleList(
-            DetailLevel(config, channels, skip) for channels, skip in levels if config.kind == "daem"
+            DetailLevel(config, *channels, packed)
+            for channels, packed in zip(levels, pixels, strict=True)
+            if config.kind == "daem"
         )
 
     def forward(
@@ -62,6 +65,7 @@ class DetailDecoder(Part):
             images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first.
         """
         routings: list[Routing] = []
+        direct = None
         hidden = self.conv_in(self.post_quant_conv(latents / self.scaling_factor))
         hidden = run_block(self.mid_block, hidden, recompute=self.gradient_checkpointing)
         for level, block in enumerate(self.up_blocks):
@@ -69,10 +73,10 @@ class DetailDecoder(Part):
             if level < len(self.details):
                 detail = self.details[level]
                 seen = whole[level] if whole is not None else None
-                hidden, routing = detail(hidden, skips[-1 - level], noise, f"daem{level}", seen)
+                hidden, routing, direct = detail(hidden, skips[-1 - level], noise, f"daem{level}", seen)
                 routings.append(routing)
-        hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
-        return F.pixel_shuffle(hidden, self.factor), routings
+        packed = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
+        return F.pixel_shuffle(packed if direct is None else packed + direct, self.factor), routings
 
     @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def merged_features(self, latents: Tensor, skips: list[Tensor], whole: list[LevelStatistics]) -> Tensor:

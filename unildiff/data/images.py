@@ -104,6 +104,38 @@ def read_rgb(path: Path) -> np.ndarray:
             raise _unreadable(path, error) from None
 
 
+def read_grey(path: Path) -> np.ndarray:
+    """Return a picture's brightness as (H, W) uint8; a JPEG holds it as it is, its colours are then never decoded.
+
+    Raises:
+        UserError: as ``read_rgb``.
+    """
+    import cv2  # only maps and masks need it
+
+    with _opened(path) as image:
+        try:
+            image.draft("L", None)  # JPEG only; others stay what they are
+            image.load()
+            if image.mode == "L":
+                return np.array(ImageOps.exif_transpose(image))
+        except _DECODER_FAULTS as error:
+            raise _unreadable(path, error) from None
+    return np.asarray(cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2GRAY))
+
+
+def holds_plain_rgb(path: Path) -> bool:
+    """Whether a file is a PNG of 8-bit RGB, upright and without transparency: what this project itself would write."""
+    with _opened(path) as image:
+        return (
+            image.format == "PNG"
+            and image.mode == "RGB"
+            and _bits(image) == 8
+            and _orientation(image) == 1
+            and "transparency" not in image.info
+            and not getattr(image, "is_animated", False)
+        )
+
+
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB or (H, W) grey as a PNG; the file appears whole or not at all.
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +26,7 @@ import numpy as np
 from unildiff import __version__
 from unildiff.data import captions
 from unildiff.data.files import output_folder, some, write_failure, write_whole
-from unildiff.data.images import read_rgb
+from unildiff.data.images import holds_plain_rgb, read_rgb
 from unildiff.data.journal import Journal
 from unildiff.data.keys import sample_key
 from unildiff.data.parallel import cores, ordered, progress
@@ -166,7 +167,7 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
     except UserError as error:
         return str(error)
     drawn = {}
-    write_picture(scene.folder / CLEAR / f"{scene.name}.png", picture)
+    _write_clear(scene.clean, picture, scene.folder / CLEAR / f"{scene.name}.png")
     for number, degradation in enumerate(DEGRADATIONS):
         result = degrade(
             clear,
@@ -184,6 +185,17 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
         }
         drawn[degradation] = {name: origins.get(name, value) for name, value in result.parameters.items()}
     return drawn
+
+
+def _write_clear(clean: Path, picture: np.ndarray, path: Path) -> None:
+    """Copy a file that already is what would be written; write all others."""
+    if not holds_plain_rgb(clean):
+        write_picture(path, picture)
+        return
+    try:
+        shutil.copyfile(clean, path)
+    except OSError as error:
+        raise write_failure(path, error) from None
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

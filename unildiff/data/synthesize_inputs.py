@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from unildiff.data.files import input_folder, some
-from unildiff.data.images import list_pictures, read_rgb
+from unildiff.data.images import list_pictures, read_grey
 from unildiff.data.keys import sample_key
 from unildiff.degradations.cdd11 import DEGRADATIONS
 from unildiff.errors import UserError
@@ -52,7 +52,7 @@ def read_map(path: Path, size: tuple[int, int]) -> np.ndarray:
             raise UserError(f"map {path} is {values.dtype} {values.shape}; expected (H, W) floats in [0, 1]")
         values = values.astype(np.float32)
     else:
-        values = cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
+        values = read_grey(path).astype(np.float32) / np.float32(255)
     if values.shape != size:
         values = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(values)

@@ -15,11 +15,14 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from unildiff.core.base import load_base
 from unildiff.core.daff import FusionConfig
 from unildiff.core.encoders import decode_latents, encode_latents, unshuffle_factor
+from unildiff.core.pixels import to_unit
 from unildiff.core.text import TextEncoders
 from unildiff.core.tiny import make_tiny_base
+from unildiff.core.tiny_start import start_from_patches
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.data.batch import RestorationBatch
-from unildiff.data.deadleaves import VOCABULARY
+from unildiff.data.deadleaves import VOCABULARY, render
+from unildiff.data.keys import sample_key
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.schedule import NoiseSchedule
@@ -50,6 +53,8 @@ class PretrainVAEModule(StageModule):
             pictures back for a thousand steps, brightness being most of the error).
         degraded_share: share of each batch taken from the LQ pictures, since the LQ start and the LQ encoder need
             latents of degraded pictures too (our choice).
+        squared_weight: weight of the squared error beside L1 (our choice, docs/tiny-model.md).
+        start_pictures: generated pictures whose patches give the encoder its start; 0 starts at random.
         seed: of the initialisation.
     """
 
@@ -64,6 +69,8 @@ class PretrainVAEModule(StageModule):
         kl_weight: float = 2e-5,
         chroma_weight: float = 2.0,
         degraded_share: float = 0.25,
+        squared_weight: float = 0.0,
+        start_pictures: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer or OptimizerConfig(learning_rate=1e-3))
@@ -72,9 +79,16 @@ class PretrainVAEModule(StageModule):
         self.base = [base]  # in a list: only self.model's parts belong to the module tree
         self.model = _Parts(vae=base.vae)
         self.output, self.kl_weight, self.chroma_weight = Path(output), kl_weight, chroma_weight
-        self.degraded_share = degraded_share
+        self.degraded_share, self.squared_weight, self.start_pictures = degraded_share, squared_weight, start_pictures
         self.register_buffer("latent_std", torch.tensor(1.0), persistent=False)
         self.freeze_untrained()
+
+    def setup(self, stage: str) -> None:
+        """Start from patches of generated pictures, unless a checkpoint follows."""
+        if stage == "fit" and self.start_pictures and self.trainer.ckpt_path is None:
+            keys = [sample_key("start", 0, index) for index in range(self.start_pictures)]
+            images = torch.stack([torch.from_numpy(render(key, 160).image).permute(2, 0, 1) for key in keys])
+            start_from_patches(self.model.vae, to_unit(images))
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """Return the loss on clean pictures and a share of degraded ones."""
@@ -96,6 +110,8 @@ class PretrainVAEModule(StageModule):
                 {"loss/reconstruction": reconstruction.detach(), "loss/chroma": chroma.detach(), "loss/kl": kl.detach()}
             )
         loss: Tensor = reconstruction + self.chroma_weight * chroma + self.kl_weight * kl
+        if self.squared_weight:
+            loss = loss + self.squared_weight * error.square().mean()
         return loss
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
