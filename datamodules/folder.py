@@ -1,14 +1,16 @@
 """A folder of one's own: any pictures to restore, or pairs named by two patterns."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
-from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, OnError, PredictSet, TrainSet
+from unildiff.data.datasets import EpochOrder, EvalSet, OnError, PredictSet, TrainSet
+from unildiff.data.pack import Pack
 from unildiff.data.pairing import RULES
 from unildiff.data.pairs import PairSource
-from unildiff.data.sources import every_picture, pattern_source, readable, report
+from unildiff.data.sources import View, every_picture, pattern_source, readable, report
 from unildiff.errors import UserError
 
 
@@ -29,6 +31,7 @@ class FolderDataModule(RestorationDataModule):
         degradation: str = "folder",
         on_error: OnError = "skip",
         captions: str | None = None,
+        packed: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Choose the pictures.
@@ -43,6 +46,7 @@ class FolderDataModule(RestorationDataModule):
             degradation: what tables call it.
             on_error: "skip" reports broken files and goes on, "raise" stops at the first.
             captions: captions file; by default ``captions.jsonl`` in ``root`` or in the nearest folder above it.
+            packed: folder made by ``unildiff data pack folder``, read instead of the pairs that the patterns find.
             kwargs: see the base class.
         """
         super().__init__(**kwargs)
@@ -54,6 +58,7 @@ class FolderDataModule(RestorationDataModule):
         self.degradation = degradation
         self.on_error: OnError = on_error
         self.captions = captions
+        self.packed = None if packed is None else Path(packed)
 
     def train_set(self) -> TrainSet:
         """Return the training pairs."""
@@ -67,23 +72,35 @@ class FolderDataModule(RestorationDataModule):
 
     def predict_set(self) -> PredictSet:
         """Return every picture in the folder and below it; what cannot be read is left out and noted in ``skipped``."""
+        if self.packed is not None:
+            raise UserError(f"packed: {self.packed} holds pairs; to restore files give --data.root and no --data.packed")
         kept = self._kept(every_picture(self.root, self.degradation))
         good = [pair.lq for pair in kept.pairs if pair.lq is not None]
         names = [path.relative_to(self.root).as_posix() for path in good]
         return PredictSet(good, names, self._captions(), self.test_seed)
 
-    def _pairs(self, split: str) -> FilePairs:
+    def contents(self) -> list[str]:
+        """See the base class."""
+        return super().contents() if self.packed is None else [Pack(self.packed).contents]
+
+    def _pairs(self, split: str) -> PairSource:
+        if self.packed is not None:
+            source = Pack(self.packed).source(split)
+            named = {"task": self.degradation, "degradation": self.degradation}
+            return View(source, [(index, replace(pair, **named)) for index, pair in enumerate(source.pairs)])
         lq, gt = self.patterns[split]
         if lq is None or gt is None:
             raise UserError(
                 f"folder: no {split} pairs; give --data.{split}_lq and --data.{split}_gt, e.g. 'lq/*' 'gt/*'"
             )
-        source, faults = pattern_source(self.root, lq, gt, self.rule, self.degradation)
+        files, faults = pattern_source(self.root, lq, gt, self.rule, self.degradation)
         report(faults, self.on_error, self.skipped)
-        return source
+        return files
 
-    def _kept(self, source: FilePairs) -> PairSource:
-        return readable(source, self.skipped) if self.on_error == "skip" else source
+    def _kept(self, source: PairSource) -> PairSource:
+        return readable(source, self.skipped) if self.on_error == "skip" and self.packed is None else source
 
     def _captions(self) -> Captions:
+        if self.packed is not None:
+            return Captions.find(self.captions, [self.packed])
         return Captions.find(self.captions, [self.root], upwards=True)

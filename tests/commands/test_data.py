@@ -115,6 +115,16 @@ def test_pack_then_again(real_set: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "another state of the data" in refused(capsys, "pack", "cdd11", "--root", real_set)
 
 
+def test_pack_of_a_folder(real_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, patterns = real_set / "CDD-11_test", ("--lq", "low/*", "--gt", "clear/*")
+    assert data("pack", "folder", "--root", root, "--out", tmp_path / "out", *patterns) == 0
+    assert "folder in" in (out := capsys.readouterr().out) and "--data folder --data.packed" in out
+    wanted = "the test pairs need both patterns"
+    assert wanted in refused(capsys, "pack", "folder", "--root", root, "--lq", "low/*")
+    assert "patterns and rule are for folder" in refused(capsys, "pack", "cdd11", "--root", real_set, *patterns)
+    assert "no pairs to pack" in refused(capsys, "pack", "folder", "--root", root, "--out", tmp_path / "b")
+
+
 def test_synthesize_is_read_as_cdd11(clean: Path, tmp_path: Path, no_processes: None, capsys) -> None:
     out = tmp_path / "made"
     assert data("synthesize", "cdd11", "--clean", clean, "--out", out, "--split", "test") == 0

@@ -18,8 +18,8 @@ from unildiff.data.datasets import FilePairs
 from unildiff.data.images import read_rgb
 from unildiff.data.journal import Journal
 from unildiff.data.pack import Pack
-from unildiff.data.pack_writer import PackWriter, pack_set
-from unildiff.data.pairs import Pair
+from unildiff.data.pack_writer import PackWriter, pack_folder, pack_set
+from unildiff.data.pairs import Pair, Split
 from unildiff.errors import UserError
 
 
@@ -310,6 +310,33 @@ def test_datamodules_give_the_same_samples(name: str, tmp_path: Path) -> None:
             }
             assert (a["lq"] == b["lq"]).all() and (a["gt"] == b["gt"]).all()
     assert packed.fingerprint() == made(packed=str(out), crop_size=8).fingerprint()
+
+
+def test_a_folder_of_ones_own(root: Path, tmp_path: Path) -> None:
+    from datamodules.folder import FolderDataModule
+
+    (root / "captions.jsonl").write_text(json.dumps({"file": "clear/a.png", "caption": "blocks"}))
+    patterns = {"lq": "rain/*", "gt": "clear/*", "train_lq": "haze/*", "train_gt": "clear/*"}
+    both: dict[Split, tuple[str, str]] = {"test": ("rain/*", "clear/*"), "train": ("haze/*", "clear/*")}
+    pack = pack_folder(root, tmp_path / "out", both)
+    assert sorted(pack.splits) == ["test", "train"] and len(pack.files) == 9
+    settings = {"crop_size": 8, "seed": 5, "degradation": "mine"}
+    plain = FolderDataModule(root=str(root), **patterns, **settings)  # type: ignore[arg-type]
+    packed = FolderDataModule(root="nowhere", packed=str(tmp_path / "out"), **settings)  # type: ignore[arg-type]
+    for expected, found in ((plain.train_set(), packed.train_set()), (plain.test_set(), packed.test_set())):
+        assert len(expected) == len(found) == 3
+        for index in range(3):
+            a, b = expected[index], found[index]
+            words = ("caption", "degradation", "name", "key")
+            assert [a[word] for word in words] == [b[word] for word in words] and a["degradation"] == "mine"
+            assert (a["lq"] == b["lq"]).all() and (a["gt"] == b["gt"]).all()
+    assert packed.test_set()[0]["caption"] == "blocks"
+    with pytest.raises(UserError, match=r"packed: .* holds pairs; to restore files give --data.root"):
+        packed.predict_set()
+    with pytest.raises(UserError, match="no pairs to pack; give --lq and --gt"):
+        pack_folder(root, tmp_path / "none", {})
+    with pytest.raises(UserError, match="rule: no 'nearly'; choose from same"):
+        pack_folder(root, tmp_path / "none", both, "nearly")
 
 
 def test_wrong_folders(tmp_path: Path) -> None:

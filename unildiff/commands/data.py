@@ -77,22 +77,45 @@ def check(name: str, root: Path | None = None, json: Path | None = None) -> int:
     return _tell(examine(name, root or Path("data") / name), json)
 
 
-def pack(name: str, root: Path | None = None, out: Path | None = None) -> None:
+def pack(
+    name: str,
+    root: Path | None = None,
+    out: Path | None = None,
+    lq: str | None = None,
+    gt: str | None = None,
+    train_lq: str | None = None,
+    train_gt: str | None = None,
+    rule: str = "same",
+) -> None:
     """Decode a data set once, into a folder that datamodules read many times faster (`--data.packed OUT`).
 
     An interrupted run goes on where it was; run again on a finished pack, it compares all checksums.
 
     Args:
-        name: a data set, see `unildiff data list`.
+        name: a data set, see `unildiff data list`, or folder: pictures of one's own, found by the patterns below.
         root: its folder; by default data/NAME.
         out: folder to write; by default that of the data set with -packed at its end.
+        lq: of folder: pattern of the degraded test pictures, relative to root.
+        gt: of folder: pattern of the clean test pictures.
+        train_lq: of folder: pattern of the degraded training pictures.
+        train_gt: of folder: pattern of the clean training pictures.
+        rule: of folder: how names pair, see `unildiff test --data folder --help`.
     """
     from unildiff.data.listing import available_memory
-    from unildiff.data.pack_writer import pack_set
+    from unildiff.data.pack_writer import pack_folder, pack_set
 
     root = root or Path("data") / name
     out = out or root.with_name(f"{root.name}-packed")
-    packed = pack_set(name, root, out)
+    given = {"train": (train_lq, train_gt), "test": (lq, gt)}
+    patterns = {split: pair for split, pair in given.items() if any(pair)}
+    if half := [split for split, pair in patterns.items() if not all(pair)]:
+        raise UserError(f"the {half[0]} pairs need both patterns, of the degraded and of the clean pictures")
+    if name == "folder":
+        packed = pack_folder(root, out, patterns, rule)  # type: ignore[arg-type]
+    elif patterns or rule != "same":
+        raise UserError(f"patterns and rule are for folder; {name} has a layout of its own, see `unildiff data layout`")
+    else:
+        packed = pack_set(name, root, out)
     pairs = ", ".join(f"{split} {len(packed.source(split)):,} pairs" for split in packed.splits)
     print(f"{name} in {out}: {pairs}; {len(packed.files):,} pictures, {packed.bytes / 1e9:.2f} GB, checksums right")
     if packed.bytes > (free := available_memory()):

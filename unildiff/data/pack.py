@@ -72,6 +72,11 @@ class Pack:
         body = {"files": self.files, "checksums": self.checksums, "pairs": self._pairs}
         return hashlib.blake2b(json.dumps(body).encode(), digest_size=8).hexdigest()
 
+    @property
+    def contents(self) -> str:
+        """What a datamodule that reads this pack says of its data."""
+        return f"pack {self.checksum}"
+
     def source(self, split: str, keep: Callable[[Pair], bool] | None = None) -> "PackedPairs":
         """Return the pairs of a split, or those of them that ``keep`` says yes to.
 

@@ -24,9 +24,10 @@ from unildiff.data.images import image_size
 from unildiff.data.journal import Journal
 from unildiff.data.layouts import is_there, recognise
 from unildiff.data.pack import COLUMNS, FORMAT, INDEX, Pack, index_bytes, picture_checksum
+from unildiff.data.pairing import RULES
 from unildiff.data.pairs import PairSource, Split, Which
 from unildiff.data.parallel import cores, ordered, progress
-from unildiff.data.sources import disk_source, report
+from unildiff.data.sources import disk_source, pattern_source, report
 from unildiff.errors import UserError
 
 JOURNAL = "journal.jsonl"
@@ -258,6 +259,29 @@ def pack_set(name: str, root: Path, out: Path) -> Pack:
     if not sources:
         recognise(root, data.sets[0], "test")  # says what is wrong
     return PackWriter(sources, out, name, root, Captions.find(None, [root])).run()
+
+
+def pack_folder(root: Path, out: Path, patterns: Mapping[Split, tuple[str, str]], rule: str = "same") -> Pack:
+    """Pack the pairs of a folder of one's own.
+
+    Args:
+        root: the folder.
+        out: folder to write.
+        patterns: of degraded and clean pictures, for each split.
+        rule: how names pair, a key of ``RULES``.
+
+    Raises:
+        UserError: no such rule, no pattern, one that matches nothing, files that do not pair, and as :meth:`PackWriter.run`.
+    """
+    if rule not in RULES:
+        raise UserError(f"rule: no {rule!r}; choose from {', '.join(RULES)}")
+    if not patterns:
+        raise UserError("no pairs to pack; give --lq and --gt, or --train_lq and --train_gt, e.g. 'lq/*' 'gt/*'")
+    sources: dict[str, PairSource] = {}
+    for split, (lq, gt) in patterns.items():
+        sources[split], faults = pattern_source(root, lq, gt, RULES[rule], "folder")
+        report(faults, "raise", [])
+    return PackWriter(sources, out, "folder", root, Captions.find(None, [root], upwards=True)).run()
 
 
 def _shard_name(number: int) -> str:

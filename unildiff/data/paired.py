@@ -133,7 +133,7 @@ class PairedDataModule(RestorationDataModule):
             return super().contents()
         from unildiff.data.pack import Pack
 
-        return [f"pack {Pack(self.packed).checksum}"]
+        return [Pack(self.packed).contents]
 
     def _eval_set(self, source: PairSource, split: Split) -> EvalSet:
         source = self.choose(source, split)
