@@ -73,7 +73,9 @@ class FolderDataModule(RestorationDataModule):
     def predict_set(self) -> PredictSet:
         """Return every picture in the folder and below it; what cannot be read is left out and noted in ``skipped``."""
         if self.packed is not None:
-            raise UserError(f"packed: {self.packed} holds pairs; to restore files give --data.root and no --data.packed")
+            raise UserError(
+                f"packed: {self.packed} holds pairs; to restore files give --data.root and no --data.packed"
+            )
         kept = self._kept(every_picture(self.root, self.degradation))
         good = [pair.lq for pair in kept.pairs if pair.lq is not None]
         names = [path.relative_to(self.root).as_posix() for path in good]

@@ -19,7 +19,13 @@ WORDS = ["a", "cat", "on", "the", "red", "table"]
 SMALL: dict[str, dict[str, Any]] = {
     # Two halvings where the tiny VAE has one, so that there are two levels of skips and experts.
     "vae": TINY["vae"]
-    | {"block_out_channels": (8, 8, 16), "latent_channels": 4, "norm_num_groups": 4, "in_channels": 12, "out_channels": 12}
+    | {
+        "block_out_channels": (8, 8, 16),
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "in_channels": 12,
+        "out_channels": 12,
+    }
     | {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3},
     "unet": TINY["unet"]
     | {"in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16, 16), "norm_num_groups": 4}

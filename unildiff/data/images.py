@@ -3,7 +3,6 @@
 Arrays are (H, W, 3) uint8 RGB in 0..255. Every decoder fault becomes a UserError that names the file.
 """
 
-import io
 import os
 import stat
 import struct
@@ -16,6 +15,7 @@ from PIL import Image, ImageOps
 
 from unildiff.data.files import files_below, no_permission, output_folder, write_whole
 from unildiff.data.pairs import SUFFIXES
+from unildiff.data.png import encode_png
 from unildiff.errors import UserError
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it speaks of a decompression bomb
@@ -88,18 +88,29 @@ def read_rgb(path: Path) -> np.ndarray:
         UserError: the file is missing, truncated, not a picture, of a kind without a fixed range (floats), or larger
             than ``MAX_PIXELS``; the message names the file.
     """
+    return read_rgb_and_kind(path)[0]
+
+
+def read_rgb_and_kind(path: Path) -> tuple[np.ndarray, bool]:
+    """Return what ``read_rgb`` does, and whether the file is a PNG of just that: 8-bit RGB, upright, all of it opaque.
+
+    Raises:
+        UserError: as ``read_rgb``.
+    """
     with _opened(path) as image:
         try:
             image.load()  # the whole file, so that a truncated one is found here
             if _bits(image) == 16:
-                return _read_16bit(path, _orientation(image))
+                return _read_16bit(path, _orientation(image)), False
             if image.mode in ("F", "I"):
                 raise UserError(
                     f"floating-point or 32-bit picture: {path}; its range is unknown, save it as 8 or 16 bits"
                 )
+            plain = image.format == "PNG" and image.mode == "RGB" and _orientation(image) == 1
+            plain = plain and "transparency" not in image.info and not getattr(image, "is_animated", False)
             if image.mode in ("LA", "La"):
                 image = image.convert("L")
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB")), plain
         except _DECODER_FAULTS as error:
             raise _unreadable(path, error) from None
 
@@ -123,32 +134,16 @@ def read_grey(path: Path) -> np.ndarray:
     return np.asarray(cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2GRAY))
 
 
-def holds_plain_rgb(path: Path) -> bool:
-    """Whether a file is a PNG of 8-bit RGB, upright and without transparency: what this project itself would write."""
-    with _opened(path) as image:
-        return (
-            image.format == "PNG"
-            and image.mode == "RGB"
-            and _bits(image) == 8
-            and _orientation(image) == 1
-            and "transparency" not in image.info
-            and not getattr(image, "is_animated", False)
-        )
-
-
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB or (H, W) grey as a PNG; the file appears whole or not at all.
 
     Raises:
-        ValueError: the array is not uint8 of such a shape.
+        ValueError: see ``encode_png``.
         UserError: the file cannot be written (no permission, disk full).
     """
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
-        raise ValueError(f"expected uint8 (H, W, 3) or (H, W), got {picture.dtype} {picture.shape}")
-    encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(encoded, format="PNG", compress_level=3)
+    encoded = encode_png(picture)
     output_folder(path.parent)
-    write_whole(path, encoded.getvalue())
+    write_whole(path, encoded)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -26,10 +26,11 @@ import numpy as np
 from unildiff import __version__
 from unildiff.data import captions
 from unildiff.data.files import output_folder, some, write_failure, write_whole
-from unildiff.data.images import holds_plain_rgb, read_rgb
+from unildiff.data.images import read_rgb_and_kind
 from unildiff.data.journal import Journal
 from unildiff.data.keys import sample_key
 from unildiff.data.parallel import cores, ordered, progress
+from unildiff.data.png import encode_png
 from unildiff.data.synthesize_inputs import Sources, clean_pictures, maps_of, masks_in, masks_of, read_map
 from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade
 from unildiff.errors import UserError
@@ -158,7 +159,7 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
         UserError: the pictures cannot be written.
     """
     try:
-        picture = read_rgb(scene.clean)
+        picture, plain = read_rgb_and_kind(scene.clean)
         size = picture.shape[0], picture.shape[1]
         depth = None if scene.depth is None else read_map(scene.depth, size)
         light = None if scene.light is None else read_map(scene.light, size)
@@ -167,7 +168,11 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
     except UserError as error:
         return str(error)
     drawn = {}
-    _write_clear(scene.clean, picture, scene.folder / CLEAR / f"{scene.name}.png")
+    written = scene.folder / CLEAR / f"{scene.name}.png"
+    if plain:  # it already is what would be written
+        _copy(scene.clean, written)
+    else:
+        write_picture(written, picture)
     for number, degradation in enumerate(DEGRADATIONS):
         result = degrade(
             clear,
@@ -187,11 +192,7 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
     return drawn
 
 
-def _write_clear(clean: Path, picture: np.ndarray, path: Path) -> None:
-    """Copy a file that already is what would be written; write all others."""
-    if not holds_plain_rgb(clean):
-        write_picture(path, picture)
-        return
+def _copy(clean: Path, path: Path) -> None:
     try:
         shutil.copyfile(clean, path)
     except OSError as error:
@@ -199,14 +200,14 @@ def _write_clear(clean: Path, picture: np.ndarray, path: Path) -> None:
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a PNG with OpenCV's own settings: half the time of zlib's level 3, for files a few per cent larger.
+    """Write a PNG, not atomically: the journal knows which files are whole.
 
     Raises:
         UserError: it cannot be written.
     """
-    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    data = encode_png(picture)
     try:
-        path.write_bytes(data.data)
+        path.write_bytes(data)
     except OSError as error:
         raise write_failure(path, error) from None
 
