@@ -88,8 +88,9 @@ class FolderDataModule(RestorationDataModule):
     def _pairs(self, split: str) -> PairSource:
         if self.packed is not None:
             source = Pack(self.packed).source(split)
-            named = {"task": self.degradation, "degradation": self.degradation}
-            return View(source, [(index, replace(pair, **named)) for index, pair in enumerate(source.pairs)])
+            name = self.degradation
+            pairs = [replace(pair, task=name, degradation=name) for pair in source.pairs]
+            return View(source, list(enumerate(pairs)))
         lq, gt = self.patterns[split]
         if lq is None or gt is None:
             raise UserError(

@@ -69,8 +69,8 @@ def start_from_patches(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 def _zero(layer: nn.Module, rows: int | None = None) -> None:
-    layer.weight[:rows] = 0  # type: ignore[operator, index]
-    layer.bias[:rows] = 0  # type: ignore[operator, index]
+    layer.weight[:rows] = 0  # type: ignore[operator]
+    layer.bias[:rows] = 0  # type: ignore[operator]
 
 
 def _components(images: Tensor, factor: int, kept: int) -> tuple[Tensor, Tensor]:
