@@ -98,8 +98,22 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
         combined = _Combine.apply(routing.gates, assigned, *outputs)
     idle = [p for expert, count in zip(experts, counts, strict=True) if not count for p in expert.parameters()]
     if torch.is_grad_enabled() and idle:
-        combined = combined + 0 * torch.stack([p.flatten()[0] for p in idle]).sum().to(combined.dtype)
+        combined = _Touch.apply(combined, *idle)
     return combined
+
+
+class _Touch(torch.autograd.Function):
+    """Values as they are; parameters that had no part in them get a gradient of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, *idle: Tensor) -> Tensor:
+        ctx.idle = idle
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        zeros = (torch.zeros_like(p) if p.requires_grad else None for p in ctx.idle)
+        return gradients[0], *zeros
 
 
 class _Gather(torch.autograd.Function):
