@@ -46,7 +46,8 @@ class FolderDataModule(RestorationDataModule):
             degradation: what tables call it.
             on_error: "skip" reports broken files and goes on, "raise" stops at the first.
             captions: captions file; by default ``captions.jsonl`` in ``root`` or in the nearest folder above it.
-            packed: folder made by ``unildiff data pack folder``, read instead of the pairs that the patterns find.
+            packed: folder made by ``unildiff data pack folder``, read instead of ``root``: patterns, ``rule`` and
+                ``on_error`` were settled when it was packed.
             kwargs: see the base class.
         """
         super().__init__(**kwargs)
@@ -83,11 +84,14 @@ class FolderDataModule(RestorationDataModule):
 
     def contents(self) -> list[str]:
         """See the base class."""
-        return super().contents() if self.packed is None else [Pack(self.packed).contents]
+        return super().contents() if self.packed is None else [Pack(self.packed).contents, self.degradation]
 
     def _pairs(self, split: str) -> PairSource:
         if self.packed is not None:
-            source = Pack(self.packed).source(split)
+            pack = Pack(self.packed)
+            if pack.dataset != "folder":
+                raise UserError(f"packed: {self.packed} is a pack of {pack.dataset}; give --data {pack.dataset}")
+            source = pack.source(split)
             name = self.degradation
             pairs = [replace(pair, task=name, degradation=name) for pair in source.pairs]
             return View(source, list(enumerate(pairs)))

@@ -115,11 +115,19 @@ def test_pack_then_again(real_set: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "another state of the data" in refused(capsys, "pack", "cdd11", "--root", real_set)
 
 
+def test_pack_of_the_folder_one_is_in(
+    real_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(real_set / "CDD-11_test")
+    assert data("pack", "folder", "--root", ".", "--lq", "low/*", "--gt", "clear/*") == 0
+    assert (real_set / "CDD-11_test-packed/index.json").is_file()
+
+
 def test_pack_of_a_folder(real_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, patterns = real_set / "CDD-11_test", ("--lq", "low/*", "--gt", "clear/*")
     assert data("pack", "folder", "--root", root, "--out", tmp_path / "out", *patterns) == 0
     assert "folder in" in (out := capsys.readouterr().out) and "--data folder --data.packed" in out
-    wanted = "the test pairs need both patterns"
+    wanted = "the test pairs need both patterns, of the degraded and of the clean pictures: give --lq and --gt"
     assert wanted in refused(capsys, "pack", "folder", "--root", root, "--lq", "low/*")
     assert "patterns and rule are for folder" in refused(capsys, "pack", "cdd11", "--root", real_set, *patterns)
     assert "no pairs to pack" in refused(capsys, "pack", "folder", "--root", root, "--out", tmp_path / "b")

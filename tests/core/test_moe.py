@@ -221,3 +221,17 @@ def test_large_rows_are_dispatched_as_small_ones(k: int) -> None:
     got = torch.autograd.grad((output * given).sum(), leaves, allow_unused=True)
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, torch.zeros_like(one) if other is None else other)
+
+
+def test_idle_experts_get_zeros_in_their_own_precision_and_frozen_ones_nothing() -> None:
+    experts = [torch.nn.Linear(6, 6) for _ in range(3)]
+    experts[2].requires_grad_(False)
+    router = Router(6, 3)
+    with torch.no_grad():
+        router.weight.weight.zero_()[0] = 1.0  # all to the first
+    inputs = torch.ones(4, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        dispatch(inputs, router(inputs), experts).float().sum().backward()
+    busy, idle, frozen = (expert.weight.grad for expert in experts)
+    assert busy is not None and busy.abs().sum() > 0 and frozen is None
+    assert idle is not None and idle.dtype == torch.float32 and not idle.any()

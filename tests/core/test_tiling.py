@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -83,9 +84,10 @@ def local(model: UniLDiff) -> UniLDiff:
     return model
 
 
-def test_encoder_and_decoder_equal_the_whole_picture() -> None:
+@pytest.mark.parametrize("to_pixels", [False, True])
+def test_encoder_and_decoder_equal_the_whole_picture(to_pixels: bool) -> None:
     """With DAEM's routing and pooled gate, which are decided for the whole picture."""
-    model = local(small_model())
+    model = local(small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=to_pixels))))
     x = torch.cat([picture(160, 256), torch.zeros(1, 3, 160, 256)], dim=3)  # its halves would be routed differently
     whole, tiled = model.encode_lq(x), model.encode_lq(x, tile_size=320)
     assert tiled.grid is not None and not tiled.skips

@@ -55,3 +55,9 @@ def test_refuses_what_it_cannot_start() -> None:
         start_from_patches(AutoencoderKL(**TINY["vae"] | three | types), pictures(1))
     with pytest.raises(ValueError, match="with 48 channels or more"):
         start_from_patches(AutoencoderKL(**TINY["vae"] | {"block_out_channels": (32, 96)}), pictures(1))
+    with pytest.raises(ValueError, match="of different widths"):
+        start_from_patches(AutoencoderKL(**TINY["vae"] | {"block_out_channels": (64, 64)}), pictures(1))
+    with pytest.raises(ValueError, match="and attention"):
+        start_from_patches(AutoencoderKL(**TINY["vae"] | {"mid_block_add_attention": True}), pictures(1))
+    with pytest.raises(ValueError, match="have 0 components, 40 are needed"):
+        start_from_patches(vae(), torch.zeros(2, 3, 64, 64))

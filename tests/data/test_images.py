@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from unildiff.data import images
-from unildiff.data.images import image_size, list_pictures, read_grey, read_rgb, read_rgb_and_kind, write_png
+from unildiff.data.images import image_size, list_pictures, read_grey, read_rgb, write_png
 from unildiff.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -113,22 +113,6 @@ def test_brightness_is_opencvs(tmp_path):
     assert (read_grey(path) == read_rgb(path)[..., 0]).all()
     with pytest.raises(UserError, match=r"no such file: .*gone\.jpg"):
         read_grey(tmp_path / "gone.jpg")
-
-
-def test_what_this_project_would_write_itself(tmp_path):
-    path = tmp_path / "a.png"
-    write_png(path, RGB)
-    assert read_rgb_and_kind(path)[1]
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif)
-    Image.fromarray(RGB).save(tmp_path / "seen_through.png", transparency=(1, 2, 3))
-    Image.fromarray(RGB).save(tmp_path / "moving.png", save_all=True, append_images=[Image.fromarray(RGB[::-1])])
-    Image.fromarray(RGB[..., 0]).save(tmp_path / "grey.png")
-    Image.fromarray(RGB).save(tmp_path / "other.bmp")
-    cv2.imwrite(str(tmp_path / "deep.png"), DEEP)
-    for other in ("turned.png", "seen_through.png", "moving.png", "grey.png", "other.bmp", "deep.png"):
-        assert not read_rgb_and_kind(tmp_path / other)[1], other
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])

@@ -331,12 +331,22 @@ def test_a_folder_of_ones_own(root: Path, tmp_path: Path) -> None:
             assert [a[word] for word in words] == [b[word] for word in words] and a["degradation"] == "mine"
             assert (a["lq"] == b["lq"]).all() and (a["gt"] == b["gt"]).all()
     assert packed.test_set()[0]["caption"] == "blocks"
+    other = FolderDataModule(packed=str(tmp_path / "out"), crop_size=8, seed=5, degradation="other")
+    assert other.fingerprint() != packed.fingerprint()
+    writer(root, tmp_path / "foreign").run()
+    with pytest.raises(UserError, match="is a pack of fake; give --data fake"):
+        FolderDataModule(packed=str(tmp_path / "foreign")).train_set()
     with pytest.raises(UserError, match=r"packed: .* holds pairs; to restore files give --data.root"):
         packed.predict_set()
     with pytest.raises(UserError, match="no pairs to pack; give --lq and --gt"):
         pack_folder(root, tmp_path / "none", {})
     with pytest.raises(UserError, match="rule: no 'nearly'; choose from same"):
         pack_folder(root, tmp_path / "none", both, "nearly")
+    with pytest.raises(UserError, match=r"pattern '/rain/\*': give it relative to"):
+        pack_folder(root, tmp_path / "none", {"test": ("/rain/*", "clear/*")})
+    (root / "clear/b.png").unlink()
+    with pytest.raises(UserError, match=r"b\.png.*; mend or move them, or narrow the patterns"):
+        pack_folder(root, tmp_path / "none", both)
 
 
 def test_wrong_folders(tmp_path: Path) -> None:

@@ -78,18 +78,6 @@ def test_is_what_the_operators_make(clean: Path, tmp_path: Path) -> None:
             assert drawn[name][degradation] == expected.parameters  # numbers, and "estimated" or "generated"
 
 
-def test_a_clear_picture_is_copied_where_it_is_what_would_be_written(clean: Path, tmp_path: Path) -> None:
-    Image.open(clean / "c.png").save(clean / "c.png", dpi=(72, 72))
-    grey = picture(5)[..., 0]
-    write(clean / "d.png", grey)
-    out = tmp_path / "out"
-    synthesize(clean, out, seed=3)
-    assert (out / "train/clear/c.png").read_bytes() == (clean / "c.png").read_bytes()
-    assert (out / "train/clear/b.png").read_bytes()[:4] == b"\x89PNG"  # a BMP is not copied
-    np.testing.assert_array_equal(read_rgb(out / "train/clear/d.png"), np.stack([grey] * 3, axis=2))
-    assert Image.open(out / "train/clear/d.png").mode == "RGB"
-
-
 def test_maps_and_masks_are_used(clean: Path, sources: Sources, tmp_path: Path) -> None:
     out = tmp_path / "out"
     synthesize(clean, out, seed=3, sources=sources)

@@ -8,7 +8,7 @@ import torch
 from tests.small import SMALL
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer
 from unildiff.core.base import load_base
-from unildiff.core.encoders import encode_latents
+from unildiff.core.encoders import decode_latents, encode_latents
 from unildiff.core.pixels import to_unit
 from unildiff.core.tiny import make_tiny_base
 from unildiff.stages import pretrain
@@ -86,15 +86,21 @@ def test_squared_error_and_a_start_from_patches(tmp_path: Path, monkeypatch: pyt
     monkeypatch.undo()  # the tiny base itself: the start needs its one halving
     batch = make_batch()
     losses = []
-    for weight in (0.0, 10.0):
+    for weight in (0.0, 10.0, 20.0):
         module = PretrainVAEModule(str(tmp_path / "vae"), RATE, squared_weight=weight, start_pictures=2)
-        trainer = make_trainer(tmp_path, max_steps=0)
-        trainer.fit(module, make_loader([batch]))
-        losses.append(float(module.training_step(batch, 0)))
-        with torch.no_grad():
-            images = to_unit(torch.cat([batch["lq"][:1], batch["gt"][1:]]))
-            latents = encode_latents(module.model.vae, images)
-    assert losses[1] > losses[0]
+        make_trainer(tmp_path, max_steps=0).fit(module, make_loader([batch]))
+        losses.append(float(module.training_step(batch, 0).detach()))
+    assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-3)
+    vae, images = module.model.vae, to_unit(torch.cat([batch["lq"][:1], batch["gt"][1:]]))
+    with torch.no_grad():
+        latents = encode_latents(vae, images)
+        squared = (decode_latents(vae, latents) - images).square().mean()
+    # The posterior's noise is small at the start, but it is there.
+    assert (losses[1] - losses[0]) / 10 == pytest.approx(float(squared), rel=0.05)
+    started = vae.encoder.conv_in.weight.clone()
+    make_trainer(tmp_path, max_steps=2).fit(module, make_loader([batch] * 2))
+    make_trainer(tmp_path, max_steps=0).fit(module, make_loader([batch]))
+    assert not torch.equal(vae.encoder.conv_in.weight, started)  # a second fit goes on and does not start again
     mean = latents.mean(dim=(2, 3))[:, 0]
     brightness = images.mean(dim=(1, 2, 3))
     assert torch.corrcoef(torch.stack([mean, brightness]))[0, 1].abs() > 0.9  # the first component is brightness

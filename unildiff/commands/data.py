@@ -105,11 +105,14 @@ def pack(
     from unildiff.data.pack_writer import pack_folder, pack_set
 
     root = root or Path("data") / name
-    out = out or root.with_name(f"{root.name}-packed")
+    out = out or Path(f"{root.resolve() if not root.name.strip('.') else root}-packed")
     given = {"train": (train_lq, train_gt), "test": (lq, gt)}
     patterns = {split: pair for split, pair in given.items() if any(pair)}
     if half := [split for split, pair in patterns.items() if not all(pair)]:
-        raise UserError(f"the {half[0]} pairs need both patterns, of the degraded and of the clean pictures")
+        flags = "--train_lq and --train_gt" if half[0] == "train" else "--lq and --gt"
+        raise UserError(
+            f"the {half[0]} pairs need both patterns, of the degraded and of the clean pictures: give {flags}"
+        )
     if name == "folder":
         packed = pack_folder(root, out, patterns, rule)  # type: ignore[arg-type]
     elif patterns or rule != "same":

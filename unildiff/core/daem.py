@@ -143,9 +143,9 @@ class DetailLevel(nn.Module):
         stream: str,
         whole: LevelStatistics | None = None,
     ) -> tuple[Tensor, Routing, Tensor | None]:
-        """Return hidden (B, C, H, W) with detail added, the routing, and what is added to the packed picture, if anything.
+        """Return hidden (B, C, H, W) with detail added, the routing, and what is added to the packed picture (B, P, H, W).
 
-        ``skip`` is (B, K, H, W); ``whole`` decides for the whole picture where ``hidden`` is only a tile of it.
+        P is ``pixel_channels``; without them the last is None. ``skip`` is (B, K, H, W); ``whole`` decides for the whole picture where ``hidden`` is only a tile of it.
         """
         x = self.merged(hidden, skip)
         whole = whole or LevelStatistics.of(x)

@@ -39,10 +39,10 @@ class DetailDecoder(Part):
         # Up blocks run from coarse to fine; all but the last end one resolution up, where a skip waits.
         encoder_channels = list(vae.config.block_out_channels)
         levels = list(zip(reversed(encoder_channels[1:]), reversed(encoder_channels[:-1]), strict=True))
-        pixels = [0] * (len(levels) - 1) + [int(vae.config.out_channels) if config.to_pixels else 0]
+        packed = int(vae.config.out_channels) if config.to_pixels else 0
         self.details = nn.ModuleList(
-            DetailLevel(config, *channels, packed)
-            for channels, packed in zip(levels, pixels, strict=True)
+            DetailLevel(config, channels, skip, packed if index == len(levels) - 1 else 0)
+            for index, (channels, skip) in enumerate(levels)
             if config.kind == "daem"
         )
 

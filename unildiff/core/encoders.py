@@ -15,7 +15,7 @@ from unildiff.core.part import Part
 
 
 def unshuffle_factor(vae: AutoencoderKL) -> int:
-    """Return p such that the VAE takes 3 p^2 channels: 1 for SDXL; 2 for the tiny VAE, which sees 2x2 pixels as one.
+    """Return p such that the VAE takes 3 p^2 channels: 1 for SDXL; 4 for the tiny VAE, which sees 4x4 pixels as one.
 
     Raises:
         ValueError: if the VAE's channels are not three times a square.

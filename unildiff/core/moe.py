@@ -96,7 +96,8 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
         chunks: tuple[Tensor, ...] = _Gather.apply(inputs, k, *assigned)
         outputs = [expert(chunk) for expert, chunk in zip(busy, chunks, strict=True)]
         combined = _Combine.apply(routing.gates, assigned, *outputs)
-    idle = [p for expert, count in zip(experts, counts, strict=True) if not count for p in expert.parameters()]
+    unused = (p for expert, count in zip(experts, counts, strict=True) if not count for p in expert.parameters())
+    idle = [p for p in unused if p.requires_grad]
     if torch.is_grad_enabled() and idle:
         combined = _Touch.apply(combined, *idle)
     return combined
@@ -112,8 +113,7 @@ class _Touch(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        zeros = (torch.zeros_like(p) if p.requires_grad else None for p in ctx.idle)
-        return gradients[0], *zeros
+        return gradients[0], *(torch.zeros_like(p) for p in ctx.idle)
 
 
 class _Gather(torch.autograd.Function):

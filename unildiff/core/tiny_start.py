@@ -25,19 +25,21 @@ def start_from_patches(vae: AutoencoderKL, images: Tensor) -> None:
     diffusion, and whitened, where the finest detail would count as much as brightness (our choice).
 
     Args:
-        vae: of any width, with one halving of resolution (two blocks) and at least 12 p^2 = 4 x 3 p^2 patch values to take
-            components from; changed in place.
-        images: (B, 3, H, W) in [-1, 1], sides multiples of 2 p.
+        vae: with one halving of resolution: two blocks of different widths, the first no narrower than the packed picture,
+            and no attention; changed in place.
+        images: (B, 3, H, W) in [-1, 1], sides multiples of 2 p, of enough different patches.
 
     Raises:
-        ValueError: if the VAE halves more than once or has too few channels.
+        ValueError: if the VAE is another, or the pictures have fewer components than are kept.
     """
     encoder = vae.encoder
     inputs, norm = int(vae.config.in_channels), encoder.conv_norm_out
-    if len(encoder.down_blocks) != 2 or int(vae.config.block_out_channels[0]) < inputs:
+    widths = tuple(vae.config.block_out_channels)
+    attends = any(layer is not None for layer in encoder.mid_block.attentions)
+    if len(widths) != 2 or widths[0] < inputs or widths[0] == widths[1] or attends:
         raise ValueError(
-            f"a start from patches needs two blocks, the first with {inputs} channels or more; "
-            f"this VAE has {tuple(vae.config.block_out_channels)}"
+            f"a start from patches needs two blocks of different widths, the first with {inputs} channels or more, and no "
+            f"attention; this VAE has {widths}" + (" and attention" if attends else "")
         )
     for name, module in vae.named_modules():
         if name.endswith("conv2"):
@@ -80,5 +82,10 @@ def _components(images: Tensor, factor: int, kept: int) -> tuple[Tensor, Tensor]
     mean = patches.mean(dim=0)
     _, values, vectors = torch.linalg.svd(patches - mean, full_matrices=False)
     spread = (values / len(patches) ** 0.5)[:kept]
+    if len(spread) < kept or spread[-1] < 1e-6:
+        found = int((spread > 1e-6).sum())
+        raise ValueError(
+            f"the pictures' patches have {found} components, {kept} are needed: give more, or less even ones"
+        )
     components = vectors[:kept] / spread.sqrt()[:, None] / spread.mean().sqrt()
     return components.float(), -(components @ mean).float()

@@ -88,35 +88,24 @@ def read_rgb(path: Path) -> np.ndarray:
         UserError: the file is missing, truncated, not a picture, of a kind without a fixed range (floats), or larger
             than ``MAX_PIXELS``; the message names the file.
     """
-    return read_rgb_and_kind(path)[0]
-
-
-def read_rgb_and_kind(path: Path) -> tuple[np.ndarray, bool]:
-    """Return what ``read_rgb`` does, and whether the file is a PNG of just that: 8-bit RGB, upright, all of it opaque.
-
-    Raises:
-        UserError: as ``read_rgb``.
-    """
     with _opened(path) as image:
         try:
             image.load()  # the whole file, so that a truncated one is found here
             if _bits(image) == 16:
-                return _read_16bit(path, _orientation(image)), False
+                return _read_16bit(path, _orientation(image))
             if image.mode in ("F", "I"):
                 raise UserError(
                     f"floating-point or 32-bit picture: {path}; its range is unknown, save it as 8 or 16 bits"
                 )
-            plain = image.format == "PNG" and image.mode == "RGB" and _orientation(image) == 1
-            plain = plain and "transparency" not in image.info and not getattr(image, "is_animated", False)
             if image.mode in ("LA", "La"):
                 image = image.convert("L")
-            return np.array(ImageOps.exif_transpose(image).convert("RGB")), plain
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
         except _DECODER_FAULTS as error:
             raise _unreadable(path, error) from None
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Return a picture's brightness as (H, W) uint8; a JPEG holds it as it is, its colours are then never decoded.
+    """Return a picture's brightness as (H, W) uint8; of a grey or YCbCr JPEG its colours are never decoded.
 
     Raises:
         UserError: as ``read_rgb``.
@@ -125,9 +114,9 @@ def read_grey(path: Path) -> np.ndarray:
 
     with _opened(path) as image:
         try:
-            image.draft("L", None)  # JPEG only; others stay what they are
-            image.load()
+            image.draft("L", None)  # JPEG alone follows it
             if image.mode == "L":
+                image.load()
                 return np.array(ImageOps.exif_transpose(image))
         except _DECODER_FAULTS as error:
             raise _unreadable(path, error) from None

@@ -255,7 +255,7 @@ def pack_set(name: str, root: Path, out: Path) -> Pack:
         there = [pictures for pictures in (*data.sets, *data.optional) if is_there(root, pictures, split)]
         if there:
             sources[split], faults = disk_source([(root, pictures) for pictures in there], split, sizes=False)
-            report(faults, "raise", [])
+            report(faults, "raise", [], "mend them, see `unildiff data check`")
     if not sources:
         recognise(root, data.sets[0], "test")  # says what is wrong
     return PackWriter(sources, out, name, root, Captions.find(None, [root])).run()
@@ -280,7 +280,7 @@ def pack_folder(root: Path, out: Path, patterns: Mapping[Split, tuple[str, str]]
     sources: dict[str, PairSource] = {}
     for split, (lq, gt) in patterns.items():
         sources[split], faults = pattern_source(root, lq, gt, RULES[rule], "folder")
-        report(faults, "raise", [])
+        report(faults, "raise", [], "mend or move them, or narrow the patterns")
     return PackWriter(sources, out, "folder", root, Captions.find(None, [root], upwards=True)).run()
 
 

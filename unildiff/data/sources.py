@@ -101,15 +101,18 @@ def every_picture(root: Path, degradation: str) -> FilePairs:
     return FilePairs([Pair(degradation, degradation, path.stem, path, None) for path in files])
 
 
-def report(faults: Sequence[Fault], on_error: OnError, skipped: list[str]) -> None:
-    """Raise for the first fault, or note all of them as skipped.
+MEND = "mend them (`unildiff data check`), or give --data.on_error skip"
+
+
+def report(faults: Sequence[Fault], on_error: OnError, skipped: list[str], remedy: str = MEND) -> None:
+    """Raise for the first fault, saying what can be done, or note all of them as skipped.
 
     Raises:
         UserError: there is a fault and ``on_error`` is "raise".
     """
     if faults and on_error == "raise":
         more = f" (and {len(faults) - 1} more findings)" if len(faults) > 1 else ""
-        raise UserError(f"{faults[0]}{more}; mend them (`unildiff data check`), or give --data.on_error skip")
+        raise UserError(f"{faults[0]}{more}; {remedy}")
     for line in map(str, faults):
         if line not in skipped:
             skipped.append(line)
@@ -132,6 +135,8 @@ def readable(source: PairSource, skipped: list[str]) -> PairSource:
 
 
 def _matching(root: Path, pattern: str) -> list[Path]:
+    if not pattern or Path(pattern).is_absolute():
+        raise UserError(f"pattern {pattern!r}: give it relative to {root}, e.g. 'lq/*'")
     files = sorted(path for path in root.glob(pattern) if is_picture(path))
     if not files:
         raise UserError(f"no pictures match {pattern!r} in {root}; give other patterns for lq and gt")

@@ -11,7 +11,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +25,7 @@ import numpy as np
 from unildiff import __version__
 from unildiff.data import captions
 from unildiff.data.files import output_folder, some, write_failure, write_whole
-from unildiff.data.images import read_rgb_and_kind
+from unildiff.data.images import read_rgb
 from unildiff.data.journal import Journal
 from unildiff.data.keys import sample_key
 from unildiff.data.parallel import cores, ordered, progress
@@ -159,7 +158,7 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
         UserError: the pictures cannot be written.
     """
     try:
-        picture, plain = read_rgb_and_kind(scene.clean)
+        picture = read_rgb(scene.clean)
         size = picture.shape[0], picture.shape[1]
         depth = None if scene.depth is None else read_map(scene.depth, size)
         light = None if scene.light is None else read_map(scene.light, size)
@@ -168,11 +167,7 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
     except UserError as error:
         return str(error)
     drawn = {}
-    written = scene.folder / CLEAR / f"{scene.name}.png"
-    if plain:  # it already is what would be written
-        _copy(scene.clean, written)
-    else:
-        write_picture(written, picture)
+    write_picture(scene.folder / CLEAR / f"{scene.name}.png", picture)
     for number, degradation in enumerate(DEGRADATIONS):
         result = degrade(
             clear,
@@ -190,13 +185,6 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
         }
         drawn[degradation] = {name: origins.get(name, value) for name, value in result.parameters.items()}
     return drawn
-
-
-def _copy(clean: Path, path: Path) -> None:
-    try:
-        shutil.copyfile(clean, path)
-    except OSError as error:
-        raise write_failure(path, error) from None
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

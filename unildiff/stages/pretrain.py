@@ -80,12 +80,14 @@ class PretrainVAEModule(StageModule):
         self.model = _Parts(vae=base.vae)
         self.output, self.kl_weight, self.chroma_weight = Path(output), kl_weight, chroma_weight
         self.degraded_share, self.squared_weight, self.start_pictures = degraded_share, squared_weight, start_pictures
+        self.started = False
         self.register_buffer("latent_std", torch.tensor(1.0), persistent=False)
         self.freeze_untrained()
 
     def setup(self, stage: str) -> None:
-        """Start from patches of generated pictures, unless a checkpoint follows."""
-        if stage == "fit" and self.start_pictures and self.trainer.ckpt_path is None:
+        """Start from patches of generated pictures, once; a checkpoint that is loaded afterwards takes their place."""
+        if stage == "fit" and self.start_pictures and not self.started:
+            self.started = True
             keys = [sample_key("start", 0, index) for index in range(self.start_pictures)]
             images = torch.stack([torch.from_numpy(render(key, 160).image).permute(2, 0, 1) for key in keys])
             start_from_patches(self.model.vae, to_unit(images))
