@@ -1,8 +1,8 @@
 """NAFNet, the plain feed-forward restorer that the tiny model is measured against.
 
 Written from the description in Chen et al., "Simple Baselines for Image Restoration", ECCV 2022: blocks without nonlinear
-activations in a U-Net, skips added, the picture added to the output. Our choice: it works on pixels packed 2x2 (as the tiny
-VAE does), since convolutions at full resolution cost most on a CPU; the width, and how many blocks a level has.
+activations in a U-Net, skips added, the picture added to the output. Our choice: it works on pixels packed 2x2 (as the first tiny
+VAE did), since convolutions at full resolution cost most on a CPU; the width, and how many blocks a level has.
 
 Axis letters: B batch, C channels, H/W pixels, h/w height and width at a level.
 """
