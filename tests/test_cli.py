@@ -159,7 +159,7 @@ OPTIONS = {
     "data list": "",
     "data layout": "name",
     "data check": "name root json",
-    "data pack": "name root out",
+    "data pack": "name root out lq gt train_lq train_gt rule",
     "data synthesize": "name clean out seed split depth light rain snow processes",
     "data caption": "root model source name max_new_tokens",
     "data download": "name root only",
