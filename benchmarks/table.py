@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.timing import LEAST_ROUNDS, with_bound
+from benchmarks.timing import with_bound
 
 WORSE = 1.15
 """A ratio that grew by more than this is named by `make bench-check`."""
@@ -176,8 +176,3 @@ def worsened(committed: str, rows: Sequence[Row]) -> list[str]:
             elif ratio[0] > WORSE * old:
                 lines.append(f"{row.what}: ours / {to} was {old:.3g}, is {ratio[0]:.3g} ({ratio[0] / old - 1:+.0%})")
     return lines
-
-
-def is_trial(rows: Iterable[Row]) -> bool:
-    """Whether a comparison has too few rounds for the table; what needs long is measured once on purpose."""
-    return any(1 < len(row.ours) < LEAST_ROUNDS and (row.peer or row.limit) for row in rows)
