@@ -177,9 +177,17 @@ def grown(arguments: list[str]) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize(("precision", "batch"), [("32-true", 8), ("bf16-mixed", 32)])
+@pytest.mark.parametrize(
+    ("precision", "batch"),
+    [
+        ("32-true", 8),
+        pytest.param(
+            "bf16-mixed", 16, marks=pytest.mark.xfail(reason="the plan is 15.4% low here; cause not yet found")
+        ),
+        ("bf16-mixed", 32),
+    ],
+)
 def test_memory_is_that_of_a_real_run(precision: str, batch: int, tmp_path: Path) -> None:
-    # bf16 with 16 pictures is at 0.846, with 32 at 0.872: oneDNN's own copies of weights, 50 MB here, are not of the plan.
     make_tiny_base(["a", "cat"]).save(tmp_path / "base")
     arguments = ["--config", "configs/tiny/weights/4_joint.yaml", f"--model.base={tmp_path / 'base'}"]
     arguments += ["--model.init_from=null", "--model.gradient_checkpointing=false", f"--trainer.precision={precision}"]
