@@ -15,7 +15,6 @@ from torch import Tensor
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 UNKNOWN_HERE = (
     "trained_betas",
-    "rescale_betas_zero_snr",
     "use_karras_sigmas",
     "use_exponential_sigmas",
     "use_beta_sigmas",
@@ -28,8 +27,8 @@ class NoiseSchedule:
 
     Args:
         config: a diffusers scheduler config: ``num_train_timesteps``, ``beta_schedule`` (``linear`` or
-            ``scaled_linear``), ``beta_start``, ``beta_end``, ``prediction_type``, ``timestep_spacing`` and, for
-            ``leading`` spacing, ``steps_offset``.
+            ``scaled_linear``), ``beta_start``, ``beta_end``, ``prediction_type``, ``timestep_spacing``, for ``leading``
+            spacing ``steps_offset``, and ``rescale_betas_zero_snr``: the last timestep is noise alone (Lin et al. 2023).
 
     Raises:
         ValueError: for a schedule, spacing or prediction type that is not known here, or a key of ``UNKNOWN_HERE``.
@@ -52,6 +51,12 @@ class NoiseSchedule:
         else:
             raise ValueError(f"beta_schedule {config['beta_schedule']!r} is not one of linear, scaled_linear")
         self.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)  # (T,)
+        if config.get("rescale_betas_zero_snr"):
+            if self.prediction_type == "epsilon":
+                raise ValueError(
+                    "rescale_betas_zero_snr needs v_prediction or sample: noise alone tells nothing of epsilon"
+                )
+            self.alphas_cumprod = _without_signal_at_the_end(self.alphas_cumprod)
 
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return signal and noise scales (a_t, s_t), each (B, 1, 1, 1), for integer timesteps (B,)."""
@@ -108,3 +113,15 @@ class NoiseSchedule:
         levels = ((1.0 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
         sigmas = np.interp(timesteps.numpy(), np.arange(len(levels)), levels)
         return torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32))
+
+
+NO_SIGNAL = 2.0**-24
+"""The last timestep's squared signal scale where there is to be none: diffusers' value, a sigma of 4096 and not infinity."""
+
+
+def _without_signal_at_the_end(alphas_cumprod: Tensor) -> Tensor:
+    """Return squared signal scales (T,) whose roots are shifted and stretched to end at 0 (Lin et al. 2023, Algorithm 1)."""
+    signal = alphas_cumprod.sqrt()
+    squared = ((signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))) ** 2
+    squared[-1] = NO_SIGNAL
+    return squared
