@@ -1,6 +1,7 @@
 """The whole restorer against a pipeline put together from diffusers' own parts, and its work counted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ class Calls:
 
     def _count(self, module: nn.Module, inputs: Any) -> None:
         self.calls += 1
+
+
+@torch.no_grad()
+def test_temperature_is_the_models_own_unless_one_is_given() -> None:
+    cold = small_model(network=replace(NETWORK, temperature=0.0))
+    features = cold.encode_lq(pictures())
+    warm = replace(SETTINGS, temperature=1.0)
+
+    def latents(keys: list[int], settings: SamplingSettings) -> Tensor:
+        return cold.sample_latents(features, CAPTIONS, keys, settings)
+
+    assert torch.equal(latents([3, 4], SETTINGS), latents([5, 6], SETTINGS))  # without noise the keys have no part
+    assert not torch.allclose(latents([3, 4], warm), latents([5, 6], warm))
+    assert torch.equal(latents([3, 4], warm), small_model().sample_latents(features, CAPTIONS, [3, 4], SETTINGS))
 
 
 @pytest.mark.parametrize("make", [small_base, sdxl_like_base])
@@ -94,18 +109,24 @@ def test_without_text_there_is_one_pass_and_no_effect_of_captions() -> None:
     assert torch.equal(first, model.restore(pictures(), ["", ""], [1, 2], SETTINGS))
 
 
-def test_guidance_start_detail_and_keys_have_an_effect() -> None:
+def test_guidance_detail_and_keys_have_an_effect() -> None:
     model, lq = small_model(), pictures()
     plain = model.restore(lq, CAPTIONS, [1, 2], SETTINGS)
     assert torch.equal(plain, model.restore(lq, CAPTIONS, [1, 2], SETTINGS))
     for other in (
         model.restore(lq, CAPTIONS, [1, 3], SETTINGS)[1],
         model.restore(lq, CAPTIONS, [1, 2], SamplingSettings(4, guidance_scale=2.0))[1],
-        model.restore(lq, CAPTIONS, [1, 2], SamplingSettings(4, start="noise"))[1],
         model.restore(lq, CAPTIONS, [1, 2], SETTINGS, detail=False)[1],
         model.restore(lq, ["a red cat", ""], [1, 2], SETTINGS)[1],
     ):
         assert (other - plain[1]).abs().max() > 1e-3
+
+
+def test_start_has_an_effect_where_the_last_timestep_has_signal() -> None:
+    for make, least, most in ((sdxl_like_base, 1e-3, 2.0), (small_base, 0.0, 1e-3)):  # tiny: a sigma of 4096
+        model, lq = small_model(make()), pictures()
+        first, second = (model.restore(lq, CAPTIONS, [1, 2], replace(SETTINGS, start=kind)) for kind in ("lq", "noise"))
+        assert least <= (first - second).abs().max() < most
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (37, 50), (16, 5), (1, 1)])

@@ -6,7 +6,7 @@ Axis letters: B batch, H/W pixels, C latent channels, h/w latent height and widt
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ class NetworkConfig:
         fusion: degradation-aware feature fusion.
         detail: detail experts of the decoder.
         use_text: captions reach the model; False gives the empty caption always (ablation).
+        temperature: of sampling where the settings name none: scale of the start's noise (paper: 1).
     """
 
     fusion: FusionConfig = field(default_factory=FusionConfig)
     detail: DetailConfig = field(default_factory=DetailConfig)
     use_text: bool = True
+    temperature: float = 1.0
 
 
 @dataclass
@@ -54,15 +56,15 @@ class LQFeatures:
         deep: deep feature (B, F, h, w).
         skips: finest first; none where the picture is tiled.
         latents: VAE latents (B, C, h, w).
+        lq: the padded picture itself (B, 3, H, W) in [-1, 1].
         grid: the tiles, None where the picture is worked on whole.
-        lq: the padded picture (B, 3, H, W), kept where it is tiled.
     """
 
     deep: Tensor
     skips: list[Tensor]
     latents: Tensor
+    lq: Tensor
     grid: TileGrid | None = None
-    lq: Tensor | None = None
 
 
 class UniLDiff(nn.Module):
@@ -127,11 +129,11 @@ class UniLDiff(nn.Module):
         if grid:
             with torch.no_grad():
                 deep, latents = encode_tiles(self, lq, grid)
-            return LQFeatures(deep, [], latents, grid, lq)
+            return LQFeatures(deep, [], latents, lq, grid)
         deep, skips = self.lq_encoder(lq)
         with torch.no_grad():
             latents = encode_latents(self.vae, lq)
-        return LQFeatures(deep, skips, latents)
+        return LQFeatures(deep, skips, latents, lq)
 
     def context(
         self, deep: Tensor, text: TextEmbedding, size: tuple[int, int], corner: tuple[int, int] = (0, 0)
@@ -166,6 +168,8 @@ class UniLDiff(nn.Module):
             conditional, guided = self._predictors(features, self.embed([""] * len(captions)).joined(text))
         else:
             conditional, _ = self._predictors(features, text)
+        if settings.temperature is None:
+            settings = replace(settings, temperature=self.config.temperature)
         start = start_latents(features.latents.float(), noise, self.schedule, settings)
         return sample(conditional, guided, start, self.schedule, settings, callback)
 
@@ -240,7 +244,9 @@ class UniLDiff(nn.Module):
         if features.grid is not None:
             image = decode_tiles(self, latents, features, detail)
         else:
-            image = self.decoder(latents, features.skips)[0] if detail else decode_latents(self.vae, latents)
+            image = (
+                self.decoder(latents, features.skips, features.lq)[0] if detail else decode_latents(self.vae, latents)
+            )
         return image[..., : size[-2], : size[-1]].float().clamp(-1, 1)
 
     # --- folders -----------------------------------------------------------------------------------------------
@@ -293,7 +299,7 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
 def network_config(values: dict[str, Any]) -> NetworkConfig:
     """Return the config that ``unildiff.json`` holds."""
     detail = {**values["detail"], "kernel_sizes": tuple(values["detail"]["kernel_sizes"])}
-    return NetworkConfig(FusionConfig(**values["fusion"]), DetailConfig(**detail), values["use_text"])
+    return NetworkConfig(**{**values, "fusion": FusionConfig(**values["fusion"]), "detail": DetailConfig(**detail)})
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> UniLDiff:

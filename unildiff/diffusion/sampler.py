@@ -31,6 +31,8 @@ class SamplingSettings:
         guidance_scale: classifier-free guidance (paper: 5); 1 switches guidance off.
         start: ``lq`` starts from the noised LQ latents (authors' scripts), ``noise`` from noise alone.
         guidance_interval: share of the steps, from first to last, that are guided: (0, 1) guides all (paper).
+        temperature: scale of the start's noise: 1 draws from all pictures that the model thinks possible (paper), 0 goes the
+            way from their middle, which PSNR rewards (our choice). None is the model's own, see ``NetworkConfig``.
         tile_size: pixels of a tile's side; pictures with a longer side are restored in overlapping tiles. None: whole
             pictures, and tiles only where memory does not suffice.
     """
@@ -39,6 +41,7 @@ class SamplingSettings:
     guidance_scale: float = 5.0
     start: Literal["lq", "noise"] = "lq"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    temperature: float | None = None
     tile_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -49,17 +52,21 @@ class SamplingSettings:
             )
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
+        if self.temperature is not None and not 0.0 <= self.temperature <= 1.0:
+            raise ValueError(f"temperature is {self.temperature}; it must be in 0..1")
         if self.tile_size is not None and self.tile_size < SMALLEST_TILE:
             raise ValueError(f"tile_size is {self.tile_size}; it must be at least {SMALLEST_TILE} pixels")
 
 
 def start_latents(lq_latents: Tensor, noise: Tensor, schedule: NoiseSchedule, settings: SamplingSettings) -> Tensor:
-    """Return the sampler's start (B, C, h, w) in variance-exploding scale: z_LQ (or 0) + sigma_max * noise.
+    """Return the sampler's start (B, C, h, w) in variance-exploding scale: z_LQ (or 0) + temperature * sigma_max * noise.
 
-    Source: paper.md, "Start"; equals diffusers' ``EulerDiscreteScheduler.add_noise`` at its first timestep.
+    Source: paper.md, "Start"; at temperature 1 (or None) diffusers' ``EulerDiscreteScheduler.add_noise`` at its first timestep.
     """
     timesteps = schedule.sampling_timesteps(settings.num_inference_steps)
     sigma = float(schedule.sampling_sigmas(timesteps)[0])
+    if settings.temperature is not None:
+        sigma *= settings.temperature
     return (lq_latents if settings.start == "lq" else torch.zeros_like(lq_latents)) + sigma * noise
 
 

@@ -4,7 +4,7 @@ Axis letters: B batch, C latent channels, h/w latent height and width.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from unildiff.core.daem import DetailConfig
 from unildiff.data.base import OneLineLoader, RestorationDataModule
 from unildiff.data.batch import SampleSet, collate
 from unildiff.data.fingerprints import short_hash, weights_hash
@@ -127,9 +128,7 @@ def made_by(stage: "DecoderFinetuneModule", train: SampleSet) -> dict[str, Any]:
     return {
         "weights": weights_hash(frozen),
         "text_encoders": text_fingerprint(model.text),
-        "network": short_hash(
-            asdict(model.config.fusion) | {"use_text": model.config.use_text} | model.scheduler_config
-        ),
+        "network": short_hash(asdict(replace(model.config, detail=DetailConfig())) | model.scheduler_config),
         "training_sampling": asdict(stage.training_sampling),
         "text_dropout": stage.text_dropout,
         "precision": str(stage.trainer.precision),
