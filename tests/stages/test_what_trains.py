@@ -25,6 +25,7 @@ from unildiff.stages.base import OptimizerConfig, StageModule
 EXPERTS = replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=2))
 AUTHORS = replace(NETWORK, fusion=replace(NETWORK.fusion, double_outputs="authors", rope=False))
 PLAIN = replace(NETWORK, fusion=replace(NETWORK.fusion, kind="plain"), detail=replace(NETWORK.detail, kind="none"))
+PIXELS = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True))
 WINDOWS = replace(NETWORK, detail=replace(NETWORK.detail, routing="window", window_size=8, top_k=2))
 
 # paper.md, "Three stages": prefixes of what is trained. In `model`: vae, text, lq_encoder, unet (with fusion), decoder.
@@ -35,6 +36,7 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "alignment without DAFF": ("alignment", {"network": PLAIN}, ("unet.fusion.",)),
     "joint": ("joint", {}, ("unet.fusion.", "unet.rest.", "unet.conv_in.", "lq_encoder.")),
     "decoder": ("decoder", {}, ("decoder.",)),
+    "decoder with a way to the pixels": ("decoder", {"network": PIXELS}, ("decoder.",)),
     "decoder with windows": ("decoder", {"network": WINDOWS}, ("decoder.",)),
     "decoder without DAEM": ("decoder", {"network": PLAIN}, ("decoder.",)),
 }
@@ -101,3 +103,20 @@ def test_twenty_steps_on_one_batch_bring_the_loss_down(
     losses = Losses()
     make_trainer(tmp_path, [losses], max_steps=20).fit(module, make_loader([make_batch()] * 20))
     assert losses.values[-1] < factor * losses.values[0]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_share_of_the_last_timestep(share: float, base_folder: Path) -> None:
+    module = make_stage("joint", base_folder, terminal_share=share)
+    without_trainer(module)
+    seen: list[torch.Tensor] = []
+    module.model.unet.register_forward_pre_hook(lambda unet, inputs: seen.append(inputs[1]))
+    for first in range(0, 96, 32):
+        module.training_step(make_batch(range(first, first + 32), size=16), 0)
+    timesteps = torch.cat(seen)
+    assert len(timesteps) == 96
+    if share == 0.5:  # of 96 half, give or take three standard deviations of 4.9
+        assert 33 < (timesteps == 999).sum() < 63
+    else:
+        assert (timesteps == 999).float().mean() == pytest.approx(share, abs=0.05)
+    assert share == 1 or len(timesteps.unique()) > 20  # the others are drawn uniformly

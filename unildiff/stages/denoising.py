@@ -33,6 +33,8 @@ class DenoisingModule(RestorationModule):
         evaluation: see ``RestorationModule``.
         noise_offset: strength of noise that is constant over a latent channel (authors' scripts: 0.02).
         auxiliary_weight: lambda of Eq. 7 (supplement: 0.01), used with token experts.
+        terminal_share: share of samples trained at the last timestep, where the LQ picture alone says what is there, beside
+            those that reach it by chance (our choice for the tiny model, docs/tiny-model.md; paper: 0, uniform timesteps).
     """
 
     uses_detail = False
@@ -50,12 +52,13 @@ class DenoisingModule(RestorationModule):
         evaluation: EvaluationSettings | None = None,
         noise_offset: float = 0.02,
         auxiliary_weight: float = 0.01,
+        terminal_share: float = 0.0,
     ) -> None:
         super().__init__(
             base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing, evaluation
         )
         self.save_hyperparameters(ignore=["sampling", "evaluation"])
-        self.noise_offset, self.auxiliary_weight = noise_offset, auxiliary_weight
+        self.noise_offset, self.auxiliary_weight, self.terminal_share = noise_offset, auxiliary_weight, terminal_share
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
@@ -69,7 +72,10 @@ class DenoisingModule(RestorationModule):
         context = self.model.context(deep, text, (lq.shape[2], lq.shape[3]))
         epsilon = noise.normal("epsilon", *shape)
         epsilon = epsilon + self.noise_offset * noise.normal("offset", shape[0], 1, 1)
-        timesteps = noise.integers("timestep", self.model.schedule.num_train_timesteps)
+        total = self.model.schedule.num_train_timesteps
+        timesteps = noise.integers("timestep", total)
+        if self.terminal_share:
+            timesteps[noise.uniform("terminal") < self.terminal_share] = total - 1
         routings: list[Routing] = []
         gates: list[Tensor] = []
 
@@ -84,7 +90,7 @@ class DenoisingModule(RestorationModule):
         loss = per_sample.mean()
         if self.logs_now:
             scalars = {"loss/diffusion": loss.detach()} | routing_scalars(routings, "fusion")
-            quarters = timesteps * 4 // self.model.schedule.num_train_timesteps
+            quarters = timesteps * 4 // total
             for quarter in sorted(set(quarters.tolist())):  # loss and fusion gate over the timesteps, in four bins
                 inside = quarters == quarter
                 scalars[f"loss_at_timestep/quarter{quarter}"] = per_sample.detach()[inside].mean()
