@@ -70,7 +70,7 @@ def rows(effort: Effort) -> list[Row]:
     def parts() -> None:
         found = model.encode_lq(lq)
         bare_calls(model, found, model.context(found.deep, model.embed(["", CAPTION]), (side, side)), steps)
-        model.decoder(found.latents, found.skips)
+        model.decoder(found.latents, found.skips, found.lq)
 
     partly = SamplingSettings(steps, guidance_interval=PART)
     pictures = alternate(

@@ -38,7 +38,7 @@ def test_decoder_is_one_graph_but_for_the_choice_of_experts(monkeypatch: pytest.
     model = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, routing="window")))
     features = model.encode_lq(pictures())
     with pytest.raises(Exception, match="dispatch"):
-        torch.compile(model.decoder, fullgraph=True, backend="eager")(features.latents, features.skips)
+        torch.compile(model.decoder, fullgraph=True, backend="eager")(features.latents, features.skips, features.lq)
     _dynamo.reset()
     monkeypatch.setattr(daem, "dispatch", lambda inputs, routing, experts: inputs)
-    torch.compile(model.decoder, fullgraph=True, backend="eager")(features.latents, features.skips)
+    torch.compile(model.decoder, fullgraph=True, backend="eager")(features.latents, features.skips, features.lq)

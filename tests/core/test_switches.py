@@ -39,7 +39,7 @@ def run(model: UniLDiff, captions: list[str] | None = None, size: int = 48) -> t
     text = model.embed(captions or ["a red cat", "the table", "", "cat on table"])
     latents = noise.normal("latents", 4, size // 8, size // 8)
     prediction, _ = model.unet(latents, torch.tensor([10, 300, 600, 990]), model.context(deep, text, (size, size)))
-    picture, _ = model.decoder(latents, [skip.detach() for skip in skips])
+    picture, _ = model.decoder(latents, [skip.detach() for skip in skips], lq)
     return prediction, picture
 
 

@@ -70,7 +70,7 @@ def test_image_routing_is_one_choice_a_level():
     found = look_inside(model, picture, SETTINGS)
     features = model.encode_lq(model.pad(to_unit(picture["lq"][None])))
     latents = model.sample_latents(features, ["a red cat"], [picture["key"]], SETTINGS)
-    routings = model.decoder(latents, features.skips)[1]
+    routings = model.decoder(latents, features.skips, features.lq)[1]
     assert list(found.maps) == [f"detail {level + 1}" for level in range(len(routings))]
     for routing, (layer, chosen) in zip(routings, found.maps.items(), strict=True):
         assert chosen.choices.tolist() == [[int(routing.indices[0, 0])]]

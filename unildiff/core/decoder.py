@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unildiff.core.checkpointing import run_block
-from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics
-from unildiff.core.encoders import unshuffle_factor
+from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics, PixelMix
+from unildiff.core.encoders import downscale_factor, unshuffle_factor
 from unildiff.core.moe import Routing
 from unildiff.core.part import Part
 from unildiff.diffusion.noise import KeyedNoise
@@ -39,25 +39,25 @@ class DetailDecoder(Part):
         # Up blocks run from coarse to fine; all but the last end one resolution up, where a skip waits.
         encoder_channels = list(vae.config.block_out_channels)
         levels = list(zip(reversed(encoder_channels[1:]), reversed(encoder_channels[:-1]), strict=True))
-        packed = int(vae.config.out_channels) if config.to_pixels else 0
-        self.details = nn.ModuleList(
-            DetailLevel(config, channels, skip, packed if index == len(levels) - 1 else 0)
-            for index, (channels, skip) in enumerate(levels)
-            if config.kind == "daem"
-        )
+        has_experts = config.kind == "daem"
+        self.details = nn.ModuleList(DetailLevel(config, *channels) for channels in levels if has_experts)
+        mixes = has_experts and config.to_pixels
+        self.pixels = PixelMix(config.width, self.factor, downscale_factor(vae)) if mixes else None
 
     def forward(
         self,
         latents: Tensor,
         skips: list[Tensor],
+        lq: Tensor,
         noise: KeyedNoise | None = None,
         whole: list[LevelStatistics] | None = None,
     ) -> tuple[Tensor, list[Routing]]:
-        """Decode scaled latents (B, C, h, w) with the LQ encoder's skips, finest first.
+        """Decode scaled latents (B, C, h, w) with the LQ encoder's skips, finest first, and the LQ picture itself.
 
         Args:
             latents: of the picture, or of a tile.
             skips: likewise.
+            lq: likewise, (B, 3, H, W) in [-1, 1]; used with ``to_pixels`` only.
             noise: the routers' training noise; None in evaluation.
             whole: statistics of the whole picture, one a level, where these are latents of a tile.
 
@@ -65,7 +65,7 @@ class DetailDecoder(Part):
             images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first.
         """
         routings: list[Routing] = []
-        direct = None
+        finest = None
         hidden = self.conv_in(self.post_quant_conv(latents / self.scaling_factor))
         hidden = run_block(self.mid_block, hidden, recompute=self.gradient_checkpointing)
         for level, block in enumerate(self.up_blocks):
@@ -73,10 +73,10 @@ class DetailDecoder(Part):
             if level < len(self.details):
                 detail = self.details[level]
                 seen = whole[level] if whole is not None else None
-                hidden, routing, direct = detail(hidden, skips[-1 - level], noise, f"daem{level}", seen)
+                hidden, routing, finest = detail(hidden, skips[-1 - level], noise, f"daem{level}", seen)
                 routings.append(routing)
-        packed = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
-        return F.pixel_shuffle(packed if direct is None else packed + direct, self.factor), routings
+        picture = F.pixel_shuffle(self.conv_out(self.conv_act(self.conv_norm_out(hidden))), self.factor)
+        return picture if self.pixels is None else self.pixels(picture, lq, finest), routings
 
     @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def merged_features(self, latents: Tensor, skips: list[Tensor], whole: list[LevelStatistics]) -> Tensor:

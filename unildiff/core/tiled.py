@@ -65,7 +65,8 @@ def decode_tiles(model: "UniLDiff", latents: Tensor, features: "LQFeatures", det
         part = tile.cut(latents)
         if not detail:
             return decode_latents(model.vae, part)
-        picture: Tensor = model.decoder(part, _skips(model, features, tile), whole=whole or None)[0]
+        lq = tile.cut(features.lq, model.downscale_factor)
+        picture: Tensor = model.decoder(part, _skips(model, features, tile), lq, whole=whole or None)[0]
         return picture
 
     return grid.fuse(of_tile, model.downscale_factor)
@@ -98,7 +99,6 @@ def level_statistics(model: "UniLDiff", latents: Tensor, features: "LQFeatures")
 
 def _skips(model: "UniLDiff", features: "LQFeatures", tile: Tile) -> list[Tensor]:
     """Return the LQ encoder's skips of a tile, made again each time: kept for the whole picture they would fill memory."""
-    assert features.lq is not None
     skips: list[Tensor] = model.lq_encoder(tile.cut(features.lq, model.downscale_factor))[1]
     return skips
 

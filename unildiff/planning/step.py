@@ -188,7 +188,7 @@ def _decoder_loss(model: UniLDiff, lq: Tensor, gt: Tensor, settings: StepSetting
         latents = features.latents
         if settings.sampling_passes:
             latents = _predict(model, features.deep, features.latents.float(), None)[0].float()
-    image, routings = model.decoder(latents, features.skips, KeyedNoise(list(range(len(lq)))))
+    image, routings = model.decoder(latents, features.skips, lq, KeyedNoise(list(range(len(lq)))))
     image, gt = (image.float() + 1) / 2, (gt + 1) / 2
     loss: Tensor = (image - gt).abs().mean()
     with torch.autocast("cpu", enabled=False):

@@ -124,7 +124,7 @@ class DecoderFinetuneModule(RestorationModule):
         noise = KeyedNoise(batch["key"], self.device)
         gt = batch_pictures(batch, "gt")
         latents, skips = self.decoder_inputs(batch, noise)
-        image, routings = self.model.decoder(latents, skips, noise)
+        image, routings = self.model.decoder(latents, skips, batch_pictures(batch, "lq"), noise)
         image, gt = (image.float() + 1) / 2, (gt + 1) / 2  # SSIM's constants are meant for pictures from 0 up
         reconstruction = (image - gt).abs().mean()
         with torch.autocast(image.device.type, enabled=False):  # a variance as a difference of squares needs float32
