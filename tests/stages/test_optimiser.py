@@ -7,7 +7,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
+from tests.stages.steps import gradients, make_batch, make_loader, make_stage, make_trainer
+from unildiff.callbacks import NonFiniteGuard
 from unildiff.core.daff import FusionConfig
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.errors import UserError
@@ -129,3 +130,29 @@ def test_the_optimiser_is_one_kernel_where_lightning_clips_with_it(
     trainer = make_trainer(tmp_path, max_steps=1, precision=precision, gradient_clip_val=1.0)
     trainer.fit(module, make_loader([make_batch([1])]))
     assert trainer.global_step == 1 and module.optimizers().param_groups[0]["fused"] is fused
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1e3])
+def test_clipping_by_the_guards_norm_is_torchs(limit: float, base_folder: Path, tmp_path: Path) -> None:
+    clipped, by_torch = Gradients(), Gradients()
+    for callbacks in ([NonFiniteGuard(), clipped], [by_torch]):
+        module = make_stage("alignment", base_folder)
+        fit = make_trainer(tmp_path, callbacks, max_steps=3, gradient_clip_val=limit)
+        fit.fit(module, make_loader([make_batch()] * 3))
+    assert len(clipped.kept) == len(by_torch.kept) == 2
+    for ours, theirs in zip(clipped.kept, by_torch.kept, strict=True):
+        norm = torch.cat([value.flatten() for value in theirs.values()]).norm()
+        assert (norm > 0.999 * limit) == (limit < 1)  # clipped in one case, left alone in the other
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-9)
+
+
+class Gradients(Callback):
+    """Keeps the gradients of each step but the last, as the optimiser was given them."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, torch.Tensor]] = []
+
+    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if found := gradients(pl_module):
+            self.kept.append(found)

@@ -76,7 +76,7 @@ class Checkpointing(Checkpoint):
         self._finished_step = 0
         self._stepping = False  # True while weights may be half updated
         self._write_failed = False
-        self._position: dict[str, Any] = {}
+        self._position = b""  # pickled after every step: twice as fast as copying
         self._stop_requested = False
 
     @property
@@ -145,7 +145,7 @@ class Checkpointing(Checkpoint):
         if trainer.global_step != self._finished_step:
             self._finished_step = trainer.global_step
             self._stepping = False
-            self._position = {"fit_loop": _copied(trainer.fit_loop.state_dict()), "data": _data_state(trainer)}
+            self._position = pickle.dumps({"fit_loop": trainer.fit_loop.state_dict(), "data": _data_state(trainer)})
             if trainer.global_step % self.every_n_steps == 0:
                 self._save(trainer)
         self._stop_if_requested(trainer)
@@ -188,8 +188,9 @@ class Checkpointing(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the position of the last completed step in, and leave out what ``weights_only`` does not want."""
         if self._position:
-            checkpoint["loops"] = checkpoint["loops"] | {"fit_loop": self._position["fit_loop"]}
-            checkpoint.update(self._position["data"])
+            position = pickle.loads(self._position)
+            checkpoint["loops"] = checkpoint["loops"] | {"fit_loop": position["fit_loop"]}
+            checkpoint.update(position["data"])
         if self.weights_only:
             for key in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
                 checkpoint.pop(key, None)
@@ -198,7 +199,7 @@ class Checkpointing(Checkpoint):
         """Keep the position: it is the one to save until this process has completed a step of its own."""
         if trainer.state.fn == TrainerFn.FITTING and "loops" in checkpoint:
             data = {key: checkpoint[key] for key in _data_state(trainer) if key in checkpoint}
-            self._position = {"fit_loop": _copied(checkpoint["loops"]["fit_loop"]), "data": _copied(data)}
+            self._position = pickle.dumps({"fit_loop": checkpoint["loops"]["fit_loop"], "data": data})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score so far."""
@@ -244,16 +245,11 @@ def _written(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _copied(state: Any) -> Any:
-    """Return a copy of a state of plain values, which is made after every step: several times faster than deepcopy."""
-    return pickle.loads(pickle.dumps(state))
-
-
 def _data_state(trainer: Trainer) -> dict[str, Any]:
     """Return the datamodule's state under the key that Lightning gives it in a checkpoint."""
     datamodule = getattr(trainer, "datamodule", None)
     state = datamodule.state_dict() if datamodule is not None else {}
-    return {type(datamodule).__qualname__: _copied(state)} if state else {}
+    return {type(datamodule).__qualname__: state} if state else {}
 
 
 def _replace_link(target: Path, link: Path, hard: bool) -> None:

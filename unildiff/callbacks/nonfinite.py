@@ -1,6 +1,7 @@
 """Optimiser steps with a loss or gradient that is NaN or infinite are skipped, counted, and in the end fatal."""
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class NonFiniteGuard(Callback):
 
     The gradients are dropped before clipping and before the step, so that weights, moments and weight decay stay as they
     were; the learning-rate schedule goes on. All ranks decide alike. Costs one pass over the gradients and one wait for
-    the device a step.
+    the device a step; their norm is left to the stage as ``gradient_norm``, which spares clipping both.
 
     Attributes:
         skipped: steps skipped so far, kept in checkpoints and logged as ``train/skipped_steps``.
@@ -53,7 +54,9 @@ class NonFiniteGuard(Callback):
         Raises:
             UserError: this was the last of ``limit`` bad steps in a row; the pictures of the step are named.
         """
-        finite = _gradients_finite(optimizer) and (self._loss_finite is None or bool(self._loss_finite))
+        norm, whole = _gradient_norm(optimizer)
+        pl_module.gradient_norm = norm if whole else None  # type: ignore[assignment]
+        finite = math.isfinite(norm) and (self._loss_finite is None or bool(self._loss_finite))
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:
@@ -87,12 +90,14 @@ class NonFiniteGuard(Callback):
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
 
-def _gradients_finite(optimizer: Optimizer) -> bool:
+def _gradient_norm(optimizer: Optimizer) -> tuple[float, bool]:
+    """Return the norm of all gradients together, and whether it is of all: FSDP2 has this rank's share of each here."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients:
-        return True
-    here = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]  # FSDP2: this rank's share of a DTensor
-    return bool(torch.isfinite(torch.stack(torch._foreach_norm(here))).all())
+        return 0.0, True
+    here = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(here)))
+    return float(norm), not any(hasattr(g, "to_local") for g in gradients)
 
 
 def _picture_names(batch: Any) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import PredictBatch, RestorationBatch
@@ -63,6 +64,9 @@ class StageModule(L.LightningModule):
 
     strict_loading = False  # frozen weights are not in checkpoints; on_load_checkpoint compares the trained ones
 
+    gradient_norm: float | None = None
+    """Of this step's gradients, set by ``NonFiniteGuard`` and used up by clipping."""
+
     def __init__(self, optimizer: OptimizerConfig) -> None:
         super().__init__()
         # load_from_checkpoint hands over the plain values that the checkpoint holds.
@@ -113,6 +117,21 @@ class StageModule(L.LightningModule):
             from unildiff.stages.sharding import shard_stage  # torch has what it needs from 2.6 on
 
             shard_stage(self, self.device_mesh["data_parallel"])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, by the norm that ``NonFiniteGuard`` has just worked out where there is one."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None or not gradient_clip_val or str(gradient_clip_algorithm or "norm") != "norm":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        share = gradient_clip_val / (norm + 1e-6)  # torch's clip_grad_norm_
+        if share < 1:
+            torch._foreach_mul_([p.grad for _, p in self.trained_parameters() if p.grad is not None], share)
 
     def _fuses_optimizer(self) -> bool | None:
         """Whether AdamW runs as one kernel: on a CPU in full precision, a tenth of a tiny stage's step.
