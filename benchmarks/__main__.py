@@ -83,7 +83,10 @@ def write(groups: dict[str, list[Row]]) -> None:
     path = HERE / "results" / f"{now:%Y-%m-%d_%H-%M}.json"
     save(path, groups, about)
     draw(groups["growth"], HERE / "growth.png")
-    (HERE / "README.md").write_text(readme(path, HERE / "results" / "full_size.json"), encoding="utf-8")
+    command, silent = [sys.executable, "-m", "benchmarks.routing"], subprocess.DEVNULL  # torch's profiler says much
+    subprocess.run(command, check=True, env=os.environ | ENVIRONMENT, cwd=HERE.parent, stdout=silent, stderr=silent)
+    text = readme(path, HERE / "results" / "full_size.json", HERE / "results" / "routing_profile.md")
+    (HERE / "README.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

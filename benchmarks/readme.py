@@ -34,10 +34,19 @@ its own. Peak growth is that over the process after imports.
 | part | seconds | peak growth, GB | |
 |---|---|---|---|
 """
+_ROUTING = """
+## What bounds the routing
+
+`python -m benchmarks.routing`, in the same run: operations of one forward and backward, ours and the limit's, in turn. The convolutions are the
+same. What is left over the limit are passes over memory that inputs sorted beforehand do not need: the inputs gathered,
+outputs weighted by their gates, the gradient weighted and multiplied with the outputs for the gates' own gradient, and the
+inputs' gradients brought back.
+
+"""
 
 
-def readme(run: Path, full_size: Path) -> str:
-    """The file's text for a run that was saved, with the full-size runs where there are any."""
+def readme(run: Path, full_size: Path, routing: Path) -> str:
+    """The file's text for a run that was saved, with the full-size runs and the routing's profile where there are any."""
     groups, about = load(run)
     rows = [row for found in groups.values() for row in found]
     rounds = min(len(row.ours) for row in rows if row.peer and row.unit == "s")
@@ -47,6 +56,8 @@ def readme(run: Path, full_size: Path) -> str:
     )  # fmt: skip
     if full_size.is_file():
         text += _FULL + full_size_lines(json.loads(full_size.read_text(encoding="utf-8")))
+    if routing.is_file():
+        text += _ROUTING + routing.read_text(encoding="utf-8")
     return text
 
 

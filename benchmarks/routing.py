@@ -3,15 +3,19 @@
 Axis letters: N images, C channels, H/W pixels, E experts.
 The peer's way (peers.md 1.4, speeds.md 4): gates as a dense (N, E) matrix with zeros, its non-zero places sorted by expert,
 inputs gathered and split, outputs joined, weighted and added up.
+
+    python -m benchmarks.routing   # where the time goes, operation by operation: results/routing_profile.md; `make bench` does it
 """
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.table import Goal, Row, seconds_row
-from benchmarks.timing import Effort, alternate
+from benchmarks.timing import Effort, alternate, one_thread
 from unildiff.core.moe import Router, dispatch
 
 IMAGES, CHANNELS, SIDE, EXPERTS, RANK = 8, 64, 64, 4, 16
@@ -64,14 +68,13 @@ def their_way(images: Tensor, features: Tensor, router: Router, experts: nn.Modu
     return torch.zeros_like(images).index_add(0, rows, weighted)
 
 
-def rows(effort: Effort) -> list[Row]:
-    side = 16 if effort.small else SIDE
+def steps(side: int) -> dict[str, Callable[[], None]]:
+    """Forward and backward of each way, on the same images."""
     images, features, router, experts = setting(side)
     order = [image for e in range(EXPERTS) for image in range(IMAGES) if image % EXPERTS == e]
     features.requires_grad_()
     gradient = torch.randn(IMAGES, CHANNELS, side, side)
-    sorted_images = images[order].contiguous()
-    leaf, sorted_leaf = images.requires_grad_(), sorted_images.requires_grad_()
+    sorted_leaf, leaf = images[order].contiguous().requires_grad_(), images.requires_grad_()
 
     def step(output: Tensor, leaf: Tensor) -> None:
         output.backward(gradient)
@@ -79,15 +82,18 @@ def rows(effort: Effort) -> list[Row]:
         for parameter in (*experts.parameters(), *router.parameters()):
             parameter.grad = None
 
-    training = alternate(
-        {
-            "ours": lambda: step(ours(leaf, features, router, experts), leaf),
-            "peer": lambda: step(their_way(leaf, features, router, experts), leaf),
-            "limit": lambda: step(presorted(sorted_leaf, experts), sorted_leaf),
-        },
-        3 * effort.rounds,
-        time.process_time,
-    )
+    return {
+        "ours": lambda: step(ours(leaf, features, router, experts), leaf),
+        "peer": lambda: step(their_way(leaf, features, router, experts), leaf),
+        "limit": lambda: step(presorted(sorted_leaf, experts), sorted_leaf),
+    }
+
+
+def rows(effort: Effort) -> list[Row]:
+    side = 16 if effort.small else SIDE
+    training = alternate(steps(side), 3 * effort.rounds, time.process_time)
+    images, features, router, experts = setting(side)
+    sorted_images = images[[image for e in range(EXPERTS) for image in range(IMAGES) if image % EXPERTS == e]]
     with torch.no_grad():
         evaluation = alternate(
             {
@@ -112,3 +118,40 @@ def rows(effort: Effort) -> list[Row]:
             peer_way="one image after the other: MoCE-IR's evaluation is wrong for more", limit_is=limit,
         ),
     ]  # fmt: skip
+
+
+def profile(side: int = SIDE, rounds: int = 40) -> str:
+    """A table of the operations that take longest, in ms a step of ours and of the limit, both in turn."""
+    ways = {name: call for name, call in steps(side).items() if name != "peer"}
+    spent: dict[str, dict[str, float]] = {name: {} for name in ways}
+    for turn in range(rounds + 3):
+        for name, call in ways.items():
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+                call()
+            for event in profiler.key_averages() if turn >= 3 else ():
+                operation = _named(event.key)
+                spent[name][operation] = spent[name].get(operation, 0.0) + event.self_cpu_time_total / 1000 / rounds
+    found = {
+        name: (spent["ours"].get(name, 0), spent["limit"].get(name, 0)) for name in {**spent["ours"], **spent["limit"]}
+    }
+    listed = sorted(found, key=lambda name: -max(found[name]))[:12]
+    lines = [f"| {name} | {found[name][0]:.2f} | {found[name][1]:.2f} |" for name in listed]
+    total = [sum(spent[name].values()) for name in ways]
+    head = ["| operation | ours, ms | limit, ms |", "|---|---|---|"]
+    return "\n".join([*head, *lines, f"| all, profiler included | {total[0]:.2f} | {total[1]:.2f} |"]) + "\n"
+
+
+def _named(operation: str) -> str:
+    ours = {
+        "_GatherBackward": "gradients back to their places",
+        "_CombineBackward": "gradients weighted, those of the gates",
+    }
+    ours |= {"_Gather": "inputs gathered", "_Combine": "outputs weighted, put in their places"}
+    return ours.get(operation, f"`{operation}`")
+
+
+if __name__ == "__main__":
+    one_thread()
+    text = profile()
+    print(text)
+    (Path(__file__).parent / "results" / "routing_profile.md").write_text(text, encoding="utf-8")

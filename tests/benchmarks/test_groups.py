@@ -9,7 +9,7 @@ import torch
 from benchmarks import full_size
 from benchmarks.__main__ import GROUPS
 from benchmarks.plots import draw
-from benchmarks.routing import ours, presorted, setting, their_way
+from benchmarks.routing import ours, presorted, profile, setting, their_way
 from benchmarks.timing import Effort
 from tests.small import NETWORK, SDXL_LIKE
 from unildiff.planning.shapes import BaseSizes
@@ -37,6 +37,14 @@ def test_all_ways_of_routing_do_the_same_work() -> None:
         found = their_way(images, features, router, experts)  # with noise: other gates, the same experts
         shares = (found / wanted).flatten(1)
         torch.testing.assert_close(shares, shares[:, :1].expand_as(shares), rtol=1e-3, atol=1e-3)
+
+
+def test_the_profile_tells_both_ways_apart() -> None:
+    lines = [line.strip("| ").split(" | ") for line in profile(8, rounds=1).splitlines()[2:]]
+    spent = {name: (float(one), float(other)) for name, one, other in lines}
+    assert sum(ours for ours, _ in spent.values()) > 0
+    assert any(limit == 0 < ours for ours, limit in spent.values())  # what only routing does
+    assert spent["all, profiler included"][0] >= max(ours for ours, _ in spent.values())
 
 
 @pytest.mark.parametrize("part", full_size.PARTS)

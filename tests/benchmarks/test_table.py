@@ -75,10 +75,12 @@ def test_make_bench_check_ends_with_1(
 
 
 def test_a_run_is_kept_and_becomes_the_table(tmp_path: Path) -> None:
-    path, full = tmp_path / "run.json", tmp_path / "full_size.json"
+    path, full, profile = tmp_path / "run.json", tmp_path / "full_size.json", tmp_path / "routing_profile.md"
     save(path, {"group": [row(goal=Goal(0.5, "peer"))]}, {"machine": "here", "date": "today", "commit": "abc"})
     assert load(path)[0] == {"group": [row(goal=Goal(0.5, "peer"))]}
     full.write_text(json.dumps({"a step": {"seconds": 12.3, "bytes": 4.5e9, "remark": "fine"}}))
-    text = readme(path, full)
+    profile.write_text("| gathered | 1.00 | 0.00 |\n")
+    text = readme(path, full, profile)
     assert row(goal=Goal(0.5, "peer")).line() in text and "| a step | 12.3 | 4.50 | fine |" in text
+    assert "| gathered | 1.00 | 0.00 |" in text and "gathered" not in readme(path, full, tmp_path / "none.md")
     assert worsened(text, [row()]) == []
