@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from unildiff.paths import config_path
 
 ALIGNMENT, JOINT, DECODER = "3_alignment", "4_joint", "5_decoder"
@@ -128,6 +130,10 @@ def fit_arguments(
     arguments = ["fit", "--config", f"{CONFIGS}/{stage}.yaml", "--run_dir", run_dir, "--ckpt_path", "auto"]
     arguments += [f"--seed_everything={seed}", f"--model.base={budget.base}", f"--trainer.max_steps={steps}"]
     arguments += [f"--model.optimizer.warmup_steps={max(1, steps // 10)}", "--trainer.limit_val_batches=0"]
+    # In one process, which Lightning's DDP would start again from its command line; the global batch stays.
+    config = yaml.safe_load(config_path(f"{CONFIGS}/{stage}.yaml").read_text(encoding="utf-8"))
+    batch = config["data"]["init_args"]["batch_size"] * config["trainer"]["devices"]
+    arguments += ["--trainer.devices=1", "--trainer.strategy=auto", f"--data.batch_size={batch}"]
     if init_from is not None:
         arguments += [f"--model.init_from={init_from}"]
     return [*arguments, *(f"--model.{key}={_text(value)}" for key, value in settings.items()), *budget.extra]

@@ -80,7 +80,9 @@ def parser() -> argparse.ArgumentParser:
 
 def fit(options: argparse.Namespace) -> int:
     config = yaml.safe_load(config_path(options.config).read_text())
-    data = DeadLeavesDataModule(**config["data"]["init_args"] | {"num_workers": 0, "seed": config["seed_everything"]})
+    settings = config["data"]["init_args"] | {"num_workers": 0, "seed": config["seed_everything"]}
+    settings["batch_size"] *= config.get("trainer", {}).get("devices", 1)  # the global batch, in one process
+    data = DeadLeavesDataModule(**settings)
     data.prepare_data()
     data.setup("fit")
     state = load_file_safely(last) if (last := options.run_dir / "last.pt").is_file() else None

@@ -131,6 +131,7 @@ def test_tiny_configs_run_two_steps(
     model = content["model"].get("init_args", {})
     arguments = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
     arguments += ["--data.batch_size=2", "--data.num_workers=0", "--data.crop_size=64"]
+    arguments += ["--trainer.devices=1", "--trainer.strategy=auto"]
     if "cache" in content["data"]["init_args"]:
         arguments.append("--data.cache=null")
     if "base" in model:

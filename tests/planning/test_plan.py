@@ -192,6 +192,7 @@ def test_memory_is_that_of_a_real_run(precision: str, batch: int, tmp_path: Path
     arguments += ["--model.init_from=null", "--model.gradient_checkpointing=false", f"--trainer.precision={precision}"]
     arguments += ["--data.cache=null", "--data.num_workers=0", f"--data.batch_size={batch}", "--data.crop_size=256"]
     arguments += ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+    arguments += ["--trainer.devices=1", "--trainer.strategy=auto"]
     parsed = parse_run([*arguments, f"--run_dir={tmp_path / 'none'}"], None)
     planned = device_memory(parsed.run, measure_step(base_sizes(parsed.base), parsed.network, parsed.run.step)).total
     assert planned == pytest.approx(grown(arguments), rel=0.15)
