@@ -46,7 +46,7 @@ from unildiff.stages.decoder import DecoderFinetuneModule
 
 HERE = Path(__file__).parent
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"
-SIDE = 256  # of the alignment step, of which activations are the smaller part
+SIDE = 512  # of the alignment step, the size that the paper trains at
 NEEDED_GB, WITHIN = 16, 0.15
 NETWORK = NetworkConfig(FusionConfig())
 
