@@ -151,7 +151,7 @@ def test_every_command_that_is_shown_has_a_summary() -> None:
 
 
 OPTIONS = {
-    "restore": "src out model num_inference_steps guidance_scale seed captions start temperature tile_size device dtype",
+    "restore": "src out model num_inference_steps guidance_scale seed captions start last_timestep tile_size device dtype",
     "score": "restored clean protocol metrics csv json rule workers",
     "plan": "arguments",
     "export": "ckpt out dtype init_from",

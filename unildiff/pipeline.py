@@ -149,7 +149,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         guidance_scale: float = 5.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         start: Literal["lq", "noise"] = "lq",
-        temperature: float | None = None,
+        last_timestep: int | None = None,
         tile_size: int | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
@@ -165,7 +165,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
             generator: its seed (``initial_seed``) is the seed of the noise, which also depends on the picture; None is
                 seed 0, as in ``unildiff restore``.
             start: sample from the noised picture (lq) or from noise alone.
-            temperature: scale of the start's noise, 0 to 1; None is the model's own.
+            last_timestep: where the steps end, 0 for all the way; None is the model's own.
             tile_size: pixels of a tile's side; larger pictures are restored in overlapping tiles.
             output_type: ``pil``, ``np`` (arrays (H, W, 3) in [0, 1]) or ``pt`` (tensors (3, H, W) in [0, 1]).
             return_dict: return an output with ``images``, else a tuple of the list.
@@ -181,10 +181,10 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type is {output_type!r}; it must be pil, np or pt")
         settings = SamplingSettings(
-            num_inference_steps, guidance_scale, start, temperature=temperature, tile_size=tile_size
+            num_inference_steps, guidance_scale, start, last_timestep=last_timestep, tile_size=tile_size
         )
         model = self.model.eval()
-        timesteps = model.schedule.sampling_timesteps(num_inference_steps).tolist()
+        timesteps = model.with_own(settings).timesteps(model.schedule).tolist()
         results = []
         with self.progress_bar(total=num_inference_steps * len(pictures)) as bar:
 

@@ -38,17 +38,16 @@ class Calls:
 
 
 @torch.no_grad()
-def test_temperature_is_the_models_own_unless_one_is_given() -> None:
-    cold = small_model(network=replace(NETWORK, temperature=0.0))
-    features = cold.encode_lq(pictures())
-    warm = replace(SETTINGS, temperature=1.0)
-
-    def latents(keys: list[int], settings: SamplingSettings) -> Tensor:
-        return cold.sample_latents(features, CAPTIONS, keys, settings)
-
-    assert torch.equal(latents([3, 4], SETTINGS), latents([5, 6], SETTINGS))  # without noise the keys have no part
-    assert not torch.allclose(latents([3, 4], warm), latents([5, 6], warm))
-    assert torch.equal(latents([3, 4], warm), small_model().sample_latents(features, CAPTIONS, [3, 4], SETTINGS))
+def test_where_sampling_ends_is_the_models_own_unless_it_is_given() -> None:
+    early = small_model(network=replace(NETWORK, last_timestep=900))
+    features, whole = early.encode_lq(pictures()), replace(SETTINGS, last_timestep=0)
+    seen: list[float] = []
+    early.unet.register_forward_pre_hook(lambda unet, inputs: seen.append(float(inputs[1][0])))
+    latents = early.sample_latents(features, CAPTIONS, [3, 4], SETTINGS)
+    assert seen == [999, 966, 933, 900]
+    all_the_way = early.sample_latents(features, CAPTIONS, [3, 4], whole)
+    assert seen[4:] == [999, 749, 499, 249] and not torch.allclose(latents, all_the_way)
+    assert torch.equal(all_the_way, small_model().sample_latents(features, CAPTIONS, [3, 4], SETTINGS))
 
 
 @pytest.mark.parametrize("make", [small_base, sdxl_like_base])

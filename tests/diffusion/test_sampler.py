@@ -152,6 +152,23 @@ def test_guidance_interval_by_hand() -> None:
     torch.testing.assert_close(result, start() + 0.7 * (second - first) - 0.3 * second, atol=1e-5, rtol=0)
 
 
+def test_ending_early_by_hand() -> None:
+    # From the first timestep to 400, then from there straight to the picture: start + 0.3 (s400 - s1) + 0.3 (0 - s400).
+    schedule = NoiseSchedule(SDXL["scheduler"])
+    seen: list[float] = []
+
+    def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
+        seen.append(float(timesteps[0]))
+        return torch.full_like(latents, 0.3)
+
+    settings = SamplingSettings(num_inference_steps=2, guidance_scale=1.0, last_timestep=400)
+    result = sample(predict, None, start(), schedule, settings)
+    first = float(schedule.sampling_timesteps(2)[0])
+    assert seen == [first, 400.0]
+    sigma = float(schedule.sampling_sigmas(torch.tensor([first]))[0])
+    torch.testing.assert_close(result, start() - 0.3 * sigma, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["lq", "noise"])
 def test_start_as_diffusers_adds_noise(kind: Any) -> None:
     schedule, reference = NoiseSchedule(SDXL["scheduler"]), EulerDiscreteScheduler.from_config(SDXL["scheduler"])
@@ -162,22 +179,13 @@ def test_start_as_diffusers_adds_noise(kind: Any) -> None:
     torch.testing.assert_close(start_latents(lq, noise, schedule, SamplingSettings(start=kind)), expected)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
-def test_temperature_scales_the_noise_alone(temperature: float) -> None:
-    schedule = NoiseSchedule(SDXL["scheduler"])
-    sigma = float(schedule.sampling_sigmas(schedule.sampling_timesteps(20))[0])
-    found = start_latents(start(0), start(1), schedule, SamplingSettings(temperature=temperature))
-    torch.testing.assert_close(found, start(0) + temperature * sigma * start(1))
-
-
 @pytest.mark.parametrize(
     "settings, named",
     [
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"guidance_interval": (0.5, 0.5)}, "guidance_interval"),
         ({"guidance_interval": (0.0, 1.1)}, "guidance_interval"),
-        ({"temperature": -0.1}, "temperature is -0.1"),
-        ({"temperature": 1.5}, "temperature is 1.5"),
+        ({"last_timestep": -1}, "last_timestep is -1"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], named: str) -> None:

@@ -133,6 +133,14 @@ def test_what_is_not_known_is_refused(key: str, value: object) -> None:
         NoiseSchedule(PUBLISHED | {key: value})
 
 
+def test_timesteps_that_end_early() -> None:
+    schedule = NoiseSchedule(PUBLISHED | {"timestep_spacing": "trailing"})
+    assert schedule.sampling_timesteps(4, 900).tolist() == [999, 966, 933, 900]
+    assert schedule.sampling_timesteps(1, 900).tolist() == [999]
+    with pytest.raises(ValueError, match="last_timestep is 999; it must be below the sampler's first, 999"):
+        schedule.sampling_timesteps(4, 999)
+
+
 def test_steps_and_spacing_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"1\.\.1000"):
         NoiseSchedule(PUBLISHED).sampling_timesteps(1001)

@@ -24,7 +24,7 @@ def restore(
     seed: int = 0,
     captions: Path | None = None,
     start: Literal["lq", "noise"] = "lq",
-    temperature: float | None = None,
+    last_timestep: int | None = None,
     tile_size: int | None = None,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -43,8 +43,8 @@ def restore(
         seed: of the sampling noise.
         captions: captions.jsonl; by default the one in src. Without captions guidance has no effect.
         start: sample from the noised degraded picture (lq) or from noise alone.
-        temperature: scale of the start's noise, 0 to 1; lower is nearer to the middle of what is possible: higher PSNR, less
-            texture. By default the model's own.
+        last_timestep: where the steps end: 0 goes all the way, higher ones stay nearer to the mean of what is possible.
+            By default the model's own.
         tile_size: pixels of a tile's side; larger pictures are restored in overlapping tiles. By default whole, and in tiles
             where memory does not suffice.
         device: auto, cpu, cuda, cuda:1, mps, ...
@@ -64,7 +64,7 @@ def restore(
     work = _targets(src, out)
     try:
         settings = SamplingSettings(
-            num_inference_steps, guidance_scale, start, temperature=temperature, tile_size=tile_size
+            num_inference_steps, guidance_scale, start, last_timestep=last_timestep, tile_size=tile_size
         )
     except ValueError as error:
         raise UserError(f"restore: {error}") from None

@@ -39,13 +39,13 @@ class NetworkConfig:
         fusion: degradation-aware feature fusion.
         detail: detail experts of the decoder.
         use_text: captions reach the model; False gives the empty caption always (ablation).
-        temperature: of sampling where the settings name none: scale of the start's noise (paper: 1).
+        last_timestep: of sampling where the settings name none, see ``SamplingSettings`` (paper: 0).
     """
 
     fusion: FusionConfig = field(default_factory=FusionConfig)
     detail: DetailConfig = field(default_factory=DetailConfig)
     use_text: bool = True
-    temperature: float = 1.0
+    last_timestep: int = 0
 
 
 @dataclass
@@ -152,6 +152,11 @@ class UniLDiff(nn.Module):
             ids = time_ids(size, corner, size, text.tokens.shape[0]).to(deep.device)
         return UNetContext(self.unet.prepare(deep, text.tokens), text, ids)
 
+    def with_own(self, settings: SamplingSettings) -> SamplingSettings:
+        """Return the settings with the model's own values where they name none."""
+        own = self.config.last_timestep
+        return replace(settings, last_timestep=own) if settings.last_timestep is None else settings
+
     @torch.no_grad()
     def sample_latents(
         self,
@@ -168,8 +173,7 @@ class UniLDiff(nn.Module):
             conditional, guided = self._predictors(features, self.embed([""] * len(captions)).joined(text))
         else:
             conditional, _ = self._predictors(features, text)
-        if settings.temperature is None:
-            settings = replace(settings, temperature=self.config.temperature)
+        settings = self.with_own(settings)
         start = start_latents(features.latents.float(), noise, self.schedule, settings)
         return sample(conditional, guided, start, self.schedule, settings, callback)
 

@@ -31,8 +31,9 @@ class SamplingSettings:
         guidance_scale: classifier-free guidance (paper: 5); 1 switches guidance off.
         start: ``lq`` starts from the noised LQ latents (authors' scripts), ``noise`` from noise alone.
         guidance_interval: share of the steps, from first to last, that are guided: (0, 1) guides all (paper).
-        temperature: scale of the start's noise: 1 draws from all pictures that the model thinks possible (paper), 0 goes the
-            way from their middle, which PSNR rewards (our choice). None is the model's own, see ``NetworkConfig``.
+        last_timestep: where the steps end; the last one goes from there straight to the picture that its prediction implies.
+            0 goes all the way (paper) and draws one of the pictures that the model thinks possible; what ends at high
+            noise stays near their mean, which PSNR rewards (our choice). None is the model's own, see ``NetworkConfig``.
         tile_size: pixels of a tile's side; pictures with a longer side are restored in overlapping tiles. None: whole
             pictures, and tiles only where memory does not suffice.
     """
@@ -41,7 +42,7 @@ class SamplingSettings:
     guidance_scale: float = 5.0
     start: Literal["lq", "noise"] = "lq"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    temperature: float | None = None
+    last_timestep: int | None = None
     tile_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -52,21 +53,23 @@ class SamplingSettings:
             )
         if self.num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
-        if self.temperature is not None and not 0.0 <= self.temperature <= 1.0:
-            raise ValueError(f"temperature is {self.temperature}; it must be in 0..1")
+        if self.last_timestep is not None and self.last_timestep < 0:
+            raise ValueError(f"last_timestep is {self.last_timestep}; it must be 0 (all the way) or above")
         if self.tile_size is not None and self.tile_size < SMALLEST_TILE:
             raise ValueError(f"tile_size is {self.tile_size}; it must be at least {SMALLEST_TILE} pixels")
 
+    def timesteps(self, schedule: NoiseSchedule) -> Tensor:
+        """Return the steps' timesteps, float32, descending."""
+        return schedule.sampling_timesteps(self.num_inference_steps, self.last_timestep or 0)
+
 
 def start_latents(lq_latents: Tensor, noise: Tensor, schedule: NoiseSchedule, settings: SamplingSettings) -> Tensor:
-    """Return the sampler's start (B, C, h, w) in variance-exploding scale: z_LQ (or 0) + temperature * sigma_max * noise.
+    """Return the sampler's start (B, C, h, w) in variance-exploding scale: z_LQ (or 0) + sigma_max * noise.
 
-    Source: paper.md, "Start"; at temperature 1 (or None) diffusers' ``EulerDiscreteScheduler.add_noise`` at its first timestep.
+    Source: paper.md, "Start"; equals diffusers' ``EulerDiscreteScheduler.add_noise`` at its first timestep.
     """
-    timesteps = schedule.sampling_timesteps(settings.num_inference_steps)
+    timesteps = settings.timesteps(schedule)
     sigma = float(schedule.sampling_sigmas(timesteps)[0])
-    if settings.temperature is not None:
-        sigma *= settings.temperature
     return (lq_latents if settings.start == "lq" else torch.zeros_like(lq_latents)) + sigma * noise
 
 
@@ -102,7 +105,7 @@ def sample(
         settings: steps and guidance; CFG is eps = eps(uncond) + scale * (eps(text) - eps(uncond)).
         callback: called after each step.
     """
-    timesteps = schedule.sampling_timesteps(settings.num_inference_steps)
+    timesteps = settings.timesteps(schedule)
     sigmas = schedule.sampling_sigmas(timesteps).tolist()
     latents = latents.float()
     low, high = settings.guidance_interval

@@ -86,11 +86,13 @@ class NoiseSchedule:
             return (noisy - sigma * prediction) / signal
         return signal * noisy - sigma * prediction
 
-    def sampling_timesteps(self, num_inference_steps: int) -> Tensor:
+    def sampling_timesteps(self, num_inference_steps: int, last: int = 0) -> Tensor:
         """Return the N timesteps of a sampler, float32, descending, in the spacing of the base's config.
 
+        With ``last`` above 0 they go in equal steps from the spacing's first timestep to that one (one step: the first).
+
         Raises:
-            ValueError: if the number of steps is not in 1..T or the spacing is unknown.
+            ValueError: if the number of steps is not in 1..T, the spacing is unknown, or ``last`` is not below the first.
         """
         total = self.num_train_timesteps
         if not 1 <= num_inference_steps <= total:
@@ -106,6 +108,10 @@ class NoiseSchedule:
             timesteps = np.linspace(0, total - 1, num_inference_steps, dtype=np.float32)[::-1].copy()
         else:
             raise ValueError(f"timestep_spacing {self.timestep_spacing!r} is not one of leading, trailing, linspace")
+        if last:
+            if not last < timesteps[0]:
+                raise ValueError(f"last_timestep is {last}; it must be below the sampler's first, {timesteps[0]:g}")
+            timesteps = np.linspace(timesteps[0], last, num_inference_steps).round().astype(np.float32)
         return torch.from_numpy(timesteps)
 
     def sampling_sigmas(self, timesteps: Tensor) -> Tensor:
