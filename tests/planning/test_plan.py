@@ -165,14 +165,9 @@ def test_mistakes_get_one_line(arguments: list[str], expected: str, capsys: pyte
 
 
 def grown(arguments: list[str]) -> int:
-    """Return by how much a real fit's memory grows, without pools and compiled kernels, which the plan is not of.
-
-    Pools are the C library's, kernels oneDNN's, kept for every shape it has seen: with its caches of 1024 a bf16 run of this
-    size grew by 53 to 56 MB more, whatever its batch (8, 16, 32 pictures), a float32 one by 5 to 7 MB.
-    """
+    """Return by how much a real fit's memory grows, without the C library's pools, which it keeps and the plan is not of."""
     root = Path(__file__).parent.parent.parent
     environment = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(root)}
-    environment |= {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1"}
     command = [sys.executable, str(Path(__file__).with_name("measure.py")), "fit", *arguments]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
