@@ -131,7 +131,8 @@ class StageModule(L.LightningModule):
             return
         share = gradient_clip_val / (norm + 1e-6)  # torch's clip_grad_norm_
         if share < 1:
-            torch._foreach_mul_([p.grad for _, p in self.trained_parameters() if p.grad is not None], share)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]  # by name takes a millisecond
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], share)
 
     def _fuses_optimizer(self) -> bool | None:
         """Whether AdamW runs as one kernel: on a CPU in full precision, a tenth of a tiny stage's step.
