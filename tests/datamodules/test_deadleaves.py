@@ -72,7 +72,7 @@ def test_dark_scenes_stay_dark_and_have_no_noise():
         assert torch.equal(second["gt"], second["lq"]) == (second["degradation"] == "clear")
         assert torch.equal(first["gt"], second["gt"]) == (second["degradation"] == "low")
         assert second["degradation"] == "low" or second["gt"].sum() < first["gt"].sum()
-    with pytest.raises(UserError, match="evening: 1.5"):
+    with pytest.raises(UserError, match="evening"):
         module(evening=1.5)
 
 

@@ -1,7 +1,8 @@
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
+import pytorch_msssim
 import torch
 from skimage import data
 from skimage.metrics import structural_similarity
@@ -16,7 +17,7 @@ from tests.evaluation.golden import (
     tensor,
 )
 from unildiff.evaluation.protocols import PROTOCOLS, Protocol
-from unildiff.evaluation.ssim import SSIMSettings, similarity_and_contrast, ssim, window_taps
+from unildiff.evaluation.ssim import SSIMSettings, similarity_and_contrast, ssim, training_ssim, window_taps
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -90,6 +91,19 @@ def test_the_engine_for_other_devices_gives_the_numbers_of_the_cpu_engine(name, 
         other = similarity_and_contrast(*planes, SSIMSettings.of(protocol))[0].mean()
         here = ssim(tensor(x), tensor(y), protocol, dtype).item()
         assert other.item() == pytest.approx(here, abs=TOLERANCE[dtype])
+
+
+def test_the_training_loss_has_the_value_and_the_gradients_of_pytorch_msssim():
+    x, y = (tensor(z).float() / 255 for z in PAIRS["photograph"])
+    found = []
+    for measure in (training_ssim, partial(pytorch_msssim.ssim, data_range=1.0)):
+        restored = x.clone().requires_grad_()
+        value = measure(restored, y)
+        value.backward()
+        found.append((value.item(), restored.grad))
+    (ours, slope), (theirs, expected) = found
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("size", [7, 11])

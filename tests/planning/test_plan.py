@@ -178,12 +178,19 @@ def grown(arguments: list[str]) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize(
-    ("precision", "batch"),
-    [("32-true", 8), ("bf16-mixed", 16), ("bf16-mixed", 32)],
+    ("stage", "precision", "batch"),
+    [
+        ("3_alignment", "bf16-mixed", 16),
+        ("4_joint", "32-true", 8),
+        ("4_joint", "bf16-mixed", 16),
+        ("4_joint", "bf16-mixed", 32),
+        ("5_decoder", "32-true", 8),
+        ("5_decoder", "bf16-mixed", 16),
+    ],
 )
-def test_memory_is_that_of_a_real_run(precision: str, batch: int, tmp_path: Path) -> None:
+def test_memory_is_that_of_a_real_run(stage: str, precision: str, batch: int, tmp_path: Path) -> None:
     make_tiny_base(["a", "cat"]).save(tmp_path / "base")
-    arguments = ["--config", "configs/tiny/weights/4_joint.yaml", f"--model.base={tmp_path / 'base'}"]
+    arguments = ["--config", f"configs/tiny/weights/{stage}.yaml", f"--model.base={tmp_path / 'base'}"]
     arguments += ["--model.init_from=null", "--model.gradient_checkpointing=false", f"--trainer.precision={precision}"]
     arguments += ["--data.cache=null", "--data.num_workers=0", f"--data.batch_size={batch}", "--data.crop_size=256"]
     arguments += ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unildiff.evaluation.pictures import check_pair, prepare
-from unildiff.evaluation.protocols import Protocol, Window
+from unildiff.evaluation.protocols import PROTOCOLS, Protocol, Window
 
 Array = NDArray[Any]
 
@@ -201,6 +201,22 @@ def similarity_and_contrast(x: Tensor, y: Tensor, settings: SSIMSettings) -> tup
         contrast = contrast.clamp(min=0)
     similarity = (ms - md) / (ms + md) * contrast
     return similarity.mean(dim=(2, 3), dtype=torch.float64), contrast.mean(dim=(2, 3), dtype=torch.float64)
+
+
+def training_ssim(restored: Tensor, gt: Tensor) -> Tensor:
+    """Mean SSIM of a batch as a loss can use it: on any device, with gradients; Wang's 11x11 Gaussian window.
+
+    Args:
+        restored: (B, C, H, W) float32 in [0, 1], H and W at least 11.
+        gt: The same.
+
+    Returns:
+        A scalar of the pictures' dtype, over window positions inside the picture. In place of torchmetrics', which the loss
+        had: that one filters with a grouped convolution, whose three channels oneDNN pads to 16; measured for 8 pictures
+        on one core, forward and backward: 2.3 times the memory, 3.4 times the time.
+    """
+    similarity, _ = similarity_and_contrast(_RANGE * restored, _RANGE * gt, SSIMSettings.of(PROTOCOLS["daclip"]))
+    return similarity.mean().to(restored.dtype)
 
 
 def _smooth(fields: Tensor, taps: list[float]) -> Tensor:

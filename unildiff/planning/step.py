@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from unildiff.core import moe
 from unildiff.core.encoders import encode_latents
@@ -20,6 +19,7 @@ from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.moe import Routing, auxiliary_loss
 from unildiff.core.text import TextEmbedding
 from unildiff.diffusion.noise import KeyedNoise
+from unildiff.evaluation.ssim import training_ssim
 from unildiff.planning.shapes import BaseSizes, shaped_model
 from unildiff.planning.tracker import Tracker
 
@@ -192,9 +192,7 @@ def _decoder_loss(model: UniLDiff, lq: Tensor, gt: Tensor, settings: StepSetting
     image, gt = (image.float() + 1) / 2, (gt + 1) / 2
     loss: Tensor = (image - gt).abs().mean()
     with torch.autocast("cpu", enabled=False):
-        ssim = structural_similarity_index_measure(image, gt, data_range=1.0)
-    assert isinstance(ssim, Tensor)
-    loss = loss + (1 - ssim)
+        loss = loss + (1 - training_ssim(image, gt))
     return loss + auxiliary_loss(routings) if routings else loss
 
 

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from unildiff.assembly import HANDED_TO_DECODER
 from unildiff.core.model import LQFeatures, NetworkConfig
@@ -16,6 +15,7 @@ from unildiff.data.batch import RestorationBatch
 from unildiff.data.latents import CachedBatch, LatentCache, of_batch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.evaluation.ssim import training_ssim
 from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
 from unildiff.stages.denoising import routing_scalars
 from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache
@@ -128,8 +128,7 @@ class DecoderFinetuneModule(RestorationModule):
         image, gt = (image.float() + 1) / 2, (gt + 1) / 2  # SSIM's constants are meant for pictures from 0 up
         reconstruction = (image - gt).abs().mean()
         with torch.autocast(image.device.type, enabled=False):  # a variance as a difference of squares needs float32
-            ssim = structural_similarity_index_measure(image, gt, data_range=1.0)
-        assert isinstance(ssim, Tensor)
+            ssim = training_ssim(image, gt)
         loss: Tensor = reconstruction + self.ssim_weight * (1 - ssim)
         if self.logs_now:
             losses = {"loss/reconstruction": reconstruction.detach(), "loss/ssim": ssim.detach()}
