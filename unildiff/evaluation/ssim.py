@@ -132,12 +132,11 @@ def _strip(x: Array, y: Array, settings: SSIMSettings, depth: int) -> float:
     md += mean_x - mean_y
     ms *= ms
     md *= md
-    ms += settings.c1
-    vs += settings.c2
-    luminance = ms - md
-    ms += md
-    contrast = np.subtract(vs, vd, out=md)
-    vs += vd
+    # OpenCV's sum with a constant is one pass where numpy's is two.
+    luminance: Array = cv2.addWeighted(ms, 1, md, -1, settings.c1)
+    contrast: Array = cv2.addWeighted(vs, 1, vd, -1, settings.c2)
+    cv2.addWeighted(ms, 1, md, 1, settings.c1, dst=ms)
+    cv2.addWeighted(vs, 1, vd, 1, settings.c2, dst=vs)
     if settings.clip_contrast:
         np.maximum(contrast, 0, out=contrast)
     luminance *= contrast
