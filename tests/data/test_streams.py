@@ -77,6 +77,34 @@ def test_two_processes_see_the_global_batches_of_one():
         assert sorted(first[half] + second[half]) == one[8 * batch : 8 * batch + 8]
 
 
+def test_an_epoch_ends_with_a_whole_accumulation():
+    """813 batches and 4 a step: Lightning would step on the 813th alone, with its gradient divided by 4."""
+    lengths = [len(StreamSampler(13013, 8, lambda: 0, 0, 2, accumulated)) for accumulated in (1, 4)]
+    assert lengths == [813 * 8, 812 * 8]
+    assert len(StreamSampler(3, 8, lambda: 0, 0, 2, 4)) == 4 * 8  # fewer than a step: one step, not none
+
+
+def test_the_datamodule_knows_what_is_accumulated(root, tmp_path):
+    data = module(root)  # 33 samples, batches of 4: 8 batches, of which 6 make two steps of 3
+    keys = fit(data, tmp_path, max_epochs=1, accumulate_grad_batches=3)
+    assert len(keys) == 6
+
+
+def test_keys_stay_on_the_cpu(root):
+    data = module(root)
+    data.setup("fit")
+    moved = data.transfer_batch_to_device(next(iter(data.train_dataloader())), torch.device("meta"), 0)
+    assert moved["key"].device.type == "cpu" and moved["lq"].device.type == moved["gt"].device.type == "meta"
+
+
+def test_fewer_pictures_than_processes_are_refused_before_the_others_wait(root, monkeypatch):
+    data = module(root)
+    data.setup("test")
+    monkeypatch.setattr("unildiff.data.base.rank_and_world", lambda: (0, 12))
+    with pytest.raises(UserError, match=r"11 pictures \(test\) for 12 processes; give --trainer.devices 11"):
+        data.test_dataloader()
+
+
 def test_shards_hold_every_item_once_where_torchs_own_sampler_pads():
     items = range(5)
     shards = [list(ShardSampler(items, rank, 2)) for rank in (0, 1)]

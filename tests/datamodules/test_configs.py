@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 import datamodules
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.paired import PairedDataModule
+from unildiff.planning.parsed import parse_run
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs/data").glob("*.yaml"))
 
@@ -30,6 +31,15 @@ def test_it_opens_with_its_command_and_builds(path):
     module = build(f"--data={path}", "--data.batch_size=3", "--data.test_seed=5")
     assert type(module).__module__ == f"datamodules.{path.stem}"
     assert (module.batch_size, module.test_seed) == (3, 5)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_its_command_gives_the_papers_global_batch(path):
+    arguments = path.read_text().splitlines()[0].split()
+    if arguments[2] != "fit" or "configs/joint.yaml" not in arguments:
+        pytest.skip("opens with another command")
+    run = parse_run(arguments[3:], None).run
+    assert run.devices * run.step.batch_size * run.accumulation == 64
 
 
 @pytest.mark.parametrize("name", datamodules.names())

@@ -114,16 +114,24 @@ def test_sdxl_is_what_its_authors_published() -> None:
 
 
 def test_the_recipes_fit_two_80_gb_cards() -> None:
-    """By hand, for the joint stage: 2.71e9 trained numbers at 4 bytes are 10.9 GB of gradients and 21.7 GB of moments."""
+    """By hand, for the joint stage: 2.71e9 trained numbers at 4 bytes are 10.9 GB of gradients and 21.7 GB of moments.
+
+    Gradients twice: a micro-batch that is not synchronised makes new ones beside DDP's buckets. A card has 80 GiB, 85.9 GB.
+    """
     parsed = parse_run(["--config", "configs/joint.yaml"], None)
     run = parsed.run
     assert (run.devices, run.step.batch_size, run.accumulation, run.max_steps) == (2, 8, 4, 40000)
-    assert run.step.compute_dtype == torch.bfloat16 and run.step.checkpointing and not run.second_gradients
+    assert run.step.compute_dtype == torch.bfloat16 and run.step.checkpointing and run.second_gradients
     assert run.epoch_samples == 72135 + 200 + 5144 + 2103 + 485  # the supplement's training counts
     cost = measure_step(base_sizes(parsed.base), parsed.network, run.step)
     memory = device_memory(run, cost)
-    assert memory.gradients == pytest.approx(10.9e9, rel=0.01) and memory.optimiser == pytest.approx(21.7e9, rel=0.01)
-    assert memory.total < 75e9
+    assert memory.gradients == pytest.approx(2 * 10.9e9, rel=0.01) and memory.optimiser == pytest.approx(
+        21.7e9, rel=0.01
+    )
+    assert memory.total < 78e9
+    assert not parse_run(
+        ["--config", "configs/joint.yaml", "--config", "configs/variants/multi_node.yaml"], None
+    ).run.second_gradients
     assert checkpoint_bytes(run, cost) == cost.gradients * 7 / 2  # weights, two moments, an average of half the size
     assert "64 pictures of 512x512" in plan_text(run, cost, cost)
 

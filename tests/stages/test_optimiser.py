@@ -147,6 +147,29 @@ def test_clipping_by_the_guards_norm_is_torchs(limit: float, base_folder: Path, 
             torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-9)
 
 
+class Infinite(Callback):
+    """Makes the gradients of one step infinite, or scales them until their norm is."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.global_step == 1:
+            for _, parameter in pl_module.trained_parameters():
+                parameter.grad = (
+                    torch.full_like(parameter, self.factor) if parameter.grad is None else parameter.grad + self.factor
+                )
+
+
+@pytest.mark.parametrize("factor", [math.inf, 1e30])
+def test_an_infinite_norm_is_skipped_and_not_clipped(factor: float, base_folder: Path, tmp_path: Path) -> None:
+    guard, module = NonFiniteGuard(), make_stage("alignment", base_folder)
+    fit = make_trainer(tmp_path, [Infinite(factor), guard], max_steps=3, gradient_clip_val=1.0)
+    fit.fit(module, make_loader([make_batch()] * 3))
+    assert (guard.skipped, guard.in_a_row, fit.global_step) == (1, 0, 3)
+    assert all(torch.isfinite(parameter).all() for _, parameter in module.trained_parameters())
+
+
 class Gradients(Callback):
     """Keeps the gradients of each step but the last, as the optimiser was given them."""
 

@@ -16,6 +16,7 @@ from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationBatch, SampleSet, collate
 from unildiff.data.datasets import EvalSet, WithoutTruth
 from unildiff.data.pairs import Split
+from unildiff.data.parallel import cores
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
 from unildiff.errors import UserError
 
@@ -37,12 +38,11 @@ class RestorationDataModule(lightning.LightningDataModule):
 
     protocol: ClassVar[str] = "unildiff"
     blind: ClassVar[bool] = True
-    allow_zero_length_dataloader_with_multiple_devices = True  # a test set smaller than the number of processes
 
     def __init__(
         self,
         batch_size: int = 8,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         crop_size: int = 512,
         hflip: bool = True,
         vflip: bool = False,
@@ -53,8 +53,9 @@ class RestorationDataModule(lightning.LightningDataModule):
         """Set what all loaders share.
 
         Args:
-            batch_size: training samples a process and step (the paper: 64 over two GPUs, so 32).
-            num_workers: loader processes a training process; 0 loads in the main process.
+            batch_size: training samples a process and micro-batch (the paper's 64: times two GPUs, times four accumulated).
+            num_workers: loader processes a training process; 0 loads in the main process; by default half of the cores,
+                from 2 to 8 (our choice).
             crop_size: side of the training pictures in pixels (the paper: 512).
             hflip: flip training pictures left-right half of the time (the authors do).
             vflip: flip them upside down half of the time.
@@ -63,6 +64,8 @@ class RestorationDataModule(lightning.LightningDataModule):
             test_seed: of everything random in validation and test; part of the protocol, so apart from ``seed``.
         """
         super().__init__()
+        if num_workers is None:
+            num_workers = min(8, max(2, cores() // 2))
         if batch_size < 1 or num_workers < 0 or crop_size < 1:
             given = f"batch_size {batch_size}, num_workers {num_workers}, crop_size {crop_size}"
             raise UserError(f"data: {given}; give at least 1, 0 and 1")
@@ -156,7 +159,8 @@ class RestorationDataModule(lightning.LightningDataModule):
         """Return the loader of the training stream, from ``consumed`` on."""
         rank, world = rank_and_world()
         train = self.training_samples()
-        sampler = StreamSampler(len(train), self.batch_size, lambda: self.consumed, rank, world)
+        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        sampler = StreamSampler(len(train), self.batch_size, lambda: self.consumed, rank, world, accumulated)
         return self._loader(train, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
@@ -180,8 +184,13 @@ class RestorationDataModule(lightning.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: RestorationBatch, device: torch.device, dataloader_idx: int
     ) -> RestorationBatch:
-        """Move a batch and lay its pictures out as (B, C, H, W): workers leave them as (B, H, W, C), which is cheaper."""
-        moved: RestorationBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        """Move a batch and lay its pictures out as (B, C, H, W): workers leave them as (B, H, W, C), which is cheaper.
+
+        Keys stay on the CPU, where they seed generators: each would be read back from a GPU by itself.
+        """
+        rest = {field: value for field, value in batch.items() if field != "key"}
+        moved: RestorationBatch = super().transfer_batch_to_device(rest, device, dataloader_idx)
+        moved["key"] = batch["key"]
         moved["lq"] = moved["lq"].contiguous()
         if "gt" in moved:
             moved["gt"] = moved["gt"].contiguous()
@@ -230,7 +239,14 @@ class RestorationDataModule(lightning.LightningDataModule):
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
         made = self._made(split)
-        return self._loader(made, ShardSampler(made, *rank_and_world()), batch_size=1)
+        rank, world = rank_and_world()
+        if (
+            len(made) < world
+        ):  # Lightning leaves the end of the epoch out on a rank without work: the others would wait for it
+            raise UserError(
+                f"{type(self).__name__}: {len(made)} pictures ({split}) for {world} processes; give --trainer.devices {len(made)}"
+            )
+        return self._loader(made, ShardSampler(made, rank, world), batch_size=1)
 
     def _loader(self, samples: SampleSet, sampler: StreamSampler | ShardSampler, batch_size: int) -> DataLoader[Any]:
         return OneLineLoader(

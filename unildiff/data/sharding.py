@@ -19,11 +19,22 @@ class StreamSampler(DistributedSampler[int]):
     goes on in the middle of an epoch, wherever Lightning thinks the epoch began.
     """
 
-    def __init__(self, count: int, batch_size: int, consumed: Callable[[], int], rank: int, world: int) -> None:
-        """Args: samples an epoch, samples a batch and process, samples consumed so far, this process, processes."""
+    def __init__(
+        self, count: int, batch_size: int, consumed: Callable[[], int], rank: int, world: int, accumulated: int = 1
+    ) -> None:
+        """Set the share.
+
+        Args:
+            count: samples an epoch.
+            batch_size: samples a batch and process.
+            consumed: samples consumed so far.
+            rank: this process.
+            world: processes.
+            accumulated: batches an optimiser step; an epoch ends with a whole one, since Lightning steps at its end.
+        """
         super().__init__(range(count), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]  # only its length is asked
         self._consumed = consumed
-        self._batches = max(1, count // (batch_size * world))
+        self._batches = accumulated * max(1, count // (batch_size * world * accumulated))
         self._batch_size = batch_size
         self._world = world
 

@@ -66,6 +66,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     average, checkpoints = callbacks.get("ExponentialMovingAverage"), callbacks.get("Checkpointing")
     strategy = getattr(trainer.strategy, "class_path", str(trainer.strategy)).rpartition(".")[2].lower()
     options = getattr(trainer.strategy, "init_args", {})
+    bucket_view = options.get("gradient_as_bucket_view", False)  # of no use to micro-batches that are not synchronised
     devices = _count(trainer.devices) * int(trainer.num_nodes)
     dtype, weight_dtype = _dtypes(str(trainer.precision))
     cache = (model.cache or LatentCacheConfig()) if stage == "decoder" and model.latents == "cached" else None
@@ -89,7 +90,9 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
         epoch_samples=_epoch_samples(config.data.class_path, data),
         data=config.data.class_path.split(".")[-2],
         averaged_bytes=0 if average is None else 2 if average.dtype == "bfloat16" else 4,
-        second_gradients="ddp" in strategy and devices > 1 and not options.get("gradient_as_bucket_view", False),
+        second_gradients="ddp" in strategy
+        and devices > 1
+        and not (bucket_view and trainer.accumulate_grad_batches == 1),
         sharded="modelparallel" in strategy,
         kept=checkpoints.keep if checkpoints is not None else 2,
         weights_only=bool(checkpoints is not None and checkpoints.weights_only),

@@ -129,10 +129,11 @@ class StageModule(L.LightningModule):
         if norm is None or not gradient_clip_val or str(gradient_clip_algorithm or "norm") != "norm":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
+        # By name, parameters take a millisecond to find. None is left of a step that the guard skips.
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         share = gradient_clip_val / (norm + 1e-6)  # torch's clip_grad_norm_
-        if share < 1:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]  # by name takes a millisecond
-            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], share)
+        if share < 1 and gradients:
+            torch._foreach_mul_(gradients, share)
 
     def _fuses_optimizer(self) -> bool | None:
         """Whether AdamW runs as one kernel: on a CPU in full precision, a tenth of a tiny stage's step.
@@ -185,5 +186,5 @@ def batch_pictures(batch: RestorationBatch | PredictBatch, name: Literal["lq", "
 
 def dropped_captions(captions: list[str], noise: KeyedNoise, share: float) -> list[str]:
     """Return captions, a ``share`` of the samples' replaced by the empty one (classifier-free guidance)."""
-    kept = (noise.uniform("text") >= share).tolist()
+    kept = (KeyedNoise(noise.keys).uniform("text") >= share).tolist()  # on the CPU: a GPU would be waited for
     return [caption if keep else "" for caption, keep in zip(captions, kept, strict=True)]
