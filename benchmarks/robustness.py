@@ -18,7 +18,7 @@ from unildiff.evaluation.protocols import get_protocol
 from unildiff.evaluation.psnr import psnr
 from unildiff.restoring import restore_picture
 
-ODD = ((101, 75), (257, 131))  # (H, W); no multiple of anything
+ODD = ((101, 75), (131, 257))  # (H, W); no multiple of anything, and in every photograph
 TIMED_ROUNDS = 3
 
 
@@ -77,6 +77,8 @@ def seconds_for_512(model: UniLDiff, settings: SamplingSettings) -> tuple[float,
 
 
 def _window(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    if height > picture.shape[0] or width > picture.shape[1]:
+        raise ValueError(f"no window of {height}x{width} in a picture of {picture.shape[0]}x{picture.shape[1]}")
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     return np.ascontiguousarray(picture[top : top + height, left : left + width])
 

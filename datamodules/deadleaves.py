@@ -53,7 +53,8 @@ class DeadLeavesDataModule(RestorationDataModule):
             saturation: bounds of a random factor on the distance of training colours from grey.
             estimated_depth: share of training samples whose haze follows a depth estimated from the picture, as it does
                 on photographs without a depth map, and not the scene's true one.
-            evening: share of training samples without low light whose scene is dark by itself, and stays so.
+            evening: share of the clear training samples whose scene is dark by itself, and stays so. Of the clear ones
+                alone: under haze a dark scene and one that has lost its light look alike.
             val_size: long side of the validation photographs in pixels; sides are multiples of 8.
             test_count: test scenes a degradation.
             kwargs: see the base class.

@@ -159,7 +159,7 @@ class SceneTrainSet:
             augment: crops and turns.
             saturation: bounds of the saturation's factor.
             estimated_depth: share of samples whose haze follows an estimated depth.
-            evening: share of samples without "low" whose scene is dark.
+            evening: share of the clear samples whose scene is dark.
         """
         self.pairs: list[Pair] = []  # nothing of it lies in files
         self._saturation = saturation
@@ -178,7 +178,7 @@ class SceneTrainSet:
         scene = self._source.scene(item, key)
         gt, depth = self._augment([scene.image, scene.depth], key)
         gt = vary_colour(gt, key, *self._saturation)
-        if "low" not in degradation.split("_") and generator(key, "dark").random() < self._evening:
+        if degradation == CLEAR and generator(key, "dark").random() < self._evening:
             gt = lower_light(gt, key)
         estimated = generator(key, "depth").random() < self._estimated_depth
         lq = apply_degradation(gt, degradation, key, None if estimated else depth)
