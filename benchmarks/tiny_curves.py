@@ -1,4 +1,4 @@
-"""Curves of the runs of `make tiny-weights`, kept and drawn: docs/tiny-model/curves.csv and .png.
+"""Curves of the runs of `make tiny-weights` as a table and a picture; by default over docs/tiny-model/curves.csv and .png.
 
     python -m benchmarks.tiny_curves [--runs runs/tiny] [--out docs/tiny-model/curves]
 

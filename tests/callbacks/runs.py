@@ -11,7 +11,7 @@ from tests.callbacks.toy import ToyData, ToyModule, trainer
 from tests.stages.steps import make_stage, wake
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
 
-STEPS = 15  # 7 batches an epoch; with accumulation 3 an epoch is 3 steps, the last one of a single batch
+STEPS = 15  # 7 batches an epoch; with accumulation 3 it is 6, two steps of 3, and the seventh begins the next
 
 
 def run(folder: Path, resume: Path | None = None, *, module: Any = None, data: ToyData | None = None,

@@ -19,7 +19,7 @@ from unildiff.callbacks import Checkpointing
 from unildiff.errors import UserError
 from unildiff.stages.base import OptimizerConfig
 
-# 7 batches an epoch, 3 a step: steps end after batches 3, 6, 7 (the epoch's rest), 10. Warm-up of one step.
+# 7 batches an epoch, of which 6 make two steps of 3: steps end after batches 3, 6, 9, 12. Warm-up of one step.
 LOOP: dict[str, Any] = {"max_steps": 4, "accumulate_grad_batches": 3}
 COSINE, CONSTANT = (OptimizerConfig(1e-3, 5e-4, 0.01, 1, schedule) for schedule in ("cosine", "constant"))
 STAGES: dict[
@@ -47,12 +47,12 @@ def wholes(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def killed(folder: Path, base_folder: Path, kind: str) -> None:
-    """Train, and be gone without a word in batch 8, the second of the fourth step."""
+    """Train, and be gone without a word in batch 10, the second of the fourth step."""
     torch.set_num_threads(1)
     module = stage(kind, base_folder)
 
     def strike(module: Any) -> None:
-        if module.trainer.fit_loop.total_batch_idx == 8:
+        if module.trainer.fit_loop.total_batch_idx == 10:
             os.kill(os.getpid(), signal.SIGKILL)
 
     module.before_batch = strike
@@ -138,5 +138,5 @@ def test_a_stage_that_turns_nan_stops_with_the_pictures_names(base_folder: Path,
     module.before_batch = poison
     with pytest.raises(UserError, match=r"10 steps in a row .* at step \d+ with pictures rain/p\d+, rain/p\d+; look"):
         run(tmp_path, module=module, data=pictures(), max_steps=20)
-    assert len(module.keys) == 2 * 12  # 4 steps of 3 batches of 2
+    assert len(module.keys) == 2 * 10  # 10 steps of a batch of 2
     assert all(torch.equal(value, before[name]) for name, value in module.trained_parameters())

@@ -148,7 +148,7 @@ def test_clipping_by_the_guards_norm_is_torchs(limit: float, base_folder: Path, 
 
 
 class Infinite(Callback):
-    """Makes the gradients of one step infinite, or scales them until their norm is."""
+    """Makes the gradients of one step infinite, or so large that their norm is."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor

@@ -240,12 +240,10 @@ class RestorationDataModule(lightning.LightningDataModule):
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
         made = self._made(split)
         rank, world = rank_and_world()
-        if (
-            len(made) < world
-        ):  # Lightning leaves the end of the epoch out on a rank without work: the others would wait for it
-            raise UserError(
-                f"{type(self).__name__}: {len(made)} pictures ({split}) for {world} processes; give --trainer.devices {len(made)}"
-            )
+        if len(made) < world:  # Lightning stops the ranks without a picture alone: the others would wait for them
+            advice = f"give --trainer.devices and --trainer.num_nodes that make {len(made)} at most"
+            advice += " (or --trainer.limit_val_batches 0)" if split == "val" else ""
+            raise UserError(f"{type(self).__name__}: {len(made)} pictures ({split}) for {world} processes; {advice}")
         return self._loader(made, ShardSampler(made, rank, world), batch_size=1)
 
     def _loader(self, samples: SampleSet, sampler: StreamSampler | ShardSampler, batch_size: int) -> DataLoader[Any]:
