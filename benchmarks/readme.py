@@ -37,7 +37,7 @@ its own. Peak growth is that over the process after imports.
 _ROUTING = """
 ## What bounds the routing
 
-`python -m benchmarks.routing`, in the same run: operations of one forward and backward, ours and the limit's, in turn. The convolutions are the
+`python -m benchmarks.routing`, a part of `make bench`: operations of one forward and backward, ours and the limit's, in turn. The convolutions are the
 same. What is left over the limit are passes over memory that inputs sorted beforehand do not need: the inputs gathered,
 outputs weighted by their gates, the gradient weighted and multiplied with the outputs for the gates' own gradient, and the
 inputs' gradients brought back.

@@ -10,12 +10,13 @@ inputs gathered and split, outputs joined, weighted and added up.
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.table import Goal, Row, seconds_row
-from benchmarks.timing import Effort, alternate, one_thread
+from benchmarks.timing import Effort, alternate, one_thread, upper_bound
 from unildiff.core.moe import Router, dispatch
 
 IMAGES, CHANNELS, SIDE, EXPERTS, RANK = 8, 64, 64, 4, 16
@@ -141,6 +142,32 @@ def profile(side: int = SIDE, rounds: int = 40) -> str:
     return "\n".join([*head, *lines, f"| all, profiler included | {total[0]:.2f} | {total[1]:.2f} |"]) + "\n"
 
 
+def more_experts(side: int = SIDE, rounds: int = 45, few: int = 2, many: int = 16) -> str:
+    """What the same images cost dealt out to more experts, routed, and sorted beforehand without a router: a sentence."""
+
+    def step(count: int, routed: bool) -> Callable[[], None]:
+        images, features, router, experts = setting(side, count)
+        images.requires_grad_()
+        gradient = torch.ones_like(images)
+
+        def call() -> None:
+            output = ours(images, features, router, experts) if routed else presorted(images, experts)
+            output.backward(gradient)
+
+        return call
+
+    ways = {(count, routed): step(count, routed) for count in (few, many) for routed in (True, False)}
+    seconds = alternate({str(way): call for way, call in ways.items()}, rounds, time.process_time)
+    found = []
+    for routed in (True, False):
+        ratios = [a / b for a, b in zip(*(seconds[str((count, routed))] for count in (many, few)), strict=True)]
+        found.append(f"{median(ratios):.3f} ({upper_bound(ratios):.3f})")
+    return (
+        f"Top-1 of {many} experts against {few}: {found[0]} routed, {found[1]} with the experts alone on images sorted beforehand: "
+        f"{IMAGES} images go through {min(many, IMAGES)} experts instead of {few}, one at a time instead of {IMAGES // few}.\n"
+    )
+
+
 def _named(operation: str) -> str:
     ours = {
         "_GatherBackward": "gradients back to their places",
@@ -152,6 +179,6 @@ def _named(operation: str) -> str:
 
 if __name__ == "__main__":
     one_thread()
-    text = profile()
+    text = profile() + "\n" + more_experts()
     print(text)
     (Path(__file__).parent / "results" / "routing_profile.md").write_text(text, encoding="utf-8")

@@ -1,5 +1,6 @@
 """Every benchmark runs, with one round and at the size of a trial."""
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from benchmarks import full_size
 from benchmarks.__main__ import GROUPS
 from benchmarks.plots import draw
-from benchmarks.routing import ours, presorted, profile, setting, their_way
+from benchmarks.routing import more_experts, ours, presorted, profile, setting, their_way
 from benchmarks.timing import Effort
 from tests.small import NETWORK, SDXL_LIKE
 from unildiff.planning.shapes import BaseSizes
@@ -45,6 +46,11 @@ def test_the_profile_tells_both_ways_apart() -> None:
     assert sum(ours for ours, _ in spent.values()) > 0
     assert any(limit == 0 < ours for ours, limit in spent.values())  # what only routing does
     assert spent["all, profiler included"][0] >= max(ours for ours, _ in spent.values())
+
+
+def test_more_experts_are_compared_with_and_without_routing() -> None:
+    found = re.findall(r"(\d\.\d{3}) \((\d\.\d{3})\)", more_experts(8, rounds=15))
+    assert len(found) == 2 and all(0.2 < float(middle) <= float(bound) for middle, bound in found)
 
 
 @pytest.mark.parametrize("part", full_size.PARTS)
