@@ -35,6 +35,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         weights: dict[str, float] | None = None,
         saturation: tuple[float, float] = (0.6, 1.6),
         estimated_depth: float = 0.6,
+        evening: float = 0.0,
         val_size: int = 256,
         test_count: int = 10,
         **kwargs: Any,
@@ -52,6 +53,8 @@ class DeadLeavesDataModule(RestorationDataModule):
             saturation: bounds of a random factor on the distance of training colours from grey.
             estimated_depth: share of training samples whose haze follows a depth estimated from the picture, as it does
                 on photographs without a depth map, and not the scene's true one.
+            evening: share of the clear training samples whose scene is dark by itself, and stays so. Of the clear ones
+                alone: under haze a dark scene and one that has lost its light look alike.
             val_size: long side of the validation photographs in pixels; sides are multiples of 8.
             test_count: test scenes a degradation.
             kwargs: see the base class.
@@ -59,6 +62,8 @@ class DeadLeavesDataModule(RestorationDataModule):
         super().__init__(crop_size=crop_size, **kwargs)
         if not 0 < saturation[0] <= saturation[1]:
             raise UserError(f"saturation: {saturation}; give two factors above 0, the smaller first")
+        if not 0 <= evening <= 1:
+            raise UserError(f"evening: {evening}; give a share from 0 to 1")
         self.degradations: Sequence[str] = DEGRADATIONS if degradations is None else degradations
         if unknown := sorted(set(self.degradations) - {*DEGRADATIONS, CLEAR}):
             raise UserError(f"degradations: no {', '.join(unknown)}; choose from {', '.join([*DEGRADATIONS, CLEAR])}")
@@ -67,6 +72,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         self.weights = weights
         self.saturation = saturation
         self.estimated_depth = estimated_depth
+        self.evening = evening
         self.cache = None if cache is None else SceneCache(Path(cache), scene_seed, self.side, count)
         self.val_size = val_size
         self.test_count = test_count
@@ -84,7 +90,12 @@ class DeadLeavesDataModule(RestorationDataModule):
         """Return the degraded scenes."""
         order = EpochOrder(dict.fromkeys(self.degradations, self.count), self.weights, self.count, self.seed)
         return SceneTrainSet(
-            self.cache or Rendered(self.side), order, self.augment, self.saturation, self.estimated_depth
+            self.cache or Rendered(self.side),
+            order,
+            self.augment,
+            self.saturation,
+            self.estimated_depth,
+            self.evening,
         )
 
     def val_set(self) -> EvalSet:

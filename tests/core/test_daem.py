@@ -41,7 +41,7 @@ def test_formula_by_its_parts(top_k: int) -> None:
     for index in range(2):
         for expert in chosen[index].tolist():
             mixed[index] += weights[index, expert] * module.experts[expert](x[index : index + 1])[0]
-    result, routing, _ = module(hidden, skip, None, "s")
+    result, routing, *_ = module(hidden, skip, None, "s")
     torch.testing.assert_close(
         result, hidden + module.output(mixed * module.shared(x, x.mean((2, 3)))), atol=1e-5, rtol=1e-5
     )
@@ -126,7 +126,7 @@ def test_a_batch_equals_its_pictures_one_by_one(routing: str) -> None:
     hidden, skip = draw(4, 4, 8, 12) + shifts, draw(4, 3, 8, 12, seed=1) - shifts
     keys = [5, 6, 7, 8]
     for noise in (None, KeyedNoise(keys)):
-        together, routed, _ = module(hidden, skip, noise, "s")
+        together, routed, *_ = module(hidden, skip, noise, "s")
         assert len(routed.indices.unique()) > 1
         for index in range(4):
             one = slice(index, index + 1)

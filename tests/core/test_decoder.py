@@ -1,10 +1,7 @@
 from collections.abc import Callable
-from functools import partial
 
-import numpy as np
 import pytest
 import torch
-from skimage.measure import block_reduce
 
 from tests.small import NETWORK, sdxl_like_base, small_base, small_model
 from unildiff.core.base import Base
@@ -80,33 +77,3 @@ def test_decoder_is_a_copy_and_routes_each_picture_alone() -> None:
 def test_configs_kernels_are_the_experts() -> None:
     decoder = DetailDecoder(small_base().vae, NETWORK.detail)
     assert [len(detail.experts) for detail in decoder.details] == [2, 2]
-
-
-def blurred(x: torch.Tensor) -> torch.Tensor:
-    """Means of 8x8 pixels and straight lines between their centres, by scikit-image and NumPy."""
-    means = np.stack([block_reduce(picture.numpy(), (1, 8, 8), np.mean) for picture in x])
-    for axis in (2, 3):
-        places = (np.arange(x.shape[axis]) + 0.5) / 8 - 0.5
-        along = partial(np.interp, places, np.arange(means.shape[axis]))
-        means = np.apply_along_axis(along, axis, means)
-    return torch.from_numpy(means).float()
-
-
-@torch.no_grad()
-def test_finest_level_reaches_the_picture_past_the_last_norm() -> None:
-    base = small_base()
-    config = DetailConfig(width=8, kernel_sizes=(3, 5), to_pixels=True)
-    decoder, plain = DetailDecoder(base.vae, config), decode_latents(base.vae, latents())
-    skips = skips_of(base)
-    assert torch.equal(decoder(latents(), skips, LQ)[0], plain)  # starts as the VAE's decoder, as without it
-    assert decoder.pixels is not None and decoder.pixels.output.bias is not None
-    added, keep, detail = decoder.pixels.output.bias.view(9, -1).chunk(3)  # of each colour at each of p x p places
-    for gates, expected in (
-        ((0.25, 0, 0), plain + 0.25),  # brightness alone: the decoder's own last norm would take it away again
-        ((0, 1, 0), blurred(LQ)),
-        ((0, 0, 2), plain + 2 * (LQ - blurred(LQ))),
-        ((0, 1, 1), LQ),  # a clean picture stays as it is
-    ):
-        for bias, gate in zip((added, keep, detail), gates, strict=True):
-            bias.fill_(gate)
-        torch.testing.assert_close(decoder(latents(), skips, LQ)[0], expected, atol=1e-5, rtol=0)

@@ -59,6 +59,23 @@ def test_colours_vary_within_the_bounds():
         module(saturation=(2.0, 1.0))
 
 
+def test_dark_scenes_stay_dark_and_have_no_noise():
+    bright = np.full((4, 4, 3), (200, 100, 50), np.uint8)
+    made = np.array([scenes.lower_light(bright, key)[0, 0] for key in range(400)], dtype=float)
+    # The brightest channel to the power of g, and its ratio to the others stays.
+    gammas = np.log(made[:, 0] / 255) / np.log(200 / 255)
+    assert 1.18 < gammas.min() < 1.3 and 2.9 < gammas.max() < 3.03
+    np.testing.assert_allclose(made[:, 0] / made[:, 1], 2, rtol=0.02)
+
+    plain, evening = (module(evening=share, degradations=["clear", "low", "haze"]).train_set() for share in (0, 1))
+    for first, second in ((plain[index], evening[index]) for index in range(20)):
+        assert torch.equal(second["gt"], second["lq"]) == (second["degradation"] == "clear")
+        assert torch.equal(first["gt"], second["gt"]) == (second["degradation"] != "clear")
+        assert second["degradation"] != "clear" or second["gt"].sum() < first["gt"].sum()
+    with pytest.raises(UserError, match="evening"):
+        module(evening=1.5)
+
+
 def test_degradations_are_drawn_by_weight():
     order = module(weights={"rain": 3, "snow": 0}).train_set()._order
     drawn = [order(position)[0] for position in range(2400)]

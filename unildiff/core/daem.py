@@ -31,7 +31,7 @@ class DetailConfig:
         expert_depth: blocks an expert.
         mix_depth: blocks that decoder features and skip go through together before an expert is chosen.
         to_pixels: the finest level also reaches the picture itself, past the decoder's last norm, which takes a picture's
-            absolute brightness and contrast away: see ``PixelMix`` (our choice for small decoders, docs/tiny-model.md;
+            absolute brightness and contrast away: see ``pixel_mix.py`` (our choice for small decoders, docs/tiny-model.md;
             paper: no).
     """
 
@@ -100,33 +100,6 @@ class LevelStatistics:
         return cls(x.mean(dim=(2, 3)), x.float().std(dim=(2, 3), unbiased=False).to(x.dtype))
 
 
-class PixelMix(nn.Module):
-    """The finest level's say on the picture itself: picture + added + keep (blurred LQ - picture) + detail (LQ - blurred LQ).
-
-    Two gates a colour and pixel: ``keep`` takes the LQ picture's brightness and colour instead of the diffusion's, ``detail``
-    adds its fine structure, as strongly as the damage wants it. At (1, 1) the LQ picture stays as it is, at (0, 0) it has no
-    part. Where the damage leaves a pixel alone, keeping it is thus two numbers to learn, and not an encoding of it.
-
-    Args:
-        dim: D.
-        factor: p, pixels along a side that the decoder sees as one.
-        cell: pixels along a side of what ``blurred`` averages: those of a latent.
-    """
-
-    def __init__(self, dim: int, factor: int, cell: int) -> None:
-        super().__init__()
-        self.factor, self.cell = factor, cell
-        self.output = nn.Conv2d(dim, 9 * factor**2, 1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
-
-    def forward(self, picture: Tensor, lq: Tensor, features: Tensor) -> Tensor:
-        """Return the picture (B, 3, p H, p W) mixed with the LQ picture of that size by what features (B, D, H, W) say."""
-        added, keep, detail = F.pixel_shuffle(self.output(features), self.factor).chunk(3, dim=1)
-        blurred = F.interpolate(F.avg_pool2d(lq, self.cell), size=lq.shape[2:], mode="bilinear")
-        return picture + added + keep * (blurred - picture) + detail * (lq - blurred)
-
-
 class DetailLevel(nn.Module):
     """One resolution of DAEM: decoder features meet the LQ skip, the router chooses, the result is added.
 
@@ -167,8 +140,8 @@ class DetailLevel(nn.Module):
         noise: KeyedNoise | None,
         stream: str,
         whole: LevelStatistics | None = None,
-    ) -> tuple[Tensor, Routing, Tensor]:
-        """Return hidden (B, C, H, W) with detail added, the routing, and the detail itself (B, D, H, W).
+    ) -> tuple[Tensor, Routing, Tensor, LevelStatistics]:
+        """Return hidden (B, C, H, W) with detail added, the routing, the detail itself (B, D, H, W), and what decided.
 
         ``skip`` is (B, K, H, W); ``whole`` decides for the whole picture where ``hidden`` is only a tile of it.
         """
@@ -179,7 +152,7 @@ class DetailLevel(nn.Module):
         else:
             mixed, routing = self._route_windows(x, noise, stream)
         detail = mixed * self.shared(x, whole.mean)
-        return hidden + self.output(detail), routing, detail
+        return hidden + self.output(detail), routing, detail, whole
 
     def _route(self, x: Tensor, seen: LevelStatistics, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
         """Route x (N, D, ., .) by what was seen of it, or of the picture that it is a tile of."""

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unildiff.core.checkpointing import run_block
-from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics, PixelMix
+from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics
 from unildiff.core.encoders import downscale_factor, unshuffle_factor
 from unildiff.core.moe import Routing
 from unildiff.core.part import Part
+from unildiff.core.pixel_mix import PixelMix
 from unildiff.diffusion.noise import KeyedNoise
 
 
@@ -65,18 +66,18 @@ class DetailDecoder(Part):
             images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first.
         """
         routings: list[Routing] = []
-        finest = None
+        finest = seen = None
         hidden = self.conv_in(self.post_quant_conv(latents / self.scaling_factor))
         hidden = run_block(self.mid_block, hidden, recompute=self.gradient_checkpointing)
         for level, block in enumerate(self.up_blocks):
             hidden = run_block(block, hidden, recompute=self.gradient_checkpointing)
             if level < len(self.details):
                 detail = self.details[level]
-                seen = whole[level] if whole is not None else None
-                hidden, routing, finest = detail(hidden, skips[-1 - level], noise, f"daem{level}", seen)
+                told = whole[level] if whole is not None else None
+                hidden, routing, finest, seen = detail(hidden, skips[-1 - level], noise, f"daem{level}", told)
                 routings.append(routing)
         picture = F.pixel_shuffle(self.conv_out(self.conv_act(self.conv_norm_out(hidden))), self.factor)
-        return picture if self.pixels is None else self.pixels(picture, lq, finest), routings
+        return picture if self.pixels is None else self.pixels(picture, lq, finest, seen), routings
 
     @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def merged_features(self, latents: Tensor, skips: list[Tensor], whole: list[LevelStatistics]) -> Tensor:

@@ -48,6 +48,18 @@ def vary_colour(image: np.ndarray, key: int, low: float, high: float) -> np.ndar
     return np.asarray(np.clip((grey + factor * (picture - grey)) * tint, 0, 255), dtype=np.uint8)
 
 
+def lower_light(image: np.ndarray, key: int) -> np.ndarray:
+    """Return a uint8 (H, W, C) picture as of a dark evening, J max(J)^(g - 1) with g in 1.2 to 3 drawn from its key.
+
+    Source: our choice. It is CDD-11's low light on the picture's own brightness, but without noise: what tells a dark
+    scene from one that has lost its light is then the noise, and not the darkness.
+    """
+    gamma = np.float32(generator(key, "evening").uniform(1.2, 3))
+    picture = image.astype(np.float32)
+    brightest = picture.max(axis=2, keepdims=True) / 255
+    return np.asarray(np.rint(picture * brightest ** (gamma - 1)), dtype=np.uint8)
+
+
 class SceneSource(Protocol):
     """Where a scene comes from: rendered when asked for, or from the cache."""
 
@@ -137,6 +149,7 @@ class SceneTrainSet:
         augment: Augment,
         saturation: tuple[float, float],
         estimated_depth: float,
+        evening: float,
     ) -> None:
         """Set where samples come from and what becomes of them.
 
@@ -146,10 +159,12 @@ class SceneTrainSet:
             augment: crops and turns.
             saturation: bounds of the saturation's factor.
             estimated_depth: share of samples whose haze follows an estimated depth.
+            evening: share of the clear samples whose scene is dark.
         """
         self.pairs: list[Pair] = []  # nothing of it lies in files
         self._saturation = saturation
         self._estimated_depth = estimated_depth
+        self._evening = evening
         self._source = source
         self._order = order
         self._augment = augment
@@ -163,6 +178,8 @@ class SceneTrainSet:
         scene = self._source.scene(item, key)
         gt, depth = self._augment([scene.image, scene.depth], key)
         gt = vary_colour(gt, key, *self._saturation)
+        if degradation == CLEAR and generator(key, "dark").random() < self._evening:
+            gt = lower_light(gt, key)
         estimated = generator(key, "depth").random() < self._estimated_depth
         lq = apply_degradation(gt, degradation, key, None if estimated else depth)
         return {
