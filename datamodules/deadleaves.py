@@ -67,6 +67,8 @@ class DeadLeavesDataModule(RestorationDataModule):
         self.degradations: Sequence[str] = DEGRADATIONS if degradations is None else degradations
         if unknown := sorted(set(self.degradations) - {*DEGRADATIONS, CLEAR}):
             raise UserError(f"degradations: no {', '.join(unknown)}; choose from {', '.join([*DEGRADATIONS, CLEAR])}")
+        if evening and CLEAR not in self.degradations:
+            raise UserError(f"evening: {evening} of the clear samples, but degradations has no {CLEAR}; add it")
         self.side = picture_size or crop_size
         self.count = count
         self.weights = weights

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +65,13 @@ def test_the_feed_forward_net_may_be_half_a_decibel_ahead() -> None:
 
 
 def test_sizes_count_the_experts_and_the_encoder_whose_skips_they_read(tmp_path: Path) -> None:
-    model = small_model()
+    model = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True)))
     model.save_folder(tmp_path)
     parameters, stored, share = sizes(model, str(tmp_path))
     total = sum(value.numel() for value in model.state_dict().values())
     assert parameters.measured == f"{total / 1e6:.2f} M" and parameters.met
     assert float(stored.measured.split()[0]) >= 2 * total / 1e6  # 16 bits a weight, and configs
-    names = ("decoder.details.", "lq_encoder.")
+    names = ("decoder.details.", "decoder.pixels.", "lq_encoder.")
     experts = sum(value.numel() for name, value in model.state_dict().items() if name.startswith(names))
     assert share.measured.endswith(f"= {experts / total:.0%}")
     assert share.met is (experts <= total / 4)

@@ -10,9 +10,9 @@ from skimage.measure import block_reduce
 
 from tests.core.test_decoder import LQ, latents, skips_of
 from tests.small import NETWORK, small_base, small_model
-from unildiff.core.daem import DetailConfig, LevelStatistics
+from unildiff.core.daem import DetailConfig
 from unildiff.core.decoder import DetailDecoder
-from unildiff.core.encoders import decode_latents
+from unildiff.core.encoders import LQEncoder, decode_latents
 
 
 def blurred(x: torch.Tensor) -> torch.Tensor:
@@ -76,15 +76,24 @@ def test_brightness_can_be_kept(logit: float, share: float) -> None:
 @torch.no_grad()
 def test_each_pictures_brightness_is_judged_by_itself() -> None:
     decoder = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True))).decoder
+    assert decoder.pixels is not None
     gate = decoder.pixels.brightness
-    level = decoder.details[-1]
-    seen: list[LevelStatistics] = []
-    level.register_forward_hook(lambda module, args, output: seen.append(output[3]))
-    decoder(latents(), skips_of(small_base()), LQ)
-    values = torch.cat([seen[0].mean, seen[0].spread], 1)
+    torch.manual_seed(0)
     torch.nn.init.normal_(gate.output.weight, std=3)
+    torch.nn.init.zeros_(gate.output.bias)
+    seen: list[torch.Tensor] = []
+    shares: list[torch.Tensor] = []
+    decoder.details[-1].register_forward_pre_hook(lambda module, args: seen.append(module.merged(*args[:2])))
+    gate.register_forward_hook(lambda module, args, output: shares.append(output))
+    lq = torch.stack([LQ[0], LQ[1] / 4 - 0.7])
+    skips = LQEncoder(small_base().vae)(lq)[1]
+    both = decoder(latents(), skips, lq)[0]
+    # From the finest level's features, before its experts.
+    values = torch.cat([seen[0].mean((2, 3)), seen[0].var((2, 3), unbiased=False).sqrt()], 1)
     logits = torch.nn.functional.silu(values @ gate.hidden.weight.T + gate.hidden.bias) @ gate.output.weight[0]
-    shares = gate(seen[0])
-    expected = (1.2 * torch.sigmoid(logits + gate.output.bias) - 0.1).clamp(0, 1)
-    torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
-    assert shares.shape == (2,)
+    torch.testing.assert_close(shares[0], (1.2 * torch.sigmoid(logits) - 0.1).clamp(0, 1), atol=1e-5, rtol=0)
+    assert (shares[0][0] - shares[0][1]).abs() > 0.01 and ((shares[0] > 0) & (shares[0] < 1)).all()
+    for index in range(2):
+        own = slice(index, index + 1)
+        alone = decoder(latents()[own], [skip[own] for skip in skips], lq[own])[0]
+        torch.testing.assert_close(alone[0], both[index], atol=1e-5, rtol=0)

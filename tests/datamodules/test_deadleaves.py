@@ -72,8 +72,10 @@ def test_dark_scenes_stay_dark_and_have_no_noise():
         assert torch.equal(second["gt"], second["lq"]) == (second["degradation"] == "clear")
         assert torch.equal(first["gt"], second["gt"]) == (second["degradation"] != "clear")
         assert second["degradation"] != "clear" or second["gt"].sum() < first["gt"].sum()
-    with pytest.raises(UserError, match="evening"):
+    with pytest.raises(UserError, match=r"evening: 1\.5; give a share"):
         module(evening=1.5)
+    with pytest.raises(UserError, match=r"evening: 0\.5 of the clear samples, but degradations has no clear"):
+        module(evening=0.5, degradations=["low"])
 
 
 def test_degradations_are_drawn_by_weight():

@@ -31,6 +31,7 @@ from unildiff.stages.restoration import RestorationModule
 KEYS = (1, 2, 3, 4)
 TOKENS = replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=3, token_top_k=2))
 WINDOWS = replace(NETWORK, detail=replace(NETWORK.detail, routing="window", window_size=8))
+PIXELS = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True))
 
 # The balancing loss counts as much as the rest here, so that a wrong sum over ranks could not hide.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,6 +40,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "joint with checkpointing": ("joint", {"gradient_checkpointing": True}),
     "decoder, images": ("decoder", {"auxiliary_weight": 1.0}),
     "decoder, windows": ("decoder", {"network": WINDOWS, "auxiliary_weight": 1.0}),
+    "decoder with a way to the pixels": ("decoder", {"network": PIXELS, "auxiliary_weight": 1.0}),
     "accumulated, lambda 0": ("decoder", {"auxiliary_weight": 0.0}),
 }
 

@@ -141,7 +141,7 @@ class DetailLevel(nn.Module):
         stream: str,
         whole: LevelStatistics | None = None,
     ) -> tuple[Tensor, Routing, Tensor, LevelStatistics]:
-        """Return hidden (B, C, H, W) with detail added, the routing, the detail itself (B, D, H, W), and what decided.
+        """Return hidden (B, C, H, W) with detail added, the routing, the detail (B, D, H, W), and the picture's statistics.
 
         ``skip`` is (B, K, H, W); ``whole`` decides for the whole picture where ``hidden`` is only a tile of it.
         """

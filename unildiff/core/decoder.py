@@ -66,18 +66,18 @@ class DetailDecoder(Part):
             images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first.
         """
         routings: list[Routing] = []
-        finest = seen = None
+        finest = statistics = None
         hidden = self.conv_in(self.post_quant_conv(latents / self.scaling_factor))
         hidden = run_block(self.mid_block, hidden, recompute=self.gradient_checkpointing)
         for level, block in enumerate(self.up_blocks):
             hidden = run_block(block, hidden, recompute=self.gradient_checkpointing)
             if level < len(self.details):
                 detail = self.details[level]
-                told = whole[level] if whole is not None else None
-                hidden, routing, finest, seen = detail(hidden, skips[-1 - level], noise, f"daem{level}", told)
+                given = whole[level] if whole is not None else None
+                hidden, routing, finest, statistics = detail(hidden, skips[-1 - level], noise, f"daem{level}", given)
                 routings.append(routing)
         picture = F.pixel_shuffle(self.conv_out(self.conv_act(self.conv_norm_out(hidden))), self.factor)
-        return picture if self.pixels is None else self.pixels(picture, lq, finest, seen), routings
+        return picture if self.pixels is None else self.pixels(picture, lq, finest, statistics), routings
 
     @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def merged_features(self, latents: Tensor, skips: list[Tensor], whole: list[LevelStatistics]) -> Tensor:

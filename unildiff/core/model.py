@@ -330,7 +330,13 @@ def load_parts(model: UniLDiff, folder: Path) -> None:
         path = folder / name / "model.safetensors"
         if not path.is_file():
             raise UserError(f"model: {path} is missing; export the model again")
+        stored = load_file(path)
+        if missing := sorted(part.state_dict().keys() - stored.keys()):
+            raise UserError(
+                f"model: {path} does not fit its config: it lacks {', '.join(missing[:3])} ({len(missing)} in all); "
+                "another version of unildiff made it, or another config: train that part again, or use that version"
+            )
         try:
-            part.load_state_dict(load_file(path))
+            part.load_state_dict(stored)
         except RuntimeError as error:
             raise UserError(f"model: {path} does not fit its config ({str(error).splitlines()[0]})") from error

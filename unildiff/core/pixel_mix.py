@@ -28,7 +28,7 @@ class BrightnessGate(nn.Module):
         nn.init.constant_(self.output.bias, self.START)
 
     def forward(self, whole: LevelStatistics) -> Tensor:
-        """Return (B,) of a picture's statistics."""
+        """Return shares (B,) in [0, 1] from statistics of (B, D) each."""
         seen = torch.cat([whole.mean, whole.spread], dim=1)
         share = torch.sigmoid(self.output(F.silu(self.hidden(seen)))[:, 0].float())
         stretched = ((1 + 2 * self.STRETCH) * share - self.STRETCH).clamp(0, 1)
@@ -36,16 +36,19 @@ class BrightnessGate(nn.Module):
 
 
 class PixelMix(nn.Module):
-    """The finest level's say on the picture itself: picture + added + keep (blurred LQ - picture) + detail (LQ - blurred LQ).
+    """The finest level's say on the picture itself.
+
+    mixed = picture + added + keep (blurred LQ - picture) + detail (LQ - blurred LQ)
+    result = mixed + share smooth(LQ - mixed)
 
     Two gates a colour and pixel: ``keep`` takes the LQ picture's brightness and colour instead of the diffusion's, ``detail``
     adds its fine structure, as strongly as the damage wants it. At (1, 1) the LQ picture stays as it is, at (0, 0) it has no
     part. Where the damage leaves a pixel alone, keeping it is thus two numbers to learn, and not an encoding of it.
 
-    A third gate, one number a picture, then moves the result's brightness and colour, means of ``REACH`` cells across, to
-    the LQ picture's. A clean picture must not change its colour by a shade, and a picture of a dark place is not to be lit up.
-    No finer than that: rain and snow are easily taken for texture, so that a gate for all of the LQ picture lets them through
-    (docs/tiny-model.md).
+    A third gate, the share, one number a picture, then moves brightness and colour, as means of ``REACH`` cells across, to the
+    LQ picture's. A clean picture must not change its colour by a shade, and a picture of a dark place is not to be lit up.
+    It does not reach finer structure: rain and snow are easily taken for texture, so that a gate for all of the LQ picture
+    lets them through (tried: docs/tiny-model.md).
 
     Args:
         dim: D.
@@ -53,7 +56,7 @@ class PixelMix(nn.Module):
         cell: pixels along a side of what ``blurred`` averages: those of a latent.
     """
 
-    REACH = 5  # 40 pixels: snowflakes are smaller, light and haze larger
+    REACH = 5  # cells; 40 pixels where a latent has 8: snowflakes are smaller, light and haze larger (not tuned)
 
     def __init__(self, dim: int, factor: int, cell: int) -> None:
         super().__init__()

@@ -51,6 +51,8 @@ def vary_colour(image: np.ndarray, key: int, low: float, high: float) -> np.ndar
 def lower_light(image: np.ndarray, key: int) -> np.ndarray:
     """Return a uint8 (H, W, C) picture as of a dark evening, J max(J)^(g - 1) with g in 1.2 to 3 drawn from its key.
 
+    J is the picture in [0, 1], max(J) a pixel's brightest channel.
+
     Source: our choice. It is CDD-11's low light on the picture's own brightness, but without noise: what tells a dark
     scene from one that has lost its light is then the noise, and not the darkness.
     """

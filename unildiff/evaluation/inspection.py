@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unildiff.core.daem import DetailLevel
+from unildiff.core.daem import DetailLevel, LevelStatistics
 from unildiff.core.daff import DAFF, FusionContext, FusionOutput
 from unildiff.core.encoders import encode_latents
 from unildiff.core.model import LQFeatures, UniLDiff
@@ -92,7 +92,7 @@ def look_inside(model: UniLDiff, sample: RestorationSample, settings: SamplingSe
             routed(f"tokens {block + 1} {streams[stream]}", routing, grid, cell, names)
 
     def at_level(layer: str, level: DetailLevel) -> Callable[[tuple[Any, ...], Any], None]:
-        def seen(inputs: tuple[Any, ...], output: tuple[Tensor, Routing, Tensor | None]) -> None:
+        def seen(inputs: tuple[Any, ...], output: tuple[Tensor, Routing, Tensor, LevelStatistics]) -> None:
             height, width = inputs[0].shape[2:]
             scale = padded[0] / height, padded[1] / width
             side = level.config.window_size if level.config.routing == "window" else max(height, width)

@@ -238,6 +238,7 @@ def _by_part(parameters: list[tuple[str, nn.Parameter]]) -> dict[str, int]:
         "unet.": "U-Net",
         "lq_encoder.": "LQ encoder",
         "decoder.details.": "DAEM",
+        "decoder.pixels.": "DAEM",
         "decoder.": "VAE decoder (stage 3's)",
         "vae.": "VAE",
         "text.": "text encoders",
