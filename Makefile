@@ -92,7 +92,7 @@ TINY_STEPS := 1_vae 2_unet 3_alignment 4_joint 5_decoder
 TINY_FOLDERS := fit_vae fit_unet alignment joint decoder
 
 tiny-weights: export OMP_NUM_THREADS = 1
-tiny-weights: $(READY)  ## the shipped tiny model from nothing: about an hour on two cores; goes on where it was stopped
+tiny-weights: $(READY)  ## the shipped tiny model from nothing: about 70 minutes, two cores; goes on where it was stopped
 	set -e; set -- $(TINY_FOLDERS); for step in $(TINY_STEPS); do \
 	  $(UNILDIFF) fit --config configs/tiny/weights/$$step.yaml --run_dir runs/tiny/$$1 --ckpt_path auto; shift; done
 	$(UNILDIFF) export runs/tiny/decoder/checkpoints/last.ckpt --out runs/tiny/export

@@ -43,7 +43,7 @@ class DecoderFinetuneModule(RestorationModule):
             ``one_step`` takes the clean latents that one prediction at a random timestep implies, ``lq`` skips the
             diffusion and decodes the LQ picture's own latents (ablation).
         training_sampling: few unguided steps (our choice: a decoder step costs less than 20 guided ones; the tiny recipe's
-            are guided, which was worth 0.06 dB, docs/tiny-model.md).
+            are guided, as pictures are restored).
         cache: where ``cached`` keeps them, and how many; never read from a checkpoint.
         ssim_weight: l1 of the loss (authors' refiner script: 0.2).
         auxiliary_weight: lambda of Eq. 7 (supplement: 0.01).
