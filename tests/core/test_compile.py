@@ -32,13 +32,17 @@ def test_fused_unet_is_one_graph() -> None:
     torch.testing.assert_close(whole(features.latents, timesteps, context)[0], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("to_pixels", [False, True])
 @torch.no_grad()
-def test_decoder_is_one_graph_but_for_the_choice_of_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoder_is_one_graph_but_for_the_choice_of_experts(to_pixels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # How many inputs an expert gets is known only at run time, so that idle ones cost nothing: a break a level.
-    model = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, routing="window")))
+    model = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, routing="window", to_pixels=to_pixels)))
     features = model.encode_lq(pictures())
     with pytest.raises(Exception, match="dispatch"):
         torch.compile(model.decoder, fullgraph=True, backend="eager")(features.latents, features.skips, features.lq)
     _dynamo.reset()
     monkeypatch.setattr(daem, "dispatch", lambda inputs, routing, experts: inputs)
-    torch.compile(model.decoder, fullgraph=True, backend="eager")(features.latents, features.skips, features.lq)
+    whole = torch.compile(model.decoder, fullgraph=True, backend="eager")
+    expected = model.decoder(features.latents, features.skips, features.lq)[0]
+    picture = whole(features.latents, features.skips, features.lq)[0]
+    torch.testing.assert_close(picture, expected, atol=1e-5, rtol=1e-5)

@@ -162,9 +162,12 @@ def test_pixels_by_hand() -> None:
     assert to_uint8(torch.tensor([-0.997, -0.996, -3.0, 1.2])).tolist() == [0, 1, 0, 255]
 
 
-@pytest.mark.parametrize("make", [small_base, sdxl_like_base])
-def test_a_saved_folder_is_the_same_model_and_leaves_this_one_usable(make: Callable[[], Base], tmp_path: Path) -> None:
-    model, lq = small_model(make()), pictures()
+@pytest.mark.parametrize(("make", "to_pixels"), [(small_base, False), (sdxl_like_base, False), (small_base, True)])
+def test_a_saved_folder_is_the_same_model_and_leaves_this_one_usable(
+    make: Callable[[], Base], to_pixels: bool, tmp_path: Path
+) -> None:
+    network = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=to_pixels))
+    model, lq = small_model(make(), network=network), pictures()
     before = model.restore(lq, CAPTIONS, [1, 2], SETTINGS)
     model.save_folder(tmp_path / "model", torch.float32)
     assert torch.equal(model.restore(lq, CAPTIONS, [1, 2], SETTINGS), before)

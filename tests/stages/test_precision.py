@@ -14,13 +14,14 @@ NETWORKS = {
     "alignment": replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=2)),
     "joint": NETWORK,
     "decoder": NETWORK,
+    "decoder, to pixels": replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True)),
 }
 
 
 def step(
     kind: str, base_folder: Path, bf16: bool = False, checkpointing: bool = False
 ) -> tuple[float, dict[str, Tensor]]:
-    module = make_stage(kind, base_folder, NETWORKS[kind], gradient_checkpointing=checkpointing)
+    module = make_stage(kind.partition(",")[0], base_folder, NETWORKS[kind], gradient_checkpointing=checkpointing)
     without_trainer(module)
     wake(module)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
@@ -29,7 +30,7 @@ def step(
     return loss.item(), gradients(module)
 
 
-@pytest.mark.parametrize("kind", ["alignment", "joint", "decoder"])
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_bfloat16_is_finite_and_close(kind: str, base_folder: Path) -> None:
     # bfloat16 keeps 8 bits, 0.4% a rounding: the loss within 2%, the direction of the gradient within cos = 0.95.
     loss, exact = step(kind, base_folder)
@@ -41,7 +42,7 @@ def test_bfloat16_is_finite_and_close(kind: str, base_folder: Path) -> None:
     assert torch.cosine_similarity(*flat, dim=0) > 0.95
 
 
-@pytest.mark.parametrize("kind", ["alignment", "joint", "decoder"])
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_gradient_checkpointing_changes_nothing(kind: str, base_folder: Path) -> None:
     loss, whole = step(kind, base_folder)
     same_loss, recomputed = step(kind, base_folder, checkpointing=True)
