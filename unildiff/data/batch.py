@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unildiff.data.keys import sample_key
 from unildiff.data.pairs import Pair
 
 
@@ -103,3 +104,28 @@ def collate(samples: Sequence[RestorationSample | PredictSample]) -> Restoration
         else:
             batch[field] = values
     return cast(RestorationBatch, batch)
+
+
+def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
+    """Return the batch with each picture cut into ``parts`` x ``parts`` windows, row by row, each with a key of its own.
+
+    Raises:
+        ValueError: the sides cannot be cut evenly.
+    """
+    pictures = {}
+    for field in ("lq", "gt"):
+        whole = cast(dict[str, Tensor], batch)[field]
+        count, channels, height, width = whole.shape
+        if height % parts or width % parts:
+            raise ValueError(f"pictures of {height}x{width} cannot be cut into {parts}x{parts} windows")
+        windows = whole.reshape(count, channels, parts, height // parts, parts, width // parts)
+        pictures[field] = windows.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    numbers = range(parts**2)
+    return {
+        "lq": pictures["lq"],
+        "gt": pictures["gt"],
+        "caption": [caption for caption in batch["caption"] for _ in numbers],
+        "degradation": [degradation for degradation in batch["degradation"] for _ in numbers],
+        "name": [f"{name}_{number}" for name in batch["name"] for number in numbers],
+        "key": torch.tensor([sample_key(int(key), "window", number) for key in batch["key"] for number in numbers]),
+    }

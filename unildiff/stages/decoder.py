@@ -11,10 +11,11 @@ from torch import Tensor
 from unildiff.assembly import HANDED_TO_DECODER
 from unildiff.core.model import LQFeatures, NetworkConfig
 from unildiff.core.moe import auxiliary_loss
-from unildiff.data.batch import RestorationBatch
+from unildiff.data.batch import RestorationBatch, cut_batch
 from unildiff.data.latents import CachedBatch, LatentCache, of_batch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
 from unildiff.evaluation.ssim import training_ssim
 from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
 from unildiff.stages.denoising import routing_scalars
@@ -47,6 +48,8 @@ class DecoderFinetuneModule(RestorationModule):
         cache: where ``cached`` keeps them, and how many; never read from a checkpoint.
         ssim_weight: l1 of the loss (authors' refiner script: 0.2).
         auxiliary_weight: lambda of Eq. 7 (supplement: 0.01).
+        cut_every: every so many steps each crop is cut into four windows, which are restored and scored apart: what DAEM
+            decides for a whole picture is then learnt of small ones, too (our choice; 0, the paper: never).
     """
 
     trained = ("decoder.",)
@@ -68,7 +71,12 @@ class DecoderFinetuneModule(RestorationModule):
         cache: LatentCacheConfig | None = None,
         ssim_weight: float = 0.2,
         auxiliary_weight: float = 0.01,
+        cut_every: int = 0,
     ) -> None:
+        if cut_every and latents == "cached":
+            raise UserError(
+                f"cut_every: {cut_every}, but cached latents are of whole crops; give cut_every 0, or latents sample"
+            )
         super().__init__(
             base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing, evaluation
         )
@@ -77,6 +85,7 @@ class DecoderFinetuneModule(RestorationModule):
         self.training_sampling = training_sampling or SamplingSettings(num_inference_steps=4, guidance_scale=1.0)
         self.cache = cache or LatentCacheConfig()
         self.latent_cache: LatentCache
+        self.cut_every = cut_every
         self.ssim_weight, self.auxiliary_weight = ssim_weight, auxiliary_weight
 
     def setup(self, stage: str) -> None:
@@ -120,8 +129,25 @@ class DecoderFinetuneModule(RestorationModule):
         prediction: Tensor = self.model.unet(noisy, timesteps, context)[0].float()
         return schedule.denoised(prediction, noisy, timesteps)
 
+    def cut(self, batch: RestorationBatch) -> RestorationBatch:
+        """Return a batch of windows, four a picture.
+
+        Raises:
+            UserError: half a crop is no size that needs no padding.
+        """
+        height, width = batch["lq"].shape[2:]
+        multiple = 4 * self.model.downscale_factor  # two windows, each a multiple of what ``UniLDiff.pad`` pads to
+        if height % multiple or width % multiple:
+            raise UserError(
+                f"cut_every: crops of {height}x{width} cannot be cut into four; give --data.crop_size a multiple of "
+                f"{multiple}, or --model.cut_every 0"
+            )
+        return cut_batch(batch, 2)
+
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
+        if self.cut_every and self.global_step % self.cut_every == 0:
+            batch = self.cut(batch)
         noise = KeyedNoise(batch["key"], self.device)
         gt = batch_pictures(batch, "gt")
         latents, skips = self.decoder_inputs(batch, noise)
