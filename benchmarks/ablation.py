@@ -38,7 +38,7 @@ from benchmarks.ablation_plan import (
     folder_names,
 )
 from benchmarks.ablation_table import ablation_markdown, write_results
-from benchmarks.held_out import degraded, held_out, score
+from benchmarks.held_out import held_out, latents_of, score
 from benchmarks.timing import one_thread
 from unildiff.assembly import load_restorer
 from unildiff.cli import main as unildiff
@@ -186,13 +186,9 @@ def scored(
     detail, on_lq = variant.decoder is not None, variant.of_stage(DECODER).get("latents") == "lq"
 
     def restore(sample: RestorationSample) -> dict[str, torch.Tensor]:
-        lq = degraded(sample)
         with torch.inference_mode():
-            features = model.encode_lq(model.pad(lq))
-            latents = features.latents
-            if not on_lq:
-                latents = model.sample_latents(features, [sample["caption"]], [sample["key"]], settings)
-            return {"restored": to_uint8(model.decode(latents, features, lq.shape, detail))[0]}
+            features, latents = latents_of(model, sample, settings, diffusion=not on_lq)
+            return {"restored": to_uint8(model.decode(latents, features, sample["lq"].shape, detail))[0]}
 
     scores = score(samples, restore, variant.name)
     write_whole(path, json.dumps(scores).encode())

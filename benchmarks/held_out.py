@@ -1,8 +1,9 @@
 """The pictures that models are compared on, and their scores; shared by the benchmarks of issue 7.
 
-Axis letters: H/W pixels.
+Axis letters: C latent channels, h/w latent height and width, H/W pixels.
 """
 
+import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.deadleaves import DeadLeavesDataModule
+from unildiff.core.model import LQFeatures, UniLDiff
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.data.parallel import progress
 from unildiff.data.samples import LONGEST, write_sample
+from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.evaluation.evaluator import Evaluator
 from unildiff.evaluation.rows import Summary, summarise
 
@@ -68,6 +71,32 @@ def score(
     return {row: summarise(evaluator.rows()) for row, evaluator in evaluators.items()}
 
 
+def add_options(made: argparse.ArgumentParser, steps: int) -> None:
+    """Add what every benchmark asks that restores these pictures."""
+    made.add_argument("--model", default="tiny", help="tiny, an exported folder, or a checkpoint")
+    made.add_argument("--steps", type=int, default=steps)
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--every", type=int, default=1, help="only every n-th picture, for a quick look")
+
+
+def latents_of(
+    model: UniLDiff,
+    sample: RestorationSample,
+    settings: SamplingSettings,
+    caption: str | None = None,
+    diffusion: bool = True,
+) -> tuple[LQFeatures, Tensor]:
+    """Return a sample's features and its restored latents (1, C, h, w), under its own caption or another.
+
+    Without ``diffusion`` the latents are the LQ picture's.
+    """
+    features = model.encode_lq(model.pad(degraded(sample)))
+    if not diffusion:
+        return features, features.latents
+    captions = [sample["caption"] if caption is None else caption]
+    return features, model.sample_latents(features, captions, [sample["key"]], settings)
+
+
 def degraded(sample: RestorationSample) -> Tensor:
     """Return the sample's input as (1, 3, H, W) in [-1, 1]."""
     return to_unit(sample["lq"][None])
@@ -77,3 +106,8 @@ def number(summary: Summary, metric: str, degradation: str = "avg") -> float:
     """Return a mean of a summary; nan where there is none."""
     value = summary[degradation][metric]
     return float("nan") if value is None else value
+
+
+def table_line(name: str, cells: Sequence[str]) -> str:
+    """Return a line of a table with a column a degradation."""
+    return f"{name:26}" + "".join(f"{cell[:13]:>14}" for cell in cells)

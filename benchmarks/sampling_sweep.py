@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = argparse.ArgumentParser(prog="python -m benchmarks.sampling_sweep", description=__doc__.splitlines()[0])
     made.add_argument("--model", default="tiny", help="tiny, an exported folder, or a checkpoint")
     made.add_argument("--pictures", choices=("validation", "test"), default="validation")
-    made.add_argument("--every", type=int, default=1, help="only every n-th picture")
+    made.add_argument("--every", type=int, default=1, help="only every n-th picture, for a quick look")
     made.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
     made.add_argument("--steps", type=int, nargs="+", default=STEPS)
     made.add_argument("--threads", type=int, default=1)

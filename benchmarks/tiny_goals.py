@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.held_out import Restored, degraded, held_out, number, score
+from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, score, table_line
 from benchmarks.naf_baseline import load_naf
 from benchmarks.naf_baseline import restore as restore_by_naf
 from benchmarks.robustness import clean_psnr, mean_colour_shift, same_bytes, seconds_for_512
@@ -89,16 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.tiny_goals", description=__doc__.splitlines()[0])
-    made.add_argument("--model", default="tiny", help="tiny, an exported folder, or a decoder checkpoint")
+    add_options(made, steps=20)
     made.add_argument("--validation", action="store_true", help="the validation photographs in place of the test ones")
     made.add_argument("--alignment", help="checkpoint of the alignment stage; found by itself beside a checkpoint")
     made.add_argument("--no-diffusion", help="checkpoint of a decoder trained on LQ latents, same budget")
     made.add_argument("--without-daem", help="checkpoint of a decoder trained without experts, same budget")
     made.add_argument("--naf", type=Path, help="checkpoint of benchmarks.naf_baseline")
-    made.add_argument("--steps", type=int, default=20)
     made.add_argument("--guidance", type=float, default=5.0)
-    made.add_argument("--threads", type=int, default=1)
-    made.add_argument("--every", type=int, default=1, help="only every n-th picture, for a quick look")
     made.add_argument("--skip-robustness", action="store_true", help="leave out points 4 and 5 and the time")
     made.add_argument("--out", type=Path, help="also write points and scores as JSON")
     return made
@@ -109,16 +106,15 @@ def parser() -> argparse.ArgumentParser:
 
 def way(model: UniLDiff, sample: RestorationSample, settings: SamplingSettings) -> Restored:
     """Restore one picture; with it what the same latents give by the plain decoder, and the decoder on LQ latents."""
-    lq = degraded(sample)
+    size = sample["lq"].shape
     with torch.inference_mode():
-        features = model.encode_lq(model.pad(lq))
-        latents = model.sample_latents(features, [sample["caption"]], [sample["key"]], settings)
+        features, latents = latents_of(model, sample, settings)
         truth = encode_latents(model.vae, model.pad(to_unit(sample["gt"][None])))
         images = {
-            "restored": model.decode(latents, features, lq.shape),
-            "after_joint": model.decode(latents, features, lq.shape, detail=False),
-            "own_no_diffusion": model.decode(features.latents, features, lq.shape),
-            "round_trip": model.decode(truth, features, lq.shape, detail=False),
+            "restored": model.decode(latents, features, size),
+            "after_joint": model.decode(latents, features, size, detail=False),
+            "own_no_diffusion": model.decode(features.latents, features, size),
+            "round_trip": model.decode(truth, features, size, detail=False),
         }
     return {row: to_uint8(image)[0] for row, image in images.items()}
 
@@ -141,13 +137,9 @@ def rival_scores(
 
 
 def rival(model: UniLDiff, sample: RestorationSample, settings: SamplingSettings, row: str) -> Tensor:
-    lq = degraded(sample)
     with torch.inference_mode():
-        features = model.encode_lq(model.pad(lq))
-        latents = features.latents
-        if row != "no_diffusion":
-            latents = model.sample_latents(features, [sample["caption"]], [sample["key"]], settings)
-        return to_uint8(model.decode(latents, features, lq.shape, detail=row != "after_alignment"))[0]
+        features, latents = latents_of(model, sample, settings, diffusion=row != "no_diffusion")
+        return to_uint8(model.decode(latents, features, sample["lq"].shape, detail=row != "after_alignment"))[0]
 
 
 def stage_before(source: str, times: int) -> str | None:
@@ -282,10 +274,9 @@ def table(scores: dict[str, Summary]) -> str:
     degradations = list(scores["restored"])
     lines = []
     for metric, form in (("psnr", "{:.2f}"), ("ssim", "{:.3f}"), ("gmsd", "{:.4f}")):
-        lines.append(f"{metric.upper():18}" + "".join(f"{name[:13]:>14}" for name in degradations))
+        lines.append(table_line(metric.upper(), degradations))
         for row, summary in scores.items():
-            cells = [form.format(number(summary, metric, name)) for name in degradations]
-            lines.append(f"{row:18}" + "".join(f"{cell:>14}" for cell in cells))
+            lines.append(table_line(row, [form.format(number(summary, metric, name)) for name in degradations]))
     return "\n".join(lines)
 
 

@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from unildiff.core.base import Base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.pixel_mix import BrightnessGate
 from unildiff.core.sizes import SDXL, TINY
 from unildiff.core.text import TextEncoders
 from unildiff.core.tiny import make_tiny_base, tiny_tokenizer
@@ -78,4 +80,12 @@ def small_model(base: Base | None = None, seed: int = 0, network: NetworkConfig 
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.copy_(0.05 * torch.randn(parameter.shape))
+        open_gates(model)
     return model
+
+
+def open_gates(model: nn.Module) -> None:
+    """Put gates that start closed half-way, where what they see decides."""
+    for module in model.modules():
+        if isinstance(module, BrightnessGate):
+            nn.init.zeros_(module.output.bias)

@@ -1,43 +1,49 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from benchmarks.brightness import REACH, local_means, oracles, report
+from benchmarks.brightness import KINDS, REACH_PIXELS, local_means, main, oracles, report
+from benchmarks.held_out import held_out, number, score
+from benchmarks.tiny_goals import way
+from tests.small import small_model
+from unildiff.assembly import load_restorer
+from unildiff.diffusion.sampler import SamplingSettings
 
 
 def picture(seed: int) -> Tensor:
-    return torch.rand(3, 60, 70, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(3, 60, 70, generator=torch.Generator().manual_seed(seed)) * 1.2 - 0.6
 
 
 def test_local_means_are_scipys_inside_and_count_nothing_beyond_the_edges() -> None:
     values = picture(0)
     means = local_means(values).numpy()
-    inner = slice(REACH // 2, -(REACH // 2))
-    expected = np.stack([uniform_filter(each, REACH, mode="constant") for each in values.numpy()])
-    np.testing.assert_allclose(means[:, inner, inner], expected[:, inner, inner], atol=1e-5)
-    corner = values[:, : REACH // 2 + 1, : REACH // 2 + 1].mean(dim=(1, 2))
-    np.testing.assert_allclose(means[:, 0, 0], corner, atol=1e-5)
+    half = REACH_PIXELS // 2
+    expected = np.stack([uniform_filter(each, REACH_PIXELS, mode="constant") for each in values.numpy()])
+    np.testing.assert_allclose(means[:, half:-half, half:-half], expected[:, half:-half, half:-half], atol=1e-5)
+    np.testing.assert_allclose(means[:, 0, 0], values[:, : half + 1, : half + 1].mean(dim=(1, 2)), atol=1e-5)
 
 
 def test_oracles_take_away_a_wrong_exposure_and_a_slow_drift() -> None:
-    truth = (picture(1) * 100 + 60).to(torch.uint8)
-    exact = truth.float() / 127.5 - 1
-    darker = exact - 40 / 127.5
+    truth = picture(1)
+    darker = truth - torch.tensor([0.3, 0.2, -0.1])[:, None, None]
     as_it_is, exposed, brightened = oracles(darker, truth)
-    assert torch.equal(as_it_is.float(), truth.float() - 40)
-    assert torch.equal(exposed, truth) and torch.equal(brightened, truth)
-    drift = torch.linspace(-20, 20, 70)[None, None] / 127.5
-    _, exposed, brightened = oracles(exact + drift, truth)
-    inner = slice(REACH // 2, -(REACH // 2))  # a straight line is its own mean where nothing is cut off
-    assert (brightened[..., inner].float() - truth[..., inner].float()).abs().max() <= 1
-    assert (exposed.float() - truth.float()).abs().max() >= 19
+    assert torch.equal(as_it_is, darker)
+    torch.testing.assert_close(exposed, truth)
+    torch.testing.assert_close(brightened, truth)
+    drift = torch.linspace(-0.2, 0.2, 70)[None, None]
+    _, exposed, brightened = oracles(truth + drift, truth)
+    half = REACH_PIXELS // 2  # a straight line is its own mean where nothing is cut off
+    torch.testing.assert_close(brightened[..., half:-half], truth[..., half:-half])
+    torch.testing.assert_close(exposed, truth + drift)
 
 
 def test_report_says_what_daem_adds_with_and_without_the_truths_brightness() -> None:
-    values = {"input": 10.0, "plain decoder": 15.0, "plain decoder+exposure": 16.0, "plain decoder+brightness": 20.0}
-    values |= {"DAEM": 15.5, "DAEM+exposure": 17.0, "DAEM+brightness": 22.0}
+    values = {"input": 10.0, "after_joint": 15.0, "after_joint+exposure": 16.0, "after_joint+brightness": 20.0}
+    values |= {"restored": 15.5, "restored+exposure": 17.0, "restored+brightness": 22.0}
     scores = {row: {name: {"psnr": value} for name in ("low", "avg")} for row, value in values.items()}
     lines = report(scores).splitlines()  # type: ignore[arg-type]
     worth = {line[:26].strip(): line[26:].split() for line in lines if line.startswith("worth")}
@@ -48,8 +54,20 @@ def test_report_says_what_daem_adds_with_and_without_the_truths_brightness() -> 
     }
 
 
-def test_a_model_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from benchmarks.brightness import main
+def test_rows_are_those_of_the_goals_and_oracles_are_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_model().save_folder(tmp_path)
+    assert main(["--model", str(tmp_path), "--steps", "1", "--every", "17"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    psnr = {line[:26].strip(): float(line.split()[-1]) for line in lines[3:]}
+    model, settings = load_restorer(str(tmp_path)), SamplingSettings(1, 5.0)
+    goals = score(held_out("validation")[::17], lambda sample: way(model, sample, settings))
+    for row in ("input", "after_joint", "restored"):
+        assert psnr[row] == pytest.approx(number(goals[row], "psnr"), abs=0.006)
+    for row in ("after_joint", "restored"):
+        as_it_is, exposed, brightened = (psnr[row + kind] for kind in KINDS)
+        assert as_it_is < exposed < brightened
 
+
+def test_a_model_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", "nowhere"]) == 2
     assert capsys.readouterr().err.startswith("brightness: error: model: no file or folder nowhere")

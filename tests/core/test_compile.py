@@ -38,6 +38,12 @@ def test_decoder_is_one_graph_but_for_the_choice_of_experts(to_pixels: bool, mon
     # How many inputs an expert gets is known only at run time, so that idle ones cost nothing: a break a level.
     model = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, routing="window", to_pixels=to_pixels)))
     features = model.encode_lq(pictures())
+    shares: list[Tensor] = []
+    if model.decoder.pixels is not None:
+        model.decoder.pixels.brightness.register_forward_hook(lambda module, args, share: shares.append(share))
+        model.decoder(features.latents, features.skips, features.lq)
+        assert ((shares[0] > 0) & (shares[0] < 1)).all()  # else the last thing it does would be multiplied by zero
+        model.decoder.pixels.brightness._forward_hooks.clear()
     with pytest.raises(Exception, match="dispatch"):
         torch.compile(model.decoder, fullgraph=True, backend="eager")(features.latents, features.skips, features.lq)
     _dynamo.reset()

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tests.small import NETWORK
+from tests.small import NETWORK, open_gates
 from unildiff.core.model import NetworkConfig
 from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
@@ -63,6 +63,7 @@ def wake(module: StageModule) -> None:
         for _, parameter in module.trained_parameters():
             if not parameter.any():
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    open_gates(module)
 
 
 def without_trainer(module: LightningModule) -> None:

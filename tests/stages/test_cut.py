@@ -1,18 +1,20 @@
-"""The decoder stage's windows: which steps have them, and that each is restored and scored as a picture of its own."""
+"""The decoder stage's quarters of crops: which steps have them, and that each is restored and compared as a picture of its own."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from tests.stages.steps import make_batch, make_stage, wake, without_trainer
+from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer, wake, without_trainer
+from unildiff.data.augment import Augment
 from unildiff.data.batch import cut_batch
 from unildiff.errors import UserError
 from unildiff.stages.base import StageModule
 
 
-def test_windows_are_numpys_slices_row_by_row_with_keys_of_their_own() -> None:
+def test_pieces_are_numpys_slices_row_by_row_with_keys_of_their_own() -> None:
     batch = make_batch((1, 2), 24)
     cut = cut_batch(batch, 2)
     for field in ("lq", "gt"):
@@ -26,7 +28,7 @@ def test_windows_are_numpys_slices_row_by_row_with_keys_of_their_own() -> None:
     keys = cut["key"].tolist()
     assert cut["key"].dtype == torch.int64 and len({*keys, 1, 2}) == 10
     assert cut_batch(make_batch((2,), 24), 2)["key"].tolist() == keys[4:]  # whatever else is in the batch
-    with pytest.raises(ValueError, match="24x24 cannot be cut into 5x5"):
+    with pytest.raises(ValueError, match="24x24 cannot be cut into 5x5 pieces"):
         cut_batch(batch, 5)
 
 
@@ -37,21 +39,60 @@ def loss_of(module: StageModule, step: int, batch: object) -> torch.Tensor:
         return module.training_step(batch, 0)  # type: ignore[operator, no-any-return]
 
 
-def test_every_third_step_is_the_step_of_a_batch_of_windows(base_folder: Path) -> None:
-    cutting, whole = (make_stage("decoder", base_folder, cut_every=every) for every in (3, 0))
+@pytest.mark.parametrize("latents", ["one_step", "sample"])
+def test_every_third_step_is_the_step_of_a_batch_of_quarters(latents: str, base_folder: Path) -> None:
+    cutting, whole = (make_stage("decoder", base_folder, cut_every=every, latents=latents) for every in (3, 0))
     for module in (cutting, whole):
         wake(module)
     batch = make_batch()
-    for step in (1, 2, 3, 4, 6):
-        expected = loss_of(whole, step, batch if step % 3 else cut_batch(batch, 2))
+    for step in range(1, 7):
+        expected = loss_of(whole, step, cut_batch(batch, 2) if step in (2, 5) else batch)
         assert torch.equal(loss_of(cutting, step, batch), expected)
-    assert loss_of(whole, 3, batch) != loss_of(cutting, 3, batch)
+    assert loss_of(whole, 2, batch) != loss_of(cutting, 2, batch)
+
+
+def test_losses_of_quarters_have_names_of_their_own(base_folder: Path) -> None:
+    module = make_stage("decoder", base_folder, cut_every=2)
+    wake(module)
+    without_trainer(module)
+    module.trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
+    seen: list[set[str]] = []
+    module.log_scalars = lambda values: seen.append(set(values))  # type: ignore[method-assign]
+    for step in (4, 5):
+        module.trainer.global_step = step  # type: ignore[misc]
+        module.training_step(make_batch(), 0)  # type: ignore[call-arg, operator]
+    assert "loss/ssim" in seen[0] and seen[1] == {f"{name}_of_quarters" for name in seen[0]}
+
+
+def test_accumulated_micro_batches_are_cut_alike_and_a_resumed_run_goes_on_in_step(
+    base_folder: Path, tmp_path: Path
+) -> None:
+    def run(max_steps: int, checkpoint: str | None = None) -> tuple[StageModule, list[tuple[int, int]]]:
+        module = make_stage("decoder", base_folder, cut_every=2)
+        seen: list[tuple[int, int]] = []
+        module.model.decoder.register_forward_pre_hook(lambda _, args: seen.append((module.global_step, len(args[0]))))
+        trainer = make_trainer(tmp_path, max_steps=max_steps, accumulate_grad_batches=2)
+        trainer.fit(module, make_loader([make_batch((number,)) for number in range(1, 9)]), ckpt_path=checkpoint)
+        trainer.save_checkpoint(tmp_path / f"{max_steps}.ckpt")
+        return module, seen
+
+    _, straight = run(4)
+    assert straight == [(step, 4 if step % 2 else 1) for step in range(4) for _ in range(2)]
+    run(3)
+    _, resumed = run(4, str(tmp_path / "3.ckpt"))
+    assert resumed == straight[6:]
 
 
 def test_what_cannot_be_cut_is_one_line(base_folder: Path) -> None:
     module = make_stage("decoder", base_folder, cut_every=1)
     multiple = 4 * module.model.downscale_factor
-    with pytest.raises(UserError, match=f"crops of {multiple + 4}x{multiple + 4}.*multiple of {multiple}, or"):
-        loss_of(module, 1, make_batch(size=multiple + 4))
+    wrong = multiple + 4
+    with pytest.raises(UserError, match=f"crops of {wrong}x{wrong}.*multiple of {multiple}, or"):
+        loss_of(module, 1, make_batch(size=wrong))
+    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(augment=Augment(wrong)))  # type: ignore[assignment]
+    with pytest.raises(UserError, match=f"crops of {wrong}x{wrong}"):
+        module.setup("fit")
     with pytest.raises(UserError, match="cut_every: 2, but cached latents"):
         make_stage("decoder", base_folder, cut_every=2, latents="cached")
+    with pytest.raises(UserError, match="cut_every: -1, but it counts steps"):
+        make_stage("decoder", base_folder, cut_every=-1)

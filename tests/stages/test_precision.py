@@ -10,18 +10,19 @@ from torch import Tensor, nn
 from tests.small import NETWORK
 from tests.stages.steps import gradients, make_batch, make_stage, wake, without_trainer
 
-NETWORKS = {
-    "alignment": replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=2)),
-    "joint": NETWORK,
-    "decoder": NETWORK,
-    "decoder, to pixels": replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True)),
+CASES = {
+    "alignment": ("alignment", replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=2))),
+    "joint": ("joint", NETWORK),
+    "decoder": ("decoder", NETWORK),
+    "decoder, to pixels": ("decoder", replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True))),
 }
 
 
 def step(
-    kind: str, base_folder: Path, bf16: bool = False, checkpointing: bool = False
+    case: str, base_folder: Path, bf16: bool = False, checkpointing: bool = False
 ) -> tuple[float, dict[str, Tensor]]:
-    module = make_stage(kind.partition(",")[0], base_folder, NETWORKS[kind], gradient_checkpointing=checkpointing)
+    kind, network = CASES[case]
+    module = make_stage(kind, base_folder, network, gradient_checkpointing=checkpointing)
     without_trainer(module)
     wake(module)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
@@ -30,11 +31,11 @@ def step(
     return loss.item(), gradients(module)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_bfloat16_is_finite_and_close(kind: str, base_folder: Path) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_bfloat16_is_finite_and_close(case: str, base_folder: Path) -> None:
     # bfloat16 keeps 8 bits, 0.4% a rounding: the loss within 2%, the direction of the gradient within cos = 0.95.
-    loss, exact = step(kind, base_folder)
-    low_loss, low = step(kind, base_folder, bf16=True)
+    loss, exact = step(case, base_folder)
+    low_loss, low = step(case, base_folder, bf16=True)
     assert low_loss == pytest.approx(loss, rel=0.02)
     assert set(low) == set(exact) and all(gradient.isfinite().all() for gradient in low.values())
     assert all(gradient.dtype == torch.float32 for gradient in low.values())
@@ -42,10 +43,10 @@ def test_bfloat16_is_finite_and_close(kind: str, base_folder: Path) -> None:
     assert torch.cosine_similarity(*flat, dim=0) > 0.95
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_gradient_checkpointing_changes_nothing(kind: str, base_folder: Path) -> None:
-    loss, whole = step(kind, base_folder)
-    same_loss, recomputed = step(kind, base_folder, checkpointing=True)
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_checkpointing_changes_nothing(case: str, base_folder: Path) -> None:
+    loss, whole = step(case, base_folder)
+    same_loss, recomputed = step(case, base_folder, checkpointing=True)
     assert same_loss == loss
     assert set(recomputed) == set(whole)
     for name, gradient in whole.items():

@@ -41,7 +41,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "decoder, images": ("decoder", {"auxiliary_weight": 1.0}),
     "decoder, windows": ("decoder", {"network": WINDOWS, "auxiliary_weight": 1.0}),
     "decoder with a way to the pixels": ("decoder", {"network": PIXELS, "auxiliary_weight": 1.0}),
-    "decoder, crops cut into windows": ("decoder", {"cut_every": 1, "auxiliary_weight": 1.0}),
+    "decoder, quarters of crops": ("decoder", {"cut_every": 1, "auxiliary_weight": 1.0}),
     "accumulated, lambda 0": ("decoder", {"auxiliary_weight": 0.0}),
 }
 

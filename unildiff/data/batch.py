@@ -107,7 +107,9 @@ def collate(samples: Sequence[RestorationSample | PredictSample]) -> Restoration
 
 
 def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
-    """Return the batch with each picture cut into ``parts`` x ``parts`` windows, row by row, each with a key of its own.
+    """Return each picture (C, H, W) as its ``parts`` x ``parts`` pieces (C, H / parts, W / parts), row by row; uint8 as they are.
+
+    A piece has the picture's caption, and a key that comes from the picture's and its number. Other fields are left behind.
 
     Raises:
         ValueError: the sides cannot be cut evenly.
@@ -117,9 +119,9 @@ def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
         whole = cast(dict[str, Tensor], batch)[field]
         count, channels, height, width = whole.shape
         if height % parts or width % parts:
-            raise ValueError(f"pictures of {height}x{width} cannot be cut into {parts}x{parts} windows")
-        windows = whole.reshape(count, channels, parts, height // parts, parts, width // parts)
-        pictures[field] = windows.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+            raise ValueError(f"pictures of {height}x{width} cannot be cut into {parts}x{parts} pieces")
+        pieces = whole.reshape(count, channels, parts, height // parts, parts, width // parts)
+        pictures[field] = pieces.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
     numbers = range(parts**2)
     return {
         "lq": pictures["lq"],
@@ -127,5 +129,5 @@ def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
         "caption": [caption for caption in batch["caption"] for _ in numbers],
         "degradation": [degradation for degradation in batch["degradation"] for _ in numbers],
         "name": [f"{name}_{number}" for name in batch["name"] for number in numbers],
-        "key": torch.tensor([sample_key(int(key), "window", number) for key in batch["key"] for number in numbers]),
+        "key": torch.tensor([sample_key(int(key), "piece", number) for key in batch["key"] for number in numbers]),
     }

@@ -48,8 +48,9 @@ class DecoderFinetuneModule(RestorationModule):
         cache: where ``cached`` keeps them, and how many; never read from a checkpoint.
         ssim_weight: l1 of the loss (authors' refiner script: 0.2).
         auxiliary_weight: lambda of Eq. 7 (supplement: 0.01).
-        cut_every: every so many steps each crop is cut into four windows, which are restored and scored apart: what DAEM
-            decides for a whole picture is then learnt of small ones, too (our choice; 0, the paper: never).
+        cut_every: every so many optimiser steps, the step is made on the quarters of its crops, restored and compared as
+            pictures of their own: what DAEM decides for a whole picture is then learnt of small ones, too (our choice; 0:
+            never, as in the paper).
     """
 
     trained = ("decoder.",)
@@ -73,9 +74,11 @@ class DecoderFinetuneModule(RestorationModule):
         auxiliary_weight: float = 0.01,
         cut_every: int = 0,
     ) -> None:
-        if cut_every and latents == "cached":
+        if cut_every < 0 or (cut_every and latents == "cached"):
+            reason = "cached latents are of whole crops" if cut_every > 0 else "it counts steps"
             raise UserError(
-                f"cut_every: {cut_every}, but cached latents are of whole crops; give cut_every 0, or latents sample"
+                f"cut_every: {cut_every}, but {reason}; give --model.cut_every 0, or a number of steps and "
+                "--model.latents sample"
             )
         super().__init__(
             base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing, evaluation
@@ -89,9 +92,14 @@ class DecoderFinetuneModule(RestorationModule):
         self.ssim_weight, self.auxiliary_weight = ssim_weight, auxiliary_weight
 
     def setup(self, stage: str) -> None:
-        """Refuse a cache of something else before anything takes long."""
-        if stage == "fit" and self.latents == "cached":
+        """Refuse a cache of something else, and crops that have no quarters, before anything takes long."""
+        if stage != "fit":
+            return
+        if self.latents == "cached":
             self.latent_cache = open_cache(self)
+        data = getattr(self.trainer, "datamodule", None)
+        if self.cut_every and data is not None:
+            self.check_quarters(data.augment.crop, data.augment.crop)
 
     def on_fit_start(self) -> None:
         """Make what the cache lacks."""
@@ -129,25 +137,25 @@ class DecoderFinetuneModule(RestorationModule):
         prediction: Tensor = self.model.unet(noisy, timesteps, context)[0].float()
         return schedule.denoised(prediction, noisy, timesteps)
 
-    def cut(self, batch: RestorationBatch) -> RestorationBatch:
-        """Return a batch of windows, four a picture.
+    def check_quarters(self, height: int, width: int) -> None:
+        """Refuse crops whose quarters would have to be padded.
 
         Raises:
-            UserError: half a crop is no size that needs no padding.
+            UserError: what size they may have.
         """
-        height, width = batch["lq"].shape[2:]
-        multiple = 4 * self.model.downscale_factor  # two windows, each a multiple of what ``UniLDiff.pad`` pads to
+        multiple = 4 * self.model.downscale_factor  # twice what ``UniLDiff.pad`` pads to
         if height % multiple or width % multiple:
             raise UserError(
-                f"cut_every: crops of {height}x{width} cannot be cut into four; give --data.crop_size a multiple of "
-                f"{multiple}, or --model.cut_every 0"
+                f"cut_every: crops of {height}x{width} have no quarters that need no padding; give --data.crop_size a "
+                f"multiple of {multiple}, or --model.cut_every 0"
             )
-        return cut_batch(batch, 2)
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        if self.cut_every and self.global_step % self.cut_every == 0:
-            batch = self.cut(batch)
+        quarters = self.cut_every > 0 and (self.global_step + 1) % self.cut_every == 0
+        if quarters:
+            self.check_quarters(*batch["lq"].shape[2:])
+            batch = cut_batch(batch, 2)
         noise = KeyedNoise(batch["key"], self.device)
         gt = batch_pictures(batch, "gt")
         latents, skips = self.decoder_inputs(batch, noise)
@@ -159,5 +167,6 @@ class DecoderFinetuneModule(RestorationModule):
         loss: Tensor = reconstruction + self.ssim_weight * (1 - ssim)
         if self.logs_now:
             losses = {"loss/reconstruction": reconstruction.detach(), "loss/ssim": ssim.detach()}
-            self.log_scalars(losses | routing_scalars(routings, "daem"))
+            scalars = losses | routing_scalars(routings, "daem")
+            self.log_scalars({f"{name}_of_quarters" if quarters else name: value for name, value in scalars.items()})
         return loss + self.auxiliary_weight * auxiliary_loss(routings) if routings else loss
