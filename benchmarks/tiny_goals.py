@@ -176,7 +176,7 @@ def stages(scores: dict[str, Summary], rivals: dict[str, Summary]) -> list[Point
     rows = {"input": "input", "after_alignment": "alignment", "after_joint": "joint", "restored": "decoder"}
     known = [(name, number((scores | rivals)[row], "psnr")) for row, name in rows.items() if row in scores | rivals]
     rises = all(first[1] < second[1] for first, second in pairwise(known))
-    text = " < ".join(f"{name} {value:.2f}" for name, value in known)
+    text = ", ".join(f"{name} {value:.2f}" for name, value in known)
     complete = "after_alignment" in rivals
     met: bool | None = rises if complete or not rises else None
     found = [

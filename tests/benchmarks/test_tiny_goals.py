@@ -42,14 +42,14 @@ def test_stages_are_compared_with_rivals_of_the_same_budget_where_they_are_given
     alone = stages(scores, {})
     # Without the alignment stage and a decoder trained on LQ latents nothing is said to be met.
     assert [(point.met, point.measured) for point in alone] == [
-        (None, "input 13.00 < joint 16.00 < decoder 18.00 (no alignment)"),
+        (None, "input 13.00, joint 16.00, decoder 18.00 (no alignment)"),
         (True, "+2.00 dB"),
         (None, "+6.00 dB, GMSD +0.0000"),
     ]
     fair = {"after_alignment": summary({"a": 16.5}), "without_daem": summary({"a": 17.2})}
     fair["no_diffusion"] = summary({"a": 18.04}, gmsd=0.21)
     found = stages(scores, fair)
-    assert found[0].met is False and "alignment 16.50 < joint 16.00" in found[0].measured
+    assert found[0].met is False and "alignment 16.50, joint 16.00" in found[0].measured
     assert found[2].met is False and found[2].measured == "+0.80 dB"
     assert found[3].met is True and found[3].measured == "-0.04 dB, GMSD -0.0100"  # equal PSNR, better GMSD
     fair["no_diffusion"] = summary({"a": 17.9}, gmsd=0.19)
