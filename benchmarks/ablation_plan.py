@@ -68,7 +68,7 @@ VARIANTS = (
     *(Variant(f"lambda {weight:g}", (BALANCE,), {}, {"auxiliary_weight": weight}) for weight in (0.0, 0.001, 0.1)),
 )
 TABLES = {"paper": PAPER, "decoder": TUNED, "experts": EXPERTS, "dropout": DROPOUT, "lambda": BALANCE}
-AS_IN_GROUP = {(EXPERTS, "DAFF + text"): "none", (DROPOUT, "DAFF + text"): "dropout 0.2"}
+AS_IN_GROUP = {(EXPERTS, "DAFF + text"): "no token experts", (DROPOUT, "DAFF + text"): "dropout 0.2"}
 AS_IN_GROUP |= {(BALANCE, "DAFF + text + DAEM"): "lambda 0.01"}
 """What a variant that stands in several tables is called in one that is not its first."""
 

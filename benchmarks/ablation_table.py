@@ -62,10 +62,11 @@ def ablation_markdown(results: Sequence[Result], about: Mapping[str, Any]) -> st
             before = found[0]["input"][which]["avg"]
             lines += ["", "Input: " + ", ".join(f"{title} {before[name]:.{d}f}" for name, title, d in METRICS) + "."]
         for group in TABLES.values():
-            members = [variant for variant in VARIANTS if group in variant.group]
-            rows = {label(variant, group): runs_of(found, variant.name, which) for variant in members}
-            rows = {name: runs for name, runs in rows.items() if runs}
-            if rows:
+            runs = [(v, runs_of(found, v.name, which)) for v in VARIANTS if group in v.group]
+            members = [variant for variant, its_runs in runs if its_runs]
+            rows = {label(variant, group): its_runs for variant, its_runs in runs if its_runs}
+            # A row alone compares nothing; it stands in its first table.
+            if len(rows) > 1 or any(variant.group[0] == group for variant in members):
                 lines += ["", f"### {group}", "", *_table(rows, group == PAPER), "", verdict(group, rows)]
     return "\n".join(lines) + "\n"
 

@@ -123,7 +123,10 @@ def test_the_page_gives_means_ranges_and_the_papers_row() -> None:
     assert (
         "By PSNR: none < text < DAFF + text: the paper's order; half the range over seeds is at most 0.20 dB." in page
     )
+    assert "dropout" not in page  # one row of that table would compare nothing
+    page = ablation_markdown([*results, result("dropout 0", 15.0)], about)
     assert "| dropout 0.2 | 16.00 |" in page  # the same variant under another table's name
+    assert "| dropout 0 | 15.00 |" in ablation_markdown([result("dropout 0", 15.0)], about)
     assert "## Weight" not in page and "lambda" not in page  # nothing of it is there yet
     assert "Input: PSNR (dB) 13.00" in page
 
