@@ -128,8 +128,8 @@ def test_the_recipes_fit_two_80_gb_cards() -> None:
     assert memory.gradients == pytest.approx(2 * 10.9e9, rel=0.01) and memory.optimiser == pytest.approx(
         21.7e9, rel=0.01
     )
-    # All but the activations is exact: room for CUDA and its allocator, and for activations that are 15% more.
-    assert memory.total + 2e9 + 0.15 * memory.activations < 80 * 2**30
+    # Of this only the activations, 12 GB, are an estimate; room for 15% more of them, and for CUDA and its allocator (2 GB).
+    assert memory.total < 78e9
     assert not parse_run(
         ["--config", "configs/joint.yaml", "--config", "configs/variants/multi_node.yaml"], None
     ).run.second_gradients
