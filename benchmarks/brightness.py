@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, score, table_line
-from benchmarks.timing import one_thread
-from unildiff.assembly import load_restorer
+from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, opened, score, table_line
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
@@ -35,10 +33,8 @@ DETAIL = {"after_joint": False, "restored": True}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    one_thread()
-    torch.set_num_threads(options.threads)
     try:
-        model = load_restorer(options.model)
+        model = opened(options)
     except UserError as error:
         print(f"brightness: error: {error}", file=sys.stderr)
         return 2

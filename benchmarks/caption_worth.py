@@ -15,9 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, score
-from benchmarks.timing import one_thread
-from unildiff.assembly import load_restorer
+from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, opened, score
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
@@ -26,10 +24,8 @@ from unildiff.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    one_thread()
-    torch.set_num_threads(options.threads)
     try:
-        model = load_restorer(options.model)
+        model = opened(options)
     except UserError as error:
         print(f"caption_worth: error: {error}", file=sys.stderr)
         return 2

@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
+import torch
 from torch import Tensor
 
+from benchmarks.timing import one_thread
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.deadleaves import DeadLeavesDataModule
+from unildiff.assembly import load_restorer
 from unildiff.core.model import LQFeatures, UniLDiff
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample
@@ -77,6 +80,17 @@ def add_options(made: argparse.ArgumentParser, steps: int) -> None:
     made.add_argument("--steps", type=int, default=steps)
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--every", type=int, default=1, help="only every n-th picture, for a quick look")
+
+
+def opened(options: argparse.Namespace) -> UniLDiff:
+    """Return the model that the options name, on as many threads as they say.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    one_thread()
+    torch.set_num_threads(options.threads)
+    return load_restorer(options.model)
 
 
 def latents_of(

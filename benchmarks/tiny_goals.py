@@ -26,11 +26,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, score, table_line
+from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, opened, score, table_line
 from benchmarks.naf_baseline import load_naf
 from benchmarks.naf_baseline import restore as restore_by_naf
 from benchmarks.robustness import clean_psnr, mean_colour_shift, same_bytes, seconds_for_512
-from benchmarks.timing import one_thread
 from unildiff.assembly import load_restorer
 from unildiff.core.encoders import encode_latents
 from unildiff.core.model import UniLDiff
@@ -58,10 +57,8 @@ class Point:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    one_thread()
-    torch.set_num_threads(options.threads)
     try:
-        model = load_restorer(options.model)
+        model = opened(options)
         settings = SamplingSettings(options.steps, options.guidance)
         which = "validation" if options.validation else "test"
         samples = held_out(which)[:: options.every]

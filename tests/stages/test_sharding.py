@@ -1,5 +1,6 @@
 """FSDP2 trains as one process does, resumes exactly, and what does not go with it is refused in one line."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 import yaml
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from tests.small import NETWORK
 from tests.stages.ranks import on_two_ranks
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
@@ -24,18 +26,25 @@ def strategy(**settings: Any) -> ModelParallelStrategy:
     return ModelParallelStrategy(**(VARIANT["strategy"]["init_args"] | settings))
 
 
-def stage(base_folder: Path) -> Any:
-    module = make_stage("joint", base_folder, gradient_checkpointing=True)
+CASES = {
+    "joint": ("joint", NETWORK),
+    "decoder, to pixels": ("decoder", replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True))),
+}
+
+
+def stage(case: str, base_folder: Path) -> Any:
+    kind, network = CASES[case]
+    module = make_stage(kind, base_folder, network, gradient_checkpointing=True)
     wake(module)
     return module
 
 
-def sharded(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
+def sharded(case: str, base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
     """Two steps, then the second of them once more from the first one's checkpoint."""
     batches = [make_batch([10 * index + 2 * rank, 10 * index + 2 * rank + 1]) for index in range(2)]
     ends = []
     for resume in (None, str(folder / "checkpoints" / "step-000001.ckpt")):
-        losses, module = Losses(), stage(base_folder)
+        losses, module = Losses(), stage(case, base_folder)
         whole = sum(parameter.numel() for parameter in module.parameters())
         saver = Checkpointing(every_n_steps=1, keep=-1)
         trainer = make_trainer(
@@ -49,9 +58,10 @@ def sharded(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
     return {"ends": ends}
 
 
-def test_two_ranks_train_as_one_and_resume(base_folder: Path, tmp_path: Path) -> None:
-    first, second = on_two_ranks(tmp_path / "two", partial(sharded, base_folder))
-    module = stage(base_folder)
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_train_as_one_and_resume(case: str, base_folder: Path, tmp_path: Path) -> None:
+    first, second = on_two_ranks(tmp_path / "two", partial(sharded, case, base_folder))
+    module = stage(case, base_folder)
     batches = [make_batch([10 * index + key for key in range(4)]) for index in range(2)]
     losses = Losses()
     make_trainer(tmp_path, [losses], max_steps=2, gradient_clip_val=1.0).fit(module, make_loader(batches))
