@@ -16,7 +16,7 @@ DEMO := runs/demo/$(NOW)
 DEMO_STEPS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-goals ablation bench bench-data bench-check full-size-check clean-venv
+.PHONY: help demo test format lint types reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-weights tiny-goals ablation bench bench-data bench-check full-size-check clean-venv
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -103,7 +103,7 @@ tiny-goals: $(READY)  ## every goal of the tiny model, measured; ARGS="--validat
 	$(BIN)/python -m benchmarks.tiny_goals $(ARGS)
 
 ablation: $(READY)  ## what each part is worth; ARGS="--minutes 60 --seeds 0 1", goes on where it was stopped
-	$(BIN)/python -m benchmarks.ablation --table docs/tiny-model/ablation.md $(ARGS)
+	$(BIN)/python -m benchmarks.ablation $(ARGS)
 
 bench: $(READY)  ## benchmarks against peers and limits, into benchmarks/README.md: 25 minutes on two idle cores
 	$(BIN)/python -m benchmarks $(ARGS)

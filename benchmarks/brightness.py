@@ -18,7 +18,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, opened, score, table_line
+from benchmarks.held_out import (
+    Restored,
+    add_options,
+    add_pictures,
+    held_out,
+    latents_of,
+    number,
+    opened,
+    score,
+    table_line,
+)
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
@@ -61,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.brightness", description=__doc__.splitlines()[0])
     add_options(made, steps=20)
-    made.add_argument("--pictures", choices=("validation", "test"), default="validation")
+    add_pictures(made)
     made.add_argument("--guidance", type=float, default=5.0)
     return made
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, opened, score
+from benchmarks.held_out import Restored, add_options, add_pictures, held_out, latents_of, number, opened, score
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.caption_worth", description=__doc__.splitlines()[0])
     add_options(made, steps=4)
-    made.add_argument("--pictures", choices=("validation", "test"), default="validation")
+    add_pictures(made)
     made.add_argument("--guidance", type=float, nargs="+", default=[1.0, 5.0])
     return made
 

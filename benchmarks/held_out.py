@@ -7,7 +7,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.timing import one_thread
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.assembly import load_restorer
+from unildiff.assembly import check_sampling, load_restorer
 from unildiff.core.model import LQFeatures, UniLDiff
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample
@@ -74,23 +74,39 @@ def score(
     return {row: summarise(evaluator.rows()) for row, evaluator in evaluators.items()}
 
 
-def add_options(made: argparse.ArgumentParser, steps: int) -> None:
-    """Add what every benchmark asks that restores these pictures."""
+def positive(text: str) -> int:
+    """Return the whole number of at least 1 that an option was given as; argparse says the rest."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}; give at least 1")
+    return number
+
+
+def add_options(made: argparse.ArgumentParser, steps: int | Sequence[int]) -> None:
+    """Add what every benchmark asks that restores these pictures; by default so many steps, or each of several."""
     made.add_argument("--model", default="tiny", help="tiny, an exported folder, or a checkpoint")
-    made.add_argument("--steps", type=int, default=steps)
-    made.add_argument("--threads", type=int, default=1)
-    made.add_argument("--every", type=int, default=1, help="only every n-th picture, for a quick look")
+    made.add_argument("--steps", type=positive, default=steps, nargs=None if isinstance(steps, int) else "+")
+    made.add_argument("--threads", type=positive, default=1)
+    made.add_argument("--every", type=positive, default=1, help="only every n-th picture, for a quick look")
+
+
+def add_pictures(made: argparse.ArgumentParser) -> None:
+    """Add the choice between the sets of ``held_out``."""
+    made.add_argument("--pictures", choices=get_args(Pictures), default="validation")
 
 
 def opened(options: argparse.Namespace) -> UniLDiff:
     """Return the model that the options name, on as many threads as they say.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or has no so many steps.
     """
     one_thread()
     torch.set_num_threads(options.threads)
-    return load_restorer(options.model)
+    model = load_restorer(options.model)
+    for steps in [options.steps] if isinstance(options.steps, int) else options.steps:
+        check_sampling(model, SamplingSettings(steps), "steps")
+    return model
 
 
 def latents_of(

@@ -28,7 +28,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.held_out import degraded, held_out, number, score
+from benchmarks.held_out import add_pictures, degraded, held_out, number, positive, score
 from benchmarks.naf_model import NAFNet, blocks_for
 from benchmarks.timing import one_thread
 from datamodules.deadleaves import DeadLeavesDataModule
@@ -68,10 +68,10 @@ def parser() -> argparse.ArgumentParser:
         "--looks", type=int, default=6, help="how often the validation photographs are restored on the way"
     )
     scores = commands.add_parser("score", help="score a trained one")
-    scores.add_argument("--pictures", choices=("validation", "test"), default="validation")
+    add_pictures(scores)
     for each in (fits, scores):
         each.add_argument("--run_dir", type=Path, default=Path("runs/naf"))
-        each.add_argument("--threads", type=int, default=1)
+        each.add_argument("--threads", type=positive, default=1)
     return made
 
 
@@ -79,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def fit(options: argparse.Namespace) -> int:
+    if not options.minutes > 0:
+        raise UserError(f"minutes: {options.minutes:g}; give a time above 0")
     config = yaml.safe_load(config_path(options.config).read_text())
     settings = config["data"]["init_args"] | {"num_workers": 0, "seed": config["seed_everything"]}
     settings["batch_size"] *= config.get("trainer", {}).get("devices", 1)  # the global batch, in one process
@@ -210,9 +212,11 @@ def load_naf(path: Path) -> NAFNet:
     """Return a trained net.
 
     Raises:
-        UserError: the file is missing or no checkpoint.
+        UserError: the file is missing, no checkpoint, or one of another model.
     """
     state = load_file_safely(path)
+    if not {"deep", "net"} <= set(state):
+        raise UserError(f"naf: {path} is no checkpoint of benchmarks.naf_baseline; give the last.pt of its run_dir")
     net = NAFNet(state["deep"])
     net.load_state_dict(state["net"])
     return net.eval().to(memory_format=torch.channels_last)

@@ -4,7 +4,7 @@
     python -m benchmarks.sampling_sweep --model FOLDER --every 3        # every third picture: a third of the time
     python -m benchmarks.sampling_sweep --pictures test --out docs/tiny-model/sweep_test
 
-Writes OUT.csv (a line a picture and point; a sweep that was stopped goes on), OUT.pdf and OUT.png. One picture costs about
+Writes OUT.csv (a line a picture and point; a sweep that was stopped goes on, one of another model is kept apart), OUT.pdf and OUT.png. One picture costs about
 13 restorations of 20 guided steps. The same sweep for other pictures: `unildiff.evaluation.sweeps`.
 """
 
@@ -13,31 +13,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from benchmarks.held_out import held_out
-from benchmarks.timing import one_thread
-from unildiff.assembly import load_restorer
+from benchmarks.held_out import add_options, add_pictures, held_out, opened
 from unildiff.errors import UserError
 from unildiff.evaluation.sweeps import GUIDANCE, STEPS, means, settings, sweep, sweep_figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     made = argparse.ArgumentParser(prog="python -m benchmarks.sampling_sweep", description=__doc__.splitlines()[0])
-    made.add_argument("--model", default="tiny", help="tiny, an exported folder, or a checkpoint")
-    made.add_argument("--pictures", choices=("validation", "test"), default="validation")
-    made.add_argument("--every", type=int, default=1, help="only every n-th picture, for a quick look")
+    add_options(made, STEPS)
+    add_pictures(made)
     made.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
-    made.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    made.add_argument("--threads", type=int, default=1)
     made.add_argument("--out", type=Path, default=Path("runs/sweep/tiny"), help="path without suffix")
     options = made.parse_args(arguments)
-    one_thread()
-    torch.set_num_threads(options.threads)
     try:
+        model = opened(options)
         samples = held_out(options.pictures)[:: options.every]
         points = settings(options.guidance, options.steps)
-        rows = sweep(load_restorer(options.model), samples, points, options.out.with_suffix(".csv"))
+        rows = sweep(model, samples, points, options.out.with_suffix(".csv"))
     except UserError as error:
         print(f"sampling_sweep: error: {error}", file=sys.stderr)
         return 2

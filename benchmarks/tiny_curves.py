@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--out", type=Path, default=Path("docs/tiny-model/curves"), help="path without suffix")
     options = made.parse_args(arguments)
     runs = {name: read_curves(options.runs / name) for name in LOSSES}
-    if missing := [name for name, curves in runs.items() if not curves]:
-        print(f"tiny_curves: error: no curves of {', '.join(missing)} in {options.runs}", file=sys.stderr)
+    if missing := [name for name, curves in runs.items() if LOSSES[name] not in curves]:
+        print(f"tiny_curves: error: no curve of the loss of {', '.join(missing)} in {options.runs}", file=sys.stderr)
         return 2
     kept = {run: {tag: averaged(curve) for tag, curve in curves.items()} for run, curves in runs.items()}
     output_folder(options.out.parent)

@@ -18,8 +18,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.evaluation.rows import Summary
+from unildiff.evaluation.sweeps import PAPER
 from unildiff.stages.checkpoints import read_checkpoint
 
 MOCE_IR_S_SECONDS = 24.5  # for 512x512 on one core of such a machine, speeds.md 7
@@ -60,26 +62,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         model = opened(options)
         settings = SamplingSettings(options.steps, options.guidance)
+        rivals = open_rivals(options, settings)
         which = "validation" if options.validation else "test"
         samples = held_out(which)[:: options.every]
         scores = score(samples, lambda sample: way(model, sample, settings), "the model")
-        rivals = rival_scores(options, samples, settings)
+        rival_scores = {row: score(samples, lambda s, r=row: {r: rivals[r](s)}, row)[row] for row in rivals}
     except UserError as error:
         print(f"tiny_goals: error: {error}", file=sys.stderr)
         return 2
     found = [
         *gains(scores["input"], scores["restored"]),
-        *stages(scores, rivals),
-        *feed_forward(scores["restored"], rivals.get("naf")),
+        *stages(scores, rival_scores),
+        *feed_forward(scores["restored"], rival_scores.get("naf")),
         *robustness(model, which, settings, options),
         *sizes(model, options.model),
     ]
     print(f"{options.model} on the {which} photographs: {len(samples)} pictures, onerestore, {options.steps} steps, ")
     print(f"guidance {options.guidance:g}, {options.threads} thread(s), load {os.getloadavg()[0]:.1f}\n")
-    print(table(scores | rivals) + "\n\n" + points_text(found))
+    print(table(scores | rival_scores) + "\n\n" + points_text(found))
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        content = {"points": [asdict(point) for point in found], "scores": scores | rivals}
+        content = {"points": [asdict(point) for point in found], "scores": scores | rival_scores}
         options.out.write_text(json.dumps(content, indent=2) + "\n")
     return int(any(point.met is False for point in found))
 
@@ -116,20 +119,18 @@ def way(model: UniLDiff, sample: RestorationSample, settings: SamplingSettings) 
     return {row: to_uint8(image)[0] for row, image in images.items()}
 
 
-def rival_scores(
-    options: argparse.Namespace, samples: Sequence[RestorationSample], settings: SamplingSettings
-) -> dict[str, Summary]:
-    """Score what --alignment, --no-diffusion, --without-daem and --naf name; missing ones are left out."""
+def open_rivals(
+    options: argparse.Namespace, settings: SamplingSettings
+) -> dict[str, Callable[[RestorationSample], Tensor]]:
+    """Return how --alignment, --no-diffusion, --without-daem and --naf restore, by row; what is not named is left out."""
     given = {"after_alignment": options.alignment or stage_before(options.model, 2)}
     given |= {"no_diffusion": options.no_diffusion, "without_daem": options.without_daem}
-    found = {}
+    found: dict[str, Callable[[RestorationSample], Tensor]] = {}
     for row, source in given.items():
         if source is not None:
-            model = load_restorer(source)
-            found[row] = score(samples, lambda s, r=row, m=model: {r: rival(m, s, settings, r)}, row)[row]
+            found[row] = partial(rival, load_restorer(source), settings=settings, row=row)
     if options.naf is not None:
-        net = load_naf(options.naf)
-        found["naf"] = score(samples, lambda sample: {"naf": restore_by_naf(net, sample)}, "naf")["naf"]
+        found["naf"] = partial(restore_by_naf, load_naf(options.naf))
     return found
 
 
@@ -221,13 +222,13 @@ def robustness(model: UniLDiff, which: str, settings: SamplingSettings, options:
     mean = sum(psnr.values()) / len(psnr)
     measured = f"{mean:.2f} dB, least {psnr[least]:.2f} dB {least}"
     found.append(Point("5", "clean photographs stay clean, mean", measured, ">= 30 dB", mean >= 30))
-    wall, processor = seconds_for_512(model, settings)
+    wall, processor = seconds_for_512(model, PAPER)
     limit = MOCE_IR_S_SECONDS / 2
     measured = f"{processor:.1f} s processor, {wall:.1f} s wall (load {os.getloadavg()[0]:.1f})"
     found.append(
         Point(
             "Model",
-            f"512x512, {settings.num_inference_steps} guided steps",
+            f"512x512, {PAPER.num_inference_steps} guided steps",
             measured,
             f"<= {limit} s",
             processor <= limit,

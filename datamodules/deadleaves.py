@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet
-from unildiff.data.deadleaves import render
+from unildiff.data.deadleaves import VERSION, render
 from unildiff.data.keys import sample_key
 from unildiff.data.photographs import load, photographs
 from unildiff.data.scenes import CLEAR, Clean, MadePairs, Rendered, SceneCache, SceneTrainSet
 from unildiff.degradations.cdd11 import DEGRADATIONS
-from unildiff.errors import UserError
+from unildiff.errors import UserError, check_share
 
 
 class DeadLeavesDataModule(RestorationDataModule):
@@ -62,8 +62,8 @@ class DeadLeavesDataModule(RestorationDataModule):
         super().__init__(crop_size=crop_size, **kwargs)
         if not 0 < saturation[0] <= saturation[1]:
             raise UserError(f"saturation: {saturation}; give two factors above 0, the smaller first")
-        if not 0 <= evening <= 1:
-            raise UserError(f"evening: {evening}; give a share from 0 to 1")
+        check_share("estimated_depth", estimated_depth)
+        check_share("evening", evening)
         self.degradations: Sequence[str] = DEGRADATIONS if degradations is None else degradations
         if unknown := sorted(set(self.degradations) - {*DEGRADATIONS, CLEAR}):
             raise UserError(f"degradations: no {', '.join(unknown)}; choose from {', '.join([*DEGRADATIONS, CLEAR])}")
@@ -115,4 +115,11 @@ class DeadLeavesDataModule(RestorationDataModule):
 
     def contents(self) -> list[str]:
         """See the base class."""
-        return [*super().contents(), f"{self.count} scenes of side {self.side}, seed {self.seed}: {self.degradations}"]
+        lines = [*super().contents(), f"scenes of side {self.side}, renderer {VERSION}: {self.degradations}"]
+        if "train" in self._sets:
+            lines += [
+                f"scenes {'of their own' if self.cache is None else self.cache.made_of}",
+                f"{self.count} an epoch, seed {self.seed}, weights {self.weights}, evening {self.evening}",
+                f"saturation {self.saturation}, estimated depth {self.estimated_depth}",
+            ]
+        return [*lines, f"photographs of {self.val_size} pixels"] if "val" in self._sets else lines

@@ -14,6 +14,7 @@ from unildiff.core.base import load_base
 from unildiff.core.base_files import locate
 from unildiff.core.lora import has_adapters, with_merged_adapters
 from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts, network_config
+from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.paths import weights_path
 from unildiff.stages.checkpoints import StageCheckpoint, read_checkpoint
@@ -123,6 +124,23 @@ def load_restorer(source: str, dtype: torch.dtype = torch.float32) -> UniLDiff:
     else:
         raise UserError(f"model: no file or folder {source}; give a checkpoint, an exported folder, or tiny")
     return model.eval().requires_grad_(False)
+
+
+def check_sampling(model: UniLDiff, settings: SamplingSettings, what: str = "sampling") -> None:
+    """Refuse steps that the model's schedule does not have, before the first picture does.
+
+    Args:
+        model: whose schedule and own last timestep count.
+        settings: that it is to sample with.
+        what: the settings are called, for the message.
+
+    Raises:
+        UserError: the number of steps or the last timestep is out of range.
+    """
+    try:
+        model.with_own(settings).timesteps(model.schedule)
+    except ValueError as error:
+        raise UserError(f"{what}: {error}") from None
 
 
 def pick_device(name: str) -> torch.device:

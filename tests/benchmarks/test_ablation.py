@@ -166,9 +166,11 @@ def test_a_variant_is_trained_scored_and_then_skipped(
     calls = []
     fit = ablation.unildiff
     monkeypatch.setattr(ablation, "unildiff", lambda arguments: calls.append(arguments) or fit(arguments))
-    # Out of time before it begins: nothing is trained, the page is written all the same.
-    assert ablation.main(["--minutes", "0.000001", *command]) == 0
+    # Out of time before it begins: nothing is trained, and the page of an earlier call stays.
+    (tmp_path / "table.md").write_text("earlier")
+    assert ablation.main(["--minutes", "0", *command]) == 0
     assert not calls and "2 of 2 variants are left" in capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text() == "earlier"
     assert ablation.main(command) == 0
     assert len(calls) == 3  # alignment and joint are shared
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -186,6 +188,13 @@ def test_a_variant_is_trained_scored_and_then_skipped(
 def test_a_missing_base_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ablation.main(["--base", str(tmp_path / "none"), "--threads", "1"]) == 2
     assert capsys.readouterr().err.startswith("ablation: error: base: no base in")
+
+
+@pytest.mark.parametrize("option", ["--every", "--inference-steps", "--threads"])
+def test_numbers_that_count_are_at_least_one(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ablation.main([option, "0"])
+    assert ended.value.code == 2 and f"argument {option}: 0; give at least 1" in capsys.readouterr().err
 
 
 def test_a_stage_goes_on_until_it_has_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,3 +46,11 @@ def test_captions_and_guidance_reach_the_model(
 def test_a_model_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert caption_worth.main(["--model", "nowhere"]) == 2
     assert capsys.readouterr().err.startswith("caption_worth: error: model: no file or folder nowhere")
+
+
+def test_steps_that_the_schedule_does_not_have_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_model().save_folder(tmp_path)
+    assert caption_worth.main(["--model", str(tmp_path), "--steps", "1001"]) == 2
+    assert capsys.readouterr().err == (
+        "caption_worth: error: steps: num_inference_steps is 1001; it must be in 1..1000\n"
+    )

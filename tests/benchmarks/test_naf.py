@@ -115,3 +115,8 @@ def test_a_picture_keeps_its_type_and_size() -> None:
 def test_a_missing_checkpoint_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--run_dir", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("naf_baseline: error: checkpoint: no file")
+    torch.save({"state_dict": {}}, tmp_path / "last.pt")
+    assert main(["score", "--run_dir", str(tmp_path)]) == 2
+    assert "last.pt is no checkpoint of benchmarks.naf_baseline" in capsys.readouterr().err
+    assert main(["fit", "--run_dir", str(tmp_path), "--minutes", "0"]) == 2
+    assert capsys.readouterr().err == "naf_baseline: error: minutes: 0; give a time above 0\n"

@@ -18,7 +18,7 @@ def test_stretches_are_means_at_their_last_step() -> None:
 def test_runs_become_a_table_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "docs" / "curves"
     assert main(["--runs", str(tmp_path), "--out", str(out)]) == 2
-    assert "no curves of fit_vae" in capsys.readouterr().err
+    assert "no curve of the loss of fit_vae" in capsys.readouterr().err
     for run, tag in LOSSES.items():
         with SummaryWriter(str(tmp_path / run / "curves")) as writer:
             for step in range(3):
@@ -33,3 +33,15 @@ def test_runs_become_a_table_and_a_picture(tmp_path: Path, capsys: pytest.Captur
     }
     assert next(row["value"] for row in rows if row["curve"] == "val/psnr/avg") == "20"
     assert out.with_suffix(".png").stat().st_size > 5000
+
+
+def test_a_run_without_its_loss_leaves_the_files_of_an_earlier_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run, tag in LOSSES.items():
+        with SummaryWriter(str(tmp_path / run / "curves")) as writer:
+            writer.add_scalar("val/psnr/avg" if run == "joint" else tag, 1.0, 1)
+    (tmp_path / "curves.csv").write_text("earlier")
+    assert main(["--runs", str(tmp_path), "--out", str(tmp_path / "curves")]) == 2
+    assert "no curve of the loss of joint in" in capsys.readouterr().err
+    assert (tmp_path / "curves.csv").read_text() == "earlier"

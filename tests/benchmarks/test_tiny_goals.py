@@ -135,8 +135,23 @@ def test_same_bytes_tells_models_apart() -> None:
     assert not robustness.same_bytes(model, other, "validation", settings)
 
 
+def test_time_is_of_the_papers_guided_steps_whatever_the_pictures_were_restored_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed: list[SamplingSettings] = []
+    monkeypatch.setattr(tiny_goals, "load_restorer", lambda source: None)
+    monkeypatch.setattr(tiny_goals, "same_bytes", lambda *args: True)
+    monkeypatch.setattr(tiny_goals, "mean_colour_shift", lambda *args: {})
+    monkeypatch.setattr(tiny_goals, "clean_psnr", lambda *args: {"a": 40.0})
+    monkeypatch.setattr(tiny_goals, "seconds_for_512", lambda model, settings: timed.append(settings) or (1.0, 12.5))
+    options = tiny_goals.parser().parse_args(["--guidance", "1", "--steps", "2"])
+    *_, last = tiny_goals.robustness(small_model(), "validation", SamplingSettings(2, 1.0), options)
+    assert [(each.num_inference_steps, each.guidance_scale) for each in timed] == [(20, 5.0)]
+    assert last.text == "512x512, 20 guided steps" and last.met is False
+
+
 def test_the_command_prints_every_point_and_tells_what_is_missed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_model().save_folder(tmp_path / "model")
     command = ["--validation", "--model", str(tmp_path / "model"), "--every", "16", "--steps", "1", "--skip-robustness"]
@@ -144,4 +159,10 @@ def test_the_command_prints_every_point_and_tells_what_is_missed(
     printed = capsys.readouterr().out
     assert "1     MISSED  PSNR above the input, mean" in printed and "Model met     parameters" in printed
     assert (tmp_path / "goals.json").is_file()
+    (tmp_path / "goals.json").unlink()
+    # A rival that is not there is said before minutes go into the model's own pictures.
+    monkeypatch.setattr(tiny_goals, "score", lambda *args: pytest.fail("scored"))
+    for option in ("--naf", "--alignment", "--no-diffusion", "--without-daem"):
+        assert main([*command, option, str(tmp_path / "none")]) == 2
+        assert str(tmp_path / "none") in capsys.readouterr().err
     assert main(["--model", str(tmp_path / "none")]) == 2

@@ -140,6 +140,8 @@ def test_results_of_an_earlier_run_are_no_input(photos: Path, weights: Path) -> 
         (["photos", "out", "--model", "text/a.txt"], "is no checkpoint"),
         (["photos", "out", "--device", "cuda:7"], "device: cuda:7 cannot be used"),
         (["photos", "out", "--num_inference_steps", "0"], "num_inference_steps is 0"),
+        (["photos", "out", "--num_inference_steps", "1001"], "num_inference_steps is 1001; it must be in 1..1000"),
+        (["photos", "out", "--last_timestep", "1000"], "last_timestep is 1000; it must be below the sampler's first"),
         (["photos", "out", "--captions", "none.jsonl"], "cannot read captions: none.jsonl"),
     ],
 )

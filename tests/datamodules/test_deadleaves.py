@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules import deadleaves
 from datamodules.deadleaves import DeadLeavesDataModule
 from unildiff.data import scenes
 from unildiff.data.deadleaves import render
@@ -72,10 +73,28 @@ def test_dark_scenes_stay_dark_and_have_no_noise():
         assert torch.equal(second["gt"], second["lq"]) == (second["degradation"] == "clear")
         assert torch.equal(first["gt"], second["gt"]) == (second["degradation"] != "clear")
         assert second["degradation"] != "clear" or second["gt"].sum() < first["gt"].sum()
-    with pytest.raises(UserError, match=r"evening: 1\.5; give a share"):
+    with pytest.raises(UserError, match=r"evening: 1\.5 is no share"):
         module(evening=1.5)
     with pytest.raises(UserError, match=r"evening: 0\.5 of the clear samples, but degradations has no clear"):
         module(evening=0.5, degradations=["low"])
+
+
+def test_the_fingerprint_of_training_pictures_is_of_all_that_makes_them(tmp_path, monkeypatch):
+    def fingerprint(**settings) -> str:
+        data = module(degradations=["clear", "low", "rain"], **settings)
+        data.prepare_data()
+        data.setup("fit")
+        return data.fingerprint()
+
+    cache = {"cache": str(tmp_path / "0"), "count": 4}
+    made = [fingerprint(**settings) for settings in ({}, {"evening": 0.4}, {"weights": {"clear": 2.5}}, {"seed": 2})]
+    made += [fingerprint(**settings) for settings in ({"saturation": (0.5, 2)}, {"estimated_depth": 0.5}, cache)]
+    made += [fingerprint(**cache | {"cache": str(tmp_path / "1"), "scene_seed": 1}), fingerprint(picture_size=40)]
+    made += [fingerprint(val_size=64)]
+    monkeypatch.setattr(deadleaves, "VERSION", 99)
+    made += [fingerprint()]
+    assert len(set(made)) == len(made)
+    assert fingerprint() == made[-1] and fingerprint(num_workers=1, batch_size=2) == made[-1]
 
 
 def test_degradations_are_drawn_by_weight():

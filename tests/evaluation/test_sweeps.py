@@ -59,8 +59,22 @@ def test_a_sweep_goes_on_and_can_be_widened(tmp_path: Path, monkeypatch: pytest.
     both = sweep(model, [make_sample("a"), make_sample("bc")], [Setting(1, 5.0), Setting(2, 5.0)], out)
     assert done == [(1, 5), (2, 5), (1, 5), (2, 5)]  # the first point of the first picture is not restored again
     assert len(both) == 4 and both[0]["name"] == "a" and both[0]["psnr"] == pytest.approx(first[0]["psnr"])
-    assert sweep(model, [make_sample("a")], [Setting(1, 5.0)], out) == read_sweep(out)
+    kept = read_sweep(out)
+    assert len(kept) == 4 and sweep(model, [make_sample("a")], [Setting(1, 5.0)], out) == kept[:1]
     assert len(done) == 4
+    assert sweep(model, [make_sample("bc")], [Setting(2, 5.0)], out) == kept[-1:]  # of the file, what is asked for
+
+
+def test_another_model_is_not_taken_for_the_one_that_was_swept_before(tmp_path: Path) -> None:
+    model, out = small_model(), tmp_path / "s.csv"
+    (first,) = sweep(model, [make_sample()], [Setting(1, 5.0)], out)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("conv_out.bias"):
+                parameter += 1.0
+    (second,) = sweep(model, [make_sample()], [Setting(1, 5.0)], out)
+    assert first["psnr"] != second["psnr"] and first["model"] != second["model"]
+    assert [row["model"] for row in read_sweep(out)] == [first["model"], second["model"]]
 
 
 def test_pictures_without_captions_are_refused(tmp_path: Path) -> None:

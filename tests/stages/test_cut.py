@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 
 from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer, wake, without_trainer
-from unildiff.data.augment import Augment
+from unildiff.data.base import RestorationDataModule
 from unildiff.data.batch import cut_batch
 from unildiff.errors import UserError
 from unildiff.stages.base import StageModule
@@ -34,7 +35,8 @@ def test_pieces_are_numpys_slices_row_by_row_with_keys_of_their_own() -> None:
 
 def loss_of(module: StageModule, step: int, batch: object) -> torch.Tensor:
     without_trainer(module)
-    module.trainer.global_step, module.trainer.log_every_n_steps = step, 100  # type: ignore[misc]
+    module.trainer.global_step = step  # type: ignore[misc]
+    module.log_scalars = lambda values: None  # type: ignore[method-assign]
     with torch.no_grad():
         return module.training_step(batch, 0)  # type: ignore[operator, no-any-return]
 
@@ -51,17 +53,34 @@ def test_every_third_step_is_the_step_of_a_batch_of_quarters(latents: str, base_
     assert loss_of(whole, 2, batch) != loss_of(cutting, 2, batch)
 
 
-def test_losses_of_quarters_have_names_of_their_own(base_folder: Path) -> None:
-    module = make_stage("decoder", base_folder, cut_every=2)
-    wake(module)
+@pytest.mark.parametrize(
+    ("cut_every", "log_every", "whole", "quarters"),
+    [
+        (0, 4, [0, 4, 8], []),
+        (1, 4, [], [0, 4, 8]),
+        (2, 1, [0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]),
+        (2, 4, [0, 4, 8], [1, 5, 9]),  # no quarters where scalars are due: their next step
+        (4, 4, [0, 4, 8], [3, 7, 11]),
+        (5, 4, [0, 5, 8], [4, 9]),  # step 4 is one of quarters
+    ],
+)
+def test_losses_of_quarters_are_logged_as_often_under_names_of_their_own(
+    cut_every: int, log_every: int, whole: list[int], quarters: list[int], base_folder: Path
+) -> None:
+    module = make_stage("decoder", base_folder, cut_every=cut_every)
     without_trainer(module)
-    module.trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
-    seen: list[set[str]] = []
-    module.log_scalars = lambda values: seen.append(set(values))  # type: ignore[method-assign]
-    for step in (4, 5):
+    module.trainer.log_every_n_steps = log_every  # type: ignore[attr-defined]
+    seen: dict[int, set[str]] = {}
+    module.log_scalars = lambda values: seen.update({module.global_step: set(values)})  # type: ignore[method-assign]
+    for step in range(12):
         module.trainer.global_step = step  # type: ignore[misc]
-        module.training_step(make_batch(), 0)  # type: ignore[call-arg, operator]
-    assert "loss/ssim" in seen[0] and seen[1] == {f"{name}_of_quarters" for name in seen[0]}
+        with torch.no_grad():
+            module.training_step(make_batch((1,)), 0)  # type: ignore[call-arg, operator]
+    of_quarters = {step for step, names in seen.items() if all(name.endswith("_of_quarters") for name in names)}
+    assert sorted(of_quarters) == quarters and sorted({*seen} - of_quarters) == whole
+    assert all("loss/ssim" in seen[step] for step in whole) and all(
+        "loss/ssim_of_quarters" in seen[s] for s in quarters
+    )
 
 
 def test_accumulated_micro_batches_are_cut_alike_and_a_resumed_run_goes_on_in_step(
@@ -89,9 +108,12 @@ def test_what_cannot_be_cut_is_one_line(base_folder: Path) -> None:
     wrong = multiple + 4
     with pytest.raises(UserError, match=f"crops of {wrong}x{wrong}.*multiple of {multiple}, or"):
         loss_of(module, 1, make_batch(size=wrong))
-    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(augment=Augment(wrong)))  # type: ignore[assignment]
-    with pytest.raises(UserError, match=f"crops of {wrong}x{wrong}"):
+    half = multiple // 2
+    module.trainer = SimpleNamespace(datamodule=RestorationDataModule(crop_size=half))  # type: ignore[assignment]
+    with pytest.raises(UserError, match=f"crops of {half}x{half}"):
         module.setup("fit")
+    module.trainer = SimpleNamespace(datamodule=LightningDataModule())  # type: ignore[assignment]
+    module.setup("fit")  # one that is not ours: its batches are looked at instead
     with pytest.raises(UserError, match="cut_every: 2, but cached latents"):
         make_stage("decoder", base_folder, cut_every=2, latents="cached")
     with pytest.raises(UserError, match="cut_every: -1, but it counts steps"):

@@ -51,11 +51,11 @@ def restore(
         dtype: of weights and arithmetic; bfloat16 halves the memory.
 
     Raises:
-        UserError: there are no pictures, or the model cannot be loaded.
+        UserError: there are no pictures, the model cannot be loaded, or it has no such timesteps.
     """
     import torch
 
-    from unildiff.assembly import load_restorer, pick_device
+    from unildiff.assembly import check_sampling, load_restorer, pick_device
     from unildiff.data.files import input_folder
     from unildiff.diffusion.sampler import SamplingSettings
 
@@ -69,6 +69,7 @@ def restore(
     except ValueError as error:
         raise UserError(f"restore: {error}") from None
     restorer = load_restorer(model, getattr(torch, dtype)).to(pick_device(device))
+    check_sampling(restorer, settings, "restore")
     restored, failed = _restore_all(work, restorer, settings, _captions(src, captions), seed)
     print(f"{restored} of {len(work)} pictures restored to {out}")
     for line in failed:

@@ -87,7 +87,7 @@ class SceneCache:
     def __init__(self, folder: Path, seed: int, side: int, count: int) -> None:
         """Args: folder of the cache, seed and side of its scenes, how many."""
         self.folder = folder
-        self._made_of = {"seed": seed, "side": side, "count": count, "version": VERSION}
+        self.made_of = {"seed": seed, "side": side, "count": count, "version": VERSION}
         self._opened: tuple[np.ndarray, np.ndarray, list[str]] | None = None
 
     def make(self, progress: Callable[[range], Iterable[int]] = lambda steps: steps) -> None:
@@ -100,17 +100,15 @@ class SceneCache:
             UserError: the folder holds another cache, or other files.
         """
         note = self.folder / "cache.json"
-        state = {"done": 0, **self._made_of}
+        state = {"done": 0, **self.made_of}
         if note.exists():
             state = json.loads(note.read_text())
-            if {name: state.get(name) for name in self._made_of} != self._made_of:
-                raise UserError(
-                    f"cache: {self.folder} was made of {state}, wanted {self._made_of}; give another folder"
-                )
+            if {name: state.get(name) for name in self.made_of} != self.made_of:
+                raise UserError(f"cache: {self.folder} was made of {state}, wanted {self.made_of}; give another folder")
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise UserError(f"cache: {self.folder} holds other files; give a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        count, side, seed = self._made_of["count"], self._made_of["side"], self._made_of["seed"]
+        count, side, seed = self.made_of["count"], self.made_of["side"], self.made_of["seed"]
         if state["done"] >= count:
             return
         mode = "r+" if state["done"] else "w+"

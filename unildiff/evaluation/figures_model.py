@@ -189,7 +189,7 @@ def _draw_sweep(
         taken.setdefault(sample["degradation"], []).append(sample)
     chosen = [sample for group in taken.values() for sample in group[: options.sweep_pictures]]
     captioned = all(sample["caption"] for sample in chosen)
-    (out / "sampling.csv").unlink(missing_ok=True)  # of another model, perhaps: a sweep goes on with what it finds
+    (out / "sampling.csv").unlink(missing_ok=True)  # of another protocol, perhaps: a sweep goes on with what it finds
     points = settings(options.guidance if captioned else (), options.steps)
     rows = sweep(model, chosen, points, out / "sampling.csv", protocol.name, metrics)
     sweep_figure(rows, out / "sampling")

@@ -13,6 +13,7 @@ import torch
 from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
+from unildiff.data.fingerprints import weights_hash
 from unildiff.data.parallel import progress
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
@@ -53,8 +54,8 @@ def sweep(
 ) -> list[Row]:
     """Restore every picture at every point; the same noise throughout, as it depends on the picture alone.
 
-    ``out``, a CSV with a line a picture and point, is written after each picture; points that it already holds are not
-    restored again, so that a sweep that was stopped goes on, and one can be widened later.
+    ``out``, a CSV with a line a picture and point, is written after each picture; points that it already holds of these
+    weights are not restored again, so that a sweep that was stopped goes on, and one can be widened later.
 
     Args:
         model: in evaluation mode.
@@ -65,7 +66,8 @@ def sweep(
         metrics: of each picture, names of ``registry.METRICS`` that can be had here.
 
     Returns:
-        rows with degradation, name, steps, guidance and the metrics.
+        rows with degradation, name, model (a hash of its weights), steps, guidance and the metrics: those of these
+        samples, points and weights, whatever else ``out`` holds.
 
     Raises:
         UserError: a picture has no caption, so that guidance would do nothing, or ``out`` is another kind of file.
@@ -75,11 +77,15 @@ def sweep(
         raise UserError(f"sweep: {bare[0]} has no caption, and guidance needs one; give captioned pictures")
     scorers, _ = load_scorers(metrics, get_protocol(protocol))
     rows = read_sweep(out, metrics) if out.exists() else []
-    done = {(row["degradation"], row["name"], _setting(row)) for row in rows}
+    weights = weights_hash(model.named_parameters())
+    done = {_key(row) for row in rows}
+    asked = set()
     device = next(model.parameters()).device
     for sample in progress(samples, len(samples), "sweeping"):
-        label: Row = {"degradation": sample["degradation"], "name": sample["name"]}
-        missing = [point for point in points if (*label.values(), point) not in done]
+        label: Row = {"degradation": sample["degradation"], "name": sample["name"], "model": weights}
+        lines = {point: label | {"steps": float(point.steps), "guidance": point.guidance} for point in points}
+        asked |= {_key(line) for line in lines.values()}
+        missing = [point for point, line in lines.items() if _key(line) not in done]
         if not missing:
             continue
         lq = to_unit(sample["lq"][None].to(device))
@@ -91,9 +97,9 @@ def sweep(
                 latents = model.sample_latents(features, [sample["caption"]], [sample["key"]], chosen)
                 restored = to_uint8(model.decode(latents, features, lq.shape))[0].cpu()
             scores = score_picture(restored, sample["gt"], scorers, metrics)
-            rows.append(label | {"steps": float(point.steps), "guidance": point.guidance} | scores)
+            rows.append(lines[point] | scores)
         write_csv(rows, out)
-    return rows
+    return [row for row in rows if _key(row) in asked]
 
 
 def read_sweep(path: Path, metrics: Sequence[str] = SCORED) -> list[Row]:
@@ -102,11 +108,11 @@ def read_sweep(path: Path, metrics: Sequence[str] = SCORED) -> list[Row]:
     Raises:
         UserError: the file holds something else.
     """
-    numbers = ("steps", "guidance", *metrics)
+    names, numbers = ("degradation", "name", "model"), ("steps", "guidance", *metrics)
     with path.open(encoding="utf-8", newline="") as file:
         try:
             return [
-                {"degradation": line["degradation"], "name": line["name"]} | {key: float(line[key]) for key in numbers}
+                {key: line[key] for key in names} | {key: float(line[key]) for key in numbers}
                 for line in csv.DictReader(file)
             ]
         except (KeyError, ValueError, TypeError):
@@ -117,7 +123,7 @@ def means(rows: Sequence[Row]) -> dict[Setting, dict[str, float]]:
     """Return each point's scores, means over degradations of means over pictures, and ``count``, the pictures."""
     groups: dict[Setting, list[Row]] = {}
     for row in rows:
-        scores = {key: value for key, value in row.items() if key not in ("steps", "guidance")}
+        scores = {key: value for key, value in row.items() if key not in ("model", "steps", "guidance")}
         groups.setdefault(_setting(row), []).append(scores)
     return {
         point: {key: float("nan") if value is None else value for key, value in summarise(members)["avg"].items()}
@@ -158,6 +164,10 @@ def sweep_figure(rows: Sequence[Row], out: Path) -> list[Path]:
             axes_row[1].set_xscale("log", base=2)
             axes_row[1].xaxis.set_major_formatter("{x:g}")
         return save_figure(figure, out)
+
+
+def _key(row: Row) -> tuple[object, ...]:
+    return row["degradation"], row["name"], row["model"], _setting(row)
 
 
 def _setting(row: Row) -> Setting:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from unildiff.assembly import HANDED_TO_DECODER
+from unildiff.assembly import HANDED_TO_DECODER, check_sampling
 from unildiff.core.model import LQFeatures, NetworkConfig
 from unildiff.core.moe import auxiliary_loss
 from unildiff.data.batch import RestorationBatch, cut_batch
@@ -92,14 +92,18 @@ class DecoderFinetuneModule(RestorationModule):
         self.ssim_weight, self.auxiliary_weight = ssim_weight, auxiliary_weight
 
     def setup(self, stage: str) -> None:
-        """Refuse a cache of something else, and crops that have no quarters, before anything takes long."""
-        if stage != "fit":
-            return
-        if self.latents == "cached":
-            self.latent_cache = open_cache(self)
-        data = getattr(self.trainer, "datamodule", None)
-        if self.cut_every and data is not None:
-            self.check_quarters(data.augment.crop, data.augment.crop)
+        """Refuse a cache of something else, too."""
+        super().setup(stage)
+        if stage == "fit":
+            check_sampling(self.model, self.training_sampling, "training_sampling")
+            if self.latents == "cached":
+                self.latent_cache = open_cache(self)
+
+    def check_crops(self, side: int) -> None:
+        """Refuse crops that have no quarters, too, where there are to be some."""
+        super().check_crops(side)
+        if self.cut_every:
+            self.check_quarters(side, side)
 
     def on_fit_start(self) -> None:
         """Make what the cache lacks."""
@@ -150,9 +154,20 @@ class DecoderFinetuneModule(RestorationModule):
                 f"multiple of {multiple}, or --model.cut_every 0"
             )
 
+    def cuts(self, step: int) -> bool:
+        """Whether the optimiser step is made on quarters."""
+        return self.cut_every > 0 and (step + 1) % self.cut_every == 0
+
+    @property
+    def logs_now(self) -> bool:
+        """Whether this step is the first of its kind, whole crops or quarters, since scalars were due."""
+        step, every = self.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = step - step % every
+        return not any(self.cuts(earlier) == self.cuts(step) for earlier in range(due, step))
+
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        quarters = self.cut_every > 0 and (self.global_step + 1) % self.cut_every == 0
+        quarters = self.cuts(self.global_step)
         if quarters:
             self.check_quarters(*batch["lq"].shape[2:])
             batch = cut_batch(batch, 2)

@@ -13,6 +13,7 @@ from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import check_share
 from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.testing import EvaluationSettings
@@ -54,6 +55,7 @@ class DenoisingModule(RestorationModule):
         auxiliary_weight: float = 0.01,
         terminal_share: float = 0.0,
     ) -> None:
+        check_share("terminal_share", terminal_share)
         super().__init__(
             base, base_vae, network, init_from, optimizer, sampling, text_dropout, gradient_checkpointing, evaluation
         )

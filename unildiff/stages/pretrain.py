@@ -26,6 +26,7 @@ from unildiff.data.keys import sample_key
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.schedule import NoiseSchedule
+from unildiff.errors import check_share
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures, dropped_captions
 
 
@@ -73,6 +74,7 @@ class PretrainVAEModule(StageModule):
         start_pictures: int = 0,
         seed: int = 0,
     ) -> None:
+        check_share("degraded_share", degraded_share)
         super().__init__(optimizer or OptimizerConfig(learning_rate=1e-3))
         self.save_hyperparameters()
         base = make_tiny_base(list(VOCABULARY), seed)
@@ -156,6 +158,7 @@ class PretrainUNetModule(StageModule):
     def __init__(
         self, base: str, output: str, optimizer: OptimizerConfig | None = None, text_dropout: float = 0.2
     ) -> None:
+        check_share("text_dropout", text_dropout)
         super().__init__(optimizer or OptimizerConfig(learning_rate=1e-3))
         self.save_hyperparameters()
         loaded = load_base(base)

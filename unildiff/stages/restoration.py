@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from unildiff.assembly import assemble
+from unildiff.assembly import assemble, check_sampling
 from unildiff.core.encoders import encode_latents
 from unildiff.core.model import NetworkConfig, UniLDiff, network_config
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
+from unildiff.data.base import RestorationDataModule
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError, check_share
 from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.paths import PACKAGE
 from unildiff.runs import git_state, package_versions
@@ -58,6 +60,7 @@ class RestorationModule(StageModule):
         gradient_checkpointing: bool = False,
         evaluation: EvaluationSettings | None = None,
     ) -> None:
+        check_share("text_dropout", text_dropout)
         super().__init__(optimizer or OptimizerConfig())
         self.sampling = sampling or SamplingSettings()
         self.evaluation = evaluation or EvaluationSettings()
@@ -77,6 +80,23 @@ class RestorationModule(StageModule):
         self.model.unet.rest.enable_gradient_checkpointing()
         for part in (self.model.lq_encoder, self.model.unet.fusion, self.model.decoder):
             part.gradient_checkpointing = True
+
+    def setup(self, stage: str) -> None:
+        """Refuse settings that the first picture would fail on, before anything takes long."""
+        check_sampling(self.model, self.sampling)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and isinstance(datamodule, RestorationDataModule):
+            self.check_crops(datamodule.augment.crop)
+
+    def check_crops(self, side: int) -> None:
+        """Refuse training pictures that the encoders cannot halve: they are not padded, as those to be restored are.
+
+        Raises:
+            UserError: what ``side``, in pixels, may be.
+        """
+        multiple = self.model.downscale_factor
+        if side % multiple:
+            raise UserError(f"crop_size: {side}; give --data.crop_size a multiple of {multiple}")
 
     # --- training ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,67 @@
+"""Settings of a stage that would fail at its first picture, or train something else in silence, are refused before."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.stages.steps import make_stage
+from unildiff.cli import main
+from unildiff.data.base import RestorationDataModule
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
+from unildiff.stages.pretrain import PretrainUNetModule, PretrainVAEModule
+
+
+@pytest.mark.parametrize("kind", ["alignment", "joint", "decoder"])
+def test_crops_are_what_the_encoders_can_halve(kind: str, base_folder: Path) -> None:
+    module = make_stage(kind, base_folder)
+    side = 6 * module.model.downscale_factor
+    for crop_size in (side, side + 1):
+        module.trainer = SimpleNamespace(datamodule=RestorationDataModule(crop_size=crop_size))  # type: ignore[assignment]
+        if crop_size == side:
+            module.setup("fit")
+            continue
+        module.setup("test")  # pictures to restore are padded
+        with pytest.raises(UserError, match=rf"crop_size: {side + 1}; give --data.crop_size a multiple of \d+$"):
+            module.setup("fit")
+
+
+@pytest.mark.parametrize("what", ["sampling", "training_sampling"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SamplingSettings(1001), "num_inference_steps is 1001; it must be in 1..1000"),
+        (SamplingSettings(20, last_timestep=1000), "last_timestep is 1000; it must be below the sampler's first"),
+    ],
+)
+def test_steps_are_those_of_the_schedule(
+    what: str, settings: SamplingSettings, message: str, base_folder: Path
+) -> None:
+    module = make_stage("decoder", base_folder, **{what: settings})
+    module.trainer = SimpleNamespace()  # type: ignore[assignment]
+    with pytest.raises(UserError, match=f"{what}: {message}"):
+        module.setup("fit")
+
+
+@pytest.mark.parametrize("share", [-0.1, 20, float("nan")])
+def test_shares_are_from_0_to_1(share: float, base_folder: Path, tmp_path: Path) -> None:
+    for kind in ("alignment", "joint", "decoder"):
+        with pytest.raises(UserError, match=rf"text_dropout: {share} is no share; give a number from 0 to 1"):
+            make_stage(kind, base_folder, text_dropout=share)
+    for kind in ("alignment", "joint"):
+        with pytest.raises(UserError, match=f"terminal_share: {share} is no share"):
+            make_stage(kind, base_folder, terminal_share=share)
+    with pytest.raises(UserError, match=f"text_dropout: {share} is no share"):
+        PretrainUNetModule(str(base_folder), str(tmp_path), text_dropout=share)
+    with pytest.raises(UserError, match=f"degraded_share: {share} is no share"):
+        PretrainVAEModule(str(tmp_path), degraded_share=share)
+
+
+def test_the_command_line_says_it_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also through `unildiff fit`, before anything is trained."""
+    arguments = ["fit", "--config", "configs/tiny/alignment.yaml", "--trainer.logger=false", "--data.num_workers=0"]
+    assert main([*arguments, "--data.crop_size=100"]) == 2
+    assert "crop_size: 100; give --data.crop_size a multiple of 8" in capfd.readouterr().err
+    assert main([*arguments, "--model.text_dropout=20"]) == 2
+    assert "text_dropout: 20.0 is no share" in capfd.readouterr().err
