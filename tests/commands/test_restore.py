@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.small import small_model
 from unildiff.cli import main
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import picture_array
+from unildiff.data.files import write_failure
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.restoring import restore_picture
@@ -127,6 +129,19 @@ def test_results_of_an_earlier_run_are_no_input(photos: Path, weights: Path) -> 
     assert len(list((photos / "restored").rglob("*.png"))) == 5
 
 
+def test_a_full_disk_ends_the_run_at_the_first_picture(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, picture: np.ndarray) -> None:
+        tried.append(path)
+        raise write_failure(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    tried: list[Path] = []
+    monkeypatch.setattr("unildiff.data.images.write_png", full)
+    assert run(photos, tmp_path / "out", "--model", weights) == 2
+    assert len(tried) == 1 and f"disk full while writing {tried[0]}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -142,6 +157,7 @@ def test_results_of_an_earlier_run_are_no_input(photos: Path, weights: Path) -> 
         (["photos", "out", "--num_inference_steps", "0"], "num_inference_steps is 0"),
         (["photos", "out", "--num_inference_steps", "1001"], "num_inference_steps is 1001; it must be in 1..1000"),
         (["photos", "out", "--last_timestep", "1000"], "last_timestep is 1000; it must be below the sampler's first"),
+        (["photos", "text/a.txt"], "not a folder but a file: text/a.txt"),
         (["photos", "out", "--captions", "none.jsonl"], "cannot read captions: none.jsonl"),
     ],
 )

@@ -29,6 +29,7 @@ def test_the_table_command(tmp_path, capsys):
     assert "OneRestore" in capsys.readouterr().out and (tmp_path / "out" / "table2.tex").is_file()
     assert "no picture of this table" in one_error(table, ["udc", folder], capsys)
     assert "did you mean --out" in one_error(table, ["udc", folder, "--outt", "x"], capsys)
+    assert "not a folder but a file" in one_error(table, ["table2", folder, "--out", folder / "run.json"], capsys)
     assert "label missing" in one_error(table, ["table2", folder, "--others", "peer"], capsys)
 
 

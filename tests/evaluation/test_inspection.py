@@ -137,6 +137,18 @@ def test_what_cannot_be_drawn_is_named(tmp_path, monkeypatch):
         draw_all(plain, [sample()], tmp_path / "out", replace(options, perception="ssim"), {"protocol": "onerestore"})
 
 
+def test_settings_that_cannot_be_swept_are_refused_before_the_model_is_looked_into(tmp_path, monkeypatch):
+    monkeypatch.setattr("unildiff.evaluation.figures_model.look_inside", lambda *_: pytest.fail("looked inside"))
+    options = Options(SETTINGS, (1,), (1.0, 5.0), "gmsd", 1)
+    for wrong, message in (
+        ({"sweep_pictures": 0}, "sweep_pictures 0; give at least 1"),
+        ({"steps": (4, 1001)}, "steps: num_inference_steps is 1001"),
+        ({"sampling": SamplingSettings(1001)}, "figures: num_inference_steps is 1001"),
+    ):
+        with pytest.raises(UserError, match=message):
+            draw_all(small_model(), [sample()], tmp_path, replace(options, **wrong), {"protocol": "onerestore"})
+
+
 def test_pictures_of_a_data_set_are_cut_to_their_centre(tmp_path, capsys):
     write_sample("udc", tmp_path / "udc")
     samples, about = read_samples("udc", tmp_path / "udc", 2, 64, 0)
@@ -155,6 +167,7 @@ def test_pictures_of_a_data_set_are_cut_to_their_centre(tmp_path, capsys):
         ({"data": "deadleaves", "root": tmp_path}, "takes no root"),
         ({"data": "udc", "pictures": 0}, "at least 1"),
         ({"data": "udc", "num_inference_steps": 0}, "at least 1"),
+        ({"data": "udc", "steps": [4, 0]}, "0 steps; give at least 1"),
         ({"data": "udc", "root": tmp_path / "udc", "model": "none"}, "no file or folder none"),
     ):
         with pytest.raises(UserError, match=message):

@@ -205,6 +205,11 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
     with pytest.raises(UserError, match="wrong number of pictures"):
         report([folder], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="not a folder but a file"):
+        report([folder], tmp_path / "file" / "report.html")
+    with pytest.raises(UserError, match="not a file but a folder"):
+        report([folder], tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

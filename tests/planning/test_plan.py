@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -143,6 +144,9 @@ def test_the_recipes_fit_two_80_gb_cards() -> None:
         (["--config", "configs/variants/one_gpu.yaml"], 1, 8),
         (["--config", "configs/variants/multi_node.yaml"], 8, 1),
         (["--data", "cdd11", "--trainer.devices", "[0, 1, 2]"], 3, 4),
+        (["--trainer.devices", "0,1,2"], 3, 4),
+        (["--trainer.devices", "1,"], 1, 4),
+        (["--ckpt_path", "auto"], 2, 4),
     ],
 )
 def test_what_fit_takes_plan_takes(more: list[str], devices: int, accumulation: int) -> None:
@@ -150,6 +154,28 @@ def test_what_fit_takes_plan_takes(more: list[str], devices: int, accumulation: 
     assert (run.devices, run.accumulation, run.throughput) == (devices, accumulation, 50e12)
     if "cdd11" in more:
         assert run.epoch_samples == 1183 * 11
+
+
+def test_precisions_are_those_that_lightning_takes_them_for() -> None:
+    from lightning.fabric.connector import _convert_precision_to_unified_args
+
+    for given in ("16", "bf16", "32", "64"):
+        full = _convert_precision_to_unified_args(given)
+        config = ["--config", "configs/joint.yaml", "--trainer.precision"]
+        short, long = (parse_run([*config, precision], 50.0).run.step for precision in (given, str(full)))
+        assert (short.compute_dtype, short.weight_dtype) == (long.compute_dtype, long.weight_dtype)
+        assert (short.compute_dtype is None) == (given in ("32", "64"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [({"keep": 3}, 3), ({"keep": 3, "monitor": "val/psnr/avg"}, 4), ({"keep": -1, "monitor": "val/psnr/avg"}, -1)],
+)
+def test_the_best_checkpoint_takes_disk_too(settings: dict[str, object], kept: int, tmp_path: Path) -> None:
+    callback = {"class_path": "unildiff.callbacks.Checkpointing", "init_args": settings}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    run = parse_run(["--config", "configs/joint.yaml", "--config", str(tmp_path / "more.yaml")], 50.0).run
+    assert run.kept == kept
 
 
 def test_every_shipped_restoration_config_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +192,7 @@ def test_every_shipped_restoration_config_is_planned(capsys: pytest.CaptureFixtu
         (["--config", "configs/joint.yaml", "--throughput", "fast"], "--throughput fast"),
         (["--config", "configs/jiont.yaml"], "did you mean configs/joint.yaml?"),
         (["--config", "configs/joint.yaml", "--trainer.max_stepps", "3"], "did you mean"),
+        (["--config", "configs/joint.yaml", "--trainer.max_steps=-1"], "--trainer.max_steps is -1; a plan needs"),
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

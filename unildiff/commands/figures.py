@@ -50,10 +50,9 @@ def figures(
     from unildiff.errors import UserError
     from unildiff.evaluation.figures_model import Options, draw_all, test_samples
 
-    try:
-        sampling = SamplingSettings(num_inference_steps)
-    except ValueError as error:
-        raise UserError(f"figures: {error}") from None
+    if unfit := [number for number in (num_inference_steps, *steps) if number < 1]:
+        raise UserError(f"figures: {unfit[0]} steps; give at least 1")
+    sampling = SamplingSettings(num_inference_steps)
     options = Options(sampling, tuple(steps), tuple(guidance), perception, sweep_pictures)
     samples, about = test_samples(data, root, pictures, side, seed)
     restorer = load_restorer(model).to(pick_device(device))

@@ -51,12 +51,13 @@ def restore(
         dtype: of weights and arithmetic; bfloat16 halves the memory.
 
     Raises:
-        UserError: there are no pictures, the model cannot be loaded, or it has no such timesteps.
+        UserError: there are no pictures, the model cannot be loaded, it has no such timesteps, or ``out`` cannot be
+            written.
     """
     import torch
 
     from unildiff.assembly import check_sampling, load_restorer, pick_device
-    from unildiff.data.files import input_folder
+    from unildiff.data.files import input_folder, output_folder
     from unildiff.diffusion.sampler import SamplingSettings
 
     if not src.is_file():
@@ -68,9 +69,11 @@ def restore(
         )
     except ValueError as error:
         raise UserError(f"restore: {error}") from None
+    caption_of = _captions(src, captions)
     restorer = load_restorer(model, getattr(torch, dtype)).to(pick_device(device))
     check_sampling(restorer, settings, "restore")
-    restored, failed = _restore_all(work, restorer, settings, _captions(src, captions), seed)
+    output_folder(out.parent if work[0][1] == out else out)
+    restored, failed = _restore_all(work, restorer, settings, caption_of, seed)
     print(f"{restored} of {len(work)} pictures restored to {out}")
     for line in failed:
         print(f"unildiff: not restored: {line}", file=sys.stderr)
@@ -99,9 +102,10 @@ def _restore_all(
                 if isinstance(picture, UserError):
                     raise picture
                 result = restore_picture(model, picture, caption_of(source), settings, seed)
-                write_png(target, picture_array(result))
             except UserError as error:
                 failed.append(str(error))
+                continue
+            write_png(target, picture_array(result))  # what cannot be written ends the run: the next would not either
     return len(work) - len(failed), failed
 
 

@@ -6,7 +6,7 @@ Axis letters: H/W pixels, T sampling steps, E experts, F channels of the LQ feat
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import datamodules
+from unildiff.assembly import check_sampling
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample, picture_array
 from unildiff.data.files import output_folder, write_whole
@@ -32,7 +33,7 @@ from unildiff.evaluation.inspection import Inside, look_inside, reference_pictur
 from unildiff.evaluation.protocols import Protocol, get_protocol
 from unildiff.evaluation.registry import METRICS, load_scorers
 from unildiff.evaluation.rows import Row, summarise
-from unildiff.evaluation.sweeps import SCORED, Setting, means, settings, sweep, sweep_figure
+from unildiff.evaluation.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
 
 _MAPS = 3  # degradations whose expert maps are drawn, evenly spread over the list
 
@@ -115,8 +116,13 @@ def draw_all(
         One line a figure: its name, or why it is left out.
 
     Raises:
-        UserError: no such metric, or the folder cannot be written.
+        UserError: no such metric or steps, no pictures to sweep over, or the folder cannot be written.
     """
+    if options.sweep_pictures < 1:
+        raise UserError(f"figures: sweep_pictures {options.sweep_pictures}; give at least 1")
+    check_sampling(model, options.sampling, "figures")
+    for number in options.steps:
+        check_sampling(model, replace(PAPER, num_inference_steps=number), "figures, steps")
     protocol = get_protocol(str(about["protocol"]))
     info = METRICS.get(options.perception)
     if info is None or info.higher_is_better or info.kind == "set":

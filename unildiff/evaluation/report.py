@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from unildiff.data.files import output_file, output_folder, write_whole
 from unildiff.data.images import read_rgb
 from unildiff.errors import UserError
 from unildiff.evaluation.figures import median_picture, perception_distortion_points, table_figure
@@ -58,6 +59,8 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> None:
     """
     if not run_dirs:
         raise UserError("no run: report needs at least one run's folder, e.g. `unildiff report runs/joint`")
+    output_folder(out.parent)
+    output_file(out)
     names = distinct_names(run_dirs)
     sources = [_read_source(folder, name) for folder, name in zip(run_dirs, names, strict=True)]
     runs = with_distinct_labels([run for source in sources for run in source.runs])
@@ -80,8 +83,7 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> None:
         script=(_ASSETS / "report.js").read_text(encoding="utf-8"),
         data=json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    write_whole(out, page.encode())
 
 
 def _asset(name: str) -> Template:

@@ -4,9 +4,11 @@ A run is a scored folder, see ``tables_runs``; the columns are in ``tables_specs
 """
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from unildiff.data.files import output_folder, write_whole
 from unildiff.evaluation.figures import median_picture, table_figure
 from unildiff.evaluation.paper_rows import TableId
 from unildiff.evaluation.tables_build import Table, TableRow, build_table
@@ -53,12 +55,12 @@ def write_table(
         The plain text, for the terminal.
 
     Raises:
-        UserError: as ``build_table``, or another method's folder lacks a picture.
+        UserError: as ``build_table``, another method's folder lacks a picture, or ``out_dir`` cannot be written.
     """
     table = build_table(table_id, runs)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    output_folder(out_dir)
     for suffix, render in RENDERERS.items():
-        (out_dir / f"{table_id}.{suffix}").write_text(render(table), encoding="utf-8")
+        write_whole(out_dir / f"{table_id}.{suffix}", render(table).encode())
     _write_pictures(table, runs, out_dir / f"{table_id}_pictures.csv")
     spec = SPECS[table_id]
     if any(median_picture(runs[0], spec.key(index, runs[0].scores)) is not None for index in range(len(spec.columns))):
@@ -71,14 +73,15 @@ def _write_pictures(table: Table, runs: Sequence[Run], path: Path) -> None:
     for (label, _), run in zip(table.header, runs, strict=True):
         parts += [(label, stage.label, stage.scores) for stage in run.stages] + [(label, "final", run.scores)]
     metrics = list(dict.fromkeys(metric for _, _, scores in parts for metric in scores.metrics))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["run", "stage", "degradation", "name", *metrics])
-        for label, stage, scores in parts:
-            for index, (degradation, name) in enumerate(zip(scores.degradations, scores.names, strict=True)):
-                found = (scores.metrics.get(metric) for metric in metrics)
-                cells = (
-                    "" if column is None or column[index] != column[index] else repr(float(column[index]))
-                    for column in found
-                )
-                writer.writerow([label, stage, degradation, name, *cells])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "stage", "degradation", "name", *metrics])
+    for label, stage, scores in parts:
+        for index, (degradation, name) in enumerate(zip(scores.degradations, scores.names, strict=True)):
+            found = (scores.metrics.get(metric) for metric in metrics)
+            cells = (
+                "" if column is None or column[index] != column[index] else repr(float(column[index]))
+                for column in found
+            )
+            writer.writerow([label, stage, degradation, name, *cells])
+    write_whole(path, text.getvalue().encode())

@@ -55,7 +55,8 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     Raises:
         UserError: whatever fit would complain of, or a stage that is not planned.
     """
-    taken_apart = TrainerArguments.parse("fit", [*arguments, "--run_dir=null"])  # no run folder is touched
+    # No run folder is touched: not the one to write, and none that would be gone on from.
+    taken_apart = TrainerArguments.parse("fit", [*arguments, "--run_dir=null", "--ckpt_path=null"])
     config = _ParsedOnly(taken_apart).config["fit"]
     stage = stage_name(config.model.class_path)
     if stage not in TRAINED:
@@ -68,6 +69,8 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     options = getattr(trainer.strategy, "init_args", {})
     bucket_view = options.get("gradient_as_bucket_view", False)  # of no use to micro-batches that are not synchronised
     devices = _count(trainer.devices) * int(trainer.num_nodes)
+    if trainer.max_steps < 1:
+        raise UserError(f"plan: --trainer.max_steps is {trainer.max_steps}; a plan needs the number of optimiser steps")
     dtype, weight_dtype = _dtypes(str(trainer.precision))
     cache = (model.cache or LatentCacheConfig()) if stage == "decoder" and model.latents == "cached" else None
     run = RunSettings(
@@ -94,7 +97,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
         and devices > 1
         and not (bucket_view and trainer.accumulate_grad_batches == 1),
         sharded="modelparallel" in strategy,
-        kept=checkpoints.keep if checkpoints is not None else 2,
+        kept=_kept(checkpoints) if checkpoints is not None else 2,
         weights_only=bool(checkpoints is not None and checkpoints.weights_only),
         throughput=(tflops or (GPU_TFLOPS if gpu else CPU_TFLOPS)) * 1e12,
         gpu=gpu,
@@ -128,13 +131,20 @@ def _count(devices: Any) -> int:
     if isinstance(devices, list):
         return len(devices)
     text = str(devices)
+    if "," in text:  # numbers of devices, as in "0,1"
+        return len([number for number in text.split(",") if number.strip()])
     return int(text) if text.isdigit() else 1
+
+
+def _kept(checkpointing: Any) -> int:
+    """Return how many checkpoints ``Checkpointing`` leaves on disk, the best one included; -1: all."""
+    return -1 if checkpointing.keep < 0 else int(checkpointing.keep) + (checkpointing.monitor is not None)
 
 
 def _dtypes(precision: str) -> tuple[torch.dtype | None, torch.dtype]:
     """Return the dtypes of autocast (None without it) and of the weights."""
     half = torch.bfloat16 if "bf16" in precision else torch.float16
-    if "mixed" in precision:
+    if "mixed" in precision or precision in ("16", "bf16"):  # which Lightning takes for mixed
         return half, torch.float32
     return None, half if "16" in precision else torch.float64 if "64" in precision else torch.float32
 
