@@ -7,7 +7,7 @@ from typing import Any
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet, OnError, PredictSet, TrainSet
-from unildiff.data.pack import Pack
+from unildiff.data.pack import open_pack
 from unildiff.data.pairing import RULES
 from unildiff.data.pairs import PairSource
 from unildiff.data.sources import View, every_picture, pattern_source, readable, report
@@ -84,14 +84,13 @@ class FolderDataModule(RestorationDataModule):
 
     def contents(self) -> list[str]:
         """See the base class."""
-        return super().contents() if self.packed is None else [Pack(self.packed).contents, self.degradation]
+        return (
+            super().contents() if self.packed is None else [open_pack(self.packed, "folder").contents, self.degradation]
+        )
 
     def _pairs(self, split: str) -> PairSource:
         if self.packed is not None:
-            pack = Pack(self.packed)
-            if pack.dataset != "folder":
-                raise UserError(f"packed: {self.packed} is a pack of {pack.dataset}; give --data {pack.dataset}")
-            source = pack.source(split)
+            source = open_pack(self.packed, "folder").source(split)
             name = self.degradation
             pairs = [replace(pair, task=name, degradation=name) for pair in source.pairs]
             return View(source, list(enumerate(pairs)))

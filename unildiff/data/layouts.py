@@ -75,6 +75,11 @@ class PictureSet:
     licence: str = "not known"
     suffixes: frozenset[str] = SUFFIXES
 
+    @property
+    def degradations(self) -> frozenset[str]:
+        """What its pairs may be called: by this a pack's pairs are told apart, as two sets may be of one task."""
+        return frozenset(folders.degradation or self.degradation for folders in self.folders)
+
 
 # Folders that a project's README puts above the tree; the root given may be above or below them.
 PREFIXES: Mapping[str, tuple[str, ...]] = {

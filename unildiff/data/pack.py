@@ -131,6 +131,22 @@ class Pack:
         return made
 
 
+def open_pack(folder: Path, dataset: str) -> Pack:
+    """Return the pack in a folder.
+
+    Args:
+        folder: given as ``--data.packed``.
+        dataset: name of the data set that it must hold.
+
+    Raises:
+        UserError: it holds another data set; and as :class:`Pack`.
+    """
+    pack = Pack(folder)
+    if pack.dataset != dataset:
+        raise UserError(f"packed: {folder} is a pack of {pack.dataset}, not {dataset}; give --data {pack.dataset}")
+    return pack
+
+
 class PackedPairs:
     """Pairs of a pack, a :class:`unildiff.data.datasets.PairSource`.
 

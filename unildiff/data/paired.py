@@ -1,9 +1,8 @@
 """The datamodule of sets that lie on disk in one of the known layouts, or packed."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
@@ -16,13 +15,15 @@ from unildiff.data.pairs import Pair, PairSource, Split
 from unildiff.data.sources import View, disk_source, readable, report
 from unildiff.errors import UserError
 
-_LOG = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from unildiff.data.pack import Pack
 
 
 class PairedDataModule(RestorationDataModule):
     """Pairs of one data set of :mod:`unildiff.data.catalogue`, whose layouts are recognised by themselves.
 
-    A subclass says which data set, and may narrow or widen what is read in :meth:`pictures` and :meth:`choose`.
+    A subclass says which data set, and may narrow or widen what is read in :meth:`pictures`, from files and from a pack
+    alike, and give pairs other descriptions in :meth:`choose`.
     """
 
     dataset: ClassVar[str]
@@ -84,7 +85,7 @@ class PairedDataModule(RestorationDataModule):
         return dataset(self.dataset).sets
 
     def choose(self, source: PairSource, split: Split) -> PairSource:
-        """Return the pairs of ``source`` that are wanted, or several of one (a noise level each)."""
+        """Return the pairs of ``source``, all of sets that are read: some of them, or several of one (a noise level each)."""
         return source
 
     def degrader(self, split: Split, source: PairSource) -> Degrader | None:
@@ -131,9 +132,9 @@ class PairedDataModule(RestorationDataModule):
         """See the base class."""
         if self.packed is None:
             return super().contents()
-        from unildiff.data.pack import Pack
-
-        return [Pack(self.packed).contents]
+        sets = [pictures.name for split in self._sets for pictures in self.pictures(split)]
+        known = {pictures.name for pictures in dataset(self.dataset).sets}
+        return [self._pack().contents, *([] if set(sets) == known else [f"sets {sets}"])]
 
     def _eval_set(self, source: PairSource, split: Split) -> EvalSet:
         source = self.choose(source, split)
@@ -143,16 +144,32 @@ class PairedDataModule(RestorationDataModule):
 
     def _source(self, split: Split) -> PairSource:
         if self.packed is not None:
-            from unildiff.data.pack import Pack
-
             if self.reader is not read_rgb:
                 raise UserError(f"packed: {self.packed} holds RGB pictures, not RAW; leave out --data.packed")
-            return Pack(self.packed).source(split)
+            wanted = frozenset[str]().union(*(pictures.degradations for pictures in self.pictures(split)))
+            packed = self._pack().source(split, lambda pair: pair.degradation in wanted)
+            if absent := self._absent(packed, split):
+                raise UserError(
+                    f"packed: {self.packed} has no {split} pairs of {', '.join(absent)}; pack a folder that holds them, "
+                    "or do not ask for them"
+                )
+            return packed
         self._refuse_nothing()
         roots = [(self.folders.get(pictures.name, self.root), pictures) for pictures in self.pictures(split)]
         source, faults = disk_source(roots, split, self.layout, split != "train", self.reader)
         report(faults, self.on_error, self.skipped)
         return source
+
+    def _pack(self) -> "Pack":
+        from unildiff.data.pack import open_pack
+
+        assert self.packed is not None
+        return open_pack(self.packed, self.dataset)
+
+    def _absent(self, source: PairSource, split: Split) -> list[str]:
+        """Return the titles of the wanted sets that a pack has no pair of."""
+        there = {pair.degradation for pair in source.pairs}
+        return [pictures.title for pictures in self.pictures(split) if there.isdisjoint(pictures.degradations)]
 
     def _refuse_nothing(self) -> None:
         """Tell a new user where data comes from."""
@@ -168,9 +185,8 @@ class PairedDataModule(RestorationDataModule):
 
     def _has_val(self) -> bool:
         if self.packed is not None:
-            from unildiff.data.pack import Pack
-
-            return "val" in Pack(self.packed).splits
+            pack = self._pack()
+            return "val" in pack.splits and not self._absent(pack.source("val"), "val")
         self._refuse_nothing()
         return all(is_there(self.folders.get(s.name, self.root), s, "val", self.layout) for s in self.pictures("val"))
 
