@@ -200,6 +200,20 @@ def test_validation_pictures_are_held_out_of_training(root):
     assert module(root).val_dataloader() == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"val_scenes": -1}, "val_scenes: -1; give 0, or"),
+        ({"val_scenes": 3}, "val_scenes: 3 of 3 scenes would leave none to train on; give fewer"),
+        ({"samples_per_epoch": 0}, "samples_per_epoch: 0; give at least 1"),
+        ({"samples_per_epoch": -5}, "samples_per_epoch: -5; give at least 1"),
+    ],
+)
+def test_counts_that_cannot_be_are_said_by_name(root, settings, message):
+    with pytest.raises(UserError, match=message):
+        module(root, **settings).setup("fit")
+
+
 def test_sets_without_training_pictures_and_tiny_sets(root, tmp_path):
     rain.write(tmp_path, "moceir", "train", count=3)
     data = DerainDataModule(root=str(tmp_path), batch_size=8, crop_size=8, num_workers=0)

@@ -39,6 +39,7 @@ class Pack:
         index = _read_index(self.folder)
         self.dataset: str = index["dataset"]
         self.root: str = index["root"]
+        self.sample: str | None = index.get("sample")  # the data set that it is a sample of; older packs do not say
         self.files: list[str] = index["pictures"]["file"]
         self.checksums: list[str] = index["pictures"]["checksum"]
         # (N, 4): shard, offset in bytes, height, width
