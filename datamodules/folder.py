@@ -18,7 +18,8 @@ from unildiff.errors import UserError
 class FolderDataModule(RestorationDataModule):
     """Pictures below ``root``. ``predict`` restores all of them; ``test`` and ``fit`` pair two glob patterns by name.
 
-    Examples of patterns, relative to ``root``: ``lq/*.png``, ``**/input/*``.
+    Examples of patterns, relative to ``root``: ``lq/*.png``, ``scene*/input/*``, ``lq/**/*`` (folders below, linked ones
+    too). Names pair over all folders that a pattern matches: a name that two of them hold is left out as a duplicate.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from unildiff.data.catalogue import dataset
 from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Reader, TrainSet
 from unildiff.data.images import read_rgb
 from unildiff.data.keys import sample_key
-from unildiff.data.layouts import PictureSet, is_there, sample_of
+from unildiff.data.layouts import PictureSet, SeveralLayouts, is_there, sample_of
 from unildiff.data.pairs import Pair, PairSource, Split, files_of
 from unildiff.data.sources import View, disk_source, readable, report
 from unildiff.errors import UserError
@@ -167,7 +167,10 @@ class PairedDataModule(RestorationDataModule):
             return packed
         self._refuse_nothing()
         roots = [(self.folders.get(pictures.name, self.root), pictures) for pictures in self.pictures(split)]
-        source, faults = disk_source(roots, split, self.layout, split != "train", self.reader)
+        try:
+            source, faults = disk_source(roots, split, self.layout, split != "train", self.reader)
+        except SeveralLayouts as error:
+            raise UserError(f"{error}, or choose with --data.layout") from None
         report(faults, self.on_error, self.skipped)
         return source
 
