@@ -49,6 +49,32 @@ def test_a_sample_is_a_scene_and_its_degradation():
     assert (sample["lq"].permute(1, 2, 0).numpy() == expected).all()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop_size": 15}, r"picture_size: 15; give at least 16, and crop_size \(15\)"),
+        ({"crop_size": 8, "picture_size": 8}, "picture_size: 8; give at least 16"),
+        ({"picture_size": 31}, r"picture_size: 31; give at least 16, and crop_size \(32\)"),
+        ({"picture_size": 0}, "picture_size: 0; give"),
+        ({"count": -3}, "count: -3; give at least 1"),
+        ({"count": 0}, "count: 0; give at least 1"),
+        ({"test_count": 0}, "test_count: 0; give at least 1"),
+        ({"val_size": 11}, "val_size: 11; give at least 12"),
+    ],
+)
+def test_sizes_and_counts_that_cannot_be_are_said_by_name(settings, message):
+    with pytest.raises(UserError, match=message):
+        module(**settings)
+
+
+def test_the_least_sizes_give_pictures():
+    data = module(crop_size=16, val_size=12)
+    validation = data.val_set()
+    assert data.train_set()[0]["gt"].shape == (3, 16, 16)
+    assert all(min(validation[i]["lq"].shape[1:]) == 8 for i in range(len(validation)))
+    assert module(crop_size=8, picture_size=16).train_set()[0]["gt"].shape == (3, 8, 8)
+
+
 def test_colours_vary_within_the_bounds():
     flat = np.full((2, 2, 3), (120, 130, 140), np.uint8)
     made = np.array([scenes.vary_colour(flat, key, 0.5, 2.0)[0, 0] for key in range(400)], dtype=float)
