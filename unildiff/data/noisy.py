@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from unildiff.data.catalogue import dataset
 from unildiff.data.datasets import Degrader
 from unildiff.data.layouts import PictureSet
-from unildiff.data.noise import GaussianNoise, Recipe, sigma_of
+from unildiff.data.noise import GaussianNoise, Recipe, check_levels, sigma_of
 from unildiff.data.paired import PairedDataModule
 from unildiff.data.pairs import Pair, PairSource, Split
 from unildiff.data.sources import View
@@ -43,8 +43,10 @@ class NoisyDataModule(PairedDataModule):
         known = dataset(self.dataset)
         self.tasks = [pictures.task for pictures in known.sets] if tasks is None else tasks
         _refuse_unknown("tasks", self.tasks, [pictures.task for pictures in known.sets])
-        self.sigmas = sigmas or [15, 25, 50]
-        self.test_sigmas = test_sigmas or list(self.test_levels)
+        self.sigmas = [15, 25, 50] if sigmas is None else sigmas
+        self.test_sigmas = list(self.test_levels) if test_sigmas is None else test_sigmas
+        for name, given in (("sigmas", self.sigmas), ("test_sigmas", self.test_sigmas)):
+            check_levels(name, given)
         self.test_noise: Recipe = test_noise
         self.also_test = also_test or []
         _refuse_unknown("also_test", self.also_test, [pictures.name for pictures in known.optional])
