@@ -133,6 +133,15 @@ def test_a_folder_it_did_not_write_is_never_overwritten(cdd11, tmp_path):
     assert state(cdd11) == before and (mine / "thesis.txt").read_text() == "years of work"
 
 
+def test_the_folder_one_is_in_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    for root in (Path("."), Path(".."), tmp_path / "inner", Path("/")):
+        with pytest.raises(UserError, match=r"--root .* is the folder you are in, or one above it; give a new one"):
+            write_sample("derain", root)
+    assert [path.name for path in tmp_path.rglob("*")] == ["inner"]
+
+
 def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     calls = []
 
