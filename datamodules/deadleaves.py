@@ -10,7 +10,8 @@ from unildiff.data.datasets import EpochOrder, EvalSet
 from unildiff.data.deadleaves import MIN_SIDE, VERSION, render
 from unildiff.data.keys import sample_key
 from unildiff.data.photographs import load, photographs
-from unildiff.data.scenes import CLEAR, Clean, MadePairs, Rendered, SceneCache, SceneTrainSet
+from unildiff.data.scene_cache import SceneCache
+from unildiff.data.scenes import CLEAR, Clean, MadePairs, Rendered, SceneTrainSet
 from unildiff.degradations.cdd11 import DEGRADATIONS
 from unildiff.errors import UserError, check_share
 

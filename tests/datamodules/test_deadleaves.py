@@ -8,7 +8,7 @@ import torch
 
 from datamodules import deadleaves
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.data import scenes
+from unildiff.data import scene_cache, scenes
 from unildiff.data.deadleaves import render
 from unildiff.data.keys import sample_key
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
@@ -152,12 +152,12 @@ def test_the_cache_holds_its_scenes_and_is_made_once(tmp_path, monkeypatch):
     assert data.train_set()[0]["gt"].shape == (3, 32, 32)
     seen = {module(cache=str(tmp_path / "c"), picture_size=48, count=9).train_set()._order(i)[1] for i in range(9)}
     assert len(seen) > 4
-    monkeypatch.setattr(scenes, "render", None)  # nothing is left to render
+    monkeypatch.setattr(scene_cache, "render", None)  # nothing is left to render
     module(cache=str(tmp_path / "c"), picture_size=48, count=9, seed=7).prepare_data()
 
 
 def test_an_interrupted_cache_is_continued_to_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes, "_CHUNK", 2)
+    monkeypatch.setattr(scene_cache, "_CHUNK", 2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     module(cache=str(whole), count=7).prepare_data()
     calls = []
@@ -168,11 +168,11 @@ def test_an_interrupted_cache_is_continued_to_the_same_bytes(tmp_path, monkeypat
             raise KeyboardInterrupt
         return render(key, size)
 
-    monkeypatch.setattr(scenes, "render", failing)
+    monkeypatch.setattr(scene_cache, "render", failing)
     with pytest.raises(KeyboardInterrupt):
         module(cache=str(cut), count=7).prepare_data()
     assert json.loads((cut / "cache.json").read_text())["done"] == 4
-    monkeypatch.setattr(scenes, "render", render)
+    monkeypatch.setattr(scene_cache, "render", render)
     module(cache=str(cut), count=7).prepare_data()
     assert all((cut / path.name).read_bytes() == path.read_bytes() for path in whole.iterdir())
 
