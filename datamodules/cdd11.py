@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 from unildiff.data.catalogue import CDD11, DOUBLE, SINGLE, TRIPLE
 from unildiff.data.layouts import PictureSet
 from unildiff.data.paired import PairedDataModule
-from unildiff.data.pairs import PairSource, Split
-from unildiff.data.sources import View
+from unildiff.data.pairs import Split
 from unildiff.errors import UserError
 
 _GROUPS = {"single": SINGLE, "double": DOUBLE, "triple": TRIPLE, "all": (*SINGLE, *DOUBLE, *TRIPLE)}
@@ -45,10 +44,6 @@ class CDD11DataModule(PairedDataModule):
         """Return the set without the folders that are not asked for."""
         folders = tuple(folders for folders in CDD11.folders if folders.degradation in self.degradations)
         return [replace(CDD11, folders=folders)]
-
-    def choose(self, source: PairSource, split: Split) -> PairSource:
-        """Return the degradations asked for: a pack holds all."""
-        return View(source, [(i, pair) for i, pair in enumerate(source.pairs) if pair.degradation in self.degradations])
 
     def contents(self) -> list[str]:
         """See the base class."""

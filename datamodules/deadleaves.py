@@ -7,12 +7,15 @@ from typing import Any, ClassVar
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet
-from unildiff.data.deadleaves import VERSION, render
+from unildiff.data.deadleaves import MIN_SIDE, VERSION, render
 from unildiff.data.keys import sample_key
 from unildiff.data.photographs import load, photographs
-from unildiff.data.scenes import CLEAR, Clean, MadePairs, Rendered, SceneCache, SceneTrainSet
+from unildiff.data.scene_cache import SceneCache
+from unildiff.data.scenes import CLEAR, Clean, MadePairs, Rendered, SceneTrainSet
 from unildiff.degradations.cdd11 import DEGRADATIONS
 from unildiff.errors import UserError, check_share
+
+_VAL_SIZE = 12  # below it a photograph of 640x427 keeps no 8 pixels of its height
 
 
 class DeadLeavesDataModule(RestorationDataModule):
@@ -44,7 +47,7 @@ class DeadLeavesDataModule(RestorationDataModule):
 
         Args:
             crop_size: side of a training picture in pixels.
-            picture_size: side of the scenes that are cut; by default the crop's, so that nothing is cut away.
+            picture_size: side of the scenes that are cut, at least 16; by default the crop's, so that nothing is cut away.
             count: scenes in the cache, and samples an epoch.
             cache: folder to keep rendered scenes in, made once; without it each sample renders a scene of its own.
             scene_seed: of the cached scenes; apart from ``seed``, so that runs with other seeds share a cache.
@@ -55,7 +58,7 @@ class DeadLeavesDataModule(RestorationDataModule):
                 on photographs without a depth map, and not the scene's true one.
             evening: share of the clear training samples whose scene is dark by itself, and stays so. Of the clear ones
                 alone: under haze a dark scene and one that has lost its light look alike.
-            val_size: long side of the validation photographs in pixels; sides are multiples of 8.
+            val_size: long side of the validation photographs in pixels, at least 12; sides are multiples of 8.
             test_count: test scenes a degradation.
             kwargs: see the base class.
         """
@@ -69,7 +72,16 @@ class DeadLeavesDataModule(RestorationDataModule):
             raise UserError(f"degradations: no {', '.join(unknown)}; choose from {', '.join([*DEGRADATIONS, CLEAR])}")
         if evening and CLEAR not in self.degradations:
             raise UserError(f"evening: {evening} of the clear samples, but degradations has no {CLEAR}; add it")
-        self.side = picture_size or crop_size
+        self.side = crop_size if picture_size is None else picture_size
+        if self.side < max(MIN_SIDE, crop_size):
+            raise UserError(f"picture_size: {self.side}; give at least {MIN_SIDE}, and crop_size ({crop_size})")
+        for name, given, least in (
+            ("count", count, 1),
+            ("test_count", test_count, 1),
+            ("val_size", val_size, _VAL_SIZE),
+        ):
+            if given < least:
+                raise UserError(f"{name}: {given}; give at least {least}")
         self.count = count
         self.weights = weights
         self.saturation = saturation

@@ -1,5 +1,6 @@
 """A folder of one's own: any pictures to restore, or pairs named by two patterns."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet, OnError, PredictSet, TrainSet
-from unildiff.data.pack import Pack
+from unildiff.data.pack import open_pack
 from unildiff.data.pairing import RULES
-from unildiff.data.pairs import PairSource
+from unildiff.data.pairs import PairSource, files_of
 from unildiff.data.sources import View, every_picture, pattern_source, readable, report
 from unildiff.errors import UserError
 
@@ -17,7 +18,8 @@ from unildiff.errors import UserError
 class FolderDataModule(RestorationDataModule):
     """Pictures below ``root``. ``predict`` restores all of them; ``test`` and ``fit`` pair two glob patterns by name.
 
-    Examples of patterns, relative to ``root``: ``lq/*.png``, ``**/input/*``.
+    Examples of patterns, relative to ``root``: ``lq/*.png``, ``scene*/input/*``, ``lq/**/*`` (folders below, linked ones
+    too). Names pair over all folders that a pattern matches: a name that two of them hold is left out as a duplicate.
     """
 
     def __init__(
@@ -45,7 +47,8 @@ class FolderDataModule(RestorationDataModule):
             rule: how names pair: "same", "prefix" (before the first "_"), "no" (no + name), "bsd" or "raindrop".
             degradation: what tables call it.
             on_error: "skip" reports broken files and goes on, "raise" stops at the first.
-            captions: captions file; by default ``captions.jsonl`` in ``root`` or in the nearest folder above it.
+            captions: captions file, its names relative to its own folder or to ``root``; by default ``captions.jsonl`` in
+                ``root`` or in the nearest folder above it. With ``packed`` it replaces the captions in the pack.
             packed: folder made by ``unildiff data pack folder``, read instead of ``root``: patterns, ``rule`` and
                 ``on_error`` were settled when it was packed.
             kwargs: see the base class.
@@ -65,11 +68,13 @@ class FolderDataModule(RestorationDataModule):
         """Return the training pairs."""
         source = self._pairs("train")
         order = EpochOrder({self.degradation: len(source)}, None, len(source), self.seed)
-        return TrainSet({self.degradation: source}, order, self.augment, self._captions(), None, self.on_error)
+        captions = self._captions(files_of(source))
+        return TrainSet({self.degradation: source}, order, self.augment, captions, None, self.on_error)
 
     def test_set(self) -> EvalSet:
         """Return the test pairs."""
-        return EvalSet(self._kept(self._pairs("test")), self._captions(), self.test_seed)
+        source = self._kept(self._pairs("test"))
+        return EvalSet(source, self._captions(files_of(source)), self.test_seed)
 
     def predict_set(self) -> PredictSet:
         """Return every picture in the folder and below it; what cannot be read is left out and noted in ``skipped``."""
@@ -80,20 +85,21 @@ class FolderDataModule(RestorationDataModule):
         kept = self._kept(every_picture(self.root, self.degradation))
         good = [pair.lq for pair in kept.pairs if pair.lq is not None]
         names = [path.relative_to(self.root).as_posix() for path in good]
-        return PredictSet(good, names, self._captions(), self.test_seed)
+        return PredictSet(good, names, self._captions(good), self.test_seed)
 
     def contents(self) -> list[str]:
         """See the base class."""
-        return super().contents() if self.packed is None else [Pack(self.packed).contents, self.degradation]
+        return (
+            super().contents() if self.packed is None else [open_pack(self.packed, "folder").contents, self.degradation]
+        )
 
     def _pairs(self, split: str) -> PairSource:
         if self.packed is not None:
-            pack = Pack(self.packed)
-            if pack.dataset != "folder":
-                raise UserError(f"packed: {self.packed} is a pack of {pack.dataset}; give --data {pack.dataset}")
-            source = pack.source(split)
+            source = open_pack(self.packed, "folder").source(split)
             name = self.degradation
             pairs = [replace(pair, task=name, degradation=name) for pair in source.pairs]
+            if self.captions is not None:
+                pairs = [replace(pair, caption="") for pair in pairs]
             return View(source, list(enumerate(pairs)))
         lq, gt = self.patterns[split]
         if lq is None or gt is None:
@@ -107,7 +113,8 @@ class FolderDataModule(RestorationDataModule):
     def _kept(self, source: PairSource) -> PairSource:
         return readable(source, self.skipped) if self.on_error == "skip" and self.packed is None else source
 
-    def _captions(self) -> Captions:
-        if self.packed is not None:
-            return Captions.find(self.captions, [self.packed])
-        return Captions.find(self.captions, [self.root], upwards=True)
+    def _captions(self, files: Sequence[Path]) -> Captions:
+        folder = self.packed or self.root
+        if self.captions is not None:
+            return Captions.given(Path(self.captions), [folder], files)
+        return Captions.find([folder], upwards=self.packed is None)

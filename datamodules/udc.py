@@ -15,6 +15,7 @@ from unildiff.data.pairs import Split
 from unildiff.data.raw import Bayer, demosaic, mosaic, raw_to_rgb, read_raw
 from unildiff.errors import UserError
 
+_WHITE = 65535
 _DISPLAYS = {"toled": TOLED, "poled": POLED}
 
 
@@ -34,7 +35,7 @@ class UDCDataModule(PairedDataModule):
         displays: list[str] | None = None,
         format: Literal["rgb", "raw"] = "rgb",
         bayer: Bayer | None = None,
-        white_level: int = 65535,
+        white_level: int = _WHITE,
         through_raw: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -43,18 +44,29 @@ class UDCDataModule(PairedDataModule):
         Args:
             displays: "toled", "poled" or both (default).
             format: what the files hold.
-            bayer: RGGB, BGGR, GRBG or GBRG; required for ``format: raw`` and ``through_raw``.
-            white_level: the RAW value that becomes 255.
-            through_raw: take 8-bit RGB through an 8-bit mosaic and back (the supplement's step from linear RGB to RAW).
+            bayer: RGGB, BGGR, GRBG or GBRG; required for ``format: raw`` and ``through_raw``, and for these alone.
+            white_level: of ``format: raw``, the value that becomes 255.
+            through_raw: of ``format: rgb``, take pictures through an 8-bit mosaic and back (the supplement's step from
+                linear RGB to RAW).
             kwargs: see :class:`PairedDataModule`.
         """
         super().__init__(**kwargs)
-        self.displays = displays or list(_DISPLAYS)
+        self.displays = list(_DISPLAYS) if displays is None else displays
         if unknown := [name for name in self.displays if name not in _DISPLAYS]:
             raise UserError(f"displays: no {', '.join(unknown)}; choose from {', '.join(_DISPLAYS)}")
-        if (format == "raw" or through_raw) and bayer is None:
+        if not self.displays or len(set(self.displays)) < len(self.displays):
+            raise UserError(f"displays: {self.displays}; give toled, poled or both, each once")
+        raw = format == "raw"
+        if (raw or through_raw) and bayer is None:
             raise UserError("udc: RAW needs --data.bayer RGGB, BGGR, GRBG or GBRG; it is never guessed")
-        if bayer is not None and format == "raw":
+        if raw and through_raw:
+            raise UserError("udc: through_raw is for RGB files; leave it out, or give --data.format rgb")
+        if bayer is not None and not (raw or through_raw):
+            raise UserError(f"udc: bayer {bayer} is for RAW; give --data.format raw or --data.through_raw true too")
+        if white_level != _WHITE and not raw:
+            raise UserError(f"udc: white_level {white_level} is for RAW files; give --data.format raw too")
+        self.recipe = f"{format} {bayer} {white_level} {through_raw}"
+        if bayer is not None and raw:
             self.reader = partial(_developed, pattern=bayer, white=white_level)
         elif bayer is not None and through_raw:
             self.reader = partial(_through_raw, pattern=bayer)
@@ -62,6 +74,10 @@ class UDCDataModule(PairedDataModule):
     def pictures(self, split: Split) -> Sequence[PictureSet]:
         """Return the displays asked for."""
         return [_DISPLAYS[name] for name in self.displays]
+
+    def contents(self) -> list[str]:
+        """See the base class."""
+        return [*super().contents(), *([] if self.reader is read_rgb else [self.recipe])]
 
 
 def _developed(path: Path, pattern: Bayer, white: int) -> np.ndarray:

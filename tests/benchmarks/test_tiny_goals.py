@@ -90,7 +90,7 @@ def test_test_pictures_are_those_that_data_sample_writes_with_its_captions(tmp_p
     samples = held_out.held_out("test")
     assert len(samples) == 55
     write_sample("cdd11", tmp_path / "cdd11")
-    captions = Captions.find(None, [tmp_path / "cdd11"])
+    captions = Captions.find([tmp_path / "cdd11"])
     for sample in samples[::11]:
         path = tmp_path / "cdd11" / "test" / sample["degradation"] / f"{sample['name']}.png"
         assert np.array_equal(sample["lq"].permute(1, 2, 0).numpy(), read_rgb(path))

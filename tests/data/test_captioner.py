@@ -182,7 +182,7 @@ def test_a_line_a_picture_that_datamodules_read(blip: Path, photos: Path) -> Non
     assert all(
         (line["model"], line["source"]) == (str(blip), "clean") and len(line["date"]) == 10 for line in lines(photos)
     )
-    found = Captions.find(None, [photos]).of(photos / "more" / "c.png")
+    found = Captions.find([photos]).of(photos / "more" / "c.png")
     assert found == lines(photos)[2]["caption"]
 
 
@@ -196,6 +196,25 @@ def test_goes_on_where_it_was(blip: Path, photos: Path, monkeypatch: pytest.Monk
     assert len(seen) == 1 and lines(photos)[2]["caption"] == "said later"
     assert whole.startswith((photos / "captions.jsonl").read_bytes().rpartition(b'{"file"')[0])
     assert caption_folder(photos, str(blip), "clean", length=5) == (0, 3) and len(seen) == 1
+
+
+def test_a_last_line_without_its_newline_is_kept(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As editors leave files."""
+    by_hand = '{"file": "b.jpg", "caption": "a caf\u00e9"}'
+    (photos / "captions.jsonl").write_text(by_hand, encoding="utf-8")
+    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda picture: "a dog")
+    assert caption_folder(photos, "model", "clean") == (2, 1)
+    assert (photos / "captions.jsonl").read_text(encoding="utf-8").startswith(by_hand + "\n{")
+    assert [line["caption"] for line in lines(photos)] == ["a caf\u00e9", "a dog", "a dog"]
+
+
+def test_captions_are_not_touched_before_the_model_is_there(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = b'{"file": "b.jpg", "caption": "a dog"}\n{"file": "a.png", "caption": "a c'
+    (photos / "captions.jsonl").write_bytes(cut)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="cannot load captioning model"):
+        caption_folder(photos, str(photos), "clean")
+    assert (photos / "captions.jsonl").read_bytes() == cut
 
 
 @pytest.mark.parametrize("source", ["clean", "degraded"])

@@ -61,6 +61,17 @@ def test_sixteen_bits_are_rounded_not_cut(tmp_path, suffix):
     assert (read_rgb(path) == expected[..., :1]).all()
 
 
+@pytest.mark.parametrize(("largest", "middle"), [(65535, 128), (1023, 511), (255, 100)])
+def test_portable_greymaps_are_scaled_to_their_largest_value(tmp_path, largest, middle):
+    values = np.array([[0, 1, middle, largest]], ">u2" if largest > 255 else "u1")
+    expected = np.floor(values.astype(float) * 255 / largest + 0.5)
+    for kind, picture in (("pgm", values), ("ppm", np.repeat(values[..., None], 3, axis=2))):
+        path = tmp_path / f"a.{kind}"
+        path.write_bytes(f"P{5 if kind == 'pgm' else 6}\n4 1\n{largest}\n".encode() + picture.tobytes())
+        assert (read_rgb(path) == expected[..., None]).all() and read_rgb(path).shape == (1, 4, 3)
+        assert image_size(path) == (1, 4)
+
+
 def test_sixteen_bits_with_alpha(tmp_path):
     path = tmp_path / "deep.png"
     cv2.imwrite(str(path), np.dstack([DEEP[..., ::-1], DEEP[..., 0]]))

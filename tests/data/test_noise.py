@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from datamodules.denoise import DenoiseDataModule
 from unildiff.data.noise import GaussianNoise
 from unildiff.errors import UserError
 
@@ -33,6 +34,9 @@ def test_rounding_has_no_bias_and_the_peers_cut_has_half_a_level():
 
 
 def test_bad_levels_are_refused():
-    for sigmas in ([], [25, -1]):
+    for sigmas in ([], [25, -1], [25, 25]):
         with pytest.raises(UserError, match="sigmas"):
             GaussianNoise(sigmas)
+        for name in ("sigmas", "test_sigmas"):
+            with pytest.raises(UserError, match=rf"^{name}: .*; give at least one, none negative, none twice"):
+                DenoiseDataModule(**{name: sigmas})

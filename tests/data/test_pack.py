@@ -334,7 +334,7 @@ def test_a_folder_of_ones_own(root: Path, tmp_path: Path) -> None:
     other = FolderDataModule(packed=str(tmp_path / "out"), crop_size=8, seed=5, degradation="other")
     assert other.fingerprint() != packed.fingerprint()
     writer(root, tmp_path / "foreign").run()
-    with pytest.raises(UserError, match="is a pack of fake; give --data fake"):
+    with pytest.raises(UserError, match="is a pack of fake, not folder; give --data fake"):
         FolderDataModule(packed=str(tmp_path / "foreign")).train_set()
     with pytest.raises(UserError, match=r"packed: .* holds pairs; to restore files give --data.root"):
         packed.predict_set()

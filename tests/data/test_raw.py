@@ -71,6 +71,12 @@ def test_wrong_raw_files_are_named(tmp_path):
     savemat(tmp_path / "two.mat", {"a": np.zeros(3), "b": np.zeros(3)})
     (tmp_path / "broken.mat").write_bytes(b"?" * 200)
     (tmp_path / "broken.npy").write_bytes(b"?")
+    (tmp_path / "empty.mat").touch()
+    savemat(tmp_path / "whole.mat", {"raw": np.zeros((6, 8), np.uint16)})
+    whole = (tmp_path / "whole.mat").read_bytes()
+    for length in range(1, len(whole) - 96, 7):  # 96 bytes of pixels: scipy raises half a dozen kinds of exception
+        (tmp_path / f"cut{length}.mat").write_bytes(whole[:length])
+    (tmp_path / "whole.mat").unlink()
     cv2.imwrite(str(tmp_path / "eight.png"), np.zeros((4, 4), np.uint8))
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(UserError, match=path.name) as error:
@@ -115,3 +121,32 @@ def test_rgb_can_go_through_a_mosaic(tmp_path):
     data = UDCDataModule(root=str(tmp_path), displays=["poled"], through_raw=True, bayer="RGGB")
     made = data.test_set()[0]["lq"].permute(1, 2, 0).numpy()
     assert (mosaic(made, "RGGB") == mosaic(picture, "RGGB")).all() and (made != picture).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": "raw", "bayer": "RGGB", "through_raw": True}, "udc: through_raw is for RGB files"),
+        ({"bayer": "RGGB"}, "udc: bayer RGGB is for RAW; give --data.format raw or --data.through_raw true too"),
+        ({"white_level": 1023}, "udc: white_level 1023 is for RAW files; give --data.format raw too"),
+        ({"through_raw": True, "bayer": "RGGB", "white_level": 1023}, "udc: white_level 1023 is for RAW files"),
+        ({"displays": []}, r"displays: \[\]; give toled, poled or both, each once"),
+        ({"displays": ["toled", "toled"]}, "displays: .*; give toled, poled or both"),
+    ],
+)
+def test_settings_that_nothing_would_read_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        UDCDataModule(**settings)
+
+
+def test_the_fingerprint_is_of_how_raw_is_read_too(tmp_path):
+    raw_tree(tmp_path)
+    for folder in ("POLED/poled_images", "POLED/test_GT"):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / "1.png"), RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    raw, rgb = ({"root": str(tmp_path), "displays": [display]} for display in ("toled", "poled"))
+    raw |= {"format": "raw"}
+    made = [UDCDataModule(**raw, bayer=pattern).fingerprint() for pattern in ("RGGB", "GBRG")]
+    made += [UDCDataModule(**raw, bayer="RGGB", white_level=1023).fingerprint(), UDCDataModule(**rgb).fingerprint()]
+    made += [UDCDataModule(**rgb, through_raw=True, bayer=pattern).fingerprint() for pattern in ("RGGB", "GBRG")]
+    assert len(set(made)) == len(made)

@@ -12,11 +12,14 @@ from PIL import Image
 
 import datamodules
 from datamodules.cdd11 import CDD11DataModule
+from datamodules.derain import DerainDataModule
 from datamodules.five_task import FiveTaskDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.udc import UDCDataModule
+from tests.fake_trees import rain
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.images import read_rgb
+from unildiff.data.pack_writer import pack_set
 from unildiff.data.photographs import PHOTOGRAPHS, load, photographs
 from unildiff.data.samples import write_sample
 from unildiff.errors import UserError
@@ -94,6 +97,17 @@ def test_restoring_a_folder_draws_the_noise_of_the_test(cdd11, tmp_path):
     assert len({test[i]["key"] for i in range(len(test))}) == 55
 
 
+def test_a_sample_is_one_also_packed_and_as_a_folder_of_its_own(cdd11, tmp_path, monkeypatch):
+    monkeypatch.setattr("unildiff.data.samples.LONGEST", 48)
+    write_sample("derain", tmp_path / "sample")
+    rain.write(tmp_path / "real", "unildiff", "test")
+    for name, kind in (("sample", True), ("real", False)):
+        pack_set("derain", tmp_path / name, tmp_path / f"{name}-packed")
+        assert DerainDataModule(packed=str(tmp_path / f"{name}-packed")).is_sample is kind
+        assert DerainDataModule(folders={"rain": str(tmp_path / name)}).is_sample is kind
+    assert not DerainDataModule(root=str(tmp_path / "sample"), folders={"rain": str(tmp_path / "real")}).is_sample
+
+
 def test_writing_again_gives_the_same_bytes_and_nothing_else_is_touched(cdd11):
     before = state(cdd11)
     write_sample("cdd11", cdd11)
@@ -117,6 +131,15 @@ def test_a_folder_it_did_not_write_is_never_overwritten(cdd11, tmp_path):
     finally:
         (cdd11 / "test/extra.png").unlink()
     assert state(cdd11) == before and (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_folder_one_is_in_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    for root in (Path("."), Path(".."), tmp_path / "inner", Path("/")):
+        with pytest.raises(UserError, match=r"--root .* is the folder you are in, or one above it; give a new one"):
+            write_sample("derain", root)
+    assert [path.name for path in tmp_path.rglob("*")] == ["inner"]
 
 
 def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):

@@ -15,6 +15,9 @@ from torch.utils.data import DistributedSampler
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.derain import DerainDataModule
 from tests.fake_trees import cdd11, rain
+from tests.fake_trees.pictures import save, scene
+from unildiff.data.datasets import EpochOrder
+from unildiff.data.images import read_rgb
 from unildiff.data.sharding import ShardSampler, StreamSampler
 from unildiff.errors import UserError
 
@@ -143,6 +146,13 @@ def test_an_epoch_of_one_task_has_each_pair_once(root):
         assert sorted(samples[3 * epoch + index]["name"] for index in range(3)) == ["00001", "00002", "00003"]
 
 
+def test_an_epoch_of_two_tasks_misses_a_quarter_of_each_by_chance():
+    order = EpochOrder({"a": 500, "b": 500}, None, 1000, 0)
+    seen = {order(position)[:2] for position in range(1000)}
+    # each item stands at two positions, each of which may be the other task's; standard error of 750 is 11
+    assert abs(len(seen) - 750) < 50
+
+
 def test_crops_and_turns_are_the_same_on_both_pictures(root):
     samples = module(root).train_set()
     seen = set()
@@ -200,6 +210,20 @@ def test_validation_pictures_are_held_out_of_training(root):
     assert module(root).val_dataloader() == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"val_scenes": -1}, "val_scenes: -1; give 0, or"),
+        ({"val_scenes": 3}, "val_scenes: 3 of 3 scenes would leave none to train on; give fewer"),
+        ({"samples_per_epoch": 0}, "samples_per_epoch: 0; give at least 1"),
+        ({"samples_per_epoch": -5}, "samples_per_epoch: -5; give at least 1"),
+    ],
+)
+def test_counts_that_cannot_be_are_said_by_name(root, settings, message):
+    with pytest.raises(UserError, match=message):
+        module(root, **settings).setup("fit")
+
+
 def test_sets_without_training_pictures_and_tiny_sets(root, tmp_path):
     rain.write(tmp_path, "moceir", "train", count=3)
     data = DerainDataModule(root=str(tmp_path), batch_size=8, crop_size=8, num_workers=0)
@@ -230,6 +254,18 @@ def test_broken_training_files_are_skipped_for_the_same_others(tmp_path):
     one, two = (DerainDataModule(**settings, on_error="skip").train_set() for _ in range(2))
     names = [one[index]["name"] for index in range(8)]
     assert names == [two[index]["name"] for index in range(8)] and broken.stem[2:] not in names
+
+
+def test_a_held_out_pair_of_two_sizes_is_left_out_before_the_fit(tmp_path):
+    expected = rain.write(tmp_path, "moceir", "train", count=4)
+    for degraded, _ in expected.values():
+        save(tmp_path / degraded, scene(1, (5, 6)))
+    degraded, clean = next(iter(expected.values()))
+    save(tmp_path / degraded, scene(1, read_rgb(tmp_path / clean).shape[:2]))
+    data = DerainDataModule(root=str(tmp_path), crop_size=8, num_workers=0, on_error="skip", val_scenes=3)
+    validation = data.val_set()
+    assert len(validation) <= 1 and len(data.skipped) == 3 - len(validation)
+    assert all("sizes differ" in line for line in data.skipped)
 
 
 def test_fingerprints_tell_sets_apart(root, tmp_path):

@@ -187,7 +187,7 @@ def test_captions_are_carried_and_both_splits_described(clean: Path, tmp_path: P
     out = tmp_path / "out"
     synthesize(clean, out, seed=3)
     synthesize(clean, out, seed=3, split="test")
-    captions = Captions.find(None, [out])
+    captions = Captions.find([out])
     for split in ("train", "test"):
         found = [captions.of(out / split / "haze" / f"{n}.png", out / split / "clear" / f"{n}.png") for n in "abc"]
         assert found == ["blobs", "more blobs", ""]

@@ -14,6 +14,7 @@ from datamodules.five_task import FiveTaskDataModule
 from datamodules.three_task import ThreeTaskDataModule
 from tests.fake_trees import haze, lowlight, noise, rain
 from tests.fake_trees.pictures import SHIFT, save, scene
+from unildiff.data.catalogue import NOISE
 from unildiff.data.images import read_rgb
 from unildiff.errors import UserError
 
@@ -100,6 +101,19 @@ def test_a_count_that_differs_from_the_published_one_is_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         DerainDataModule(root=str(tmp_path)).train_set()
     assert "Rain100L (train): 99 found, 200 published" in caplog.text
+
+
+def test_counts_are_those_of_each_degradation(tmp_path, caplog, monkeypatch):
+    """Three noise levels of 68 pictures are not 204 of 68."""
+    noise.write(tmp_path, "instructir", "test")
+    monkeypatch.setitem(NOISE.expected, "test", 2)
+    with caplog.at_level(logging.WARNING):
+        DenoiseDataModule(root=str(tmp_path)).test_set()
+    assert "published" not in caplog.text
+    (tmp_path / "denoising_testsets/CBSD68_25/8143.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        DenoiseDataModule(root=str(tmp_path), on_error="skip").test_set()
+    assert "BSD68 (test): 1 found of noise_25, 2 published" in caplog.text and "4 found" not in caplog.text
 
 
 def peers_noise(files: list[Path], sigmas: list[int]) -> dict[tuple[int, str], np.ndarray]:

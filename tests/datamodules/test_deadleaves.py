@@ -8,7 +8,7 @@ import torch
 
 from datamodules import deadleaves
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.data import scenes
+from unildiff.data import scene_cache, scenes
 from unildiff.data.deadleaves import render
 from unildiff.data.keys import sample_key
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
@@ -47,6 +47,32 @@ def test_a_sample_is_a_scene_and_its_degradation():
     assert (sample["gt"].permute(1, 2, 0).numpy() == gt).all() and sample["caption"] == scene.caption
     expected = degrade(gt, sample["degradation"], sample["key"], depth=scene.depth).image
     assert (sample["lq"].permute(1, 2, 0).numpy() == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop_size": 15}, r"picture_size: 15; give at least 16, and crop_size \(15\)"),
+        ({"crop_size": 8, "picture_size": 8}, "picture_size: 8; give at least 16"),
+        ({"picture_size": 31}, r"picture_size: 31; give at least 16, and crop_size \(32\)"),
+        ({"picture_size": 0}, "picture_size: 0; give"),
+        ({"count": -3}, "count: -3; give at least 1"),
+        ({"count": 0}, "count: 0; give at least 1"),
+        ({"test_count": 0}, "test_count: 0; give at least 1"),
+        ({"val_size": 11}, "val_size: 11; give at least 12"),
+    ],
+)
+def test_sizes_and_counts_that_cannot_be_are_said_by_name(settings, message):
+    with pytest.raises(UserError, match=message):
+        module(**settings)
+
+
+def test_the_least_sizes_give_pictures():
+    data = module(crop_size=16, val_size=12)
+    validation = data.val_set()
+    assert data.train_set()[0]["gt"].shape == (3, 16, 16)
+    assert all(min(validation[i]["lq"].shape[1:]) == 8 for i in range(len(validation)))
+    assert module(crop_size=8, picture_size=16).train_set()[0]["gt"].shape == (3, 8, 8)
 
 
 def test_colours_vary_within_the_bounds():
@@ -126,12 +152,12 @@ def test_the_cache_holds_its_scenes_and_is_made_once(tmp_path, monkeypatch):
     assert data.train_set()[0]["gt"].shape == (3, 32, 32)
     seen = {module(cache=str(tmp_path / "c"), picture_size=48, count=9).train_set()._order(i)[1] for i in range(9)}
     assert len(seen) > 4
-    monkeypatch.setattr(scenes, "render", None)  # nothing is left to render
+    monkeypatch.setattr(scene_cache, "render", None)  # nothing is left to render
     module(cache=str(tmp_path / "c"), picture_size=48, count=9, seed=7).prepare_data()
 
 
 def test_an_interrupted_cache_is_continued_to_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes, "_CHUNK", 2)
+    monkeypatch.setattr(scene_cache, "_CHUNK", 2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     module(cache=str(whole), count=7).prepare_data()
     calls = []
@@ -142,11 +168,11 @@ def test_an_interrupted_cache_is_continued_to_the_same_bytes(tmp_path, monkeypat
             raise KeyboardInterrupt
         return render(key, size)
 
-    monkeypatch.setattr(scenes, "render", failing)
+    monkeypatch.setattr(scene_cache, "render", failing)
     with pytest.raises(KeyboardInterrupt):
         module(cache=str(cut), count=7).prepare_data()
     assert json.loads((cut / "cache.json").read_text())["done"] == 4
-    monkeypatch.setattr(scenes, "render", render)
+    monkeypatch.setattr(scene_cache, "render", render)
     module(cache=str(cut), count=7).prepare_data()
     assert all((cut / path.name).read_bytes() == path.read_bytes() for path in whole.iterdir())
 

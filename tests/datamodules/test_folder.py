@@ -50,6 +50,26 @@ def test_pairs_by_patterns(tmp_path):
     assert len(train) == 3 and (train[5]["lq"] == train[5]["gt"] + 40).all()
 
 
+def test_two_stars_go_through_folders_and_links(tmp_path):
+    root = tmp_path / "set"
+    pair(root, "day/one/lq/a.png", "day/one/gt/a.png", 1)
+    pair(root, "lq/b.png", "gt/b.png", 2)
+    pair(tmp_path, "elsewhere/lq/c.png", "elsewhere/gt/c.png", 3)
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "again").symlink_to(root / "day")  # a folder of its own already
+    (root / "round").symlink_to(root)
+    data = module(root, lq="**/lq/*", gt="**/gt/*.png", on_error="raise")
+    below = [pair.lq.relative_to(root).as_posix() for pair in data.test_set().pairs]
+    assert below == ["day/one/lq/a.png", "linked/lq/c.png", "lq/b.png"]
+    assert module(root, lq="day/**/lq/a*", gt="da*/**/g?/*").counts() == {"folder": 1}
+    for pattern, part in (("**foo/*", r"\*\*foo"), ("lq/a**", r"a\*\*")):
+        with pytest.raises(UserError, match=rf"pattern .*: \*\* stands for folders and not in '{part}'") as error:
+            module(root, lq=pattern).test_set()
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"pattern '\.': give it relative to"):
+        module(root, lq=".").test_set()
+
+
 def test_faults_are_left_out_and_noted(tmp_path):
     for name in ("a", "b", "c"):
         pair(tmp_path, f"lq/{name}.png", f"gt/{name}.png", 1)

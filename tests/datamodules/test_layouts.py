@@ -9,7 +9,10 @@ import pytest
 import datamodules
 from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
 from tests.fake_trees.pictures import SHIFT
+from unildiff.data.captioner import picture_files
 from unildiff.data.catalogue import DATASETS, dataset
+from unildiff.data.check import check
+from unildiff.data.pack_writer import pack_set
 from unildiff.errors import UserError
 
 OF = {  # which datamodule reads which fake trees
@@ -171,6 +174,13 @@ def test_two_layouts_in_one_folder_are_refused_or_chosen_from(tmp_path):
     with pytest.raises(UserError, match=r"several layouts in .*: moceir, promptir; keep one of them, or choose"):
         make("derain", root=str(tmp_path)).counts()
     assert make("derain", root=str(tmp_path), layout="moceir").counts() == {"rain": 3}
+    for refused in (  # what has no such option does not speak of it
+        lambda: pack_set("derain", tmp_path, tmp_path / "out"),
+        lambda: picture_files(tmp_path, "clean", "derain"),
+        lambda: check("derain", tmp_path),
+    ):
+        with pytest.raises(UserError, match=r"several layouts in .*: moceir, promptir; keep one of them$"):
+            refused()
     with pytest.raises(UserError, match="has no layout 'moce'; choose from promptir"):
         make("derain", root=str(tmp_path), layout="moce").counts()
 

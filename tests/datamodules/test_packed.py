@@ -1,14 +1,17 @@
 """A packed set gives exactly the samples of the folder it was packed from."""
 
+import importlib
 import shutil
 
 import pytest
 import torch
 
+import datamodules
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.three_task import ThreeTaskDataModule
-from tests.fake_trees import cdd11, haze, noise, rain
+from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
 from unildiff.data.pack_writer import pack_set
+from unildiff.errors import UserError
 
 
 @pytest.fixture
@@ -32,6 +35,10 @@ def samples(data) -> list[dict]:
     return [sets["train"][p] for p in range(60)] + val + [sets["test"][i] for i in range(len(sets["test"]))]
 
 
+def same(a: dict, b: dict) -> bool:
+    return all(torch.equal(a[f], b[f]) if isinstance(a[f], torch.Tensor) else a[f] == b[f] for f in a)
+
+
 @pytest.mark.parametrize(
     ("module", "settings"),
     [
@@ -47,6 +54,75 @@ def test_equal_samples(roots, module, settings):
     whole = samples(module(root=str(roots / name), **settings))
     shutil.rmtree(roots / name)
     packed = samples(module(root=str(roots / name), packed=str(roots / f"packed_{name}"), **settings))
-    for a, b in zip(whole, packed, strict=True):
-        assert all(torch.equal(a[f], b[f]) if isinstance(a[f], torch.Tensor) else a[f] == b[f] for f in a)
+    assert all(map(same, whole, packed)) and len(whole) == len(packed)
     assert name != "cdd11" or "a cat" in {sample["caption"] for sample in packed}
+
+
+def make(name: str, **settings):
+    path, _, kind = datamodules.class_path(name).rpartition(".")
+    return getattr(importlib.import_module(path), kind)(crop_size=8, seed=2, num_workers=0, **settings)
+
+
+def write_all(root) -> None:
+    """Six tasks with every set that only joins a test when it is asked for, and both displays."""
+    for split in ("train", "test"):
+        for tree, layout in ((haze, "moceir"), (rain, "moceir"), (blur, "adair"), (lowlight, "adair")):
+            tree.write(root, layout, split)
+        raindrop.write(root, "unildiff", split) if split == "train" else raindrop.write(root, "original", split)
+        noise.write(root, "unildiff", "train") if split == "train" else noise.write(root, "instructir", split)
+        udc.write(root, "udc", split)
+    raindrop.write(root, "original", "test_b")
+    noise.write_further(root, "urban100", "instructir")
+    noise.write_further(root, "kodak24", "promptir")
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    root = tmp_path_factory.mktemp("everything")
+    write_all(root / "files")
+    for name in ("raindrop", "udc", "denoise", "autodir"):
+        pack_set(name, root / "files", root / name)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "counts"),
+    [
+        ("raindrop", {}, {"raindrop": 3}),
+        ("raindrop", {"test_b": True}, {"raindrop": 3, "raindrop_b": 3}),
+        ("udc", {"displays": ["toled"]}, {"toled": 2}),
+        ("udc", {}, {"toled": 2, "poled": 2}),
+        ("denoise", {}, {"noise_15": 2, "noise_25": 2, "noise_50": 2}),
+        ("denoise", {"test_sigmas": [15], "also_test": ["urban100"]}, {"noise_15": 2, "urban100_noise_15": 2}),
+        ("denoise", {"test_sigmas": [25], "also_test": ["kodak24"]}, {"noise_25": 2, "kodak24_noise_25": 2}),
+        ("autodir", {"tasks": ["raindrop"]}, {"raindrop": 3}),
+        ("autodir", {"tasks": ["raindrop"], "also_test": ["raindrop_b"]}, {"raindrop": 3, "raindrop_b": 3}),
+    ],
+)
+def test_only_the_sets_that_are_asked_for(everything, name, settings, counts):
+    whole = make(name, root=str(everything / "files"), **settings)
+    packed = make(name, packed=str(everything / name), **settings)
+    assert whole.counts() == packed.counts() == counts
+    first, second = samples(whole), samples(packed)
+    assert len(first) == len(second) and all(map(same, first, second))
+
+
+def test_the_fingerprint_of_a_pack_is_of_the_sets_that_are_read(everything):
+    pack = str(everything / "raindrop")
+    assert make("raindrop", packed=pack).fingerprint() != make("raindrop", packed=pack, test_b=True).fingerprint()
+
+
+def test_what_a_pack_does_not_hold_is_said(roots, everything):
+    """As with files: nothing that was asked for is left out in silence, and no other data set is read."""
+    rain.write(roots / "rain", "moceir", "test")
+    pack_set("three_task", roots / "rain", roots / "part")
+    assert make("three_task", packed=str(roots / "part"), tasks=["rain"]).counts() == {"rain": 12}
+    with pytest.raises(
+        UserError, match=r"packed: .*part has no test pairs of BSD400 \+ WED / BSD68, OTS / SOTS-outdoor"
+    ):
+        make("three_task", packed=str(roots / "part")).counts()
+    with pytest.raises(UserError, match="also_test: urban100 is of the task noise; add it to tasks"):
+        make("three_task", tasks=["rain"], also_test=["urban100"])
+    for get in ("counts", "train_set", "val_set", "contents"):
+        with pytest.raises(UserError, match=r"packed: .* is a pack of udc, not cdd11; give --data udc"):
+            getattr(make("cdd11", packed=str(everything / "udc")), get)()

@@ -1,7 +1,7 @@
 """``unildiff restore``: any pictures, one after the other, by a model from a folder or a checkpoint."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -63,13 +63,13 @@ def restore(
     if not src.is_file():
         input_folder(src, "the pictures to restore")
     work = _targets(src, out)
+    caption_of = _captions(src, captions, [source for source, _ in work])
     try:
         settings = SamplingSettings(
             num_inference_steps, guidance_scale, start, last_timestep=last_timestep, tile_size=tile_size
         )
     except ValueError as error:
         raise UserError(f"restore: {error}") from None
-    caption_of = _captions(src, captions)
     restorer = load_restorer(model, getattr(torch, dtype)).to(pick_device(device))
     check_sampling(restorer, settings, "restore")
     output_folder(out.parent if work[0][1] == out else out)
@@ -149,8 +149,8 @@ def _targets(src: Path, out: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _captions(src: Path, given: Path | None) -> Callable[[Path], str]:
+def _captions(src: Path, given: Path | None, files: Sequence[Path]) -> Callable[[Path], str]:
     from unildiff.data.captions import Captions
 
     folder = src if src.is_dir() else src.parent
-    return Captions.find(None if given is None else str(given), [folder]).of
+    return (Captions.find([folder]) if given is None else Captions.given(given, [folder], files)).of

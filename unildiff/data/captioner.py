@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from unildiff.data.captions import FILE_NAME, entries
+from unildiff.data.captions import FILE_NAME, entries, whole_length
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.files import input_folder, output_file, some, write_failure
 from unildiff.data.images import list_pictures, read_rgb
@@ -63,13 +63,13 @@ def caption_folder(
     """
     files = picture_files(root, source, name)
     target = root / FILE_NAME
-    _drop_cut_line(target)
-    known = {entry["file"] for entry in entries(target)} if target.exists() else set()
+    known = {entry["file"] for entry in entries(target, interrupted=True)} if target.exists() else set()
     missing = [file for file in files if file.relative_to(root).as_posix() not in known]
     if not missing:
         return 0, len(files)
     output_file(target)  # before a model is loaded for nothing
     captioner = load_captioner(model, length)
+    _end_last_line(target)
     try:
         with open(target, "a", encoding="utf-8") as lines:
             broken = _caption(missing, root, model, source, captioner, lines.write, lines.flush)
@@ -180,13 +180,16 @@ def load_captioner(model: str, length: int) -> Captioner:
     return caption
 
 
-def _drop_cut_line(path: Path) -> None:
-    """Cut off a last line that was not written whole."""
+def _end_last_line(path: Path) -> None:
+    """Cut off a last line that was not written whole; end one that lacks its newline alone, as editors leave it."""
     if not path.is_file():
         return
     try:
         data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
+        if (length := whole_length(data)) < len(data):
+            os.truncate(path, length)
+        elif data and not data.endswith(b"\n"):
+            with open(path, "ab") as file:
+                file.write(b"\n")
     except OSError as error:
         raise write_failure(path, error) from None

@@ -7,7 +7,7 @@ degraded or by its clean picture; the degraded one is looked up first.
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +35,50 @@ class Captions:
         return ""
 
     @classmethod
-    def read(cls, path: Path, below: Path | None = None) -> "Captions":
-        """Read a captions file; its file names are relative to ``below``, or else to its own folder.
+    def read(cls, path: Path) -> "Captions":
+        """Read a captions file; its file names are relative to its own folder.
 
         Raises:
             UserError: no such file, or a line that is not as described above.
         """
-        base = below or path.parent
-        by_file = {_resolved(base / entry["file"]): str(entry["caption"]) for entry in entries(path)}
-        return cls(by_file)
+        return cls(_placed(entries(path), path.parent))
 
     @classmethod
-    def find(cls, given: str | None, folders: Iterable[Path], upwards: bool = False) -> "Captions":
-        """Read the captions file that was given, or else those found in ``folders``; say so when there is none.
+    def given(cls, path: Path, folders: Sequence[Path], files: Sequence[Path], needed: bool = True) -> "Captions":
+        """Read a captions file that may lie anywhere.
 
         Args:
-            given: a captions file, or None to look for one.
+            path: the captions file.
+            folders: where its file names may start, too: the first of its own folder and these is taken from which they
+                reach any of ``files``.
+            files: the pictures that are read.
+            needed: whether a file that names none of them is a mistake.
+
+        Raises:
+            UserError: it names none of ``files``; and as :meth:`read`.
+        """
+        lines, wanted = entries(path), set(map(_resolved, files))
+        for folder in (path.parent, *folders):
+            by_file = _placed(lines, folder)
+            if not wanted.isdisjoint(by_file):
+                return cls(by_file)
+        if needed:
+            places = ", ".join(dict.fromkeys(map(str, (path.parent, *folders))))
+            raise UserError(
+                f"captions: {path} names none of the {len(wanted):,} pictures (looked below {places}); give the captions "
+                "of these, file names relative to their folder"
+            )
+        return cls({})
+
+    @classmethod
+    def find(cls, folders: Iterable[Path], upwards: bool = False) -> "Captions":
+        """Read the captions files found in ``folders``; say so when there is none.
+
+        Args:
             folders: where to look.
             upwards: take the nearest one above a folder that has none, so that one degradation's folder of a data set
                 finds the captions of the whole.
         """
-        if given is not None:
-            return cls.read(Path(given))
         folders = list(dict.fromkeys(folders))
         found = []
         for folder in folders:
@@ -70,29 +92,51 @@ class Captions:
         return cls(merged)
 
 
-def entries(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a captions file; each has ``file`` and ``caption``.
+def entries(path: Path, interrupted: bool = False) -> list[dict[str, Any]]:
+    """Return the entries of a captions file; each has ``file`` and ``caption``, both text.
+
+    Args:
+        path: the captions file.
+        interrupted: leave out a last line that was not written whole, instead of refusing it.
 
     Raises:
         UserError: no such file, or a line that is not as described above.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        data = path.read_bytes()
+        lines = data[: whole_length(data) if interrupted else len(data)].decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read captions: {path} ({error}); give a captions.jsonl") from None
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            entry = json.loads(line)
-            entry["file"], entry["caption"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        if (entry := _entry(line)) is None:
             raise UserError(
                 f'broken captions: {path} line {number}: expected {{"file": ..., "caption": ...}}, got {line[:60]!r}'
-            ) from None
+            )
         found.append(entry)
     return found
+
+
+def whole_length(data: bytes) -> int:
+    """Return how many bytes of a captions file are whole lines; a last one without its newline is, where it can be read."""
+    start = data.rfind(b"\n") + 1
+    return start if _entry(data[start:]) is None else len(data)
+
+
+def _entry(line: str | bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    if isinstance(entry, dict) and isinstance(entry.get("file"), str) and isinstance(entry.get("caption"), str):
+        return entry
+    return None
+
+
+def _placed(lines: Iterable[dict[str, Any]], folder: Path) -> dict[str, str]:
+    return {_resolved(folder / entry["file"]): entry["caption"] for entry in lines}
 
 
 def _resolved(path: Path) -> str:

@@ -60,8 +60,10 @@ class Degrader(Protocol):
 class EpochOrder:
     """Which task, and which of its items, comes at a position: a pure function of (seed, epoch, index).
 
-    Tasks are drawn by weight; within an epoch a task's items come in a shuffled order without repetition until all have
-    had their turn, so that one task alone is seen once an epoch, each item once.
+    A task is drawn by weight at each position; its item is the one at that position, modulo the task's size, of an order
+    that is shuffled anew for each epoch. So one task alone gives each item once an epoch. With several tasks the positions
+    of a task are drawn, and what stands at the others is not seen: of two tasks of equal size and weight a quarter of the
+    items is missed in an epoch, of many more than a third (1/e), by chance, and others come more than once.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class EpochOrder:
         return task, self.item(task, epoch, index), key
 
     def item(self, task: str, epoch: int, index: int) -> int:
-        """Return the item of ``task`` at ``index`` of ``epoch``."""
+        """Return the item of ``task`` at position ``index`` of ``epoch``, whichever tasks the positions before were of."""
         size = self._sizes[task]
         kept = self._orders.get(task)
         if kept is None or kept[0] != epoch:

@@ -16,10 +16,12 @@ from unildiff.data.deadleaves_layout import sample_layout
 from unildiff.data.deadleaves_paint import SUPERSAMPLING, draw_labels, paint, paint_depth
 from unildiff.data.keys import generator
 
-__all__ = ["VERSION", "VOCABULARY", "Scene", "render"]
+__all__ = ["MIN_SIDE", "VERSION", "VOCABULARY", "Scene", "render"]
 
 VERSION = 2
 """Counts changes of what ``render`` returns for a key: what was rendered with another version is not the same data."""
+
+MIN_SIDE = 16  # pixels: below it there is nothing to see
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,13 @@ def render(key: int, size: int = 128) -> Scene:
 
     Args:
         key: decides everything.
-        size: side of the picture in pixels, at least 16.
+        size: side of the picture in pixels, at least ``MIN_SIDE``.
 
     Raises:
         ValueError: for a smaller size.
     """
-    if size < 16:
-        raise ValueError(f"size must be at least 16, got {size}")
+    if size < MIN_SIDE:
+        raise ValueError(f"size must be at least {MIN_SIDE}, got {size}")
     rng = generator(key, "deadleaves")
     layout = sample_layout(rng)
     labels = draw_labels(rng, layout, round(size * SUPERSAMPLING))

@@ -93,6 +93,8 @@ def read_rgb(path: Path) -> np.ndarray:
             image.load()  # the whole file, so that a truncated one is found here
             if _bits(image) == 16:
                 return _read_16bit(path, _orientation(image))
+            if image.format == "PPM" and image.mode == "I":  # grey of more than 8 bits, which Pillow scales to 16
+                return np.repeat(_rounded(np.asarray(image))[:, :, None], 3, axis=2)
             if image.mode in ("F", "I"):
                 raise UserError(
                     f"floating-point or 32-bit picture: {path}; its range is unknown, save it as 8 or 16 bits"
@@ -181,7 +183,7 @@ def _read_16bit(path: Path, orientation: int) -> np.ndarray:
     raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if raw is None or raw.dtype != np.uint16:
         raise UserError(f"unreadable picture: {path} (16 bits expected); replace or remove it")
-    picture = np.asarray((raw.astype(np.uint32) * 255 + 32767) // 65535, dtype=np.uint8)
+    picture = _rounded(raw)
     if picture.ndim == 2:
         picture = np.repeat(picture[:, :, None], 3, axis=2)
     elif picture.shape[2] == 2:
@@ -189,6 +191,11 @@ def _read_16bit(path: Path, orientation: int) -> np.ndarray:
     else:
         picture = picture[:, :, 2::-1]  # OpenCV's order is B G R (A)
     return np.ascontiguousarray(_upright(picture, orientation))
+
+
+def _rounded(deep: np.ndarray) -> np.ndarray:
+    """Return 16-bit values as uint8, rounded."""
+    return np.asarray((deep.astype(np.uint32) * 255 + 32767) // 65535, dtype=np.uint8)
 
 
 def _upright(picture: np.ndarray, orientation: int) -> np.ndarray:

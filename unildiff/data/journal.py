@@ -4,7 +4,6 @@ A journal is a file of JSON lines: a header that says what is being made, then o
 after the thing itself. A line that is cut short, or whose thing is not as it says, and all after it, are dropped.
 """
 
-import fcntl
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from unildiff.data.files import write_failure
+from unildiff.data.locks import lock
 from unildiff.data.parallel import progress
 from unildiff.errors import UserError
 
@@ -32,10 +32,13 @@ class Journal:
         except OSError as error:
             raise write_failure(path, error) from None
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            mine = lock(self._file)
+        except OSError as error:
             self._file.close()
-            raise UserError(f"another process is writing to {path.parent}; wait for it to end") from None
+            raise write_failure(path, error) from None
+        if not mine:
+            self._file.close()
+            raise UserError(f"another process is writing to {path.parent}; wait for it to end")
 
     def __enter__(self) -> Self:
         return self

@@ -75,6 +75,11 @@ class PictureSet:
     licence: str = "not known"
     suffixes: frozenset[str] = SUFFIXES
 
+    @property
+    def degradations(self) -> frozenset[str]:
+        """What its pairs may be called: by this a pack's pairs are told apart, as two sets may be of one task."""
+        return frozenset(folders.degradation or self.degradation for folders in self.folders)
+
 
 # Folders that a project's README puts above the tree; the root given may be above or below them.
 PREFIXES: Mapping[str, tuple[str, ...]] = {
@@ -101,6 +106,10 @@ class Found:
     folders: tuple[Folders, ...]
 
 
+class SeveralLayouts(UserError):
+    """More than one layout lies below a root; a caller that can be told which to take adds how."""
+
+
 def recognise(root: Path, pictures: PictureSet, split: Split, layout: str | None = None) -> Found:
     """Return the layout in which a split of a set lies below ``root``.
 
@@ -111,17 +120,15 @@ def recognise(root: Path, pictures: PictureSet, split: Split, layout: str | None
         layout: take this one; needed only where several are there.
 
     Raises:
-        UserError: the root is missing, a file or empty; no layout matches, or several do. The message shows what was
-            expected and what was found.
+        UserError: the root is missing, a file or empty; no layout matches, or several do (SeveralLayouts). The message
+            shows what was expected and what was found.
     """
     input_folder(root, f"{pictures.title} (see `unildiff data layout {pictures.name}`)")
     options = _options(pictures, split, layout)
     distinct = _matches(root, options)
     if len(distinct) > 1:
         names = ", ".join(sorted({found.layout for found in distinct}))
-        raise UserError(
-            f"{pictures.title} ({split}): several layouts in {root}: {names}; keep one of them, or choose with --data.layout"
-        )
+        raise SeveralLayouts(f"{pictures.title} ({split}): several layouts in {root}: {names}; keep one of them")
     if not distinct:
         raise UserError(_no_layout(root, pictures, split, options))
     found = distinct[0]

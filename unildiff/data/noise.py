@@ -21,6 +21,12 @@ def sigma_of(degradation: str) -> int:
     return int(degradation.rsplit("_", 1)[1])
 
 
+def check_levels(name: str, sigmas: Sequence[int]) -> None:
+    """Raise UserError unless noise levels, given as ``name``, are one or more, none negative, none twice."""
+    if not sigmas or min(sigmas) < 0 or len(set(sigmas)) < len(sigmas):
+        raise UserError(f"{name}: {list(sigmas)}; give at least one, none negative, none twice, e.g. [15, 25, 50]")
+
+
 class GaussianNoise:
     """A :class:`unildiff.data.datasets.Degrader`.
 
@@ -34,10 +40,9 @@ class GaussianNoise:
         """Args: sigmas to draw from in training, each equally often; the recipe.
 
         Raises:
-            UserError: no sigma, or one below 0.
+            UserError: see :func:`check_levels`.
         """
-        if not sigmas or min(sigmas) < 0:
-            raise UserError(f"sigmas: {list(sigmas)}; give at least one, none negative, e.g. [15, 25, 50]")
+        check_levels("sigmas", sigmas)
         self._sigmas = tuple(sigmas)
         self._recipe = recipe
         self._states: dict[tuple[str, str], Any] = {}  # numpy's own form of a generator's state

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from unildiff.data.catalogue import dataset
 from unildiff.data.datasets import Degrader
 from unildiff.data.layouts import PictureSet
-from unildiff.data.noise import GaussianNoise, Recipe, sigma_of
+from unildiff.data.noise import GaussianNoise, Recipe, check_levels, sigma_of
 from unildiff.data.paired import PairedDataModule
 from unildiff.data.pairs import Pair, PairSource, Split
 from unildiff.data.sources import View
@@ -43,11 +43,16 @@ class NoisyDataModule(PairedDataModule):
         known = dataset(self.dataset)
         self.tasks = [pictures.task for pictures in known.sets] if tasks is None else tasks
         _refuse_unknown("tasks", self.tasks, [pictures.task for pictures in known.sets])
-        self.sigmas = sigmas or [15, 25, 50]
-        self.test_sigmas = test_sigmas or list(self.test_levels)
+        self.sigmas = [15, 25, 50] if sigmas is None else sigmas
+        self.test_sigmas = list(self.test_levels) if test_sigmas is None else test_sigmas
+        for name, given in (("sigmas", self.sigmas), ("test_sigmas", self.test_sigmas)):
+            check_levels(name, given)
         self.test_noise: Recipe = test_noise
         self.also_test = also_test or []
         _refuse_unknown("also_test", self.also_test, [pictures.name for pictures in known.optional])
+        for pictures in known.optional:
+            if pictures.name in self.also_test and pictures.task not in self.tasks:
+                raise UserError(f"also_test: {pictures.name} is of the task {pictures.task}; add it to tasks")
 
     def pictures(self, split: Split) -> Sequence[PictureSet]:
         """See the base class."""
@@ -56,19 +61,16 @@ class NoisyDataModule(PairedDataModule):
         return [pictures for pictures in known.sets if pictures.task in self.tasks] + further
 
     def choose(self, source: PairSource, split: Split) -> PairSource:
-        """Return the wanted tasks; in tests clean pictures come once for each noise level."""
-        names = {pictures.degradation for pictures in self.pictures(split)}
+        """Return the wanted noise levels; in tests clean pictures come once for each of them."""
         levels = self.sigmas if split == "train" else self.test_sigmas
         picks: list[tuple[int, Pair]] = []
         for index, pair in enumerate(source.pairs):
-            if pair.task not in self.tasks:
-                continue
             if pair.lq is not None:  # noise made beforehand has its level in its name
                 wanted = not _has_level(pair.degradation) or sigma_of(pair.degradation) in levels
                 picks += [(index, pair)] if wanted else []
             elif split == "train":
                 picks.append((index, pair))
-            elif pair.degradation in names:
+            else:
                 picks += [(index, replace(pair, degradation=f"{pair.degradation}_{sigma}")) for sigma in levels]
         return View(source, picks)
 

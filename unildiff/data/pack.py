@@ -39,6 +39,7 @@ class Pack:
         index = _read_index(self.folder)
         self.dataset: str = index["dataset"]
         self.root: str = index["root"]
+        self.sample: str | None = index.get("sample")  # the data set that it is a sample of; older packs do not say
         self.files: list[str] = index["pictures"]["file"]
         self.checksums: list[str] = index["pictures"]["checksum"]
         # (N, 4): shard, offset in bytes, height, width
@@ -129,6 +130,22 @@ class Pack:
             except OSError as error:
                 raise UserError(f"cannot read the pack: {path} ({error.strerror}); change its rights") from None
         return made
+
+
+def open_pack(folder: Path, dataset: str) -> Pack:
+    """Return the pack in a folder.
+
+    Args:
+        folder: given as ``--data.packed``.
+        dataset: name of the data set that it must hold.
+
+    Raises:
+        UserError: it holds another data set; and as :class:`Pack`.
+    """
+    pack = Pack(folder)
+    if pack.dataset != dataset:
+        raise UserError(f"packed: {folder} is a pack of {pack.dataset}, not {dataset}; give --data {pack.dataset}")
+    return pack
 
 
 class PackedPairs:

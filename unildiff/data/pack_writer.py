@@ -22,7 +22,7 @@ from unildiff.data.catalogue import dataset
 from unildiff.data.files import output_folder, some, write_failure, write_whole
 from unildiff.data.images import image_size
 from unildiff.data.journal import Journal
-from unildiff.data.layouts import is_there, recognise
+from unildiff.data.layouts import is_there, recognise, sample_of
 from unildiff.data.pack import COLUMNS, FORMAT, INDEX, Pack, index_bytes, picture_checksum
 from unildiff.data.pairing import RULES
 from unildiff.data.pairs import PairSource, Split, Which
@@ -239,7 +239,15 @@ class PackWriter:
                 os.fsync(file.fileno())
             shards.append({"file": path.name, "bytes": path.stat().st_size})
         columns = {key: [getattr(entry, key) for entry in held] for key in Entry.__dataclass_fields__}
-        body = {**self._header, "shards": shards, "pictures": columns, "pairs": self._columns(list(self._wanted))}
+        sample = sample_of(self._root)
+        kind = {} if sample is None else {"sample": sample}
+        body = {
+            **self._header,
+            **kind,
+            "shards": shards,
+            "pictures": columns,
+            "pairs": self._columns(list(self._wanted)),
+        }
         write_whole(self.out / INDEX, index_bytes(body))
 
 
@@ -258,7 +266,7 @@ def pack_set(name: str, root: Path, out: Path) -> Pack:
             report(faults, "raise", [], "mend them, see `unildiff data check`")
     if not sources:
         recognise(root, data.sets[0], "test")  # says what is wrong
-    return PackWriter(sources, out, name, root, Captions.find(None, [root])).run()
+    return PackWriter(sources, out, name, root, Captions.find([root])).run()
 
 
 def pack_folder(root: Path, out: Path, patterns: Mapping[Split, tuple[str, str]], rule: str = "same") -> Pack:
@@ -281,7 +289,7 @@ def pack_folder(root: Path, out: Path, patterns: Mapping[Split, tuple[str, str]]
     for split, (lq, gt) in patterns.items():
         sources[split], faults = pattern_source(root, lq, gt, RULES[rule], "folder")
         report(faults, "raise", [], "mend or move them, or narrow the patterns")
-    return PackWriter(sources, out, "folder", root, Captions.find(None, [root], upwards=True)).run()
+    return PackWriter(sources, out, "folder", root, Captions.find([root], upwards=True)).run()
 
 
 def _shard_name(number: int) -> str:

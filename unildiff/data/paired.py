@@ -1,9 +1,9 @@
 """The datamodule of sets that lie on disk in one of the known layouts, or packed."""
 
-import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
@@ -11,18 +11,20 @@ from unildiff.data.catalogue import dataset
 from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Reader, TrainSet
 from unildiff.data.images import read_rgb
 from unildiff.data.keys import sample_key
-from unildiff.data.layouts import PictureSet, is_there, sample_of
-from unildiff.data.pairs import Pair, PairSource, Split
+from unildiff.data.layouts import PictureSet, SeveralLayouts, is_there, sample_of
+from unildiff.data.pairs import Pair, PairSource, Split, files_of
 from unildiff.data.sources import View, disk_source, readable, report
 from unildiff.errors import UserError
 
-_LOG = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from unildiff.data.pack import Pack
 
 
 class PairedDataModule(RestorationDataModule):
     """Pairs of one data set of :mod:`unildiff.data.catalogue`, whose layouts are recognised by themselves.
 
-    A subclass says which data set, and may narrow or widen what is read in :meth:`pictures` and :meth:`choose`.
+    A subclass says which data set, and may narrow or widen what is read in :meth:`pictures`, from files and from a pack
+    alike, and give pairs other descriptions in :meth:`choose`.
     """
 
     dataset: ClassVar[str]
@@ -52,7 +54,8 @@ class PairedDataModule(RestorationDataModule):
                 where a set has no validation pictures of its own.
             on_error: "raise" stops at files without a partner, double names, unequal sizes and broken files; "skip"
                 reports them and goes on without.
-            captions: captions file; by default the ``captions.jsonl`` beside the data.
+            captions: captions file, its names relative to its own folder or to that of the data; by default the
+                ``captions.jsonl`` beside the data. With ``packed`` it replaces the captions in the pack.
             packed: folder made by ``unildiff data pack``, read instead of the pictures.
             kwargs: see the base class.
         """
@@ -63,6 +66,10 @@ class PairedDataModule(RestorationDataModule):
         names = [pictures.name for pictures in (*known.sets, *known.optional)]
         if unknown := sorted(set(self.folders) - set(names)):
             raise UserError(f"folders: {self.dataset} has no set {', '.join(unknown)}; it has {', '.join(names)}")
+        if val_scenes < 0:
+            raise UserError(f"val_scenes: {val_scenes}; give 0, or how many scenes to hold out")
+        if samples_per_epoch is not None and samples_per_epoch < 1:
+            raise UserError(f"samples_per_epoch: {samples_per_epoch}; give at least 1, or none for the number of pairs")
         self.layout = layout
         self.weights = weights
         self.samples_per_epoch = samples_per_epoch
@@ -74,8 +81,10 @@ class PairedDataModule(RestorationDataModule):
 
     @property
     def is_sample(self) -> bool:
-        """Whether ``root`` is a sample set written by ``unildiff data sample``, not the real data."""
-        return self.packed is None and sample_of(self.root) is not None
+        """Whether any test pictures are a sample set written by ``unildiff data sample``, not the real data."""
+        if self.packed is not None:
+            return self._pack().sample is not None
+        return any(sample_of(self.folders.get(s.name, self.root)) is not None for s in self.pictures("test"))
 
     # What subclasses may change.
 
@@ -84,7 +93,7 @@ class PairedDataModule(RestorationDataModule):
         return dataset(self.dataset).sets
 
     def choose(self, source: PairSource, split: Split) -> PairSource:
-        """Return the pairs of ``source`` that are wanted, or several of one (a noise level each)."""
+        """Return the pairs of ``source``, all of sets that are read: some of them, or several of one (a noise level each)."""
         return source
 
     def degrader(self, split: Split, source: PairSource) -> Degrader | None:
@@ -106,11 +115,12 @@ class PairedDataModule(RestorationDataModule):
         order = EpochOrder(
             {task: len(picks) for task, picks in tasks.items()},
             self.weights,
-            self.samples_per_epoch or len(source),
+            len(source) if self.samples_per_epoch is None else self.samples_per_epoch,
             self.seed,
         )
         views = {task: View(source, picks) for task, picks in tasks.items()}
-        return TrainSet(views, order, self.augment, self._captions(), self.degrader("train", source), self.on_error)
+        captions = self._captions("train", source)
+        return TrainSet(views, order, self.augment, captions, self.degrader("train", source), self.on_error)
 
     def val_set(self) -> EvalSet | None:
         """See the base class: the set's own validation pictures, or else those held out of training."""
@@ -131,28 +141,49 @@ class PairedDataModule(RestorationDataModule):
         """See the base class."""
         if self.packed is None:
             return super().contents()
-        from unildiff.data.pack import Pack
-
-        return [Pack(self.packed).contents]
+        sets = [pictures.name for split in self._sets for pictures in self.pictures(split)]
+        known = {pictures.name for pictures in dataset(self.dataset).sets}
+        return [self._pack().contents, *([] if set(sets) == known else [f"sets {sets}"])]
 
     def _eval_set(self, source: PairSource, split: Split) -> EvalSet:
         source = self.choose(source, split)
         if self.on_error == "skip" and self.packed is None:
             source = readable(source, self.skipped)
-        return EvalSet(source, self._captions(), self.test_seed, self.degrader(split, source))
+        return EvalSet(source, self._captions(split, source), self.test_seed, self.degrader(split, source))
 
     def _source(self, split: Split) -> PairSource:
         if self.packed is not None:
-            from unildiff.data.pack import Pack
-
             if self.reader is not read_rgb:
                 raise UserError(f"packed: {self.packed} holds RGB pictures, not RAW; leave out --data.packed")
-            return Pack(self.packed).source(split)
+            wanted = frozenset[str]().union(*(pictures.degradations for pictures in self.pictures(split)))
+            packed = self._pack().source(split, lambda pair: pair.degradation in wanted)
+            if absent := self._absent(packed, split):
+                raise UserError(
+                    f"packed: {self.packed} has no {split} pairs of {', '.join(absent)}; pack a folder that holds them, "
+                    "or do not ask for them"
+                )
+            if self.captions is not None:
+                return View(packed, [(i, replace(pair, caption="")) for i, pair in enumerate(packed.pairs)])
+            return packed
         self._refuse_nothing()
         roots = [(self.folders.get(pictures.name, self.root), pictures) for pictures in self.pictures(split)]
-        source, faults = disk_source(roots, split, self.layout, split != "train", self.reader)
+        try:
+            source, faults = disk_source(roots, split, self.layout, split != "train", self.reader)
+        except SeveralLayouts as error:
+            raise UserError(f"{error}, or choose with --data.layout") from None
         report(faults, self.on_error, self.skipped)
         return source
+
+    def _pack(self) -> "Pack":
+        from unildiff.data.pack import open_pack
+
+        assert self.packed is not None
+        return open_pack(self.packed, self.dataset)
+
+    def _absent(self, source: PairSource, split: Split) -> list[str]:
+        """Return the titles of the wanted sets that a pack has no pair of."""
+        there = {pair.degradation for pair in source.pairs}
+        return [pictures.title for pictures in self.pictures(split) if there.isdisjoint(pictures.degradations)]
 
     def _refuse_nothing(self) -> None:
         """Tell a new user where data comes from."""
@@ -168,20 +199,25 @@ class PairedDataModule(RestorationDataModule):
 
     def _has_val(self) -> bool:
         if self.packed is not None:
-            from unildiff.data.pack import Pack
-
-            return "val" in Pack(self.packed).splits
+            pack = self._pack()
+            return "val" in pack.splits and not self._absent(pack.source("val"), "val")
         self._refuse_nothing()
         return all(is_there(self.folders.get(s.name, self.root), s, "val", self.layout) for s in self.pictures("val"))
 
     def _held_out(self, source: PairSource) -> set[str]:
         scenes = sorted({_scene(pair) for pair in source.pairs}, key=lambda scene: sample_key("held out", scene))
+        if self.val_scenes >= len(scenes):
+            raise UserError(
+                f"val_scenes: {self.val_scenes} of {len(scenes)} scenes would leave none to train on; give fewer"
+            )
         return set(scenes[: self.val_scenes])
 
-    def _captions(self) -> Captions:
-        if self.packed is not None:
-            return Captions.find(self.captions, [self.packed])
-        return Captions.find(self.captions, [self.root, *self.folders.values()])
+    def _captions(self, split: Split, source: PairSource) -> Captions:
+        folders = [self.root, *self.folders.values()] if self.packed is None else [self.packed]
+        if self.captions is None:
+            return Captions.find(folders)
+        trained = split == "val" and "train" in self._sets  # captions may be of the training pictures alone
+        return Captions.given(Path(self.captions), folders, files_of(source), needed=not trained)
 
 
 def _scene(pair: Pair) -> str:

@@ -56,3 +56,8 @@ class PairSource(Protocol):
             UserError: it cannot be read; the message names the file.
         """
         ...
+
+
+def files_of(source: PairSource) -> list[Path]:
+    """Return the files of all pairs, degraded and clean, as often as they are used."""
+    return [path for pair in source.pairs for path in (pair.lq, pair.gt) if path is not None]

@@ -4,6 +4,7 @@ Axis letters: H W pixels of the RGB picture. A mosaic is (H, W), one colour a si
 pattern named row by row, e.g. "RGGB": R at (0, 0), G at (0, 1) and (1, 0), B at (1, 1).
 """
 
+import zlib
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,6 +14,8 @@ from unildiff.errors import UserError
 
 Bayer = Literal["RGGB", "BGGR", "GRBG", "GBRG"]
 _CHANNEL = {"R": 0, "G": 1, "B": 2}
+# What scipy stumbles over in a damaged file, beside its own error.
+_MAT_FAULTS = (LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError, MemoryError, zlib.error)
 # Bilinear weights: a colour at half the sites (G) averages 4 neighbours, one at a quarter 2 or 4.
 _KERNELS = {
     "G": np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4,
@@ -82,7 +85,7 @@ def read_raw(path: Path) -> np.ndarray:
         raw = _load(path)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}; check the path") from None
-    except (OSError, ValueError, EOFError, NotImplementedError, TypeError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"unreadable raw file: {path} ({' '.join(str(error).split())}); replace or remove it") from None
     if raw.ndim == 3 and raw.shape[2] == 4:
         height, width = raw.shape[:2]
@@ -112,8 +115,13 @@ def _load(path: Path) -> np.ndarray:
         return np.asarray(np.load(path, allow_pickle=False))
     if suffix == ".mat":
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
 
-        arrays = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
+        try:
+            held = loadmat(path)
+        except (MatReadError, *_MAT_FAULTS) as error:
+            raise ValueError(str(error) or type(error).__name__) from None
+        arrays = {name: value for name, value in held.items() if not name.startswith("__")}
         if len(arrays) != 1:
             raise ValueError(f"{len(arrays)} variables, one expected: {', '.join(sorted(arrays))}")
         return np.asarray(next(iter(arrays.values())))

@@ -46,9 +46,12 @@ def write_sample(name: str, root: Path) -> int:
         The number of pictures.
 
     Raises:
-        UserError: unknown name, or ``root`` holds anything that this function did not write, or cannot be written.
+        UserError: unknown name, or ``root`` holds anything that this function did not write, is the current folder or one
+            above it (which would be replaced), or cannot be written.
     """
     plans = list(_plans(name))
+    if Path.cwd().is_relative_to(root.resolve()):
+        raise UserError(f"--root {root} is the folder you are in, or one above it; give a new one, e.g. data/{name}")
     partial = root.with_name(f".{root.name}.{os.getpid()}.part")
     try:
         _refuse_foreign(root)

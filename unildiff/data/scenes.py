@@ -1,12 +1,10 @@
-"""Sample sets over generated dead-leaves scenes, and the cache of rendered ones.
+"""Sample sets over generated dead-leaves scenes.
 
-Axis letters: N scenes, S side of a scene, C channels, H W pixels.
+Axis letters: C channels, H W pixels.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,14 +12,12 @@ import numpy as np
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationSample, picture_tensor
 from unildiff.data.datasets import EpochOrder
-from unildiff.data.deadleaves import VERSION, Scene, render
+from unildiff.data.deadleaves import Scene, render
 from unildiff.data.keys import generator, sample_key
 from unildiff.data.pairs import Pair, Which
 from unildiff.degradations.cdd11 import degrade
-from unildiff.errors import UserError
 
 CLEAR = "clear"
-_CHUNK = 64  # scenes rendered between two notes of how far the cache is
 
 
 def apply_degradation(image: np.ndarray, degradation: str, key: int, depth: np.ndarray | None) -> np.ndarray:
@@ -79,64 +75,6 @@ class Rendered:
     def scene(self, item: int, key: int) -> Scene:
         """See :class:`SceneSource`."""
         return render(sample_key("train", key), self.side)
-
-
-class SceneCache:
-    """Scenes rendered once into memory-mapped uint8 files, ``images.npy`` (N, S, S, C) and ``depths.npy`` (N, S, S)."""
-
-    def __init__(self, folder: Path, seed: int, side: int, count: int) -> None:
-        """Args: folder of the cache, seed and side of its scenes, how many."""
-        self.folder = folder
-        self.made_of = {"seed": seed, "side": side, "count": count, "version": VERSION}
-        self._opened: tuple[np.ndarray, np.ndarray, list[str]] | None = None
-
-    def make(self, progress: Callable[[range], Iterable[int]] = lambda steps: steps) -> None:
-        """Render what is missing; an interrupted cache is continued, one made of something else is refused.
-
-        Args:
-            progress: wraps the chunks that are to be rendered, e.g. in a progress bar.
-
-        Raises:
-            UserError: the folder holds another cache, or other files.
-        """
-        note = self.folder / "cache.json"
-        state = {"done": 0, **self.made_of}
-        if note.exists():
-            state = json.loads(note.read_text())
-            if {name: state.get(name) for name in self.made_of} != self.made_of:
-                raise UserError(f"cache: {self.folder} was made of {state}, wanted {self.made_of}; give another folder")
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise UserError(f"cache: {self.folder} holds other files; give a new folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        count, side, seed = self.made_of["count"], self.made_of["side"], self.made_of["seed"]
-        if state["done"] >= count:
-            return
-        mode = "r+" if state["done"] else "w+"
-        images = np.lib.format.open_memmap(self.folder / "images.npy", mode, np.uint8, (count, side, side, 3))
-        depths = np.lib.format.open_memmap(self.folder / "depths.npy", mode, np.uint8, (count, side, side))
-        captions = (self.folder / "captions.txt").read_text().splitlines()[: state["done"]] if state["done"] else []
-        for first in progress(range(state["done"], count, _CHUNK)):
-            for item in range(first, min(first + _CHUNK, count)):
-                scene = render(sample_key("train", seed, item), side)
-                images[item] = scene.image
-                depths[item] = np.rint(scene.depth * 255)
-                captions.append(scene.caption)
-            images.flush()
-            depths.flush()
-            (self.folder / "captions.txt").write_text("\n".join(captions) + "\n")
-            state["done"] = len(captions)
-            partial = note.with_suffix(".part")
-            partial.write_text(json.dumps(state))
-            partial.replace(note)
-
-    def scene(self, item: int, key: int) -> Scene:
-        """See :class:`SceneSource`; the depth is exact to 1/255."""
-        if self._opened is None:  # opened in each worker, so that nothing is copied to it
-            captions = (self.folder / "captions.txt").read_text().splitlines()
-            images, depths = (np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("images", "depths"))
-            self._opened = (images, depths, captions)
-        images, depths, captions = self._opened
-        return Scene(images[item], depths[item].astype(np.float32) / 255, captions[item])
 
 
 class SceneTrainSet:

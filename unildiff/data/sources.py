@@ -1,14 +1,17 @@
 """From folders to pair sources: reading layouts, reporting faults, leaving out what cannot be read."""
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from unildiff.data.datasets import FilePairs, OnError, Reader
-from unildiff.data.files import input_folder
+from unildiff.data.datasets import FilePairs, OnError, Reader, check_sizes
+from unildiff.data.files import files_below, input_folder
 from unildiff.data.images import image_size, is_picture, list_pictures, read_rgb
 from unildiff.data.layouts import PictureSet, read_pairs, recognise, sample_of
 from unildiff.data.pairing import Fault, Rule, pair_by_name, size_faults
@@ -67,9 +70,8 @@ def disk_source(
             broken = {file for fault in bad for file in fault.files}
             more = [pair for pair in more if broken.isdisjoint({pair.lq, pair.gt})]
         wanted = pictures.expected.get(split)
-        units = {pair.gt for pair in more} if pictures.name == "cdd11" else more
-        if wanted is not None and len(units) != wanted and sample_of(root) is None:
-            _LOG.warning("%s (%s): %d found, %d published", pictures.title, split, len(units), wanted)
+        if wanted is not None and sample_of(root) is None:
+            _compare_counts(f"{pictures.title} ({split})", more, wanted)
         pairs += more
         faults += wrong
     return FilePairs(pairs, reader), faults
@@ -120,13 +122,14 @@ def report(faults: Sequence[Fault], on_error: OnError, skipped: list[str], remed
 
 
 def readable(source: PairSource, skipped: list[str]) -> PairSource:
-    """Decode every picture once and return the pairs that survive; the others are noted as skipped."""
+    """Decode every picture once and return the pairs that survive, of one size each; the others are noted as skipped."""
     picks = []
     for index in progress(range(len(source)), len(source), "Reading"):
         pair = source.pairs[index]
         try:
-            for which in _on_disk(pair):
-                source.read(index, which)
+            read = {which: source.read(index, which) for which in _on_disk(pair)}
+            if len(read) == 2:
+                check_sizes(pair, read["lq"], read["gt"])
             picks.append((index, pair))
         except UserError as error:
             skipped.append(str(error))
@@ -134,13 +137,55 @@ def readable(source: PairSource, skipped: list[str]) -> PairSource:
     return View(source, picks)
 
 
+def _compare_counts(where: str, pairs: Sequence[Pair], published: int) -> None:
+    """Warn of each number of pairs a degradation (noise level, kind of CDD-11) that is not the published one."""
+    found: dict[int, list[str]] = {}
+    for degradation, count in Counter(pair.degradation for pair in pairs).items():
+        found.setdefault(count, []).append(degradation)
+    for count, degradations in (found or {0: []}).items():
+        if count != published:
+            of = f" of {', '.join(degradations)}" if len(found) > 1 else ""
+            _LOG.warning("%s: %d found%s, %d published", where, count, of, published)
+
+
 def _matching(root: Path, pattern: str) -> list[Path]:
-    if not pattern or Path(pattern).is_absolute():
+    parts = Path(pattern).parts
+    if not parts or Path(pattern).is_absolute():
         raise UserError(f"pattern {pattern!r}: give it relative to {root}, e.g. 'lq/*'")
-    files = sorted(path for path in root.glob(pattern) if is_picture(path))
+    if wrong := [part for part in parts if "**" in part and part != "**"]:
+        raise UserError(f"pattern {pattern!r}: ** stands for folders and not in {wrong[0]!r}; write '**/' or '*'")
+    files = sorted(path for path in _expanded(root, parts) if is_picture(path))
     if not files:
         raise UserError(f"no pictures match {pattern!r} in {root}; give other patterns for lq and gt")
     return files
+
+
+def _expanded(root: Path, parts: tuple[str, ...]) -> set[Path]:
+    """Return what a glob pattern matches; its ``**`` enters linked folders too, as ``predict`` does."""
+    files = set(root.glob("/".join(parts)))
+    if "**" not in parts:
+        return files
+    seen = {_lies(path) for path in files}  # a folder and a link to it are one place
+    first = parts.index("**")
+    for folder in list(root.glob("/".join(parts[:first]))) if first else [root]:
+        for path in files_below(folder) if folder.is_dir() else ():
+            if _fits(path.relative_to(folder).parts, parts[first:]) and _lies(path) not in seen:
+                seen.add(_lies(path))
+                files.add(path)
+    return files
+
+
+def _fits(names: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+    """Return whether a path fits a glob pattern, both by their parts."""
+    if not parts or not names:
+        return not parts and not names
+    if parts[0] == "**":
+        return _fits(names, parts[1:]) or _fits(names[1:], parts)
+    return fnmatchcase(names[0], parts[0]) and _fits(names[1:], parts[1:])
+
+
+def _lies(path: Path) -> str:
+    return os.path.join(os.path.realpath(path.parent), path.name)
 
 
 def _decoded_size(reader: Reader, path: Path) -> tuple[int, int]:
