@@ -158,6 +158,7 @@ class StageModule(L.LightningModule):
             return
         expected = {name for name, _ in self.trained_parameters()}
         found = set(checkpoint["state_dict"])
+        checkpoint.setdefault("callbacks", {})  # see Checkpointing: weights-only files of before lack it
         if expected != found:
             raise mismatch(type(self).__name__, expected - found, found - expected)
 
