@@ -14,6 +14,7 @@ from unildiff.errors import UserError
 from unildiff.lightning_cli import UniLDiffCLI
 from unildiff.planning.report import RunSettings
 from unildiff.planning.step import TRAINED, StepSettings
+from unildiff.stages.base import check_precision
 from unildiff.stages.latent_cache import LatentCacheConfig
 
 GPU_TFLOPS = 120.0
@@ -68,7 +69,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     options = getattr(trainer.strategy, "init_args", {})
     bucket_view = options.get("gradient_as_bucket_view", False)  # of no use to micro-batches that are not synchronised
     devices = _count(trainer.devices) * int(trainer.num_nodes)
-    dtype, weight_dtype = _dtypes(str(trainer.precision))
+    check_precision(precision := str(trainer.precision or "32-true"))
     cache = (model.cache or LatentCacheConfig()) if stage == "decoder" and model.latents == "cached" else None
     run = RunSettings(
         config=" + ".join(path.name for path in taken_apart.configs) or stage,
@@ -77,8 +78,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
             stage=stage,  # one of TRAINED, checked above
             batch_size=data.batch_size,
             crop_size=getattr(data, "crop_size", 512),
-            compute_dtype=dtype,
-            weight_dtype=weight_dtype,
+            compute_dtype=_autocast_dtype(precision),
             checkpointing=model.gradient_checkpointing,
             sampling_passes=_live_passes(model) if stage == "decoder" else 0,
             cached_passes=_sampler_passes(model) if cache else 0,
@@ -131,12 +131,9 @@ def _count(devices: Any) -> int:
     return int(text) if text.isdigit() else 1
 
 
-def _dtypes(precision: str) -> tuple[torch.dtype | None, torch.dtype]:
-    """Return the dtypes of autocast (None without it) and of the weights."""
-    half = torch.bfloat16 if "bf16" in precision else torch.float16
-    if "mixed" in precision:
-        return half, torch.float32
-    return None, half if "16" in precision else torch.float64 if "64" in precision else torch.float32
+def _autocast_dtype(precision: str) -> torch.dtype | None:
+    """Return the dtype of autocast, None without it."""
+    return None if "32" in precision else torch.bfloat16 if "bf16" in precision else torch.float16
 
 
 def _epoch_samples(class_path: str, data: Any) -> int | None:

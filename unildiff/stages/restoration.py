@@ -83,6 +83,7 @@ class RestorationModule(StageModule):
 
     def setup(self, stage: str) -> None:
         """Refuse settings that the first picture would fail on, before anything takes long."""
+        super().setup(stage)
         check_sampling(self.model, self.sampling)
         datamodule = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(datamodule, RestorationDataModule):
