@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from unildiff.arguments import TrainerArguments, stage_name
-from unildiff.assembly import stored_network, weights_folder
+from unildiff.assembly import base_of, stored_network, weights_folder
 from unildiff.core.lora import LoRAConfig
 from unildiff.core.model import NetworkConfig, network_config
 from unildiff.data.catalogue import DATASETS
@@ -102,7 +102,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
         cached_skips=bool(cache and cache.skips),
         cached_captions="CaptionCache" in callbacks,
     )
-    return Parsed(run, _network(model), model.base)
+    return Parsed(run, _network(model), base_of(model.base, model.init_from))
 
 
 def _network(model: Any) -> NetworkConfig:

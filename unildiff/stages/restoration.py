@@ -6,13 +6,13 @@ Axis letters: B batch, H/W pixels.
 import shlex
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from unildiff.assembly import assemble, check_sampling
+from unildiff.assembly import assemble, check_sampling, weights_folder
 from unildiff.core.encoders import encode_latents
 from unildiff.core.model import NetworkConfig, UniLDiff, network_config
 from unildiff.core.pixels import to_uint8
@@ -25,6 +25,7 @@ from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.paths import PACKAGE
 from unildiff.runs import git_state, package_versions
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures
+from unildiff.stages.checkpoints import FOLDER, SOURCE, check_source
 from unildiff.stages.testing import EvaluationSettings, Predictions, TestRun, free_folder, means_text
 
 
@@ -32,11 +33,13 @@ class RestorationModule(StageModule):
     """A stage over the whole restorer.
 
     Args:
-        base: ``tiny`` (ships with the package), a diffusers folder, or a Hugging Face id.
-        base_vae: another folder or id for the VAE, e.g. the fp16-safe one; None takes the base's own.
+        base: ``tiny`` (ships with the package), a diffusers folder, or a Hugging Face id; not read where ``init_from`` is a
+            folder of weights, which holds its own.
+        base_vae: another folder or id for the VAE, e.g. the fp16-safe one; None takes that of the base or folder.
         network: sizes and switches; None reads them from the folder of weights given by ``init_from`` or ``base``.
         init_from: where the stage's starting weights come from: a checkpoint of the stage before, or a folder of
-            weights (``tiny``, or one made by `unildiff export`); None starts from the base alone.
+            weights (``tiny``, or one made by `unildiff export`), which is taken whole, its U-Net and VAE included; None
+            starts from the base alone.
         optimizer: see ``OptimizerConfig``.
         sampling: how pictures are sampled in validation, test and prediction; never read from a checkpoint.
         text_dropout: share of samples trained with the empty caption (supplement: 20%).
@@ -69,7 +72,12 @@ class RestorationModule(StageModule):
         self.text_dropout = text_dropout
         if isinstance(network, dict):  # of a checkpoint, see StageModule
             network = network_config(network)
-        self.model = assemble(base, base_vae, network, init_from, self.hand_over)
+        self.model, source = assemble(base, base_vae, network, init_from, self.hand_over)
+        self.started_from = ""  # what its checkpoints say of weights that they need and do not hold
+        if weights_folder(init_from) is not None:
+            self.started_from = FOLDER
+        elif source is not None and not all(prefix.startswith(self.trained) for prefix in self.hand_over.values()):
+            self.started_from = source.fingerprint()
         self.freeze_untrained()
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
@@ -80,6 +88,18 @@ class RestorationModule(StageModule):
         self.model.unet.rest.enable_gradient_checkpointing()
         for part in (self.model.lq_encoder, self.model.unet.fusion, self.model.decoder):
             part.gradient_checkpointing = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See the base class; and say what the checkpoint was started from."""
+        super().on_save_checkpoint(checkpoint)
+        if self.started_from:
+            checkpoint[SOURCE] = self.started_from
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See the base class; and refuse weights that were trained on others than those that this stage started from."""
+        super().on_load_checkpoint(checkpoint)
+        where = str(self.hparams.get("init_from"))
+        check_source(str(checkpoint.get(SOURCE, "")), self.started_from, where, "the checkpoint")
 
     def setup(self, stage: str) -> None:
         """Refuse settings that the first picture would fail on, before anything takes long."""
