@@ -5,6 +5,7 @@ Axis letters: B batch, H/W pixels.
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from unildiff.assembly import assemble, check_sampling, weights_folder
-from unildiff.core.encoders import encode_latents
+from unildiff.assembly import assemble, base_of, check_sampling, weights_folder
 from unildiff.core.model import NetworkConfig, UniLDiff, network_config
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
@@ -130,11 +130,11 @@ class RestorationModule(StageModule):
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
         """Restore, score per degradation, and keep the first pictures for a grid."""
-        restored = self._restore(batch)
+        restored = to_uint8(self._restore(batch), batch["name"])
         gt = batch["gt"]
-        self.metrics.update(to_uint8(restored), gt, batch["degradation"])
+        self.metrics.update(restored, gt, batch["degradation"])
         if batch_idx == 0:
-            self._log_grid(torch.cat([batch["lq"], to_uint8(restored), gt]), len(gt))
+            self._log_grid(torch.cat([batch["lq"], restored, gt]), len(gt))
 
     def on_validation_epoch_end(self) -> None:
         """Log PSNR and SSIM per degradation and their averages."""
@@ -150,9 +150,9 @@ class RestorationModule(StageModule):
             if writer is not None and hasattr(writer, "add_image"):
                 writer.add_image("val/input, restored, truth", grid, self.global_step)
 
-    def _restore(self, batch: RestorationBatch | PredictBatch, detail: bool = True) -> Tensor:
+    def _restore(self, batch: RestorationBatch | PredictBatch) -> Tensor:
         lq = batch_pictures(batch, "lq")
-        return self.model.restore(lq, batch["caption"], batch["key"], self.sampling, detail and self.uses_detail)
+        return self.model.restore(lq, batch["caption"], batch["key"], self.sampling, self.uses_detail)
 
     uses_detail = True
     """Whether the stage's pictures go through the tuned decoder with DAEM."""
@@ -160,34 +160,46 @@ class RestorationModule(StageModule):
     def on_test_start(self) -> None:
         """Open the folder of this test: pictures, scores, how it was made."""
         protocol = getattr(self.trainer.datamodule, "protocol", "unildiff")  # type: ignore[attr-defined]
-        self.test_run = TestRun(free_folder(Path(self.trainer.default_root_dir) / "test"), self.evaluation, protocol)
+        self.test_run = TestRun(self._free_folder("test"), self.evaluation, protocol)
+
+    def _free_folder(self, name: str) -> Path:
+        """Return a folder of the run that is not there yet, one for all ranks: the first may have made it already."""
+        folder = Path(self.trainer.default_root_dir) / name
+        chosen: Path = self.trainer.strategy.broadcast(free_folder(folder) if self.trainer.is_global_zero else folder)
+        return chosen
 
     def test_step(self, batch: RestorationBatch, batch_idx: int) -> None:
         """Restore a picture and hand it, as 8 bits, to the scorer; with the rows of other points of the way."""
         lq, gt = batch_pictures(batch, "lq"), batch_pictures(batch, "gt")
-        model, stages = self.model, self.evaluation.stages
-        with torch.no_grad(), self.test_run.timed():
-            features = model.encode_lq(model.pad(lq), self.sampling.tile_size)
-            latents = model.sample_latents(features, batch["caption"], batch["key"], self.sampling)
-            pictures = {"restored": to_uint8(model.decode(latents, features, lq.shape, self.uses_detail))}
+        model, stages, detail = self.model, self.evaluation.stages, self.uses_detail
+        with self.test_run.timed():
+            restored = model.restoration(lq, batch["caption"], batch["key"], self.sampling, detail)
+            images = {"restored": restored.image}
+        latents, features = (
+            restored.latents,
+            restored.features,
+        )  # their tiles, if any, are those that memory had room for
         with torch.no_grad():
             if "after_joint" in stages:
-                pictures["after_joint"] = to_uint8(model.decode(latents, features, lq.shape, detail=False))
+                images["after_joint"] = model.decode(latents, features, lq.shape, detail=False)
             if "no_diffusion" in stages:
-                pictures["no_diffusion"] = to_uint8(model.decode(features.latents, features, lq.shape))
+                images["no_diffusion"] = model.decode(features.latents, features, lq.shape, detail)
             if "round_trip" in stages:
-                truth = encode_latents(model.vae, model.pad(gt))
-                pictures["round_trip"] = to_uint8(model.decode(truth, features, lq.shape, detail=False))
+                truth = model.encode(model.pad(gt), features.grid)
+                images["round_trip"] = model.decode(truth, features, lq.shape, detail=False)
+        pictures = {stage: to_uint8(image, batch["name"]) for stage, image in images.items()}
         self.test_run.add(batch, pictures)
 
     def on_test_end(self) -> None:
         """Score what is left, write scores and provenance, print the means."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        sampling = asdict(self.model.with_own(self.sampling))
+        base = base_of(self.hparams.get("base", ""), self.hparams.get("init_from"))
         name = type(datamodule).__module__.rpartition(".")[2]  # a data set is one module, named as on the command line
         rows = self.test_run.finish(
             {
                 "model": str(self.trainer.ckpt_path or self.hparams.get("init_from") or self.hparams.get("base")),
-                "label": f"ours: {self.hparams.get('base')}{', trained on' if self.trainer.ckpt_path else ''}",
+                "label": f"ours: {base}{', trained on' if self.trainer.ckpt_path else ''}",
                 "stage": type(self).__name__,
                 "data": name,
                 "data_kind": "sample" if datamodule.is_sample else "real",
@@ -195,9 +207,8 @@ class RestorationModule(StageModule):
                 "count": datamodule.counts(),
                 "fingerprint": datamodule.fingerprint(),
                 "seed": datamodule.test_seed,
-                "steps": self.sampling.num_inference_steps,
-                "guidance_scale": self.sampling.guidance_scale,
-                "start": self.sampling.start,
+                "steps": sampling.pop("num_inference_steps"),
+                **sampling,
                 "command": shlex.join(["unildiff", *sys.argv[1:]]),
                 "versions": package_versions(),
                 **git_state(PACKAGE),
@@ -212,11 +223,12 @@ class RestorationModule(StageModule):
 
     def on_predict_start(self) -> None:
         """Open the folder of the restored pictures."""
-        self.predictions = Predictions(free_folder(Path(self.trainer.default_root_dir) / "restored"))
+        names = self.trainer.datamodule.predict_names()  # type: ignore[attr-defined]
+        self.predictions = Predictions(self._free_folder("restored"), names)
 
     def predict_step(self, batch: PredictBatch, batch_idx: int) -> Tensor:
         """Restore pictures, (B, 3, H, W) uint8, and write them as PNGs under their names."""
-        restored = to_uint8(self._restore(batch))
+        restored = to_uint8(self._restore(batch), batch["name"])
         for name, picture in zip(batch["name"], restored, strict=True):
             self.predictions.write(name, picture)
         return restored
