@@ -17,7 +17,7 @@ from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts,
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.paths import weights_path
-from unildiff.stages.checkpoints import StageCheckpoint, read_checkpoint
+from unildiff.stages.checkpoints import FOLDER, StageCheckpoint, check_source, read_checkpoint
 
 HANDED_TO_DECODER = {"lq_encoder.": "lq_encoder.", "unet.": "unet."}
 """What the decoder stage takes from a checkpoint: prefix there -> prefix in the model."""
@@ -30,15 +30,17 @@ def assemble(
     init_from: str | None = None,
     hand_over: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
-) -> UniLDiff:
-    """Return the model that a stage starts from.
+) -> tuple[UniLDiff, StageCheckpoint | None]:
+    """Return the model that a stage starts from, and the checkpoint that it was filled from, None where there was none.
 
     Args:
-        base: ``tiny``, a diffusers folder, a single file or a Hugging Face id. Where it is a folder of weights (tiny,
-            an exported model) and ``network`` is None, its fusion, LQ encoder and decoder are the start, too.
+        base: ``tiny``, a diffusers folder, a single file or a Hugging Face id; not read where ``init_from`` holds a base.
+            Where it is a folder of weights (tiny, an exported model) and ``network`` is None, its fusion, LQ encoder and
+            decoder are the start, too.
         base_vae: another VAE, or None.
         network: sizes and switches; None reads them from the folder of weights in ``init_from`` or ``base``.
-        init_from: a folder of weights, ``tiny``, a checkpoint of the stage before, or None for the base alone.
+        init_from: a folder of weights, ``tiny``, a checkpoint of the stage before, or None for the base alone. A folder
+            is a whole model: its U-Net, VAE, text encoders and scheduler are taken, too.
         hand_over: which weights of a checkpoint are taken, prefix there -> prefix in the model.
         dtype: of the weights.
 
@@ -46,6 +48,7 @@ def assemble(
         UserError: something is missing or does not fit.
     """
     given = weights_folder(init_from)
+    base = base_of(base, init_from)
     locate(base)  # what is missing is said before anything takes minutes, the base first
     if init_from is not None and given is None and not Path(init_from).is_file():
         raise UserError(
@@ -56,9 +59,17 @@ def assemble(
     model = UniLDiff(load_base(base, dtype, base_vae), network or stored_network(folder))
     if folder is not None:
         load_parts(model, folder)
+    source = None
     if init_from is not None and given is None:
-        _fill(model, read_checkpoint(init_from), hand_over or {})
-    return model.to(dtype)
+        source = read_checkpoint(init_from)
+        _fill(model, source, hand_over or {})
+    return model.to(dtype), source
+
+
+def base_of(base: str, init_from: str | None) -> str:
+    """Return the base that a stage reads: ``init_from`` where it is a folder of weights that holds one, else ``base``."""
+    folder = weights_folder(init_from)
+    return str(init_from) if folder is not None and (folder / "unet").is_dir() else base
 
 
 def model_from_checkpoint(
@@ -74,21 +85,21 @@ def model_from_checkpoint(
         init_from: where to find the stage before, if it is no longer where the checkpoint says.
 
     Raises:
-        UserError: one of them is missing or does not fit.
+        UserError: one of them is missing or does not fit, or the stage before holds other weights than it did.
     """
     checkpoint = read_checkpoint(path)
     settings = checkpoint.settings
     trained = _trained_prefixes(checkpoint)
     before = init_from or settings.get("init_from")
     if before is not None and weights_folder(before) is None:
-        if trained != ("decoder.",):
+        if trained != ("decoder.",) and checkpoint.source != FOLDER:
             before = None  # its own weights cover all that the stage before handed over
         elif not Path(before).is_file():
             raise UserError(
                 f"checkpoint: {path} was started from {before}, which is not there; give its place with --init_from"
             )
     network = settings.get("network")
-    model = assemble(
+    model, source = assemble(
         settings.get("base", "tiny"),
         settings.get("base_vae"),
         network_config(network) if network else None,
@@ -96,6 +107,8 @@ def model_from_checkpoint(
         HANDED_TO_DECODER,
         dtype,
     )
+    if source is not None and checkpoint.source:
+        check_source(checkpoint.source, source.fingerprint(), source.path, str(path))
     _fill(model, checkpoint, {prefix: prefix for prefix in trained})
     return model, checkpoint
 

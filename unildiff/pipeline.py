@@ -174,6 +174,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
 
         Raises:
             ValueError: a setting, or a picture's type or shape, is not as said above.
+            UserError: what the model makes of a picture is not finite.
         """
         pictures = [image] if isinstance(image, (Image.Image, np.ndarray, Tensor)) else list(image)
         prompts = _one_each(prompt, len(pictures), "prompt")
@@ -194,10 +195,17 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
                     return None
                 return callback_on_step_end(self, index, timesteps[index], {"latents": latents}).get("latents")
 
-            for picture, text, drawn in zip(pictures, prompts, generators, strict=True):
+            for number, (picture, text, drawn) in enumerate(zip(pictures, prompts, generators, strict=True), 1):
                 seed = 0 if drawn is None else drawn.initial_seed()
                 restored = restore_picture(
-                    model, as_array(picture), text, settings, seed, step_end, self._execution_device
+                    model,
+                    as_array(picture),
+                    text,
+                    settings,
+                    seed,
+                    step_end,
+                    self._execution_device,
+                    f"picture {number}",
                 )
                 results.append(_as_output(restored, output_type))
         self.maybe_free_model_hooks()
@@ -208,7 +216,7 @@ def as_array(picture: Picture) -> np.ndarray:
     """Return a picture as uint8 RGB (H, W, 3).
 
     Raises:
-        ValueError: an array that is not uint8 (H, W, 3), or a tensor that is not (3, H, W) or (1, 3, H, W).
+        ValueError: an array that is not uint8 (H, W, 3), or a tensor that is not finite (3, H, W) or (1, 3, H, W).
     """
     if isinstance(picture, Image.Image):
         if picture.mode.startswith("I;16"):
@@ -222,6 +230,8 @@ def as_array(picture: Picture) -> np.ndarray:
             raise ValueError(
                 f"a tensor picture must be floating (3, H, W) in [0, 1], got {picture.dtype} {picture.shape}"
             )
+        if not picture.isfinite().all():
+            raise ValueError("a tensor picture must be finite, got NaN or infinity")
         return picture_array(to_uint8(picture * 2 - 1))
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"an array picture must be uint8 (H, W, 3), got {picture.dtype} {picture.shape}")

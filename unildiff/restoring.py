@@ -22,6 +22,7 @@ def restore_picture(
     seed: int = 0,
     callback: Callback | None = None,
     device: torch.device | None = None,
+    name: str = "picture",
 ) -> Tensor:
     """Return a restored picture (3, H, W) uint8.
 
@@ -33,6 +34,10 @@ def restore_picture(
         seed: of the noise, which depends on it and on the pixels: the same as `unildiff test` draws.
         callback: called after each step, see ``sampler.Callback``.
         device: where to compute; None is where the model is.
+        name: what to call the picture in a message.
+
+    Raises:
+        UserError: what the model makes of it is not finite.
     """
     weight = next(model.parameters())
     lq = to_unit(picture_tensor(picture)[None].to(device or weight.device)).to(weight.dtype)
@@ -40,4 +45,4 @@ def restore_picture(
         restored = model.restore(
             lq, [caption], [picture_key(seed, picture)], settings or SamplingSettings(), callback=callback
         )
-    return to_uint8(restored)[0]
+    return to_uint8(restored, [name])[0]

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from tests.callbacks.runs import STEPS, run, same_end
 from tests.callbacks.toy import ToyData, ToyModule, trainer
-from unildiff.callbacks import Checkpointing
+from unildiff.callbacks import Checkpointing, ExponentialMovingAverage
 from unildiff.errors import UserError
 
 
@@ -125,10 +125,12 @@ def test_weights_only_leaves_out_what_only_resuming_needs(tmp_path: Path) -> Non
     run(tmp_path, checkpointing=Checkpointing(weights_only=True))
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert {"state_dict", "ema_state_dict", "hyper_parameters"} <= checkpoint.keys()
-    assert not {"optimizer_states", "lr_schedulers", "callbacks", "loops"} & checkpoint.keys()
-    loop, module = trainer(tmp_path, [Checkpointing()]), ToyModule()
+    assert not {"optimizer_states", "lr_schedulers", "loops"} & checkpoint.keys() and not checkpoint["callbacks"]
+    loop, module = trainer(tmp_path, [Checkpointing(), ExponentialMovingAverage()]), ToyModule()
     loop.test(module, datamodule=ToyData(), ckpt_path=str(tmp_path / "checkpoints/last.ckpt"), verbose=False)
     assert torch.equal(module.trained.weight, checkpoint["state_dict"]["trained.weight"])
+    assert torch.equal(module.weights_in_validation[0], checkpoint["ema_state_dict"]["trained.weight"])
+    assert not torch.equal(module.weights_in_validation[0], module.trained.weight)
 
 
 def test_a_full_disk_ends_the_run_in_one_error_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:

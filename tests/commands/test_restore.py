@@ -117,6 +117,19 @@ def test_a_broken_file_is_named_and_the_rest_goes_on(
     assert len(list((tmp_path / "out").rglob("*.png"))) == 5
 
 
+def test_what_is_not_finite_is_named_and_not_written(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = small_model()
+    broken.decoder.conv_out.bias[0] = float("nan")
+    broken.save_folder(tmp_path / "broken", torch.float32)
+    assert run(photos, tmp_path / "out", "--model", tmp_path / "broken") == 3
+    captured = capsys.readouterr()
+    assert "0 of 5 pictures restored" in captured.out and not list((tmp_path / "out").rglob("*.png"))
+    lines = [line for line in captured.err.splitlines() if line.startswith("unildiff: not restored: ")]
+    assert len(lines) == 5 and f"{photos / 'rgb.png'}: what the model made of it is not finite" in "\n".join(lines)
+
+
 def test_names_that_would_collide_keep_their_suffix(photos: Path, weights: Path, tmp_path: Path) -> None:
     Image.new("RGB", (20, 20), "red").save(photos / "rgb.jpg")
     assert run(photos, tmp_path / "out", "--model", weights) == 0

@@ -17,6 +17,7 @@ from unildiff.core.model import NetworkConfig, UniLDiff, load_model, pad_to_mult
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
 
 SETTINGS = SamplingSettings(num_inference_steps=4)
 CAPTIONS = ["a red cat", "the table"]
@@ -160,6 +161,20 @@ def test_pixels_by_hand() -> None:
     assert torch.equal(to_uint8(to_unit(pixels)), pixels)
     # (x + 1) * 127.5: -0.997 is 0.38, -0.996 is 0.51; outside of the range it is clamped.
     assert to_uint8(torch.tensor([-0.997, -0.996, -3.0, 1.2])).tolist() == [0, 1, 0, 255]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_never_made_a_colour(value: float) -> None:
+    images = torch.zeros(2, 3, 4, 4)
+    images[1, 2, 0, 0] = value
+    with pytest.raises(UserError, match=r"^b: what the model made of it is not finite"):
+        to_uint8(images, ["a", "b"])
+    with pytest.raises(UserError, match=r"^picture 2 of 2: what"):
+        to_uint8(images)
+    model = small_model()
+    features = model.encode_lq(pictures())
+    model.vae.decoder.conv_out.bias[0] = value  # in the last addition, so that an infinity is still one
+    assert model.decode(features.latents, features, (4, 4), detail=False).isnan().any()
 
 
 @pytest.mark.parametrize(("make", "to_pixels"), [(small_base, False), (sdxl_like_base, False), (small_base, True)])

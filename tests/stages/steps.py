@@ -18,12 +18,14 @@ from unildiff.stages.alignment import AlignmentModule
 from unildiff.stages.base import OptimizerConfig, StageModule
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.joint import JointFinetuneModule
+from unildiff.stages.joint_lora import JointLoRAModule
 from unildiff.stages.restoration import RestorationModule
 
 CAPTIONS = ("a red cat", "the table", "cat on the table", "red")
 STAGES: dict[str, type[RestorationModule]] = {
     "alignment": AlignmentModule,
     "joint": JointFinetuneModule,
+    "joint_lora": JointLoRAModule,
     "decoder": DecoderFinetuneModule,
 }
 

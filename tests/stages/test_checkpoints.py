@@ -11,6 +11,8 @@ from torch import nn
 
 from tests.small import NETWORK
 from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
+from unildiff.assembly import model_from_checkpoint
+from unildiff.callbacks import ExponentialMovingAverage
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.stages.base import OptimizerConfig
@@ -138,6 +140,63 @@ def test_resuming_goes_on_exactly_and_keeps_this_commands_sampler(base_folder: P
     assert second.sampling.num_inference_steps == 7
     ends = dict(second.named_parameters())
     assert all(torch.equal(value, ends[name]) for name, value in whole.named_parameters())
+
+
+def test_a_weights_only_checkpoint_without_callbacks_is_validated_by_its_average(
+    chain: dict[str, Path], base_folder: Path, tmp_path: Path
+) -> None:
+    content = torch.load(chain["alignment"], weights_only=True)
+    average = {name: value + 0.5 for name, value in content["state_dict"].items()}
+    torch.save(
+        {k: v for k, v in content.items() if k != "callbacks"} | {"ema_state_dict": average}, tmp_path / "a.ckpt"
+    )
+    ema, module = ExponentialMovingAverage(), make_stage("alignment", base_folder, sampling=SamplingSettings(1))
+    trainer = make_trainer(tmp_path, [ema])
+    trainer.validate(module, make_loader([make_batch([1])]), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert set(ema.average) == set(average) and all(torch.equal(ema.average[name], average[name]) for name in average)
+
+
+@pytest.fixture
+def moved_on(chain: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """The chain's decoder, started from a link; and another joint checkpoint that the link names since."""
+    content = torch.load(chain["joint"], weights_only=True)
+    content["state_dict"] = {name: value + 0.01 for name, value in content["state_dict"].items()}
+    torch.save(content | {"global_step": 2}, tmp_path / "later.ckpt")
+    (tmp_path / "last.ckpt").symlink_to(chain["joint"])
+    decoder = torch.load(chain["decoder"], weights_only=True)
+    decoder["hyper_parameters"]["init_from"] = str(tmp_path / "last.ckpt")
+    torch.save(decoder, tmp_path / "decoder.ckpt")
+    del decoder["started_from"]
+    torch.save(decoder, tmp_path / "older.ckpt")
+    return {name: tmp_path / f"{name}.ckpt" for name in ("decoder", "older", "last", "later")}
+
+
+def test_a_decoder_is_not_put_onto_another_unet_than_it_was_trained_on(
+    moved_on: dict[str, Path], chain: dict[str, Path], base_folder: Path, tmp_path: Path
+) -> None:
+    def resume() -> None:
+        module = make_stage("decoder", base_folder, init_from=str(moved_on["last"]), optimizer=RATE)
+        loader = make_loader([make_batch([1, 2])])
+        make_trainer(tmp_path, max_steps=2).fit(module, loader, ckpt_path=moved_on["decoder"])
+
+    resume()
+    model_from_checkpoint(moved_on["decoder"])
+    moved_on["last"].unlink()
+    moved_on["last"].symlink_to(moved_on["later"])
+    refused = (
+        rf"^init_from: {moved_on['last']} holds other weights now \(\w+\) than .* was trained on \(\w+\); name the"
+    )
+    for load in (
+        resume,
+        lambda: model_from_checkpoint(moved_on["decoder"]),
+        lambda: DecoderFinetuneModule.load_from_checkpoint(moved_on["decoder"]),
+    ):
+        with pytest.raises(UserError, match=refused) as error:
+            load()
+        one_line(error)
+    model_from_checkpoint(moved_on["older"])  # does not say what it was trained on
+    model_from_checkpoint(moved_on["decoder"], init_from=str(chain["joint"]))  # where it is now
+    model_from_checkpoint(moved_on["decoder"], torch.bfloat16, str(chain["joint"]))
 
 
 def test_another_stages_checkpoint_cannot_be_resumed(chain: dict[str, Path], base_folder: Path, tmp_path: Path) -> None:

@@ -2,23 +2,25 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.stages.steps import make_stage
+from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
 from unildiff.cli import main
 from unildiff.data.base import RestorationDataModule
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
+from unildiff.planning.parsed import parse_run
 from unildiff.stages.pretrain import PretrainUNetModule, PretrainVAEModule
 
 
-@pytest.mark.parametrize("kind", ["alignment", "joint", "decoder"])
+@pytest.mark.parametrize("kind", ["alignment", "joint", "joint_lora", "decoder"])
 def test_crops_are_what_the_encoders_can_halve(kind: str, base_folder: Path) -> None:
     module = make_stage(kind, base_folder)
     side = 6 * module.model.downscale_factor
     for crop_size in (side, side + 1):
-        module.trainer = SimpleNamespace(datamodule=RestorationDataModule(crop_size=crop_size))  # type: ignore[assignment]
+        module.trainer = SimpleNamespace(datamodule=RestorationDataModule(crop_size=crop_size), precision="32-true")  # type: ignore[assignment]
         if crop_size == side:
             module.setup("fit")
             continue
@@ -27,7 +29,9 @@ def test_crops_are_what_the_encoders_can_halve(kind: str, base_folder: Path) -> 
             module.setup("fit")
 
 
-@pytest.mark.parametrize("what", ["sampling", "training_sampling"])
+@pytest.mark.parametrize(
+    ("kind", "what"), [("decoder", "sampling"), ("decoder", "training_sampling"), ("joint_lora", "sampling")]
+)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -36,10 +40,10 @@ def test_crops_are_what_the_encoders_can_halve(kind: str, base_folder: Path) -> 
     ],
 )
 def test_steps_are_those_of_the_schedule(
-    what: str, settings: SamplingSettings, message: str, base_folder: Path
+    kind: str, what: str, settings: SamplingSettings, message: str, base_folder: Path
 ) -> None:
-    module = make_stage("decoder", base_folder, **{what: settings})
-    module.trainer = SimpleNamespace()  # type: ignore[assignment]
+    module = make_stage(kind, base_folder, **{what: settings})
+    module.trainer = SimpleNamespace(precision="32-true")  # type: ignore[assignment]
     with pytest.raises(UserError, match=f"{what}: {message}"):
         module.setup("fit")
 
@@ -56,6 +60,20 @@ def test_shares_are_from_0_to_1(share: float, base_folder: Path, tmp_path: Path)
         PretrainUNetModule(str(base_folder), str(tmp_path), text_dropout=share)
     with pytest.raises(UserError, match=f"degraded_share: {share} is no share"):
         PretrainVAEModule(str(tmp_path), degraded_share=share)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_weights_are_kept_in_float32(precision: Any, base_folder: Path, tmp_path: Path) -> None:
+    modules = [make_stage(kind, base_folder) for kind in ("alignment", "joint", "joint_lora", "decoder")]
+    for module in (*modules, PretrainUNetModule(str(base_folder), str(tmp_path))):
+        with pytest.raises(
+            UserError, match=rf"^precision: {precision}, but weights are kept in float32; give --trainer"
+        ):
+            make_trainer(tmp_path, precision=precision, max_steps=1).fit(module, make_loader([make_batch([1])]))
+    with pytest.raises(UserError, match=f"^precision: {precision}, but"):
+        make_trainer(tmp_path, precision=precision).validate(modules[0], make_loader([make_batch([1])]))
+    with pytest.raises(UserError, match=f"^precision: {precision}, but"):  # plan plans what fit does
+        parse_run(["--config", "configs/tiny/joint.yaml", f"--trainer.precision={precision}"], None)
 
 
 def test_the_command_line_says_it_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:

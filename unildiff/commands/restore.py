@@ -31,7 +31,8 @@ def restore(
 ) -> int:
     """Restore a picture, or all pictures in a folder and below it, at any size; PNGs of the same names and sizes.
 
-    A picture that cannot be read is named and left out, and the exit code is then 3. The result depends on the picture
+    A picture that cannot be read, or of which the model makes nothing finite, is named and left out, and the exit code is
+    then 3. The result depends on the picture
     and the seed only, and equals what `unildiff test` scores.
 
     Args:
@@ -101,7 +102,7 @@ def _restore_all(
             try:
                 if isinstance(picture, UserError):
                     raise picture
-                result = restore_picture(model, picture, caption_of(source), settings, seed)
+                result = restore_picture(model, picture, caption_of(source), settings, seed, name=str(source))
             except UserError as error:
                 failed.append(str(error))
                 continue
@@ -125,6 +126,7 @@ def _targets(src: Path, out: Path) -> list[tuple[Path, Path]]:
     Raises:
         UserError: nothing to restore, or a target is one of the pictures.
     """
+    from unildiff.data.files import png_names
     from unildiff.data.images import list_pictures
 
     if src.is_file():
@@ -137,12 +139,8 @@ def _targets(src: Path, out: Path) -> list[tuple[Path, Path]]:
             raise UserError(f"restore: {out} holds the pictures to restore; give another folder for the results")
         if not files:
             raise UserError(f"restore: no pictures in {src}; give a folder that holds some (png, jpg, tif, ...)")
-        stems = [file.relative_to(src).with_suffix("") for file in files]
-        # a.jpg and a.png side by side keep their suffixes, so that neither overwrites the other
-        pairs = [
-            (file, out / (f"{stem}.png" if stems.count(stem) == 1 else f"{file.relative_to(src)}.png"))
-            for file, stem in zip(files, stems, strict=True)
-        ]
+        names = png_names([file.relative_to(src).as_posix() for file in files])
+        pairs = [(file, out / name) for file, name in zip(files, names, strict=True)]
     taken = {target.resolve() for _, target in pairs} & {source.resolve() for source, _ in pairs}
     if taken:
         raise UserError(f"restore: {min(taken)} would be overwritten; give another folder for the results")

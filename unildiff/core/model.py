@@ -22,7 +22,7 @@ from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents
 from unildiff.core.quiet import quiet
 from unildiff.core.text import TextEmbedding, TextEncoders, time_ids
-from unildiff.core.tiled import decode_tiles, encode_tiles, out_of_memory, smaller_tile, tiled_predictor
+from unildiff.core.tiled import decode_tiles, encode_tiles, latent_tiles, out_of_memory, smaller_tile, tiled_predictor
 from unildiff.core.tiling import TileGrid, make_grid
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.diffusion.noise import KeyedNoise
@@ -65,6 +65,21 @@ class LQFeatures:
     latents: Tensor
     lq: Tensor
     grid: TileGrid | None = None
+
+
+@dataclass
+class Restoration:
+    """A restored picture and what it was made of.
+
+    Attributes:
+        image: cropped to the LQ picture's size (B, 3, H, W) in [-1, 1], float32.
+        latents: what the sampler ended with (B, C, h, w), float32.
+        features: of the LQ picture; their grid tells the tiles.
+    """
+
+    image: Tensor
+    latents: Tensor
+    features: LQFeatures
 
 
 class UniLDiff(nn.Module):
@@ -134,6 +149,10 @@ class UniLDiff(nn.Module):
         with torch.no_grad():
             latents = encode_latents(self.vae, lq)
         return LQFeatures(deep, skips, latents, lq)
+
+    def encode(self, images: Tensor, grid: TileGrid | None = None) -> Tensor:
+        """Return VAE latents (B, C, h, w) of padded pictures (B, 3, H, W) in [-1, 1], tile by tile where there are some."""
+        return encode_latents(self.vae, images) if grid is None else latent_tiles(self, images, grid)
 
     def context(
         self, deep: Tensor, text: TextEmbedding, size: tuple[int, int], corner: tuple[int, int] = (0, 0)
@@ -212,6 +231,19 @@ class UniLDiff(nn.Module):
         detail: bool = True,
         callback: Callback | None = None,
     ) -> Tensor:
+        """Restore pictures; see ``restoration``, whose ``image`` (B, 3, H, W) in [-1, 1], float32, is returned."""
+        return self.restoration(lq, captions, keys, settings, detail, callback).image
+
+    @torch.no_grad()
+    def restoration(
+        self,
+        lq: Tensor,
+        captions: Sequence[str],
+        keys: Tensor | list[int],
+        settings: SamplingSettings,
+        detail: bool = True,
+        callback: Callback | None = None,
+    ) -> Restoration:
         """Restore pictures (B, 3, H, W) in [-1, 1] of any size; where memory runs out, again in (smaller) tiles.
 
         Args:
@@ -221,16 +253,13 @@ class UniLDiff(nn.Module):
             settings: steps, guidance, start, tiles.
             detail: decode with DAEM and the tuned decoder; False takes the base's plain VAE decoder.
             callback: called after each step, see ``sampler.Callback``.
-
-        Returns:
-            restored pictures (B, 3, H, W) in [-1, 1], float32.
         """
         tile_size = settings.tile_size
         while True:
             try:
                 features = self.encode_lq(self.pad(lq), tile_size)
                 latents = self.sample_latents(features, captions, keys, settings, callback)
-                return self.decode(latents, features, lq.shape, detail)
+                return Restoration(self.decode(latents, features, lq.shape, detail), latents, features)
             except RuntimeError as error:
                 smaller = smaller_tile((lq.shape[2], lq.shape[3]), tile_size) if out_of_memory(error) else None
                 if smaller is None:
@@ -243,7 +272,10 @@ class UniLDiff(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, features: LQFeatures, size: Sequence[int], detail: bool = True) -> Tensor:
-        """Return pictures (B, 3, H, W) in [-1, 1], float32, of latents of padded pictures, cropped to ``size`` (..., H, W)."""
+        """Return pictures (B, 3, H, W) in [-1, 1], float32, of latents of padded pictures, cropped to ``size`` (..., H, W).
+
+        Of a picture that is not finite all values are NaN, which ``to_uint8`` refuses.
+        """
         latents = latents.to(features.latents.dtype)
         if features.grid is not None:
             image = decode_tiles(self, latents, features, detail)
@@ -251,7 +283,10 @@ class UniLDiff(nn.Module):
             image = (
                 self.decoder(latents, features.skips, features.lq)[0] if detail else decode_latents(self.vae, latents)
             )
-        return image[..., : size[-2], : size[-1]].float().clamp(-1, 1)
+        image = image[..., : size[-2], : size[-1]].float()
+        low, high = image.amin(dim=(1, 2, 3), keepdim=True), image.amax(dim=(1, 2, 3), keepdim=True)
+        finite = low.isfinite() & high.isfinite()  # an infinity would be clamped to a colour
+        return image.clamp(-1, 1).add_(torch.where(finite, 0.0, torch.nan))
 
     # --- folders -----------------------------------------------------------------------------------------------
 

@@ -3,8 +3,12 @@
 Axis letters: B batch, H/W pixels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from unildiff.errors import UserError
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -12,6 +16,21 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1.0
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Return pictures (B, 3, H, W) in [-1, 1] as uint8, rounded: what a saved PNG holds."""
+def to_uint8(images: Tensor, names: Sequence[str] = ()) -> Tensor:
+    """Return pictures (B, 3, H, W) in [-1, 1] as uint8, rounded: what a saved PNG holds.
+
+    Args:
+        images: outside [-1, 1] they are clamped.
+        names: of the B pictures, for the message.
+
+    Raises:
+        UserError: a picture has values that are not finite, which 8 bits would turn into black.
+    """
+    if not images.isfinite().all():  # a GPU is waited for: pictures, never a training step, come through here
+        broken = [index for index, image in enumerate(images) if not image.isfinite().all()]
+        name = names[broken[0]] if names else f"picture {broken[0] + 1} of {len(images)}"
+        raise UserError(
+            f"{name}: what the model made of it is not finite (NaN or infinity); give other weights, or compute "
+            "in float32"
+        )
     return ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)

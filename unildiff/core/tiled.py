@@ -27,8 +27,13 @@ def encode_tiles(model: "UniLDiff", lq: Tensor, grid: TileGrid) -> tuple[Tensor,
     """Return deep feature (B, F, h, w) and VAE latents (B, C, h, w) of a padded picture (B, 3, H, W)."""
     factor = model.downscale_factor
     deep = grid.fuse(lambda tile: model.lq_encoder(tile.cut(lq, factor))[0])
-    latents = grid.fuse(lambda tile: encode_latents(model.vae, tile.cut(lq, factor)))
-    return deep.to(lq.dtype), latents.to(lq.dtype)
+    return deep.to(lq.dtype), latent_tiles(model, lq, grid)
+
+
+def latent_tiles(model: "UniLDiff", images: Tensor, grid: TileGrid) -> Tensor:
+    """Return VAE latents (B, C, h, w) of padded pictures (B, 3, H, W)."""
+    factor = model.downscale_factor
+    return grid.fuse(lambda tile: encode_latents(model.vae, tile.cut(images, factor))).to(images.dtype)
 
 
 def tiled_predictor(model: "UniLDiff", features: "LQFeatures", text: TextEmbedding) -> Predict:

@@ -266,6 +266,11 @@ class WithoutTruth:
         self._whole = pairs
 
     @property
+    def names(self) -> list[str]:
+        """What the restored pictures will be called."""
+        return [_predicted_name(pair.degradation, pair.name) for pair in self.pairs]
+
+    @property
     def pairs(self) -> Sequence[Pair]:
         """The pairs, in order."""
         return self._whole.pairs
@@ -276,8 +281,16 @@ class WithoutTruth:
     def __getitem__(self, index: int) -> PredictSample:
         """Return picture ``index``."""
         sample = self._whole[index]
-        name = f"{sample['degradation']}/{sample['name']}.png"
-        return {"lq": sample["lq"], "caption": sample["caption"], "name": name, "key": sample["key"]}
+        return {
+            "lq": sample["lq"],
+            "caption": sample["caption"],
+            "name": _predicted_name(sample["degradation"], sample["name"]),
+            "key": sample["key"],
+        }
+
+
+def _predicted_name(degradation: str, name: str) -> str:
+    return f"{degradation}/{name}.png"
 
 
 def _caption(pair: Pair, captions: Captions) -> str:

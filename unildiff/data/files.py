@@ -3,8 +3,9 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 from unildiff.errors import UserError
 
@@ -55,6 +56,16 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add((found.st_dev, found.st_ino))
         yield from (Path(place, file) for file in files)
+
+
+def png_names(names: Sequence[str]) -> list[str]:
+    """Return the PNGs that pictures, named by paths, become: a.jpg is a.png, but beside an a.png each keeps its suffix."""
+    plain = {name: str(PurePosixPath(name).with_suffix(".png")) for name in names}
+    times = Counter(plain.values())
+    keeping = {name for name in names if times[plain[name]] > 1}
+    while more := {name for name in names if plain[name] in {f"{kept}.png" for kept in keeping}} - keeping:
+        keeping |= more
+    return [f"{name}.png" if name in keeping else plain[name] for name in names]
 
 
 def no_permission(folder: Path) -> UserError:

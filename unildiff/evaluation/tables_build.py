@@ -162,10 +162,11 @@ def _intervals(spec: TableSpec, scores: Scores, metric: Metric, blanks: int) -> 
 
 def _seed_rows(spec: TableSpec, runs: Sequence[Run], printed: PaperTable | None) -> list[TableRow]:
     """Mean and sample standard deviation over the runs that differ in nothing but their seed."""
+    alike = ("model", "steps", "guidance_scale", "blind", "start", "last_timestep", "guidance_interval", "tile_size")
     rows = []
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        key = tuple(str(run.info.get(name)) for name in ("model", "steps", "guidance_scale", "blind"))
+        key = tuple(str(run.info.get(name)) for name in alike)
         groups.setdefault((run.group,) if run.group else key, []).append(run)
     for (model, *_), members in groups.items():
         if len(members) > 1 and (members[0].group or len({run.info.get("seed") for run in members}) > 1):

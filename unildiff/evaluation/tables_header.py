@@ -29,12 +29,19 @@ def header_block(run: Run) -> tuple[tuple[str, str], ...]:
         ("seed", _recorded(info, "seed")),
         ("steps", _recorded(info, "steps")),
         ("guidance scale", _recorded(info, "guidance_scale")),
+        *_unusual_sampling(info),
         ("blind", "yes" if run.blind else "no: the model was told the degradation"),
         ("time a picture", _recorded(info, "time_per_picture_s", "{:.2f} s")),
         ("peak memory", _recorded(info, "peak_memory_mib", "{:.0f} MiB")),
         ("commit", _recorded(info, "commit")),
         *_further_metrics(run.scores),
     )
+
+
+def _unusual_sampling(info: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a line for each setting of the sampler that is recorded and not as in the paper."""
+    usual = {"start": "lq", "last_timestep": 0, "guidance_interval": [0.0, 1.0], "tile_size": None}
+    return [(key.replace("_", " "), str(info[key])) for key, value in usual.items() if info.get(key, value) != value]
 
 
 def _further_metrics(scores: Scores) -> tuple[tuple[str, str], ...]:

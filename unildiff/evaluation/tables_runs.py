@@ -7,7 +7,8 @@ metrics (an empty cell: not computed), the rest text. ``run.json`` must have
 - ``data_kind``: ``real`` or ``sample``; ``blind``: false where the model was told the degradation;
 - ``count``: how many pictures the data set has, in all or as a mapping by degradation;
 
-and may have ``label``, ``seed``, ``steps``, ``guidance_scale``, ``time_per_picture_s``, ``peak_memory_mib``,
+and may have ``label``, ``seed``, the sampler's ``steps``, ``guidance_scale``, ``start``, ``last_timestep``,
+``guidance_interval`` and ``tile_size`` (what differs there is no seed of the same), ``time_per_picture_s``, ``peak_memory_mib``,
 ``command``, ``commit``, ``versions``, ``notes`` (sentences for the table) and ``stages``: a list of ``{"label": ...,
 "scores": FILE in the folder, "reference": true where the truth itself went in}``, which become rows of the table.
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from unildiff.arguments import TrainerArguments, stage_name
-from unildiff.assembly import stored_network, weights_folder
+from unildiff.assembly import base_of, stored_network, weights_folder
 from unildiff.core.lora import LoRAConfig
 from unildiff.core.model import NetworkConfig, network_config
 from unildiff.data.catalogue import DATASETS
@@ -14,6 +14,7 @@ from unildiff.errors import UserError
 from unildiff.lightning_cli import UniLDiffCLI
 from unildiff.planning.report import RunSettings
 from unildiff.planning.step import TRAINED, StepSettings
+from unildiff.stages.base import check_precision
 from unildiff.stages.latent_cache import LatentCacheConfig
 
 GPU_TFLOPS = 120.0
@@ -71,7 +72,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     devices = _count(trainer.devices) * int(trainer.num_nodes)
     if trainer.max_steps < 1:
         raise UserError(f"plan: --trainer.max_steps is {trainer.max_steps}; a plan needs the number of optimiser steps")
-    dtype, weight_dtype = _dtypes(str(trainer.precision))
+    check_precision(precision := str(trainer.precision or "32-true"))
     cache = (model.cache or LatentCacheConfig()) if stage == "decoder" and model.latents == "cached" else None
     run = RunSettings(
         config=" + ".join(path.name for path in taken_apart.configs) or stage,
@@ -80,8 +81,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
             stage=stage,  # one of TRAINED, checked above
             batch_size=data.batch_size,
             crop_size=getattr(data, "crop_size", 512),
-            compute_dtype=dtype,
-            weight_dtype=weight_dtype,
+            compute_dtype=_autocast_dtype(precision),
             checkpointing=model.gradient_checkpointing,
             sampling_passes=_live_passes(model) if stage == "decoder" else 0,
             cached_passes=_sampler_passes(model) if cache else 0,
@@ -105,7 +105,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
         cached_skips=bool(cache and cache.skips),
         cached_captions="CaptionCache" in callbacks,
     )
-    return Parsed(run, _network(model), model.base)
+    return Parsed(run, _network(model), base_of(model.base, model.init_from))
 
 
 def _network(model: Any) -> NetworkConfig:
@@ -141,12 +141,9 @@ def _kept(checkpointing: Any) -> int:
     return -1 if checkpointing.keep < 0 else int(checkpointing.keep) + (checkpointing.monitor is not None)
 
 
-def _dtypes(precision: str) -> tuple[torch.dtype | None, torch.dtype]:
-    """Return the dtypes of autocast (None without it) and of the weights."""
-    half = torch.bfloat16 if "bf16" in precision else torch.float16
-    if "mixed" in precision or precision in ("16", "bf16"):  # which Lightning takes for mixed
-        return half, torch.float32
-    return None, half if "16" in precision else torch.float64 if "64" in precision else torch.float32
+def _autocast_dtype(precision: str) -> torch.dtype | None:
+    """Return the dtype of autocast, None without it."""
+    return None if "32" in precision else torch.bfloat16 if "bf16" in precision else torch.float16
 
 
 def _epoch_samples(class_path: str, data: Any) -> int | None:

@@ -86,6 +86,10 @@ class StageModule(L.LightningModule):
             if parameter.requires_grad:
                 yield name, parameter
 
+    def setup(self, stage: str) -> None:
+        """Refuse a precision that stages do not work in; see ``check_precision``."""
+        check_precision(str(self.trainer.precision))
+
     def configure_optimizers(self) -> Any:
         """Return AdamW with one group per peak learning rate and a schedule per optimiser step.
 
@@ -154,6 +158,7 @@ class StageModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose weights are not exactly those that this stage trains."""
+        checkpoint.setdefault("callbacks", {})  # see Checkpointing: weights-only files of before lack it
         if "state_dict" not in checkpoint:  # ModelParallelStrategy has taken the weights out and loaded them
             return
         expected = {name for name, _ in self.trained_parameters()}
@@ -177,6 +182,20 @@ class StageModule(L.LightningModule):
         }
         for logger in self.trainer.loggers:
             logger.log_metrics(numbers, step=self.global_step)
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision of the Trainer that would keep the weights in other than float32.
+
+    A step of 1e-5 is lost in bfloat16 weights, which have 8 bits, and pictures come to the model as float32.
+
+    Raises:
+        UserError: ``precision``, as the Trainer calls it, is another.
+    """
+    if precision not in ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"):
+        raise UserError(
+            f"precision: {precision}, but weights are kept in float32; give --trainer.precision bf16-mixed or 32-true"
+        )
 
 
 def batch_pictures(batch: RestorationBatch | PredictBatch, name: Literal["lq", "gt"]) -> Tensor:

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unildiff.data.fingerprints import weights_hash
 from unildiff.errors import UserError
 
 SHOWN = 5
+SOURCE = "started_from"
+"""Key in a checkpoint: ``FOLDER``, or the fingerprint of the checkpoint whose weights it needs; older ones lack it."""
+FOLDER = "folder"
 
 
 @dataclass
@@ -25,6 +29,7 @@ class StageCheckpoint:
         settings: what that stage was made with: base, network, what it was started from.
         step: optimiser steps taken.
         averaged: whether the weights are averaged ones.
+        source: what it says under ``SOURCE``, "" where it says nothing.
     """
 
     path: Path
@@ -33,6 +38,11 @@ class StageCheckpoint:
     settings: dict[str, Any]
     step: int
     averaged: bool
+    source: str = ""
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the weights; all of them are read."""
+        return weights_hash(sorted(self.weights.items()))
 
     def fill(self, model: nn.Module, rules: dict[str, str]) -> None:
         """Copy weights into ``model``: rules map a prefix in the checkpoint to a prefix in the model.
@@ -89,7 +99,27 @@ def read_checkpoint(path: Path | str) -> StageCheckpoint:
     settings = dict(content.get("hyper_parameters", {}))
     stage = str(settings.get("_class_path", "")).rpartition(".")[2]
     step, averaged = int(content.get("global_step", 0)), bool(content.get("ema_state_dict"))
-    return StageCheckpoint(path, weights, stage, settings, step, averaged)
+    return StageCheckpoint(path, weights, stage, settings, step, averaged, str(content.get(SOURCE, "")))
+
+
+def check_source(expected: str, found: str, where: Path | str, what: str) -> None:
+    """Refuse to put weights onto others than they were trained on: a ``last.ckpt`` may have moved on since.
+
+    Args:
+        expected: what they say under ``SOURCE``.
+        found: the same of what is there now.
+        where: that is.
+        what: holds the weights, for the message.
+
+    Raises:
+        UserError: both are known, and differ.
+    """
+    if {expected, found}.isdisjoint({"", FOLDER}) and expected != found:
+        raise UserError(
+            f"init_from: {where} holds other weights now ({found}) than {what} was trained on ({expected}); name the "
+            "checkpoint that it was started from (--init_from of export, --model.init_from of fit and test), or train the "
+            "stage again"
+        )
 
 
 def load_file_safely(path: Path, mapped: bool = False) -> dict[str, Any]:

@@ -30,8 +30,10 @@ class JointLoRAModule(DenoisingModule):
         """Halve what is frozen, before anything moves to the device.
 
         Raises:
-            UserError: that is asked for without autocast, where it would not be the same training.
+            UserError: that is asked for without autocast, where it would not be the same training; or see
+                ``RestorationModule``.
         """
+        super().setup(stage)
         if stage != "fit" or self.lora.frozen_dtype == "float32":
             return
         if self.trainer.precision != "bf16-mixed":

@@ -88,6 +88,7 @@ class PretrainVAEModule(StageModule):
 
     def setup(self, stage: str) -> None:
         """Start from patches of generated pictures, once; a checkpoint that is loaded afterwards takes their place."""
+        super().setup(stage)
         if stage == "fit" and self.start_pictures and not self.started:
             self.started = True
             keys = [sample_key("start", 0, index) for index in range(self.start_pictures)]

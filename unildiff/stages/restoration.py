@@ -5,15 +5,15 @@ Axis letters: B batch, H/W pixels.
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from unildiff.assembly import assemble, check_sampling
-from unildiff.core.encoders import encode_latents
+from unildiff.assembly import assemble, base_of, check_sampling, weights_folder
 from unildiff.core.model import NetworkConfig, UniLDiff, network_config
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
@@ -25,6 +25,7 @@ from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.paths import PACKAGE
 from unildiff.runs import git_state, package_versions
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures
+from unildiff.stages.checkpoints import FOLDER, SOURCE, check_source
 from unildiff.stages.testing import EvaluationSettings, Predictions, TestRun, free_folder, means_text
 
 
@@ -32,11 +33,13 @@ class RestorationModule(StageModule):
     """A stage over the whole restorer.
 
     Args:
-        base: ``tiny`` (ships with the package), a diffusers folder, or a Hugging Face id.
-        base_vae: another folder or id for the VAE, e.g. the fp16-safe one; None takes the base's own.
+        base: ``tiny`` (ships with the package), a diffusers folder, or a Hugging Face id; not read where ``init_from`` is a
+            folder of weights, which holds its own.
+        base_vae: another folder or id for the VAE, e.g. the fp16-safe one; None takes that of the base or folder.
         network: sizes and switches; None reads them from the folder of weights given by ``init_from`` or ``base``.
         init_from: where the stage's starting weights come from: a checkpoint of the stage before, or a folder of
-            weights (``tiny``, or one made by `unildiff export`); None starts from the base alone.
+            weights (``tiny``, or one made by `unildiff export`), which is taken whole, its U-Net and VAE included; None
+            starts from the base alone.
         optimizer: see ``OptimizerConfig``.
         sampling: how pictures are sampled in validation, test and prediction; never read from a checkpoint.
         text_dropout: share of samples trained with the empty caption (supplement: 20%).
@@ -69,7 +72,12 @@ class RestorationModule(StageModule):
         self.text_dropout = text_dropout
         if isinstance(network, dict):  # of a checkpoint, see StageModule
             network = network_config(network)
-        self.model = assemble(base, base_vae, network, init_from, self.hand_over)
+        self.model, source = assemble(base, base_vae, network, init_from, self.hand_over)
+        self.started_from = ""  # what its checkpoints say of weights that they need and do not hold
+        if weights_folder(init_from) is not None:
+            self.started_from = FOLDER
+        elif source is not None and not all(prefix.startswith(self.trained) for prefix in self.hand_over.values()):
+            self.started_from = source.fingerprint()
         self.freeze_untrained()
         if gradient_checkpointing:
             self.enable_gradient_checkpointing()
@@ -81,8 +89,21 @@ class RestorationModule(StageModule):
         for part in (self.model.lq_encoder, self.model.unet.fusion, self.model.decoder):
             part.gradient_checkpointing = True
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See the base class; and say what the checkpoint was started from."""
+        super().on_save_checkpoint(checkpoint)
+        if self.started_from:
+            checkpoint[SOURCE] = self.started_from
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See the base class; and refuse weights that were trained on others than those that this stage started from."""
+        super().on_load_checkpoint(checkpoint)
+        where = str(self.hparams.get("init_from"))
+        check_source(str(checkpoint.get(SOURCE, "")), self.started_from, where, "the checkpoint")
+
     def setup(self, stage: str) -> None:
         """Refuse settings that the first picture would fail on, before anything takes long."""
+        super().setup(stage)
         check_sampling(self.model, self.sampling)
         datamodule = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(datamodule, RestorationDataModule):
@@ -109,11 +130,11 @@ class RestorationModule(StageModule):
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
         """Restore, score per degradation, and keep the first pictures for a grid."""
-        restored = self._restore(batch)
+        restored = to_uint8(self._restore(batch), batch["name"])
         gt = batch["gt"]
-        self.metrics.update(to_uint8(restored), gt, batch["degradation"])
+        self.metrics.update(restored, gt, batch["degradation"])
         if batch_idx == 0:
-            self._log_grid(torch.cat([batch["lq"], to_uint8(restored), gt]), len(gt))
+            self._log_grid(torch.cat([batch["lq"], restored, gt]), len(gt))
 
     def on_validation_epoch_end(self) -> None:
         """Log PSNR and SSIM per degradation and their averages."""
@@ -129,9 +150,9 @@ class RestorationModule(StageModule):
             if writer is not None and hasattr(writer, "add_image"):
                 writer.add_image("val/input, restored, truth", grid, self.global_step)
 
-    def _restore(self, batch: RestorationBatch | PredictBatch, detail: bool = True) -> Tensor:
+    def _restore(self, batch: RestorationBatch | PredictBatch) -> Tensor:
         lq = batch_pictures(batch, "lq")
-        return self.model.restore(lq, batch["caption"], batch["key"], self.sampling, detail and self.uses_detail)
+        return self.model.restore(lq, batch["caption"], batch["key"], self.sampling, self.uses_detail)
 
     uses_detail = True
     """Whether the stage's pictures go through the tuned decoder with DAEM."""
@@ -139,34 +160,46 @@ class RestorationModule(StageModule):
     def on_test_start(self) -> None:
         """Open the folder of this test: pictures, scores, how it was made."""
         protocol = getattr(self.trainer.datamodule, "protocol", "unildiff")  # type: ignore[attr-defined]
-        self.test_run = TestRun(free_folder(Path(self.trainer.default_root_dir) / "test"), self.evaluation, protocol)
+        self.test_run = TestRun(self._free_folder("test"), self.evaluation, protocol)
+
+    def _free_folder(self, name: str) -> Path:
+        """Return a folder of the run that is not there yet, one for all ranks: the first may have made it already."""
+        folder = Path(self.trainer.default_root_dir) / name
+        chosen: Path = self.trainer.strategy.broadcast(free_folder(folder) if self.trainer.is_global_zero else folder)
+        return chosen
 
     def test_step(self, batch: RestorationBatch, batch_idx: int) -> None:
         """Restore a picture and hand it, as 8 bits, to the scorer; with the rows of other points of the way."""
         lq, gt = batch_pictures(batch, "lq"), batch_pictures(batch, "gt")
-        model, stages = self.model, self.evaluation.stages
-        with torch.no_grad(), self.test_run.timed():
-            features = model.encode_lq(model.pad(lq), self.sampling.tile_size)
-            latents = model.sample_latents(features, batch["caption"], batch["key"], self.sampling)
-            pictures = {"restored": to_uint8(model.decode(latents, features, lq.shape, self.uses_detail))}
+        model, stages, detail = self.model, self.evaluation.stages, self.uses_detail
+        with self.test_run.timed():
+            restored = model.restoration(lq, batch["caption"], batch["key"], self.sampling, detail)
+            images = {"restored": restored.image}
+        latents, features = (
+            restored.latents,
+            restored.features,
+        )  # their tiles, if any, are those that memory had room for
         with torch.no_grad():
             if "after_joint" in stages:
-                pictures["after_joint"] = to_uint8(model.decode(latents, features, lq.shape, detail=False))
+                images["after_joint"] = model.decode(latents, features, lq.shape, detail=False)
             if "no_diffusion" in stages:
-                pictures["no_diffusion"] = to_uint8(model.decode(features.latents, features, lq.shape))
+                images["no_diffusion"] = model.decode(features.latents, features, lq.shape, detail)
             if "round_trip" in stages:
-                truth = encode_latents(model.vae, model.pad(gt))
-                pictures["round_trip"] = to_uint8(model.decode(truth, features, lq.shape, detail=False))
+                truth = model.encode(model.pad(gt), features.grid)
+                images["round_trip"] = model.decode(truth, features, lq.shape, detail=False)
+        pictures = {stage: to_uint8(image, batch["name"]) for stage, image in images.items()}
         self.test_run.add(batch, pictures)
 
     def on_test_end(self) -> None:
         """Score what is left, write scores and provenance, print the means."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        sampling = asdict(self.model.with_own(self.sampling))
+        base = base_of(self.hparams.get("base", ""), self.hparams.get("init_from"))
         name = type(datamodule).__module__.rpartition(".")[2]  # a data set is one module, named as on the command line
         rows = self.test_run.finish(
             {
                 "model": str(self.trainer.ckpt_path or self.hparams.get("init_from") or self.hparams.get("base")),
-                "label": f"ours: {self.hparams.get('base')}{', trained on' if self.trainer.ckpt_path else ''}",
+                "label": f"ours: {base}{', trained on' if self.trainer.ckpt_path else ''}",
                 "stage": type(self).__name__,
                 "data": name,
                 "data_kind": "sample" if datamodule.is_sample else "real",
@@ -174,9 +207,8 @@ class RestorationModule(StageModule):
                 "count": datamodule.counts(),
                 "fingerprint": datamodule.fingerprint(),
                 "seed": datamodule.test_seed,
-                "steps": self.sampling.num_inference_steps,
-                "guidance_scale": self.sampling.guidance_scale,
-                "start": self.sampling.start,
+                "steps": sampling.pop("num_inference_steps"),
+                **sampling,
                 "command": shlex.join(["unildiff", *sys.argv[1:]]),
                 "versions": package_versions(),
                 **git_state(PACKAGE),
@@ -191,11 +223,12 @@ class RestorationModule(StageModule):
 
     def on_predict_start(self) -> None:
         """Open the folder of the restored pictures."""
-        self.predictions = Predictions(free_folder(Path(self.trainer.default_root_dir) / "restored"))
+        names = self.trainer.datamodule.predict_names()  # type: ignore[attr-defined]
+        self.predictions = Predictions(self._free_folder("restored"), names)
 
     def predict_step(self, batch: PredictBatch, batch_idx: int) -> Tensor:
         """Restore pictures, (B, 3, H, W) uint8, and write them as PNGs under their names."""
-        restored = to_uint8(self._restore(batch))
+        restored = to_uint8(self._restore(batch), batch["name"])
         for name, picture in zip(batch["name"], restored, strict=True):
             self.predictions.write(name, picture)
         return restored

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, picture_array
+from unildiff.data.files import png_names
 from unildiff.data.images import write_png
 from unildiff.errors import UserError
 from unildiff.evaluation.blindness import told_degradations
@@ -166,23 +167,27 @@ class TestRun:
 
 
 class Predictions:
-    """Restored pictures without a truth, written while the next one is restored; each keeps its name, as a PNG."""
+    """Restored pictures without a truth, written while the next one is restored.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where to write them.
+        names: of all pictures to restore, those of other ranks included: they decide what each PNG is called.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder = folder
+        self._targets = dict(zip(names, png_names(names), strict=True))
         self._writer = ThreadPoolExecutor(1)
-        self._written: dict[Path, Future[None]] = {}
+        self._written: list[Future[None]] = []
 
     def write(self, name: str, picture: Tensor) -> None:
-        """Write a picture (3, H, W) uint8 under its name; a.jpg beside a.png becomes a.jpg.png."""
-        path = self.folder / Path(name).with_suffix(".png")
-        if path in self._written:
-            path = self.folder / f"{name}.png"
-        self._written[path] = self._writer.submit(write_png, path, picture_array(picture))
+        """Write a picture (3, H, W) uint8 under its name, as `unildiff restore` would."""
+        path = self.folder / self._targets[name]
+        self._written.append(self._writer.submit(write_png, path, picture_array(picture)))
 
     def finish(self) -> int:
         """Wait for all files and return how many there are."""
-        for written in self._written.values():
+        for written in self._written:
             written.result()
         return len(self._written)
 

@@ -1,0 +1,145 @@
+"""Test and prediction by a real stage: which decoder makes a row, tiles, folders and names on several ranks, NaN."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from datamodules.folder import FolderDataModule
+from tests.fake_trees.pictures import save, scene
+from tests.small import NETWORK
+from tests.stages.ranks import on_two_ranks
+from tests.stages.steps import make_batch, make_stage, make_trainer
+from unildiff.core.pixels import to_uint8, to_unit
+from unildiff.data.images import read_rgb
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
+from unildiff.stages import restoration
+from unildiff.stages.restoration import RestorationModule
+from unildiff.stages.testing import EvaluationSettings
+
+ONE_STEP = SamplingSettings(1, 1.0)
+ROWS = EvaluationSettings(stages=["no_diffusion", "after_joint", "round_trip"])
+
+
+class Kept:
+    """Stands in for a TestRun and keeps the pictures."""
+
+    def __init__(self) -> None:
+        self.pictures: dict[str, Tensor] = {}
+        self.timed = torch.no_grad  # any context
+
+    def add(self, batch: Any, pictures: dict[str, Tensor]) -> None:
+        self.pictures = pictures
+
+
+def pictures_of(module: RestorationModule, batch: Any) -> dict[str, Tensor]:
+    module.eval()
+    module.test_run = kept = Kept()  # type: ignore[assignment]
+    module.test_step(batch, 0)
+    return kept.pictures
+
+
+@pytest.mark.parametrize("kind", ["alignment", "joint", "joint_lora", "decoder"])
+def test_rows_are_decoded_as_the_stages_own_pictures(kind: str, base_folder: Path) -> None:
+    batch = make_batch([1])
+    module = make_stage(kind, base_folder, sampling=ONE_STEP, evaluation=ROWS)
+    with torch.no_grad():  # a detail decoder that is not the plain one
+        module.model.decoder.conv_out.bias += 0.3
+    pictures, model = pictures_of(module, batch), module.model
+    features = model.encode_lq(model.pad(to_unit(batch["lq"])))
+    expected = to_uint8(model.decode(features.latents, features, (32, 32), detail=kind == "decoder"))
+    assert torch.equal(pictures["no_diffusion"], expected)
+    assert torch.equal(pictures["restored"], pictures["after_joint"]) is (kind != "decoder")
+
+
+class Small(nn.Module):
+    """An encoder for which pictures are too large."""
+
+    def __init__(self, encoder: nn.Module, side: int) -> None:
+        super().__init__()
+        self.encoder, self.side = encoder, side
+
+    def forward(self, images: Tensor) -> Any:
+        if images.shape[3] > self.side:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return self.encoder(images)
+
+
+def test_too_little_memory_is_answered_by_tiles_for_every_row(base_folder: Path) -> None:
+    batch = make_batch([1], size=300)
+    tiles = SamplingSettings(1, 1.0, tile_size=150)
+    expected = pictures_of(make_stage("decoder", base_folder, sampling=tiles, evaluation=ROWS), batch)
+    module = make_stage("decoder", base_folder, sampling=ONE_STEP, evaluation=ROWS)
+    sides: list[int] = []
+    module.model.vae.encoder.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
+    whole = pictures_of(module, batch)
+    largest = max(sides)
+    sides.clear()
+    module.model.lq_encoder = Small(module.model.lq_encoder, 200)  # type: ignore[assignment]
+    found = pictures_of(module, batch)
+    assert all(torch.equal(found[row], expected[row]) for row in expected)
+    assert not torch.equal(found["round_trip"], whole["round_trip"]) and max(sides) < largest
+
+
+def photos(folder: Path) -> Path:
+    """a.jpg beside a.png, which go to different ranks, and two more."""
+    for index, name in enumerate(["a.jpg", "a.png", "b.png", "deep/a.png"]):
+        save(folder / name, scene(index, (24, 32)))
+    return folder
+
+
+def predict(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
+    """Predict on one of two ranks whose views of the disk differ, and open a test's folder there."""
+    module = make_stage("joint", base_folder, sampling=ONE_STEP)
+    if rank == 1:  # as if the other rank had made the first folder by now
+        restoration.free_folder = lambda path: path.with_name(f"{path.name}-2")
+    trainer = make_trainer(folder / "run", strategy="ddp", devices=2, use_distributed_sampler=False)
+    trainer.predict(module, datamodule=FolderDataModule(str(folder / "photos"), num_workers=0))
+    predicted = str(module.predictions.folder)
+    module.on_test_start()
+    return {"predicted": predicted, "tested": str(module.test_run.folder)}
+
+
+def test_two_ranks_write_into_one_folder_under_the_names_of_one(base_folder: Path, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    first, second = on_two_ranks(tmp_path, partial(predict, base_folder))
+    assert first == second == {name: str(tmp_path / "run" / kind) for name, kind in (("predicted", "restored"), ("tested", "test"))}  # fmt: skip
+    module = make_stage("joint", base_folder, sampling=ONE_STEP)
+    data = FolderDataModule(str(tmp_path / "photos"), num_workers=0)
+    make_trainer(tmp_path / "alone").predict(module, datamodule=data)
+    folders = [tmp_path / run / "restored" for run in ("run", "alone")]
+    names = [{file.relative_to(folder).as_posix() for file in folder.rglob("*.png")} for folder in folders]
+    assert names[0] == names[1] == {"a.jpg.png", "a.png.png", "b.png", "deep/a.png"}
+    for name in names[0]:
+        assert (read_rgb(folders[0] / name) == read_rgb(folders[1] / name)).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_no_picture(value: float, base_folder: Path) -> None:
+    module = make_stage("joint", base_folder, sampling=ONE_STEP).eval()
+    with torch.no_grad():
+        module.model.vae.decoder.conv_out.bias[0] = value
+    message = r"^p1: what the model made of it is not finite \(NaN or infinity\); give other weights"
+    with pytest.raises(UserError, match=message):
+        module.validation_step(make_batch([1]), 0)
+    with pytest.raises(UserError, match=message):
+        pictures_of(module, make_batch([1]))
+
+
+def test_how_pictures_were_sampled_is_written_down(base_folder: Path, tmp_path: Path) -> None:
+    for name in ("lq", "gt"):
+        save(tmp_path / "data" / name / "a.png", scene(1, (24, 32)))
+    sampling = SamplingSettings(2, 3.0, "noise", guidance_interval=(0.0, 0.5), tile_size=150)
+    module = make_stage("joint", base_folder, replace(NETWORK, last_timestep=400), sampling=sampling)
+    data = FolderDataModule(str(tmp_path / "data"), lq="lq/*", gt="gt/*", num_workers=0)
+    make_trainer(tmp_path / "run").test(module, datamodule=data, verbose=False)
+    info = json.loads((tmp_path / "run" / "test" / "run.json").read_text())
+    expected = {"steps": 2, "guidance_scale": 3.0, "start": "noise", "guidance_interval": [0.0, 0.5]}
+    expected |= {"last_timestep": 400, "tile_size": 150}
+    assert {key: info.get(key) for key in expected} == expected
