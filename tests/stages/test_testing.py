@@ -65,6 +65,15 @@ def test_a_folder_that_becomes_a_table(tmp_path):
     assert means_text(rows).splitlines()[-1].split()[-1] == "6"
 
 
+def test_memory_and_time_are_those_of_the_device_that_restores(tmp_path, monkeypatch):
+    """A machine with a GPU whose test runs on the CPU: the GPU has no part in it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: pytest.fail("waited for a GPU"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    run_test(tmp_path)
+    assert load_run(tmp_path).info["peak_memory_mib"] > 0
+
+
 @pytest.mark.parametrize(
     ("indices", "count"),
     [(range(5), {"low": 3, "haze": 3}), (range(6), {"low": 3}), (range(6), {"low": 3, "haze": 3, "rain": 3})],

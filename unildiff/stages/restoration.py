@@ -160,7 +160,7 @@ class RestorationModule(StageModule):
     def on_test_start(self) -> None:
         """Open the folder of this test: pictures, scores, how it was made."""
         protocol = getattr(self.trainer.datamodule, "protocol", "unildiff")  # type: ignore[attr-defined]
-        self.test_run = TestRun(self._free_folder("test"), self.evaluation, protocol)
+        self.test_run = TestRun(self._free_folder("test"), self.evaluation, protocol, self.device)
 
     def _free_folder(self, name: str) -> Path:
         """Return a folder of the run that is not there yet, one for all ranks: the first may have made it already."""
@@ -175,10 +175,7 @@ class RestorationModule(StageModule):
         with self.test_run.timed():
             restored = model.restoration(lq, batch["caption"], batch["key"], self.sampling, detail)
             images = {"restored": restored.image}
-        latents, features = (
-            restored.latents,
-            restored.features,
-        )  # their tiles, if any, are those that memory had room for
+        latents, features = restored.latents, restored.features  # in tiles, where memory had no room for the whole
         with torch.no_grad():
             if "after_joint" in stages:
                 images["after_joint"] = model.decode(latents, features, lq.shape, detail=False)

@@ -5,6 +5,7 @@ Axis letters: H/W pixels.
 
 import json
 import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,6 +61,7 @@ class TestRun:
         folder: the run's folder; a test writes ``scores.csv``, ``run.json`` and pictures there.
         settings: how to score.
         protocol: the data set's own, where the settings name none.
+        device: that restores; time and memory are measured there.
 
     Attributes:
         notes: once finished, what must stand below the table.
@@ -70,13 +72,16 @@ class TestRun:
 
     __test__ = False  # the name would make pytest collect it
 
-    def __init__(self, folder: Path, settings: EvaluationSettings, protocol: str) -> None:
+    def __init__(
+        self, folder: Path, settings: EvaluationSettings, protocol: str, device: torch.device | None = None
+    ) -> None:
         if sets := [name for name in settings.metrics if name in METRICS and METRICS[name].kind == "set"]:
             raise UserError(
                 f"metrics: {sets[0]} is a number of a whole set, not of each picture; `unildiff score` works it out from "
                 "the saved pictures"
             )
         self.folder, self.settings = folder, settings
+        self._on_gpu = device is not None and device.type == "cuda"
         self.protocol = settings.protocol or protocol
         main = Evaluator(self.protocol, settings.metrics, folder / "restored")
         self.evaluators: dict[str, Evaluator] = {"restored": main}
@@ -93,7 +98,7 @@ class TestRun:
         """Measure one picture's restoration."""
         start = time.perf_counter()
         yield
-        if torch.cuda.is_available():
+        if self._on_gpu:
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - start)
 
@@ -130,8 +135,8 @@ class TestRun:
         }
         if scored != about["count"]:
             raise UserError(f"test: scored {scored}, but the data set has {about['count']}; no table is written")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if torch.cuda.is_available():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        if self._on_gpu:
             peak = torch.cuda.max_memory_allocated() / 2**20
         self.notes, told = self._notes()
         about |= {
