@@ -80,7 +80,7 @@ def random_model(sizes: BaseSizes, network: NetworkConfig = NETWORK) -> UniLDiff
 def stage_of(kind: Any, model: UniLDiff, **settings: Any) -> Any:
     """A stage over this very model, where it would load one."""
     loading = restoration.assemble
-    restoration.assemble = lambda *_: model  # type: ignore[assignment]
+    restoration.assemble = lambda *_: (model, None)  # type: ignore[assignment]
     try:
         return kind(network=model.train().config, gradient_checkpointing=True, **settings)
     finally:

@@ -74,7 +74,7 @@ class DeadLeavesDataModule(RestorationDataModule):
             raise UserError(f"evening: {evening} of the clear samples, but degradations has no {CLEAR}; add it")
         self.side = crop_size if picture_size is None else picture_size
         if self.side < max(MIN_SIDE, crop_size):
-            raise UserError(f"picture_size: {self.side}; give at least {MIN_SIDE}, and crop_size ({crop_size})")
+            raise UserError(f"picture_size: {self.side}; give at least crop_size ({crop_size}) and {MIN_SIDE}")
         for name, given, least in (
             ("count", count, 1),
             ("test_count", test_count, 1),

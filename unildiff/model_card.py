@@ -61,7 +61,8 @@ def card_of_checkpoint(checkpoint: StageCheckpoint) -> str:
     parts = [_HEAD.format(version=__version__), _table("Data", data), _table("Recipe", recipe)]
     network = json.dumps(settings.get("network"), indent=2)
     parts.append(f"\n## Network\n\n```json\n{network}\n```\n" if settings.get("network") else "")
-    tests = [folder for folder in sorted(run_folder.glob("test*")) if (folder / "run.json").is_file()]
+    files = ("run.json", "scores.csv")  # a test that was stopped leaves one of them, at most
+    tests = [folder for folder in sorted(run_folder.glob("test*")) if all((folder / file).is_file() for file in files)]
     parts += [_scores(folder) for folder in tests] or ["\n## Scores\n\nNot tested in its run folder.\n"]
     return "".join(parts) + _LICENCE
 

@@ -138,6 +138,9 @@ def test_card_says_data_recipe_protocol_and_scores(chain: dict[str, tuple[Path, 
     (run / "test" / "run.json").write_text(json.dumps(about | {"steps": 20, "guidance_scale": 5.0, "start": "lq"}))
     rows = "degradation,name,psnr,ssim\nlow,a,20.0,0.5\nhaze,a,30.0,0.75\nhaze,b,31.0,0.85\n"
     (run / "test" / "scores.csv").write_text(rows)
+    for file in ("run.json", "scores.csv"):  # of tests that were stopped
+        (run / f"test-{file}").mkdir()
+        (run / f"test-{file}" / file).write_text("{}")
     assert main(["export", str(path), "--out", str(tmp_path / "exported")]) == 0
     card = (tmp_path / "exported" / "README.md").read_text()
     for said in (

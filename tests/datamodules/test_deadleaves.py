@@ -52,9 +52,9 @@ def test_a_sample_is_a_scene_and_its_degradation():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"crop_size": 15}, r"picture_size: 15; give at least 16, and crop_size \(15\)"),
-        ({"crop_size": 8, "picture_size": 8}, "picture_size: 8; give at least 16"),
-        ({"picture_size": 31}, r"picture_size: 31; give at least 16, and crop_size \(32\)"),
+        ({"crop_size": 15}, r"picture_size: 15; give at least crop_size \(15\) and 16"),
+        ({"crop_size": 8, "picture_size": 8}, r"picture_size: 8; give at least crop_size \(8\) and 16"),
+        ({"picture_size": 31}, r"picture_size: 31; give at least crop_size \(32\) and 16"),
         ({"picture_size": 0}, "picture_size: 0; give"),
         ({"count": -3}, "count: -3; give at least 1"),
         ({"count": 0}, "count: 0; give at least 1"),
