@@ -7,7 +7,7 @@ import torch
 
 from tests.small import NETWORK, small_base, small_model
 from tests.stages.steps import make_batch, make_loader, make_trainer
-from unildiff.assembly import assemble, model_from_checkpoint
+from unildiff.assembly import model_from_checkpoint
 from unildiff.cli import main
 from unildiff.core.model import UniLDiff
 from unildiff.diffusion.sampler import SamplingSettings
@@ -32,39 +32,29 @@ def same(first: UniLDiff, second: UniLDiff, prefix: str = "") -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a if name.startswith(prefix))
 
 
-def test_a_folder_of_weights_is_taken_whole(folders: dict[str, Path]) -> None:
-    exported = small_model(seed=1)
-    for base in (str(folders["base"]), "no/such/base"):  # what the folder holds is not looked for elsewhere
-        model, source = assemble(base, init_from=str(folders["exported"]))
-        assert source is None and same(model, exported)
-    model, _ = assemble(str(folders["base"]), str(folders["vae"]), init_from=str(folders["exported"]))
-    other = assemble(str(folders["vae"]), network=NETWORK)[0]
-    assert same(model, other, "vae.") and not same(model, exported, "vae.")
-    assert all(same(model, exported, part) for part in ("unet.", "lq_encoder.", "decoder.", "text."))
+def test_a_whole_model_is_a_start_with_its_own_base_alone(folders: dict[str, Path], tmp_path: Path) -> None:
+    exported, base = str(folders["exported"]), str(folders["base"])
+    (tmp_path / "link").symlink_to(exported)
+    for settings in ({"network": None}, {"network": NETWORK}):
+        module = AlignmentModule(base=str(tmp_path / "link"), init_from=exported, **settings)  # type: ignore[arg-type]
+        assert same(module.model, small_model(seed=1))
+    for other in (base, "tiny", str(folders["vae"]), "some/id"):
+        with pytest.raises(UserError, match=f"init_from: {exported} is a whole model.* but base is {other}; give one"):
+            AlignmentModule(base=other, init_from=exported)
+    with pytest.raises(UserError, match="is a whole model"):
+        parse_run(["--config", "configs/tiny/joint.yaml", f"--model.init_from={exported}"], None)
 
 
-def test_a_stage_from_a_folder_is_that_model_again(
-    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Alignment trains a part of the U-Net; the rest is the folder's, also for who reads the checkpoint."""
-    settings = {"base": str(folders["base"]), "init_from": str(folders["exported"])}
+def test_the_stages_after_a_whole_model_keep_its_base(folders: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"base": str(folders["exported"]), "init_from": str(folders["exported"])}
     module = AlignmentModule(**settings, sampling=SamplingSettings(1))  # type: ignore[arg-type]
     trainer = make_trainer(tmp_path, max_steps=1)
     trainer.fit(module, make_loader([make_batch([1, 2])]))
-    trainer.save_checkpoint(tmp_path / "alignment.ckpt")
-    assert same(model_from_checkpoint(tmp_path / "alignment.ckpt")[0], module.model)
-    following = JointFinetuneModule(**settings | {"init_from": str(tmp_path / "alignment.ckpt")}, network=NETWORK)  # type: ignore[arg-type]
-    assert same(following.model, module.model, "unet.fusion.")
-    folders["exported"].rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"was started from .*exported, which is not there; give its place with --init"):
-        model_from_checkpoint(tmp_path / "alignment.ckpt")
-    found, _ = model_from_checkpoint(tmp_path / "alignment.ckpt", init_from=str(tmp_path / "moved"))
-    (tmp_path / "moved").rename(folders["exported"])
-    assert same(found, module.model)
-    assert main(["export", str(tmp_path / "alignment.ckpt"), "--out", str(tmp_path / "again")]) == 0
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    path = tmp_path / "run" / "checkpoints" / "alignment.ckpt"
+    trainer.save_checkpoint(path)
+    assert same(model_from_checkpoint(path)[0], module.model) and not same(module.model, small_model(seed=1))
+    following = JointFinetuneModule(**settings | {"init_from": str(path)})  # type: ignore[arg-type]
+    assert all(same(following.model, module.model, part) for part in ("unet.", "vae.", "text."))
+    assert main(["export", str(path), "--out", str(tmp_path / "again")]) == 0
     assert f"| base | {folders['exported']} |" in (tmp_path / "again" / "README.md").read_text()
-
-
-def test_a_plan_is_for_the_folders_base(folders: dict[str, Path]) -> None:
-    arguments = ["--config", "configs/tiny/joint.yaml", f"--model.init_from={folders['exported']}"]
-    assert parse_run(arguments, None).base == str(folders["exported"])

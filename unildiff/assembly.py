@@ -17,7 +17,7 @@ from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts,
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.paths import weights_path
-from unildiff.stages.checkpoints import FOLDER, StageCheckpoint, check_source, read_checkpoint
+from unildiff.stages.checkpoints import StageCheckpoint, check_source, read_checkpoint
 
 HANDED_TO_DECODER = {"lq_encoder.": "lq_encoder.", "unet.": "unet."}
 """What the decoder stage takes from a checkpoint: prefix there -> prefix in the model."""
@@ -34,13 +34,12 @@ def assemble(
     """Return the model that a stage starts from, and the checkpoint that it was filled from, None where there was none.
 
     Args:
-        base: ``tiny``, a diffusers folder, a single file or a Hugging Face id; not read where ``init_from`` holds a base.
-            Where it is a folder of weights (tiny, an exported model) and ``network`` is None, its fusion, LQ encoder and
-            decoder are the start, too.
+        base: ``tiny``, a diffusers folder, a single file or a Hugging Face id. Where it is a folder of weights (tiny, an
+            exported model) and ``network`` is None, its fusion, LQ encoder and decoder are the start, too.
         base_vae: another VAE, or None.
         network: sizes and switches; None reads them from the folder of weights in ``init_from`` or ``base``.
-        init_from: a folder of weights, ``tiny``, a checkpoint of the stage before, or None for the base alone. A folder
-            is a whole model: its U-Net, VAE, text encoders and scheduler are taken, too.
+        init_from: a folder of weights, ``tiny``, a checkpoint of the stage before, or None for the base alone. Of a folder
+            LQ encoder, fusion and decoder are taken; see ``check_whole`` for its base.
         hand_over: which weights of a checkpoint are taken, prefix there -> prefix in the model.
         dtype: of the weights.
 
@@ -48,7 +47,6 @@ def assemble(
         UserError: something is missing or does not fit.
     """
     given = weights_folder(init_from)
-    base = base_of(base, init_from)
     locate(base)  # what is missing is said before anything takes minutes, the base first
     if init_from is not None and given is None and not Path(init_from).is_file():
         raise UserError(
@@ -66,10 +64,18 @@ def assemble(
     return model.to(dtype), source
 
 
-def base_of(base: str, init_from: str | None) -> str:
-    """Return the base that a stage reads: ``init_from`` where it is a folder of weights that holds one, else ``base``."""
-    folder = weights_folder(init_from)
-    return str(init_from) if folder is not None and (folder / "unet").is_dir() else base
+def check_whole(base: str, init_from: str | None) -> None:
+    """Refuse to put the fusion and decoder of a whole model onto another base than the U-Net and VAE they were trained with.
+
+    Raises:
+        UserError: ``init_from`` is a folder of weights with a base in it, and ``base`` is not that folder.
+    """
+    folder, own = weights_folder(init_from), weights_folder(base)
+    if folder is not None and (folder / "unet").is_dir() and (own is None or own.resolve() != folder.resolve()):
+        raise UserError(
+            f"init_from: {init_from} is a whole model, with a U-Net and VAE of its own, but base is {base}; give one folder "
+            "for both (--model.base, --model.init_from), or a checkpoint as --model.init_from"
+        )
 
 
 def model_from_checkpoint(
@@ -92,7 +98,7 @@ def model_from_checkpoint(
     trained = _trained_prefixes(checkpoint)
     before = init_from or settings.get("init_from")
     if before is not None and weights_folder(before) is None:
-        if trained != ("decoder.",) and checkpoint.source != FOLDER:
+        if trained != ("decoder.",):
             before = None  # its own weights cover all that the stage before handed over
         elif not Path(before).is_file():
             raise UserError(

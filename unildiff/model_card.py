@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unildiff import __version__
-from unildiff.assembly import base_of, weights_folder
+from unildiff.assembly import weights_folder
 from unildiff.stages.checkpoints import StageCheckpoint
 
 _HEAD = """---
@@ -43,7 +43,7 @@ def card_of_checkpoint(checkpoint: StageCheckpoint) -> str:
     settings = checkpoint.settings
     recipe = {
         "stage": checkpoint.stage or "not known",
-        "base": base_of(settings.get("base", "not known"), settings.get("init_from")),
+        "base": settings.get("base", "not known"),
         "VAE": settings.get("base_vae") or "the base's own",
         "started from": settings.get("init_from") or "the base alone",
         "optimiser steps": checkpoint.step,

@@ -75,6 +75,11 @@ def test_another_model_is_not_taken_for_the_one_that_was_swept_before(tmp_path: 
     (second,) = sweep(model, [make_sample()], [Setting(1, 5.0)], out)
     assert first["psnr"] != second["psnr"] and first["model"] != second["model"]
     assert [row["model"] for row in read_sweep(out)] == [first["model"], second["model"]]
+    lines = [",".join(cells.split(",")[:2] + cells.split(",")[3:]) for cells in out.read_text().splitlines()]
+    out.write_text("\n".join(lines) + "\n")  # as it was written before models were told apart
+    assert "model" not in lines[0]
+    (again,) = sweep(model, [make_sample()], [Setting(1, 5.0)], out)
+    assert again["psnr"] == pytest.approx(second["psnr"]) and len(read_sweep(out)) == 3
 
 
 def test_pictures_without_captions_are_refused(tmp_path: Path) -> None:

@@ -109,6 +109,10 @@ def test_stages_seeds_and_comparisons(tmp_path):
     first = row(table, "ours: made-up, seed 1").psnr
     assert row(table, "made-up: mean of 2 seeds").psnr[0] == pytest.approx(first[0] + 0.25)
     assert row(table, "made-up: std of 2 seeds").psnr[0] == pytest.approx(0.5 / math.sqrt(2))
+    # A run of before, whose run.json says less of the sampler, had the paper's settings.
+    usual = {"start": "lq", "last_timestep": 0, "guidance_interval": [0.0, 1.0], "tile_size": None}
+    mixed = build_table("table2", [runs[0], run_of(tmp_path / "c", better, seed=2, **usual)])
+    assert row(mixed, "made-up: mean of 2 seeds").psnr[:11] == row(table, "made-up: mean of 2 seeds").psnr[:11]
     notes = " ".join(table.notes)
     assert "seed 2 against ours: made-up, seed 1: PSNR +0.50 dB (95% +0.50 to +0.50), higher in 12" in notes
     # 2 / 2^12 = 0.00049

@@ -1,20 +1,24 @@
 """Test and prediction by a real stage: which decoder makes a row, tiles, folders and names on several ranks, NaN."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor, nn
 
 from datamodules.folder import FolderDataModule
 from tests.fake_trees.pictures import save, scene
 from tests.small import NETWORK
 from tests.stages.ranks import on_two_ranks
-from tests.stages.steps import make_batch, make_stage, make_trainer
+from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
@@ -121,15 +125,35 @@ def test_two_ranks_write_into_one_folder_under_the_names_of_one(base_folder: Pat
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_no_picture(value: float, base_folder: Path) -> None:
+def test_what_is_not_finite_is_no_picture(
+    value: float, base_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     module = make_stage("joint", base_folder, sampling=ONE_STEP).eval()
     with torch.no_grad():
         module.model.vae.decoder.conv_out.bias[0] = value
-    message = r"^p1: what the model made of it is not finite \(NaN or infinity\); give other weights"
-    with pytest.raises(UserError, match=message):
-        module.validation_step(make_batch([1]), 0)
-    with pytest.raises(UserError, match=message):
+    message = "what the model made of it is not finite (NaN or infinity); give other weights"
+    with pytest.raises(UserError, match=rf"^p1: {re.escape(message)}"):
         pictures_of(module, make_batch([1]))
+    # Training goes on, and the picture counts as what it would be in 8 bits.
+    batch = make_batch([1])
+    module.trainer = SimpleNamespace(loggers=[])  # type: ignore[assignment]
+    module.validation_step(batch, 0)
+    assert f"validation: p1: {message}" in caplog.text
+    black = peak_signal_noise_ratio(batch["gt"].numpy(), np.zeros_like(batch["gt"].numpy()), data_range=255)
+    assert float(module.metrics.compute()["psnr/avg"]) == pytest.approx(black, abs=1e-4)
+    # Of pictures to restore it is named and left out.
+    save(tmp_path / "photos" / "a.png", scene(1, (24, 32)))
+    data = FolderDataModule(str(tmp_path / "photos"), num_workers=0)
+    make_trainer(tmp_path / "run").predict(module, datamodule=data)
+    assert f"not restored: a.png: {message}" in caplog.text and message in data.skipped[0]
+    assert not list((tmp_path / "run").rglob("*.png"))
+
+
+def test_pictures_of_any_loader_are_restored(base_folder: Path, tmp_path: Path) -> None:
+    """Of a loader that is not of our datamodules nobody knows all names beforehand."""
+    module = make_stage("joint", base_folder, sampling=ONE_STEP)
+    make_trainer(tmp_path).predict(module, make_loader([make_batch([1, 2])]))
+    assert {path.name for path in (tmp_path / "restored").iterdir()} == {"p1.png", "p2.png"}
 
 
 def test_how_pictures_were_sampled_is_written_down(base_folder: Path, tmp_path: Path) -> None:

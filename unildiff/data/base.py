@@ -6,7 +6,7 @@ Axis letters: B batch, C channels, H W pixels.
 import hashlib
 import os
 from collections import Counter
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationBatch, SampleSet, collate
-from unildiff.data.datasets import EvalSet, PredictSet, WithoutTruth
+from unildiff.data.datasets import EvalSet, WithoutTruth
 from unildiff.data.pairs import Split
 from unildiff.data.parallel import cores
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
@@ -105,13 +105,13 @@ class RestorationDataModule(lightning.LightningDataModule):
         """
         raise UserError(f"{type(self).__name__} has no test pictures; give another --data")
 
-    def predict_set(self) -> PredictSet | WithoutTruth:
+    def predict_set(self) -> SampleSet:
         """Return the pictures to restore; those of the test set where a subclass says nothing else."""
         return WithoutTruth(self.test_set())
 
     def predict_names(self) -> list[str]:
-        """Return the names of all pictures to restore, the same on every rank; after ``setup``."""
-        return list(cast(PredictSet | WithoutTruth, self._made("predict")).names)
+        """Return the names of all pictures to restore, as far as the set knows them, the same on every rank; after ``setup``."""
+        return list(getattr(self._made("predict"), "names", []))
 
     def training_samples(self) -> SampleSet:
         """Return the training set that is in use; after ``setup``.

@@ -52,22 +52,22 @@ class Captions:
             folders: where its file names may start, too: the first of its own folder and these is taken from which they
                 reach any of ``files``.
             files: the pictures that are read.
-            needed: whether a file that names none of them is a mistake.
+            needed: whether a file that names none of them is refused, or only said to: captions of training pictures alone
+                may be set for tests, too.
 
         Raises:
-            UserError: it names none of ``files``; and as :meth:`read`.
+            UserError: it names none of ``files`` and is ``needed``; and as :meth:`read`.
         """
         lines, wanted = entries(path), set(map(_resolved, files))
         for folder in (path.parent, *folders):
             by_file = _placed(lines, folder)
             if not wanted.isdisjoint(by_file):
                 return cls(by_file)
+        places = ", ".join(dict.fromkeys(map(str, (path.parent, *folders))))
+        fault = f"captions: {path} names none of the {len(wanted):,} pictures (looked below {places})"
         if needed:
-            places = ", ".join(dict.fromkeys(map(str, (path.parent, *folders))))
-            raise UserError(
-                f"captions: {path} names none of the {len(wanted):,} pictures (looked below {places}); give the captions "
-                "of these, file names relative to their folder"
-            )
+            raise UserError(f"{fault}; give the captions of these, file names relative to their folder")
+        _LOG.warning("%s: every caption is empty", fault)
         return cls({})
 
     @classmethod

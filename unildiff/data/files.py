@@ -63,8 +63,10 @@ def png_names(names: Sequence[str]) -> list[str]:
     plain = {name: str(PurePosixPath(name).with_suffix(".png")) for name in names}
     times = Counter(plain.values())
     keeping = {name for name in names if times[plain[name]] > 1}
-    while more := {name for name in names if plain[name] in {f"{kept}.png" for kept in keeping}} - keeping:
+    taken = {f"{name}.png" for name in keeping}
+    while more := {name for name in names if plain[name] in taken} - keeping:
         keeping |= more
+        taken |= {f"{name}.png" for name in more}
     return [f"{name}.png" if name in keeping else plain[name] for name in names]
 
 

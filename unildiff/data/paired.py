@@ -216,8 +216,7 @@ class PairedDataModule(RestorationDataModule):
         folders = [self.root, *self.folders.values()] if self.packed is None else [self.packed]
         if self.captions is None:
             return Captions.find(folders)
-        trained = split == "val" and "train" in self._sets  # captions may be of the training pictures alone
-        return Captions.given(Path(self.captions), folders, files_of(source), needed=not trained)
+        return Captions.given(Path(self.captions), folders, files_of(source), needed=split == "train")
 
 
 def _scene(pair: Pair) -> str:

@@ -108,11 +108,13 @@ def read_sweep(path: Path, metrics: Sequence[str] = SCORED) -> list[Row]:
     Raises:
         UserError: the file holds something else.
     """
-    names, numbers = ("degradation", "name", "model"), ("steps", "guidance", *metrics)
+    names, numbers = ("degradation", "name"), ("steps", "guidance", *metrics)
     with path.open(encoding="utf-8", newline="") as file:
         try:
             return [
-                {key: line[key] for key in names} | {key: float(line[key]) for key in numbers}
+                {key: line[key] for key in names}
+                | {"model": line.get("model", "")}  # older files lack it: of a model that is not known
+                | {key: float(line[key]) for key in numbers}
                 for line in csv.DictReader(file)
             ]
         except (KeyError, ValueError, TypeError):

@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from unildiff.errors import UserError
 from unildiff.evaluation.paper_rows import METRICS, Metric, Paper, PaperTable, TableId, load_paper
 from unildiff.evaluation.statistics import bootstrap_interval
-from unildiff.evaluation.tables_header import header_block, table_notes
+from unildiff.evaluation.tables_header import USUAL_SAMPLING, header_block, table_notes
 from unildiff.evaluation.tables_runs import Run, Scores
 from unildiff.evaluation.tables_specs import SPECS, TableSpec
 
@@ -162,11 +162,11 @@ def _intervals(spec: TableSpec, scores: Scores, metric: Metric, blanks: int) -> 
 
 def _seed_rows(spec: TableSpec, runs: Sequence[Run], printed: PaperTable | None) -> list[TableRow]:
     """Mean and sample standard deviation over the runs that differ in nothing but their seed."""
-    alike = ("model", "steps", "guidance_scale", "blind", "start", "last_timestep", "guidance_interval", "tile_size")
+    alike: dict[str, Any] = dict.fromkeys(("model", "steps", "guidance_scale", "blind")) | USUAL_SAMPLING
     rows = []
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        key = tuple(str(run.info.get(name)) for name in alike)
+        key = tuple(str(run.info.get(name, usual)) for name, usual in alike.items())
         groups.setdefault((run.group,) if run.group else key, []).append(run)
     for (model, *_), members in groups.items():
         if len(members) > 1 and (members[0].group or len({run.info.get("seed") for run in members}) > 1):

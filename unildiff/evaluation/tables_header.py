@@ -13,6 +13,9 @@ from unildiff.evaluation.tables_notes import consistency_notes
 from unildiff.evaluation.tables_runs import Run, Scores
 from unildiff.evaluation.tables_specs import TableSpec
 
+USUAL_SAMPLING = {"start": "lq", "last_timestep": 0, "guidance_interval": [0.0, 1.0], "tile_size": None}
+"""The paper's settings of the sampler beside steps and guidance scale; what a run that does not say had."""
+
 
 def header_block(run: Run) -> tuple[tuple[str, str], ...]:
     """Return the lines above a table for one run, (key, value); what was not recorded says so."""
@@ -40,8 +43,11 @@ def header_block(run: Run) -> tuple[tuple[str, str], ...]:
 
 def _unusual_sampling(info: dict[str, Any]) -> list[tuple[str, str]]:
     """Return a line for each setting of the sampler that is recorded and not as in the paper."""
-    usual = {"start": "lq", "last_timestep": 0, "guidance_interval": [0.0, 1.0], "tile_size": None}
-    return [(key.replace("_", " "), str(info[key])) for key, value in usual.items() if info.get(key, value) != value]
+    return [
+        (key.replace("_", " "), str(info[key]))
+        for key, value in USUAL_SAMPLING.items()
+        if info.get(key, value) != value
+    ]
 
 
 def _further_metrics(scores: Scores) -> tuple[tuple[str, str], ...]:

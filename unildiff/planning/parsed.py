@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from unildiff.arguments import TrainerArguments, stage_name
-from unildiff.assembly import base_of, stored_network, weights_folder
+from unildiff.assembly import check_whole, stored_network, weights_folder
 from unildiff.core.lora import LoRAConfig
 from unildiff.core.model import NetworkConfig, network_config
 from unildiff.data.catalogue import DATASETS
@@ -70,6 +70,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     options = getattr(trainer.strategy, "init_args", {})
     bucket_view = options.get("gradient_as_bucket_view", False)  # of no use to micro-batches that are not synchronised
     devices = _count(trainer.devices) * int(trainer.num_nodes)
+    check_whole(model.base, model.init_from)
     if trainer.max_steps < 1:
         raise UserError(f"plan: --trainer.max_steps is {trainer.max_steps}; a plan needs the number of optimiser steps")
     check_precision(precision := str(trainer.precision or "32-true"))
@@ -105,7 +106,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
         cached_skips=bool(cache and cache.skips),
         cached_captions="CaptionCache" in callbacks,
     )
-    return Parsed(run, _network(model), base_of(model.base, model.init_from))
+    return Parsed(run, _network(model), model.base)
 
 
 def _network(model: Any) -> NetworkConfig:

@@ -14,8 +14,7 @@ from unildiff.errors import UserError
 
 SHOWN = 5
 SOURCE = "started_from"
-"""Key in a checkpoint: ``FOLDER``, or the fingerprint of the checkpoint whose weights it needs; older ones lack it."""
-FOLDER = "folder"
+"""Key in a checkpoint: the fingerprint of the checkpoint whose weights it needs and does not hold; older ones lack it."""
 
 
 @dataclass
@@ -114,7 +113,7 @@ def check_source(expected: str, found: str, where: Path | str, what: str) -> Non
     Raises:
         UserError: both are known, and differ.
     """
-    if {expected, found}.isdisjoint({"", FOLDER}) and expected != found:
+    if expected and found and expected != found:
         raise UserError(
             f"init_from: {where} holds other weights now ({found}) than {what} was trained on ({expected}); name the "
             "checkpoint that it was started from (--init_from of export, --model.init_from of fit and test), or train the "

@@ -3,6 +3,7 @@
 Axis letters: B batch, H/W pixels.
 """
 
+import logging
 import shlex
 import sys
 from dataclasses import asdict
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from unildiff.assembly import assemble, base_of, check_sampling, weights_folder
+from unildiff.assembly import assemble, check_sampling, check_whole
 from unildiff.core.model import NetworkConfig, UniLDiff, network_config
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
@@ -25,21 +26,22 @@ from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.paths import PACKAGE
 from unildiff.runs import git_state, package_versions
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures
-from unildiff.stages.checkpoints import FOLDER, SOURCE, check_source
+from unildiff.stages.checkpoints import SOURCE, check_source
 from unildiff.stages.testing import EvaluationSettings, Predictions, TestRun, free_folder, means_text
+
+_LOG = logging.getLogger(__name__)
 
 
 class RestorationModule(StageModule):
     """A stage over the whole restorer.
 
     Args:
-        base: ``tiny`` (ships with the package), a diffusers folder, or a Hugging Face id; not read where ``init_from`` is a
-            folder of weights, which holds its own.
-        base_vae: another folder or id for the VAE, e.g. the fp16-safe one; None takes that of the base or folder.
+        base: ``tiny`` (ships with the package), a diffusers folder, or a Hugging Face id.
+        base_vae: another folder or id for the VAE, e.g. the fp16-safe one; None takes the base's own.
         network: sizes and switches; None reads them from the folder of weights given by ``init_from`` or ``base``.
         init_from: where the stage's starting weights come from: a checkpoint of the stage before, or a folder of
-            weights (``tiny``, or one made by `unildiff export`), which is taken whole, its U-Net and VAE included; None
-            starts from the base alone.
+            weights (``tiny``, or one made by `unildiff export`), which must be the base, too; None starts from the base
+            alone.
         optimizer: see ``OptimizerConfig``.
         sampling: how pictures are sampled in validation, test and prediction; never read from a checkpoint.
         text_dropout: share of samples trained with the empty caption (supplement: 20%).
@@ -72,11 +74,10 @@ class RestorationModule(StageModule):
         self.text_dropout = text_dropout
         if isinstance(network, dict):  # of a checkpoint, see StageModule
             network = network_config(network)
+        check_whole(base, init_from)
         self.model, source = assemble(base, base_vae, network, init_from, self.hand_over)
         self.started_from = ""  # what its checkpoints say of weights that they need and do not hold
-        if weights_folder(init_from) is not None:
-            self.started_from = FOLDER
-        elif source is not None and not all(prefix.startswith(self.trained) for prefix in self.hand_over.values()):
+        if source is not None and not all(prefix.startswith(self.trained) for prefix in self.hand_over.values()):
             self.started_from = source.fingerprint()
         self.freeze_untrained()
         if gradient_checkpointing:
@@ -130,8 +131,12 @@ class RestorationModule(StageModule):
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
         """Restore, score per degradation, and keep the first pictures for a grid."""
-        restored = to_uint8(self._restore(batch), batch["name"])
-        gt = batch["gt"]
+        image, gt = self._restore(batch), batch["gt"]
+        try:
+            restored = to_uint8(image, batch["name"])
+        except UserError as error:  # no reason to end a training that may be the better for its next steps
+            _LOG.warning("validation: %s; scored as black", error)
+            restored = to_uint8(image.nan_to_num(nan=-1.0))
         self.metrics.update(restored, gt, batch["degradation"])
         if batch_idx == 0:
             self._log_grid(torch.cat([batch["lq"], restored, gt]), len(gt))
@@ -191,12 +196,11 @@ class RestorationModule(StageModule):
         """Score what is left, write scores and provenance, print the means."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         sampling = asdict(self.model.with_own(self.sampling))
-        base = base_of(self.hparams.get("base", ""), self.hparams.get("init_from"))
         name = type(datamodule).__module__.rpartition(".")[2]  # a data set is one module, named as on the command line
         rows = self.test_run.finish(
             {
                 "model": str(self.trainer.ckpt_path or self.hparams.get("init_from") or self.hparams.get("base")),
-                "label": f"ours: {base}{', trained on' if self.trainer.ckpt_path else ''}",
+                "label": f"ours: {self.hparams.get('base')}{', trained on' if self.trainer.ckpt_path else ''}",
                 "stage": type(self).__name__,
                 "data": name,
                 "data_kind": "sample" if datamodule.is_sample else "real",
@@ -220,15 +224,23 @@ class RestorationModule(StageModule):
 
     def on_predict_start(self) -> None:
         """Open the folder of the restored pictures."""
-        names = self.trainer.datamodule.predict_names()  # type: ignore[attr-defined]
+        datamodule = getattr(self.trainer, "datamodule", None)
+        names = datamodule.predict_names() if isinstance(datamodule, RestorationDataModule) else []
         self.predictions = Predictions(self._free_folder("restored"), names)
 
     def predict_step(self, batch: PredictBatch, batch_idx: int) -> Tensor:
-        """Restore pictures, (B, 3, H, W) uint8, and write them as PNGs under their names."""
-        restored = to_uint8(self._restore(batch), batch["name"])
-        for name, picture in zip(batch["name"], restored, strict=True):
-            self.predictions.write(name, picture)
-        return restored
+        """Restore pictures, (B, 3, H, W) uint8, and write them as PNGs; what is not finite is named and left out."""
+        images = self._restore(batch)
+        pictures = [torch.empty(0, *images.shape[1:], dtype=torch.uint8, device=images.device)]
+        for name, image in zip(batch["name"], images, strict=True):
+            try:
+                pictures.append(to_uint8(image[None], [name]))
+            except UserError as error:
+                _LOG.warning("not restored: %s", error)
+                getattr(getattr(self.trainer, "datamodule", None), "skipped", []).append(str(error))
+                continue
+            self.predictions.write(name, pictures[-1][0])
+        return torch.cat(pictures)
 
     def on_predict_end(self) -> None:
         """Wait for the last file, say where they are."""

@@ -176,7 +176,8 @@ class Predictions:
 
     Args:
         folder: where to write them.
-        names: of all pictures to restore, those of other ranks included: they decide what each PNG is called.
+        names: of all pictures to restore, those of other ranks included: they decide what each PNG is called. A picture
+            that is not among them is called as if it were alone.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -187,7 +188,7 @@ class Predictions:
 
     def write(self, name: str, picture: Tensor) -> None:
         """Write a picture (3, H, W) uint8 under its name, as `unildiff restore` would."""
-        path = self.folder / self._targets[name]
+        path = self.folder / (self._targets.get(name) or png_names([name])[0])
         self._written.append(self._writer.submit(write_png, path, picture_array(picture)))
 
     def finish(self) -> int:
