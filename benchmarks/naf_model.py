@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unildiff.core.daem import ChannelNorm
-from unildiff.core.model import pad_to_multiple
+from unildiff.core.pixels import pad_to_multiple
 
 PACKED = 2  # pixels a side that become channels
 WIDTH = 48

@@ -14,6 +14,7 @@ from tests.small import sdxl_like_base, small_model
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
 from unildiff.pipeline import UniLDiffPipeline
 from unildiff.restoring import restore_picture
 
@@ -130,6 +131,16 @@ def test_parts_are_moved_and_offloaded(pipeline: UniLDiffPipeline) -> None:
         hasattr(pipeline.components[name], "_hf_hook") for name in ("text", "lq_encoder", "vae", "unet", "decoder")
     )
     assert np.array_equal(np.asarray(before), np.asarray(pipeline(PICTURE, "a cat", 1).images[0]))
+
+
+def test_what_cannot_be_had_is_said(pipeline: UniLDiffPipeline, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"call enable_model_cpu_offload\(\)"):
+        pipeline.enable_sequential_cpu_offload()
+    pipeline.save_pretrained(tmp_path)
+    for name in (str(tmp_path), "some/id"):
+        with pytest.raises(TypeError, match="no option torch_dtyp, variant; there are torch_dtype and"):
+            UniLDiffPipeline.from_pretrained(name, variant="fp16", torch_dtyp=torch.float16)
+    assert UniLDiffPipeline.from_pretrained(tmp_path, local_files_only=True).dtype == torch.float32
 
 
 def test_goes_to_the_hub_and_back_with_its_card(

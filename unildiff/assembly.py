@@ -3,17 +3,15 @@
 Shared by the stages, `restore`, `export` and the pipeline; nothing here imports Lightning.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from unildiff.core.base import load_base
 from unildiff.core.base_files import locate
 from unildiff.core.lora import has_adapters, with_merged_adapters
-from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts, network_config
+from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts, network_config, read_network
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.paths import weights_path
@@ -39,7 +37,7 @@ def assemble(
         base_vae: another VAE, or None.
         network: sizes and switches; None reads them from the folder of weights in ``init_from`` or ``base``.
         init_from: a folder of weights, ``tiny``, a checkpoint of the stage before, or None for the base alone. Of a folder
-            LQ encoder, fusion and decoder are taken; see ``check_whole`` for its base.
+            LQ encoder, fusion and decoder are taken; see ``check_own_base`` for its base.
         hand_over: which weights of a checkpoint are taken, prefix there -> prefix in the model.
         dtype: of the weights.
 
@@ -64,7 +62,7 @@ def assemble(
     return model.to(dtype), source
 
 
-def check_whole(base: str, init_from: str | None) -> None:
+def check_own_base(base: str, init_from: str | None) -> None:
     """Refuse to put the fusion and decoder of a whole model onto another base than the U-Net and VAE they were trained with.
 
     Raises:
@@ -191,8 +189,7 @@ def stored_network(folder: Path | None) -> NetworkConfig:
     """Return the network of a folder of weights, the default one without a folder."""
     if folder is None:
         return NetworkConfig()
-    values: dict[str, Any] = json.loads((folder / "unildiff.json").read_text())
-    return network_config(values)
+    return read_network(folder)
 
 
 def _trained_prefixes(checkpoint: StageCheckpoint) -> tuple[str, ...]:

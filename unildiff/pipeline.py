@@ -6,6 +6,7 @@ Axis letters: H/W pixels. Nothing here imports Lightning.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from unildiff.core.text import TextEncoders
 from unildiff.core.unet import FusedUNet
 from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.errors import UserError
 from unildiff.paths import weights_path
 from unildiff.restoring import restore_picture
 
@@ -45,8 +47,8 @@ class UniLDiffPipelineOutput(BaseOutput):  # type: ignore[misc]  # diffusers has
 class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
     """Restores pictures of any size; the same pixels as ``unildiff restore``.
 
-    Devices, dtypes, offloading, progress bars and uploads work as in every diffusers pipeline. A folder on disk is that
-    of ``unildiff export``.
+    Devices, dtypes, offloading of whole parts (``enable_model_cpu_offload``), progress bars and uploads work as in every
+    diffusers pipeline. A folder on disk is that of ``unildiff export``.
 
     Attributes:
         network: sizes and switches of what is added to the base.
@@ -102,17 +104,30 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
 
         Raises:
             UserError: a part is missing, truncated or does not fit.
+            TypeError: no such option of ``huggingface_hub``.
             OSError: an id cannot be fetched.
         """
+        from huggingface_hub import snapshot_download
+
+        if unknown := sorted(set(hub) - set(signature(snapshot_download).parameters)):
+            raise TypeError(
+                f"from_pretrained: no option {', '.join(unknown)}; there are torch_dtype and huggingface_hub's"
+            )
         source = str(pretrained_model_name_or_path)
         if source != "tiny" and not Path(source).is_dir():
-            from huggingface_hub import snapshot_download
-
             source = snapshot_download(source, allow_patterns=_FILES, **hub)
         card = (weights_path(source) if source == "tiny" else Path(source)) / CARD
         return cls.from_model(
             load_restorer(source, torch_dtype), card.read_text(encoding="utf-8") if card.is_file() else None
         )
+
+    def enable_sequential_cpu_offload(self, *args: Any, **settings: Any) -> None:
+        """Refuse to offload layer by layer: routers and text encoders read weights outside a layer's own call.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("pipeline: layers cannot be offloaded one by one; call enable_model_cpu_offload()")
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **hub: Any) -> None:
         """Write the folder that ``from_pretrained`` and ``unildiff restore --model`` read, in the pipeline's dtype.

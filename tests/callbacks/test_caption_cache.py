@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.small import NETWORK, sdxl_like_base, small_base
 from tests.stages.steps import CAPTIONS, Losses, make_batch, make_stage, make_trainer
@@ -207,6 +208,16 @@ def test_what_is_refused(base_folder: Path, tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"those of Endless \(train\) cannot be listed"):
         callback.setup(as_rank(other, Endless()), other, "fit")
+
+
+def test_files_of_others_count_as_not_there(base_folder: Path, tmp_path: Path) -> None:
+    tensors = {"tokens": torch.zeros(1)}
+    for name, metadata in (("none", None), ("other", {"a": "b"}), ("broken", {"captions": "["})):
+        save_file(tensors, tmp_path / f"captions-{name}.safetensors", metadata)
+    (tmp_path / "captions-empty.safetensors").touch()
+    cache = TextCache(tmp_path)
+    cache.look()
+    assert cache.missing(["a cat"]) == ["a cat"]
 
 
 def test_a_test_embeds_as_ever(base_folder: Path, tmp_path: Path) -> None:

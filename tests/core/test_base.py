@@ -144,7 +144,7 @@ def test_another_vae(base: Base, folder: Path, tmp_path: Path) -> None:
 
 
 class WideAllocations(TorchDispatchMode):
-    """Counts tensors of four or more bytes a number that are as large as a weight."""
+    """Counts tensors of four or more bytes a number that are as large as a weight, and larger than a schedule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class WideAllocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.is_floating_point() and out.itemsize >= 4 and out.numel() > 256:
+        if isinstance(out, torch.Tensor) and out.is_floating_point() and out.itemsize >= 4 and out.numel() > 1024:
             self.count += 1
         return out
 
@@ -190,6 +190,25 @@ def test_damaged_files_are_named(folder: Path, file: str) -> None:
     assert str((folder / file).parent) in failure(folder)
     (folder / file).write_bytes(whole)
     load_base(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("prediction_type", None, "lacks 'prediction_type'"),
+        ("beta_schedule", "squaredcos_cap_v2", "is not known here: beta_schedule 'squaredcos_cap_v2'"),
+        ("use_karras_sigmas", True, "sets use_karras_sigmas"),
+    ],
+)
+def test_another_schedule_is_named_before_weights_are_read(
+    key: str, value: object, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text()) | {key: value}
+    file.write_text(json.dumps({name: given for name, given in config.items() if given is not None}))
+    monkeypatch.setattr("unildiff.core.base._part", lambda *_: pytest.fail("read"))
+    said = failure(folder)
+    assert message in said and str(file.parent) in said
 
 
 def test_a_weight_that_is_not_there_is_named(folder: Path) -> None:

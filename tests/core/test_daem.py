@@ -110,6 +110,20 @@ def test_a_window_does_not_see_what_lies_far_away() -> None:
 
 
 @torch.no_grad()
+def test_windows_at_the_edge_are_judged_by_what_lies_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = level(routing="window", window_size=8, kernel_sizes=(3, 5))
+    x = draw(2, 6, 21, 18)
+    seen: list[LevelStatistics] = []
+    route = module._route
+    monkeypatch.setattr(module, "_route", lambda tiles, of, *rest: seen.append(of) or route(tiles, of, *rest))
+    module._route_windows(x, None, "s")
+    windows = [x[..., top : top + 8, left : left + 8] for top in (0, 8, 16) for left in (0, 8, 16)]
+    for name in ("mean", "spread"):
+        expected = torch.stack([getattr(LevelStatistics.of(window), name) for window in windows], dim=1).flatten(0, 1)
+        torch.testing.assert_close(getattr(seen[0], name), expected)
+
+
+@torch.no_grad()
 def test_windows_come_back_to_their_places() -> None:
     # Experts that return their input and gates of 1 must leave the picture as it is.
     module = level(routing="window", window_size=4, kernel_sizes=(3,))

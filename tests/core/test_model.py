@@ -1,5 +1,6 @@
 """The whole restorer against a pipeline put together from diffusers' own parts, and its work counted."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 
 from tests.small import NETWORK, sdxl_like_base, small_base, small_model
+from unildiff.assembly import stored_network
 from unildiff.core.base import Base
-from unildiff.core.model import NetworkConfig, UniLDiff, load_model, pad_to_multiple
-from unildiff.core.pixels import to_uint8, to_unit
+from unildiff.core.model import NetworkConfig, UniLDiff, load_model
+from unildiff.core.pixels import pad_to_multiple, to_uint8, to_unit
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
@@ -192,6 +194,52 @@ def test_a_saved_folder_is_the_same_model_and_leaves_this_one_usable(
     assert state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in expected)
     # Weights from a memory map lie otherwise in memory, which moves the last bit of some sums.
     torch.testing.assert_close(loaded.restore(lq, CAPTIONS, [1, 2], SETTINGS), before, atol=1e-4, rtol=0)
+
+
+def test_a_model_saved_over_another_leaves_nothing_of_it(tmp_path: Path) -> None:
+    large, small = small_model(sdxl_like_base()), small_model(seed=1)
+    large.save_folder(tmp_path, torch.float32)
+    stale = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"  # of weights in several files
+    stale.write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    small.save_folder(tmp_path, torch.float32)
+    assert not stale.exists() and not (tmp_path / "text_encoder_2").exists()
+    loaded, expected = load_model(tmp_path).state_dict(), small.state_dict()
+    assert loaded.keys() == expected.keys() and all(torch.equal(loaded[name], expected[name]) for name in loaded)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"fusion": {}, "detail": {"kernel_sizes": [3]}, "newer": 1}'])
+def test_a_damaged_config_is_one_line(text: str, tmp_path: Path) -> None:
+    small_model().save_folder(tmp_path)
+    (tmp_path / "unildiff.json").write_text(text)
+    for read in (load_model, stored_network):
+        with pytest.raises(
+            UserError, match=r"unildiff\.json is damaged or of another version \(.*\); export the model"
+        ):
+            read(tmp_path)
+
+
+def test_a_failed_attempt_leaves_no_features_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory in the decoder: the next attempt must not begin with the first one's features still there."""
+    model, alive = small_model(), []
+    encode_lq, decode = UniLDiff.encode_lq, UniLDiff.decode
+
+    def encode(self: UniLDiff, *args: Any) -> Any:
+        assert not [each for each in alive if each() is not None]
+        features = encode_lq(self, *args)
+        alive.append(weakref.ref(features))
+        return features
+
+    def too_large(self: UniLDiff, *args: Any) -> Any:
+        if len(alive) == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return decode(self, *args)
+
+    monkeypatch.setattr(UniLDiff, "encode_lq", encode)
+    monkeypatch.setattr(UniLDiff, "decode", too_large)
+    model.restore(torch.zeros(1, 3, 300, 300), [""], [1], SETTINGS)
+    assert len(alive) == 2
 
 
 def test_one_base_serves_one_model() -> None:

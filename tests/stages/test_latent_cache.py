@@ -193,6 +193,18 @@ def test_a_disk_that_the_others_do_not_see(base_folder: Path, tmp_path: Path) ->
         fill_cache(module, open_cache(module))
 
 
+def test_a_split_model_does_not_make_latents(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = as_rank(make(base_folder, tmp_path / "cache"), Data())
+    cache = open_cache(module)
+    monkeypatch.setattr(DecoderFinetuneModule, "device_mesh", object())
+    with pytest.raises(
+        UserError, match=r"files of .*cache are to be made, which a split model .* --trainer.strategy ddp"
+    ):
+        fill_cache(module, cache)
+
+
 @pytest.mark.parametrize(
     ("settings", "data", "named"),
     [

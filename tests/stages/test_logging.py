@@ -55,3 +55,12 @@ def test_training_curves(kind: str, levels: tuple[str, ...], experts: int, base_
         loss = values["loss/reconstruction"] + 0.2 * (1 - values["loss/ssim"])
     # The parts, weighted, are the whole: Eq. 7 is the mean over the levels.
     assert losses.values[0] == pytest.approx(loss + 0.5 * sum(balance) / len(balance), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["alignment", "decoder"])
+def test_a_step_of_several_micro_batches_is_logged_once(kind: str, base_folder: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    make_trainer(tmp_path, max_steps=3, logger=recorder, log_every_n_steps=2, accumulate_grad_batches=4).fit(
+        make_stage(kind, base_folder), make_loader([make_batch([key]) for key in range(12)])
+    )
+    assert [step for step, values in recorder.lines if "epoch" not in values] == [0, 2]

@@ -1,6 +1,7 @@
 """The base model: VAE, U-Net, text encoders and scheduler config, from a diffusers folder or a Hugging Face id."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from unildiff.core.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
 from unildiff.core.quiet import quiet
 from unildiff.core.text import TextEncoders
+from unildiff.diffusion.schedule import NoiseSchedule
 from unildiff.errors import UserError
+
+CONFIG = "unildiff.json"
+"""Beside the subfolders, where the folder is a whole model."""
+PARTS = ("vae", "unet", "scheduler", "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
+"""Subfolders of a diffusers folder."""
 
 
 @dataclass
@@ -37,8 +44,8 @@ class Base:
     scheduler: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write a diffusers folder, safetensors in the weights' own dtype."""
-        with quiet():
+        """Write a diffusers folder, safetensors in the weights' own dtype; of a model that was there nothing stays."""
+        with quiet(), _replaced(folder):
             self.vae.save_pretrained(folder / "vae")
             self.unet.save_pretrained(folder / "unet")
             # from_config: published configs hold keys of other schedulers, which the class itself refuses.
@@ -47,6 +54,20 @@ class Base:
                 suffix = "" if index == 0 else f"_{index + 1}"
                 tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
                 encoder.save_pretrained(folder / f"text_encoder{suffix}")  # type: ignore[operator]
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[None]:
+    """Remove what a model written to ``folder`` before has and the new one has not: other shards, a second text encoder."""
+    parts = [folder / name for name in PARTS] if (folder / CONFIG).is_file() else []
+    before = {path: path.stat().st_mtime_ns for part in parts for path in part.glob("*")}
+    yield
+    for path, written in before.items():
+        if path.exists() and path.stat().st_mtime_ns == written:
+            path.unlink()
+    for part in parts:
+        if part.is_dir() and not any(part.iterdir()):
+            part.rmdir()
 
 
 def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = None) -> Base:
@@ -74,6 +95,7 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
         raise UserError(f"base model: {configs} is no diffusers folder, it lacks {', '.join(missing)}/; {WAY_ON}")
     with quiet():
         scheduler = _read(configs / "scheduler", EulerDiscreteScheduler.load_config)
+        check_scheduler(scheduler, configs / "scheduler")
         names = [name for name in ("tokenizer", "tokenizer_2") if (configs / name).is_dir()]
         tokenizers = [_read(configs / name, _tokenizer) for name in names]
         autoencoder = None
@@ -89,6 +111,22 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
             folder = other_vae or source
             autoencoder = _part(AutoencoderKL, folder / "vae" if (folder / "vae").is_dir() else folder, dtype)
     return Base(autoencoder, unet, TextEncoders(tokenizers, encoders), dict(scheduler))
+
+
+def check_scheduler(config: dict[str, Any], where: Path) -> None:
+    """Refuse a scheduler config that is not known here, before gigabytes are read.
+
+    Raises:
+        UserError: a key is missing, or has a value of another schedule.
+    """
+    try:
+        NoiseSchedule(config)
+    except KeyError as error:
+        raise UserError(
+            f"base model: the scheduler config in {where} lacks {error}; add it, as its authors set it"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"base model: the scheduler config in {where} is not known here: {error}") from None
 
 
 def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:

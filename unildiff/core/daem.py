@@ -95,8 +95,13 @@ class LevelStatistics:
     spread: Tensor
 
     @classmethod
-    def of(cls, x: Tensor) -> "LevelStatistics":
-        """Return those of features (B, D, H, W)."""
+    def of(cls, x: Tensor, weights: Tensor | None = None) -> "LevelStatistics":
+        """Return those of features (B, D, H, W); with ``weights`` (B, 1, H, W) of the pixels that these weigh."""
+        if weights is not None:
+            share = weights / weights.sum(dim=(2, 3), keepdim=True)
+            mean = (x.float() * share).sum(dim=(2, 3), keepdim=True)
+            variance = ((x.float() - mean).square() * share).sum(dim=(2, 3))
+            return cls(mean.flatten(1).to(x.dtype), variance.clamp_min(1e-12).sqrt().to(x.dtype))
         return cls(x.mean(dim=(2, 3)), x.float().std(dim=(2, 3), unbiased=False).to(x.dtype))
 
 
@@ -172,7 +177,12 @@ class DetailLevel(nn.Module):
         tiles = padded.unfold(2, m + 2 * r, m).unfold(3, m + 2 * r, m)  # (B, D, rows, columns, m+2r, m+2r)
         tiles = tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
         inner = tiles[..., r : r + m, r : r + m]
-        mixed, routing = self._route(tiles, LevelStatistics.of(inner), noise, stream)
+        beyond = (columns * m - width, rows * m - height)
+        weights = None
+        if any(beyond):  # what lies beyond the edges says nothing of the picture
+            inside = F.pad(x.new_ones(1, 1, height, width, dtype=torch.float32), (0, beyond[0], 0, beyond[1]))
+            weights = inside.unfold(2, m, m).unfold(3, m, m).reshape(-1, 1, m, m).repeat(batch, 1, 1, 1)
+        mixed, routing = self._route(tiles, LevelStatistics.of(inner, weights), noise, stream)
         mixed = mixed[..., r : r + m, r : r + m].reshape(batch, rows, columns, dim, m, m)
         picture = mixed.permute(0, 3, 1, 4, 2, 5).reshape(batch, dim, rows * m, columns * m)
         return picture[..., :height, :width], routing

@@ -15,11 +15,12 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unildiff.core.base import Base, load_base
+from unildiff.core.base import CONFIG, Base, load_base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents
+from unildiff.core.pixels import pad_to_multiple
 from unildiff.core.quiet import quiet
 from unildiff.core.text import TextEmbedding, TextEncoders, time_ids
 from unildiff.core.tiled import decode_tiles, encode_tiles, latent_tiles, out_of_memory, smaller_tile, tiled_predictor
@@ -254,12 +255,16 @@ class UniLDiff(nn.Module):
             detail: decode with DAEM and the tuned decoder; False takes the base's plain VAE decoder.
             callback: called after each step, see ``sampler.Callback``.
         """
+
+        def attempt() -> Restoration:  # a function: what a failed one holds goes with it
+            features = self.encode_lq(self.pad(lq), tile_size)
+            latents = self.sample_latents(features, captions, keys, settings, callback)
+            return Restoration(self.decode(latents, features, lq.shape, detail), latents, features)
+
         tile_size = settings.tile_size
         while True:
             try:
-                features = self.encode_lq(self.pad(lq), tile_size)
-                latents = self.sample_latents(features, captions, keys, settings, callback)
-                return Restoration(self.decode(latents, features, lq.shape, detail), latents, features)
+                return attempt()
             except RuntimeError as error:
                 smaller = smaller_tile((lq.shape[2], lq.shape[3]), tile_size) if out_of_memory(error) else None
                 if smaller is None:
@@ -291,7 +296,7 @@ class UniLDiff(nn.Module):
     # --- folders -----------------------------------------------------------------------------------------------
 
     def save_folder(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write a diffusers-layout folder that ``load_model`` reads; the model stays usable."""
+        """Write a diffusers-layout folder that ``load_model`` reads, in the place of an earlier one; the model stays usable."""
         whole = Base(self.vae, self.unet.to_diffusers(), self.text, self.scheduler_config)
         with quiet():
             try:
@@ -302,7 +307,7 @@ class UniLDiff(nn.Module):
             (folder / name).mkdir(parents=True, exist_ok=True)
             state = {key: value.detach().to(dtype).contiguous() for key, value in part.state_dict().items()}
             save_file(state, folder / name / "model.safetensors")
-        (folder / "unildiff.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        (folder / CONFIG).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
 
     def added_parts(self) -> dict[str, nn.Module]:
         """Return what a folder holds beside the base, by the name of its subfolder."""
@@ -319,20 +324,20 @@ def _as_dtype(base: Base, dtype: torch.dtype) -> Base:
     )
 
 
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Pad (B, 3, H, W) at the right and bottom to multiples, by reflection, repeated where a side is too short."""
-    for axis, side in ((3, images.shape[3]), (2, images.shape[2])):
-        missing = -side % multiple
-        while missing:
-            step = min(missing, images.shape[axis] - 1)
-            if step == 0:  # one pixel wide: nothing to reflect
-                pad = [0, missing, 0, 0] if axis == 3 else [0, 0, 0, missing]
-                images, missing = nn.functional.pad(images, pad, mode="replicate"), 0
-                break
-            pad = [0, step, 0, 0] if axis == 3 else [0, 0, 0, step]
-            images = nn.functional.pad(images, pad, mode="reflect")
-            missing -= step
-    return images
+def read_network(folder: Path) -> NetworkConfig:
+    """Return the network of a folder that ``save_folder`` wrote.
+
+    Raises:
+        UserError: its ``unildiff.json`` is missing, damaged or of another version.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"model: {folder} has no {CONFIG}; give a folder made by `unildiff export`, or tiny")
+    try:
+        return network_config(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"model: {path} is damaged or of another version ({reason}); export the model again") from None
 
 
 def network_config(values: dict[str, Any]) -> NetworkConfig:
@@ -347,10 +352,8 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> UniLDiff:
     Raises:
         UserError: if a part is missing or does not fit.
     """
-    settings = folder / "unildiff.json"
-    if not settings.is_file():
-        raise UserError(f"model: {folder} has no unildiff.json; give a folder made by `unildiff export`, or tiny")
-    model = UniLDiff(load_base(str(folder), dtype), network_config(json.loads(settings.read_text())))
+    network = read_network(folder)
+    model = UniLDiff(load_base(str(folder), dtype), network)
     load_parts(model, folder)
     return model.to(dtype)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unildiff.errors import UserError
 
@@ -34,3 +35,19 @@ def to_uint8(images: Tensor, names: Sequence[str] = ()) -> Tensor:
             "in float32"
         )
     return ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Pad (B, 3, H, W) at the right and bottom to multiples, by reflection, repeated where a side is too short."""
+    for axis, side in ((3, images.shape[3]), (2, images.shape[2])):
+        missing = -side % multiple
+        while missing:
+            step = min(missing, images.shape[axis] - 1)
+            if step == 0:  # one pixel wide: nothing to reflect
+                pad = [0, missing, 0, 0] if axis == 3 else [0, 0, 0, missing]
+                images, missing = functional.pad(images, pad, mode="replicate"), 0
+                break
+            pad = [0, step, 0, 0] if axis == 3 else [0, 0, 0, step]
+            images = functional.pad(images, pad, mode="reflect")
+            missing -= step
+    return images

@@ -36,7 +36,7 @@ class TextCache:
             try:
                 with safe_open(path, "pt") as file:
                     captions = json.loads(file.metadata()["captions"])
-            except (OSError, SafetensorError):
+            except (OSError, SafetensorError, TypeError, KeyError, ValueError):  # damaged, or of another program
                 continue
             self._places |= {caption: (path, index) for index, caption in enumerate(captions)}
 

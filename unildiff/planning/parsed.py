@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from unildiff.arguments import TrainerArguments, stage_name
-from unildiff.assembly import check_whole, stored_network, weights_folder
+from unildiff.assembly import check_own_base, stored_network, weights_folder
 from unildiff.core.lora import LoRAConfig
 from unildiff.core.model import NetworkConfig, network_config
 from unildiff.data.catalogue import DATASETS
@@ -70,7 +70,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     options = getattr(trainer.strategy, "init_args", {})
     bucket_view = options.get("gradient_as_bucket_view", False)  # of no use to micro-batches that are not synchronised
     devices = _count(trainer.devices) * int(trainer.num_nodes)
-    check_whole(model.base, model.init_from)
+    check_own_base(model.base, model.init_from)
     if trainer.max_steps < 1:
         raise UserError(f"plan: --trainer.max_steps is {trainer.max_steps}; a plan needs the number of optimiser steps")
     check_precision(precision := str(trainer.precision or "32-true"))

@@ -67,6 +67,9 @@ class StageModule(L.LightningModule):
     gradient_norm: float | None = None
     """Of this step's gradients, set by ``NonFiniteGuard`` and used up by clipping."""
 
+    logged_step = -1
+    """The last step whose scalars were written."""
+
     def __init__(self, optimizer: OptimizerConfig) -> None:
         super().__init__()
         # load_from_checkpoint hands over the plain values that the checkpoint holds.
@@ -170,11 +173,20 @@ class StageModule(L.LightningModule):
 
     @property
     def logs_now(self) -> bool:
-        """Whether this step's scalars are wanted: working them out makes a GPU wait, so it is not done every step."""
+        """Whether this step's scalars are wanted: working them out makes a GPU wait, so it is not done every step.
+
+        Once a step, of its first micro-batch.
+        """
+        return self.global_step != self.logged_step and self.is_due
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the Trainer's ``log_every_n_steps`` asks for this step's scalars."""
         return self.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined, no-any-return]
 
     def log_scalars(self, values: dict[str, Tensor | float]) -> None:
         """Write scalars and learning rates straight to the loggers: ``self.log`` costs milliseconds a step."""
+        self.logged_step = self.global_step
         numbers = {name: float(value) for name, value in values.items()}
         numbers |= {
             f"learning_rate/group{index}": group["lr"]

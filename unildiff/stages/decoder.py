@@ -159,7 +159,7 @@ class DecoderFinetuneModule(RestorationModule):
         return self.cut_every > 0 and (step + 1) % self.cut_every == 0
 
     @property
-    def logs_now(self) -> bool:
+    def is_due(self) -> bool:
         """Whether this step is the first of its kind, whole crops or quarters, since scalars were due."""
         step, every = self.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         due = step - step % every

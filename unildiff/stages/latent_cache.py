@@ -66,12 +66,17 @@ def fill_cache(stage: "DecoderFinetuneModule", cache: LatentCache) -> None:
     """Make what is missing, each process its share, and let training read from the cache from now on.
 
     Raises:
-        UserError: the disk is full, or this machine does not see what another one has made.
+        UserError: the disk is full, this machine does not see what another one has made, or the model is split.
     """
     trainer = stage.trainer
     datamodule = _datamodule(trainer)
     train = datamodule.training_samples()
     missing = cache.missing()
+    if missing and stage.device_mesh is not None:  # ranks make unlike many, and each pass gathers weights on all
+        raise UserError(
+            f"latents: {len(missing)} files of {cache.folder} are to be made, which a split model cannot "
+            "(ModelParallelStrategy, FSDP2); make them first with --trainer.strategy ddp --trainer.max_steps 1"
+        )
     trainer.strategy.barrier("latents: listed")  # all processes have the same list before the first writes
     made = _restored(stage, train, cache, missing[trainer.global_rank :: trainer.world_size], datamodule)
     for shard, entries in made:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from unildiff.assembly import assemble, check_sampling, check_whole
+from unildiff.assembly import assemble, check_own_base, check_sampling
 from unildiff.core.model import NetworkConfig, UniLDiff, network_config
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
@@ -74,7 +74,7 @@ class RestorationModule(StageModule):
         self.text_dropout = text_dropout
         if isinstance(network, dict):  # of a checkpoint, see StageModule
             network = network_config(network)
-        check_whole(base, init_from)
+        check_own_base(base, init_from)
         self.model, source = assemble(base, base_vae, network, init_from, self.hand_over)
         self.started_from = ""  # what its checkpoints say of weights that they need and do not hold
         if source is not None and not all(prefix.startswith(self.trained) for prefix in self.hand_over.values()):
