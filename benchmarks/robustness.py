@@ -18,7 +18,7 @@ from unildiff.evaluation.protocols import get_protocol
 from unildiff.evaluation.psnr import psnr
 from unildiff.restoring import restore_picture
 
-ODD = ((101, 75), (131, 257))  # (H, W); no multiple of anything, and in every photograph
+WINDOWS = ((101, 75), (131, 257), (64, 64))  # (H, W); the first two no multiple of anything; all in every photograph
 TIMED_ROUNDS = 3
 
 
@@ -41,15 +41,18 @@ def mean_colour_shift(model: UniLDiff, which: Pictures, settings: SamplingSettin
     Odd sizes and 64 px are windows about the centre; 1,024 px is the first photograph, mirrored until it is that large.
     """
     clean = clean_photographs(which)
-    names = {f"{height}x{width}": (height, width) for height, width in (*ODD, (64, 64))}
+
+    def shift(picture: np.ndarray, caption: str) -> float:
+        return colour_shift(restored_array(model, picture, caption, settings), picture)
+
     shifts = {}
-    for name, (height, width) in names.items():
-        windows = [(_window(picture, height, width), caption) for picture, caption in clean.values()]
-        shifts[name] = max(_shift(model, window, caption, settings) for window, caption in windows)
+    for height, width in WINDOWS:
+        cut = [(window(picture, height, width), caption) for picture, caption in clean.values()]
+        shifts[f"{height}x{width}"] = max(shift(*each) for each in cut)
     picture, caption = next(iter(clean.values()))
-    shifts["384 px"] = max(_shift(model, *each, settings) for each in clean.values())
+    shifts["384 px"] = max(shift(*each) for each in clean.values())
     large = np.pad(picture, ((0, 1024 - picture.shape[0]), (0, 1024 - picture.shape[1]), (0, 0)), "symmetric")
-    shifts["1024x1024"] = _shift(model, large, caption, settings)
+    shifts["1024x1024"] = shift(large, caption)
     return shifts
 
 
@@ -76,16 +79,31 @@ def seconds_for_512(model: UniLDiff, settings: SamplingSettings) -> tuple[float,
     return median(wall), median(processor)
 
 
-def _window(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def window(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the window about the centre of a picture (H, W, 3), a copy.
+
+    Raises:
+        ValueError: the picture is smaller.
+    """
     if height > picture.shape[0] or width > picture.shape[1]:
         raise ValueError(f"no window of {height}x{width} in a picture of {picture.shape[0]}x{picture.shape[1]}")
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     return np.ascontiguousarray(picture[top : top + height, left : left + width])
 
 
-def _shift(model: UniLDiff, picture: np.ndarray, caption: str, settings: SamplingSettings) -> float:
+def restored_array(model: UniLDiff, picture: np.ndarray, caption: str, settings: SamplingSettings) -> np.ndarray:
+    """Return what the model makes of a picture (H, W, 3) uint8, the same size.
+
+    Raises:
+        RuntimeError: it is of another size.
+    """
     restored = picture_array(restore_picture(model, picture, caption, settings))
     if restored.shape != picture.shape:
         raise RuntimeError(f"restored {picture.shape} to {restored.shape}")
+    return restored
+
+
+def colour_shift(restored: np.ndarray, picture: np.ndarray) -> float:
+    """Return the largest difference of a channel's mean (0..255) between two pictures (H, W, 3)."""
     means = [each.reshape(-1, 3).astype(np.float64).mean(axis=0) for each in (restored, picture)]
     return float(np.abs(means[0] - means[1]).max())

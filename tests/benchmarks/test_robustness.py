@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from benchmarks.robustness import ODD, _window, clean_photographs
+from benchmarks.robustness import WINDOWS, clean_photographs, window
 
 
 def test_windows_are_in_the_middle_and_never_less_than_asked_for() -> None:
     picture = np.arange(7 * 9 * 3).reshape(7, 9, 3)
-    np.testing.assert_array_equal(_window(picture, 3, 5), picture[2:5, 2:7])
+    np.testing.assert_array_equal(window(picture, 3, 5), picture[2:5, 2:7])
     with pytest.raises(ValueError, match="no window of 8x5 in a picture of 7x9"):
-        _window(picture, 8, 5)
+        window(picture, 8, 5)
     for which in ("validation", "test"):
         for photograph, _ in clean_photographs(which).values():  # type: ignore[arg-type]
-            assert [_window(photograph, *size).shape[:2] for size in ODD] == list(ODD)
+            assert [window(photograph, *size).shape[:2] for size in WINDOWS] == list(WINDOWS)
