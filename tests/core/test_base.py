@@ -144,7 +144,7 @@ def test_another_vae(base: Base, folder: Path, tmp_path: Path) -> None:
 
 
 class WideAllocations(TorchDispatchMode):
-    """Counts tensors of four or more bytes a number that are as large as a weight, and larger than a schedule."""
+    """Counts tensors of four or more bytes a number that are as large as a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,12 +152,13 @@ class WideAllocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.is_floating_point() and out.itemsize >= 4 and out.numel() > 1024:
+        if isinstance(out, torch.Tensor) and out.is_floating_point() and out.itemsize >= 4 and out.numel() > 256:
             self.count += 1
         return out
 
 
-def test_weights_arrive_in_their_dtype_without_a_detour(folder: Path) -> None:
+def test_weights_arrive_in_their_dtype_without_a_detour(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unildiff.core.base.check_scheduler", lambda *_: None)  # its thousand float32 are no weights
     for part in ("unet", "vae"):
         file = folder / part / "diffusion_pytorch_model.safetensors"
         save_file({name: value.bfloat16() for name, value in load_file(file).items()}, file, {"format": "pt"})

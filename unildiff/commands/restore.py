@@ -32,8 +32,7 @@ def restore(
     """Restore a picture, or all pictures in a folder and below it, at any size; PNGs of the same names and sizes.
 
     A picture that cannot be read, or of which the model makes nothing finite, is named and left out, and the exit code is
-    then 3. The result depends on the picture
-    and the seed only, and equals what `unildiff test` scores.
+    then 3. The result depends on the picture and the seed only, and equals what `unildiff test` scores.
 
     Args:
         src: a picture or a folder of pictures.

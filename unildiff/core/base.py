@@ -1,5 +1,6 @@
 """The base model: VAE, U-Net, text encoders and scheduler config, from a diffusers folder or a Hugging Face id."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,10 +61,12 @@ class Base:
 def _replaced(folder: Path) -> Iterator[None]:
     """Remove what a model written to ``folder`` before has and the new one has not: other shards, a second text encoder."""
     parts = [folder / name for name in PARTS] if (folder / CONFIG).is_file() else []
-    before = {path: path.stat().st_mtime_ns for part in parts for path in part.glob("*")}
+    before = [path for part in parts for path in part.glob("*")]
+    for path in before:
+        os.utime(path, (0, 0))  # no clock is too coarse to tell what is written from now on
     yield
-    for path, written in before.items():
-        if path.exists() and path.stat().st_mtime_ns == written:
+    for path in before:
+        if path.exists() and path.stat().st_mtime == 0:
             path.unlink()
     for part in parts:
         if part.is_dir() and not any(part.iterdir()):
