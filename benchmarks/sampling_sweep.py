@@ -5,7 +5,7 @@
     python -m benchmarks.sampling_sweep --pictures test --out docs/tiny-model/sweep_test
 
 Writes OUT.csv (a line a picture and point; a sweep that was stopped goes on, one of another model is kept apart), OUT.pdf and OUT.png. One picture costs about
-13 restorations of 20 guided steps. The same sweep for other pictures: `unildiff.evaluation.sweeps`.
+13 restorations of 20 guided steps. The same sweep for other pictures: `unildiff.analysis.sweeps`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.held_out import add_options, add_pictures, held_out, opened
 from unildiff.errors import UserError
-from unildiff.evaluation.sweeps import GUIDANCE, STEPS, means, settings, sweep, sweep_figure
+from unildiff.analysis.sweeps import GUIDANCE, STEPS, means, settings, sweep, sweep_figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,7 +39,7 @@ from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.evaluation.rows import Summary
-from unildiff.evaluation.sweeps import PAPER
+from unildiff.analysis.sweeps import PAPER
 from unildiff.stages.checkpoints import read_checkpoint
 
 MOCE_IR_S_SECONDS = 24.5  # for 512x512 on one core of such a machine, speeds.md 7

@@ -8,7 +8,7 @@ from sklearn.metrics import silhouette_samples
 from tests.evaluation.made_up_run import CDD11, made_up_rows, write_pictures, write_run
 from unildiff.errors import UserError
 from unildiff.evaluation.figures import comparison_figure, median_picture, paper_figure, zoom_window
-from unildiff.evaluation.figures_analysis import (
+from unildiff.analysis.figures import (
     ExpertMap,
     _look,
     embedding_figure,

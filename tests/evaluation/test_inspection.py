@@ -17,9 +17,9 @@ from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.samples import write_sample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.evaluation.figures_model import Options, draw_all
-from unildiff.evaluation.figures_model import test_samples as read_samples
-from unildiff.evaluation.inspection import look_inside, reference_pictures
+from unildiff.analysis.model_figures import Options, draw_all
+from unildiff.analysis.model_figures import test_samples as read_samples
+from unildiff.analysis.inspection import look_inside, reference_pictures
 
 SETTINGS = SamplingSettings(3, 1.0)
 WINDOWS = NetworkConfig(
@@ -138,7 +138,7 @@ def test_what_cannot_be_drawn_is_named(tmp_path, monkeypatch):
 
 
 def test_settings_that_cannot_be_swept_are_refused_before_the_model_is_looked_into(tmp_path, monkeypatch):
-    monkeypatch.setattr("unildiff.evaluation.figures_model.look_inside", lambda *_: pytest.fail("looked inside"))
+    monkeypatch.setattr("unildiff.analysis.model_figures.look_inside", lambda *_: pytest.fail("looked inside"))
     options = Options(SETTINGS, (1,), (1.0, 5.0), "gmsd", 1)
     for wrong, message in (
         ({"sweep_pictures": 0}, "sweep_pictures 0; give at least 1"),

@@ -12,8 +12,8 @@ from unildiff.data.batch import RestorationSample
 from unildiff.data.photographs import load, photographs
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.evaluation import sweeps
-from unildiff.evaluation.sweeps import Setting, means, read_sweep, settings, sweep, sweep_figure
+from unildiff.analysis import sweeps
+from unildiff.analysis.sweeps import Setting, means, read_sweep, settings, sweep, sweep_figure
 from unildiff.restoring import restore_picture
 
 

@@ -48,7 +48,7 @@ def figures(
     from unildiff.assembly import load_restorer, pick_device
     from unildiff.diffusion.sampler import SamplingSettings
     from unildiff.errors import UserError
-    from unildiff.evaluation.figures_model import Options, draw_all, test_samples
+    from unildiff.analysis.model_figures import Options, draw_all, test_samples
 
     if unfit := [number for number in (num_inference_steps, *steps) if number < 1]:
         raise UserError(f"figures: {unfit[0]} steps; give at least 1")

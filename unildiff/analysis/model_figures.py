@@ -22,18 +22,18 @@ from unildiff.data.parallel import progress
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.evaluation.evaluator import score_picture
-from unildiff.evaluation.figures_analysis import (
+from unildiff.analysis.figures import (
     embedding_figure,
     expert_map_figure,
     expert_usage_figure,
     gate_figure,
     perception_distortion_figure,
 )
-from unildiff.evaluation.inspection import Inside, look_inside, reference_pictures
+from unildiff.analysis.inspection import Inside, look_inside, reference_pictures
 from unildiff.evaluation.protocols import Protocol, get_protocol
 from unildiff.evaluation.registry import METRICS, load_scorers
 from unildiff.evaluation.rows import Row, summarise
-from unildiff.evaluation.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
+from unildiff.analysis.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
 
 _MAPS = 3  # degradations whose expert maps are drawn, evenly spread over the list
 

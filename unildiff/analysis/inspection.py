@@ -22,7 +22,7 @@ from unildiff.core.moe import Routing
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.evaluation.figures_analysis import ExpertMap
+from unildiff.analysis.figures import ExpertMap
 
 FloatArray = NDArray[np.float64]
 

@@ -1,0 +1,1 @@
+"""What happens inside a trained model: gates, experts, sweeps and the figures drawn from them."""
