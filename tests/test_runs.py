@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from unildiff.cli import main
 from unildiff.errors import UserError
-from unildiff.runs import git_state, new_run_folder, newest_checkpoint, package_versions
+from unildiff.callbacks.run_record import git_state, new_run_folder, newest_checkpoint, package_versions
 
 LINE = [
     "--model",

@@ -19,7 +19,7 @@ from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFinit
 from unildiff.errors import UserError
 from unildiff.parsing import OneLineErrors, explain, require_class
 from unildiff.paths import weights_path
-from unildiff.runs import RunRecord, new_run_folder, newest_checkpoint
+from unildiff.callbacks.run_record import RunRecord, new_run_folder, newest_checkpoint
 from unildiff.stages.checkpoints import load_file_safely
 
 STOPPED = 143

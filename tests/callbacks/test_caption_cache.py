@@ -21,7 +21,7 @@ from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, TrainSet
 from unildiff.data.keys import sample_key
 from unildiff.data.pairs import Pair
-from unildiff.data.text_cache import CachedText, TextCache, text_fingerprint
+from unildiff.callbacks.text_cache import CachedText, TextCache, text_fingerprint
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.planning.parsed import parse_run

@@ -10,7 +10,7 @@ from unildiff.core.text import TextEncoders
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.fingerprints import compare_note
 from unildiff.data.parallel import progress
-from unildiff.data.text_cache import CachedText, TextCache, text_fingerprint
+from unildiff.callbacks.text_cache import CachedText, TextCache, text_fingerprint
 from unildiff.errors import UserError
 
 BATCH = 64

@@ -18,7 +18,7 @@ from unildiff.data.batch import SampleSet, collate
 from unildiff.data.fingerprints import short_hash, weights_hash
 from unildiff.data.latents import CachedTrainSet, LatentCache, entries_of, picture_hash
 from unildiff.data.parallel import progress
-from unildiff.data.text_cache import text_fingerprint
+from unildiff.callbacks.text_cache import text_fingerprint
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.errors import UserError
 from unildiff.stages.base import batch_pictures

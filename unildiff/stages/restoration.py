@@ -24,7 +24,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError, check_share
 from unildiff.evaluation.by_degradation import DegradationMetrics
 from unildiff.paths import PACKAGE
-from unildiff.runs import git_state, package_versions
+from unildiff.callbacks.run_record import git_state, package_versions
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures
 from unildiff.stages.checkpoints import SOURCE, check_source
 from unildiff.stages.testing import EvaluationSettings, Predictions, TestRun, free_folder, means_text
