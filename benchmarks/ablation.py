@@ -41,7 +41,7 @@ from benchmarks.ablation_table import ablation_markdown, write_results
 from benchmarks.held_out import held_out, latents_of, positive, score
 from benchmarks.timing import one_thread
 from unildiff.assembly import load_restorer
-from unildiff.cli import main as unildiff
+from unildiff.cli.main import main as unildiff
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
 from unildiff.data.files import output_folder, write_whole

@@ -36,7 +36,7 @@ from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.text import TextEmbedding
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.diffusion.schedule import NoiseSchedule
-from unildiff.planning.parsed import parse_run
+from unildiff.cli.plan_inputs import parse_run
 from unildiff.planning.report import device_memory
 from unildiff.planning.shapes import BaseSizes, base_sizes, shaped_model
 from unildiff.planning.step import measure_step

@@ -22,7 +22,7 @@ from benchmarks.models import photograph, released
 from benchmarks.table import Goal, Row
 from benchmarks.timing import Effort
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.core.encoders import encode_latents
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationBatch, collate, picture_tensor

@@ -8,11 +8,11 @@ import torch
 from tests.small import NETWORK, small_base, small_model
 from tests.stages.steps import make_batch, make_loader, make_trainer
 from unildiff.assembly import model_from_checkpoint
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.core.model import UniLDiff
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.planning.parsed import parse_run
+from unildiff.cli.plan_inputs import parse_run
 from unildiff.stages.alignment import AlignmentModule
 from unildiff.stages.joint import JointFinetuneModule
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from unildiff import cli
-from unildiff.arguments import MODELS, TrainerArguments
-from unildiff.cli import main
+from unildiff.cli import main as cli
+from unildiff.cli.arguments import MODELS, TrainerArguments
+from unildiff.cli.main import main
 from unildiff.paths import config_names, config_path
 
 TOY = ["--model", "tests.callbacks.toy.ToyModule", "--data", "tests.callbacks.toy.ToyData"]
@@ -120,7 +120,7 @@ def test_the_real_entry_point(tmp_path: Path) -> None:
 def imports(arguments: list[str]) -> tuple[set[str], float, str]:
     """Run a command in a fresh interpreter; return what it imported, its processor seconds and its output."""
     code = (
-        "import sys, time; from unildiff.cli import main; code = main(sys.argv[1:]); "
+        "import sys, time; from unildiff.cli.main import main; code = main(sys.argv[1:]); "
         "print('\\nIMPORTED', time.process_time(), *{name.partition('.')[0] for name in sys.modules}); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
@@ -324,7 +324,7 @@ def test_a_checkpoint_brings_its_network_but_never_its_sampler(capfd: pytest.Cap
 def test_lightnings_own_way_with_checkpoints_is_off() -> None:
     from lightning.pytorch.cli import LightningCLI
 
-    from unildiff.lightning_cli import UniLDiffCLI
+    from unildiff.cli.lightning_cli import UniLDiffCLI
 
     assert callable(LightningCLI._parse_ckpt_path)  # a private method of theirs: gone or renamed, ours does nothing
     assert UniLDiffCLI._parse_ckpt_path is not LightningCLI._parse_ckpt_path

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from tests.small import sdxl_like_base, small_model
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.paths import config_names, config_path
 
 STAGES = ("alignment", "joint", "decoder")

@@ -53,12 +53,12 @@ def test_an_installed_copy_works_from_anywhere(wheel: Path, tmp_path: Path) -> N
     assert Path(found) == target / "unildiff/configs/tiny/test.yaml"
     names = run("import datamodules; print(datamodules.class_path('cdd11'), datamodules.__file__)").split()
     assert names == ["datamodules.cdd11.CDD11DataModule", str(target / "datamodules/__init__.py")]
-    assert "restore" in run("from unildiff.cli import main; main(['--help'])")
+    assert "restore" in run("from unildiff.cli.main import main; main(['--help'])")
     folder = run("from unildiff.paths import weights_path; print(weights_path('tiny'))")
     assert Path(folder) == target / "unildiff/weights/tiny"
     assert Path(folder).exists() == weights_path("tiny").exists()
     entries = (next(target.glob("*.dist-info")) / "entry_points.txt").read_text()
-    assert "unildiff = unildiff.cli:main" in entries
+    assert "unildiff = unildiff.cli.main:main" in entries
 
 
 def test_configs_in_the_checkout() -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from unildiff.cli import main
+from unildiff.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tests.small import NETWORK, sdxl_like_base, small_base
 from tests.stages.steps import CAPTIONS, Losses, make_batch, make_stage, make_trainer
 from unildiff.callbacks import CaptionCache, caption_cache
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.data.augment import Augment
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
@@ -24,7 +24,7 @@ from unildiff.data.pairs import Pair
 from unildiff.callbacks.text_cache import CachedText, TextCache, text_fingerprint
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.planning.parsed import parse_run
+from unildiff.cli.plan_inputs import parse_run
 from unildiff.planning.report import device_memory
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import StepSettings, measure_step

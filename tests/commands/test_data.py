@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.fake_trees import cdd11, rain
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.data import captioner, synthesize
 from unildiff.data.catalogue import DATASETS
 
@@ -64,7 +64,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_lists_everything_at_once() -> None:
     """Nothing heavy is imported: a process of its own shows it."""
     code = (
-        "import sys; from unildiff.cli import main; codes = [main(['data', 'list']), main(['data', 'layout', 'udc'])];"
+        "import sys; from unildiff.cli.main import main; codes = [main(['data', 'list']), main(['data', 'layout', 'udc'])];"
         "heavy = {'torch', 'numpy', 'PIL', 'lightning', 'cv2'} & set(sys.modules); sys.exit(f'{codes} {heavy}')"
     )
     done = subprocess.run(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.data.hub import cdd11_archives, serving
 from tests.fake_trees import cdd11
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.data import captioner, samples, synthesize
 
 CHECKOUT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def expected(command: str, side: str, kind: str, places: Path) -> str:
 # Imports all that the commands load, then becomes another user: a Python in root's home could not be started by one.
 AS_ANOTHER_USER = """
 import contextlib, io, json, os, sys
-import PIL.Image, rich.console, unildiff.cli, unildiff.commands.data, unildiff.parsing
+import PIL.Image, rich.console, unildiff.cli.main, unildiff.cli.commands.data, unildiff.cli.parsing
 import unildiff.data.captioner, unildiff.data.check, unildiff.data.download, unildiff.data.pack_writer
 import unildiff.data.samples, unildiff.data.synthesize
 PIL.Image.init()
@@ -93,7 +93,7 @@ assert os.getuid() != 0
 results = []
 for arguments in json.load(sys.stdin):
     with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(io.StringIO()):
-        code = unildiff.cli.main(arguments)
+        code = unildiff.cli.main.main(arguments)
     results.append([code, error.getvalue()])
 print(json.dumps(results))
 """

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tests.small import NETWORK, small_base
 from unildiff.assembly import model_from_checkpoint
 from unildiff.callbacks import AtomicCheckpointIO, ExponentialMovingAverage
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.core.model import UniLDiff, load_model
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings

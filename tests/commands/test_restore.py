@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.small import small_model
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import picture_array
 from unildiff.data.files import write_failure

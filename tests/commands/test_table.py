@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from tests.evaluation.made_up_run import made_up_rows, write_pictures, write_run
-from unildiff.commands.compare import compare
-from unildiff.commands.score import score
-from unildiff.commands.table import table
+from unildiff.cli.commands.compare import compare
+from unildiff.cli.commands.score import score
+from unildiff.cli.commands.table import table
 from unildiff.errors import UserError
 from unildiff.evaluation.tables import load_run
-from unildiff.parsing import run_module
+from unildiff.cli.parsing import run_module
 
 SCENES = [f"s{index:02}" for index in range(12)]
 

@@ -9,7 +9,7 @@ from datamodules.cdd11 import CDD11DataModule
 from datamodules.derain import DerainDataModule
 from datamodules.folder import FolderDataModule
 from tests.fake_trees import cdd11, rain
-from unildiff.commands.restore import _captions
+from unildiff.cli.commands.restore import _captions
 from unildiff.data.captions import Captions
 from unildiff.data.pack_writer import pack_set
 from unildiff.errors import UserError

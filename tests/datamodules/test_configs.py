@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 import datamodules
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.paired import PairedDataModule
-from unildiff.planning.parsed import parse_run
+from unildiff.cli.plan_inputs import parse_run
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs/data").glob("*.yaml"))
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.small import NETWORK, small_model
-from unildiff.commands.figures import figures
+from unildiff.cli.commands.figures import figures
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import NetworkConfig

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from tests.evaluation.golden import PAIRS, tensor
-from unildiff.commands.score import score
+from unildiff.cli.commands.score import score
 from unildiff.evaluation.fid import FID
 from unildiff.evaluation.perceptual import DISTS, LPIPS, NoReference
 from unildiff.evaluation.protocols import PROTOCOLS

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tests.evaluation.chromium import Browser
 from tests.evaluation.made_up_run import made_up_rows, write_pictures, write_run
-from unildiff.commands.report import report
+from unildiff.cli.commands.report import report
 from unildiff.errors import UserError
 from unildiff.evaluation.report import write_report
 from unildiff.evaluation.report_curves import Curve, curves_html, read_curves

@@ -12,8 +12,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
 from tests.evaluation.golden import degrade
-from unildiff.cli import main
-from unildiff.commands.score import score
+from unildiff.cli.main import main
+from unildiff.cli.commands.score import score
 from unildiff.errors import UserError
 from unildiff.evaluation.fid import FID
 from unildiff.evaluation.pairs import find_pairs

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from unildiff.cli import main
+from unildiff.cli.main import main
 
 
 def memory(field: str) -> int:

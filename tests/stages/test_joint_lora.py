@@ -14,11 +14,11 @@ from tests.stages.ranks import on_two_ranks
 from tests.stages.steps import make_batch, make_loader, make_trainer, without_trainer
 from unildiff.assembly import load_restorer
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.core.lora import LoRAConfig, halve_frozen, with_merged_adapters
 from unildiff.core.model import UniLDiff
 from unildiff.errors import UserError
-from unildiff.planning.parsed import parse_run
+from unildiff.cli.plan_inputs import parse_run
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import measure_step
 from unildiff.stages.base import OptimizerConfig

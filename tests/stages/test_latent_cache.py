@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.small import NETWORK, small_model
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.data import latents as latents_module
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.batch import collate

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
-from unildiff.cli import main
+from unildiff.cli.main import main
 from unildiff.data.base import RestorationDataModule
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.planning.parsed import parse_run
+from unildiff.cli.plan_inputs import parse_run
 from unildiff.stages.pretrain import PretrainUNetModule, PretrainVAEModule
 
 

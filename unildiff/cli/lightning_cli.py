@@ -13,11 +13,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import datamodules
-from unildiff.arguments import FILES, MODELS, TrainerArguments, stage_name
+from unildiff.cli.arguments import FILES, MODELS, TrainerArguments, stage_name
 from unildiff.assembly import weights_folder
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard, StepSeed
 from unildiff.errors import UserError
-from unildiff.parsing import OneLineErrors, explain, require_class
+from unildiff.cli.parsing import OneLineErrors, explain, require_class
 from unildiff.paths import weights_path
 from unildiff.callbacks.run_record import RunRecord, new_run_folder, newest_checkpoint
 from unildiff.stages.checkpoints import load_file_safely

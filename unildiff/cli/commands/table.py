@@ -1,4 +1,4 @@
-"""The paper's tables from scored runs: ``python -m unildiff.commands.table table2 RUN_DIR... --out results``.
+"""The paper's tables from scored runs: ``python -m unildiff.cli.commands.table table2 RUN_DIR... --out results``.
 
 ``make reproduce-table1`` and its sisters call this after ``unildiff test``.
 """
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from unildiff.evaluation.paper_rows import TableId
-from unildiff.parsing import run_module
+from unildiff.cli.parsing import run_module
 
 
 def table(

@@ -1,6 +1,6 @@
 """The command line: finds the command, and turns a user's mistake into one line and exit code 2.
 
-Commands are plain functions in ``unildiff/commands/``; the four of the Trainer are in ``unildiff/lightning_cli.py``. What
+Commands are plain functions in ``unildiff/commands/``; the four of the Trainer are in ``unildiff/cli/lightning_cli.py``. What
 ``--help`` says is read off their source, so that nothing heavy is imported before a command is chosen.
 
 Exit codes: 0 done; 1 an error of ours (with traceback); 2 a user's mistake (one line on stderr); 3 done in part, what was
@@ -71,12 +71,12 @@ def run(arguments: list[str]) -> int:
             print(f"unildiff {__version__}")
             return 0
         case [name, *rest] if name in TRAINER_COMMANDS:
-            from unildiff.arguments import TrainerArguments
+            from unildiff.cli.arguments import TrainerArguments
 
             taken_apart = TrainerArguments.parse(name, rest)  # most mistakes show before Lightning is imported
-            return import_module("unildiff.lightning_cli").run(taken_apart)  # type: ignore[no-any-return]
+            return import_module("unildiff.cli.lightning_cli").run(taken_apart)  # type: ignore[no-any-return]
         case ["plan", *rest]:  # it takes what fit takes, and its own parser would know nothing of that
-            return import_module("unildiff.commands.plan").plan(rest)  # type: ignore[no-any-return]
+            return import_module("unildiff.cli.commands.plan").plan(rest)  # type: ignore[no-any-return]
         case [name, *rest] if name in functions_in("", FUNCTIONS):
             return call(name, name, name, rest)
         case [group, *rest] if group in GROUPS and functions_in(group, GROUPS[group]):
@@ -120,7 +120,7 @@ def call(command: str, module: str, name: str, arguments: list[str]) -> int:
     """
     loaded = import_module(f"unildiff.commands.{module}")
     function: Callable[..., int | None] = getattr(loaded, name, None) or getattr(loaded, f"{name}_")
-    from unildiff.parsing import call_function
+    from unildiff.cli.parsing import call_function
 
     return call_function(function, f"unildiff {command}", arguments)
 

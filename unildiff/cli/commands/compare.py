@@ -1,9 +1,9 @@
-"""Two runs picture by picture: ``python -m unildiff.commands.compare FIRST SECOND``."""
+"""Two runs picture by picture: ``python -m unildiff.cli.commands.compare FIRST SECOND``."""
 
 import sys
 from pathlib import Path
 
-from unildiff.parsing import run_module
+from unildiff.cli.parsing import run_module
 
 
 def compare(

@@ -33,7 +33,7 @@ def plan(arguments: Sequence[str]) -> int:
     if tflops is not None and not tflops > 0:
         raise UserError(f"--throughput {throughput}: give TFLOP/s a device, e.g. 120")
 
-    from unildiff.planning.parsed import parse_run
+    from unildiff.cli.plan_inputs import parse_run
     from unildiff.planning.report import plan_text
     from unildiff.planning.shapes import base_sizes
     from unildiff.planning.step import measure_step

@@ -1,9 +1,9 @@
-"""Figures of what a model does inside and of its sampling: ``python -m unildiff.commands.figures --data cdd11``."""
+"""Figures of what a model does inside and of its sampling: ``python -m unildiff.cli.commands.figures --data cdd11``."""
 
 import sys
 from pathlib import Path
 
-from unildiff.parsing import run_module
+from unildiff.cli.parsing import run_module
 
 
 def figures(

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from unildiff.arguments import TrainerArguments, stage_name
+from unildiff.cli.arguments import TrainerArguments, stage_name
 from unildiff.assembly import check_own_base, stored_network, weights_folder
 from unildiff.core.lora import LoRAConfig
 from unildiff.core.model import NetworkConfig, network_config
 from unildiff.data.catalogue import DATASETS
 from unildiff.errors import UserError
-from unildiff.lightning_cli import UniLDiffCLI
+from unildiff.cli.lightning_cli import UniLDiffCLI
 from unildiff.planning.report import RunSettings
 from unildiff.planning.step import TRAINED, StepSettings
 from unildiff.stages.base import check_precision
