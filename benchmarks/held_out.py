@@ -20,7 +20,7 @@ from unildiff.core.model import LQFeatures, UniLDiff
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.data.parallel import progress
-from unildiff.data.samples import LONGEST, write_sample
+from unildiff.data.tools.samples import LONGEST, write_sample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.evaluation.evaluator import Evaluator
 from unildiff.evaluation.rows import Summary, summarise

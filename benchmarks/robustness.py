@@ -12,7 +12,7 @@ from benchmarks.held_out import Pictures
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import picture_array, picture_tensor
 from unildiff.data.photographs import load, photographs
-from unildiff.data.samples import LONGEST
+from unildiff.data.tools.samples import LONGEST
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.evaluation.protocols import get_protocol
 from unildiff.evaluation.psnr import psnr

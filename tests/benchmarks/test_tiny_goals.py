@@ -10,7 +10,7 @@ from benchmarks.held_out import number, score
 from benchmarks.tiny_goals import feed_forward, gains, main, sizes, stages
 from tests.small import NETWORK, small_model
 from unildiff.data.batch import RestorationSample
-from unildiff.data.samples import write_sample
+from unildiff.data.tools.samples import write_sample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.evaluation.rows import Summary
 

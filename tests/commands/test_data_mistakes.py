@@ -18,7 +18,9 @@ from PIL import Image
 from tests.data.hub import cdd11_archives, serving
 from tests.fake_trees import cdd11
 from unildiff.cli.main import main
-from unildiff.data import captioner, samples, synthesize
+from unildiff.data.tools import captioner
+from unildiff.data.tools import samples
+from unildiff.data.tools import synthesize
 
 CHECKOUT = Path(__file__).parents[2]
 COMMANDS = {
@@ -84,8 +86,8 @@ def expected(command: str, side: str, kind: str, places: Path) -> str:
 AS_ANOTHER_USER = """
 import contextlib, io, json, os, sys
 import PIL.Image, rich.console, unildiff.cli.main, unildiff.cli.commands.data, unildiff.cli.parsing
-import unildiff.data.captioner, unildiff.data.check, unildiff.data.download, unildiff.data.pack_writer
-import unildiff.data.samples, unildiff.data.synthesize
+import unildiff.data.tools.captioner, unildiff.data.tools.check, unildiff.data.tools.download, unildiff.data.tools.pack_writer
+import unildiff.data.tools.samples, unildiff.data.tools.synthesize
 PIL.Image.init()
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)

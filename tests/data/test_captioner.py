@@ -12,8 +12,8 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from unildiff.data import captioner as module
-from unildiff.data.captioner import caption_folder, leaks, load_captioner
+from unildiff.data.tools import captioner as module
+from unildiff.data.tools.captioner import caption_folder, leaks, load_captioner
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
 from unildiff.errors import UserError

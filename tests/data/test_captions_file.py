@@ -11,7 +11,7 @@ from datamodules.folder import FolderDataModule
 from tests.fake_trees import cdd11, rain
 from unildiff.cli.commands.restore import _captions
 from unildiff.data.captions import Captions
-from unildiff.data.pack_writer import pack_set
+from unildiff.data.tools.pack_writer import pack_set
 from unildiff.errors import UserError
 
 

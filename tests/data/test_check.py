@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unildiff.data.check import check, look_at
+from unildiff.data.tools.check import check, look_at
 from unildiff.errors import UserError
 
 INPUT, TARGET = "test/derain/Rain100L/input", "test/derain/Rain100L/target"

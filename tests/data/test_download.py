@@ -10,9 +10,9 @@ import pytest
 
 from tests.data.hub import SHA, Hub, cdd11_archives, png, serving, tarred, zipped
 from tests.fake_trees.cdd11 import DEGRADATIONS
-from unildiff.data.download import HOMES, download, elsewhere
-from unildiff.data.extract import extract
-from unildiff.data.listing import picture_sets
+from unildiff.data.tools.download import HOMES, download, elsewhere
+from unildiff.data.tools.extract import extract
+from unildiff.data.tools.listing import picture_sets
 from unildiff.errors import UserError
 
 

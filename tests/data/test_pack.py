@@ -18,7 +18,7 @@ from unildiff.data.datasets import FilePairs
 from unildiff.data.images import read_rgb
 from unildiff.data.journal import Journal
 from unildiff.data.pack import Pack
-from unildiff.data.pack_writer import PackWriter, pack_folder, pack_set
+from unildiff.data.tools.pack_writer import PackWriter, pack_folder, pack_set
 from unildiff.data.pairs import Pair, Split
 from unildiff.errors import UserError
 

@@ -19,9 +19,9 @@ from datamodules.udc import UDCDataModule
 from tests.fake_trees import rain
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.images import read_rgb
-from unildiff.data.pack_writer import pack_set
+from unildiff.data.tools.pack_writer import pack_set
 from unildiff.data.photographs import PHOTOGRAPHS, load, photographs
-from unildiff.data.samples import write_sample
+from unildiff.data.tools.samples import write_sample
 from unildiff.errors import UserError
 
 TEST = ["astronaut", "chelsea", "coffee", "motorcycle", "rocket"]
@@ -98,7 +98,7 @@ def test_restoring_a_folder_draws_the_noise_of_the_test(cdd11, tmp_path):
 
 
 def test_a_sample_is_one_also_packed_and_as_a_folder_of_its_own(cdd11, tmp_path, monkeypatch):
-    monkeypatch.setattr("unildiff.data.samples.LONGEST", 48)
+    monkeypatch.setattr("unildiff.data.tools.samples.LONGEST", 48)
     write_sample("derain", tmp_path / "sample")
     rain.write(tmp_path / "real", "unildiff", "test")
     for name, kind in (("sample", True), ("real", False)):
@@ -178,7 +178,7 @@ def test_no_permission_is_one_line(closed):
 
 
 def test_other_sets_are_read_by_their_datamodules(tmp_path, monkeypatch):
-    monkeypatch.setattr("unildiff.data.samples.LONGEST", 96)
+    monkeypatch.setattr("unildiff.data.tools.samples.LONGEST", 96)
     five = tmp_path / "five_task"
     write_sample("five_task", five)
     data = FiveTaskDataModule(root=str(five), num_workers=0)

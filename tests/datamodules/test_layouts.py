@@ -9,10 +9,10 @@ import pytest
 import datamodules
 from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
 from tests.fake_trees.pictures import SHIFT
-from unildiff.data.captioner import picture_files
+from unildiff.data.tools.captioner import picture_files
 from unildiff.data.catalogue import DATASETS, dataset
-from unildiff.data.check import check
-from unildiff.data.pack_writer import pack_set
+from unildiff.data.tools.check import check
+from unildiff.data.tools.pack_writer import pack_set
 from unildiff.errors import UserError
 
 OF = {  # which datamodule reads which fake trees

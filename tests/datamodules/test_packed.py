@@ -10,7 +10,7 @@ import datamodules
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.three_task import ThreeTaskDataModule
 from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
-from unildiff.data.pack_writer import pack_set
+from unildiff.data.tools.pack_writer import pack_set
 from unildiff.errors import UserError
 
 

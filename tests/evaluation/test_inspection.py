@@ -14,7 +14,7 @@ from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import NetworkConfig
 from unildiff.core.pixels import to_uint8, to_unit
-from unildiff.data.samples import write_sample
+from unildiff.data.tools.samples import write_sample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.analysis.model_figures import Options, draw_all

@@ -138,7 +138,7 @@ def test_guidance_changes_pixels_of_the_shipped_model() -> None:
 
 def test_captions_of_the_sample_sets_are_written_and_read(tmp_path: Path) -> None:
     from datamodules.cdd11 import CDD11DataModule
-    from unildiff.data.samples import write_sample
+    from unildiff.data.tools.samples import write_sample
 
     write_sample("cdd11", tmp_path / "cdd11")
     data = CDD11DataModule(str(tmp_path / "cdd11"), num_workers=0)

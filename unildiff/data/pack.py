@@ -2,7 +2,7 @@
 
 A pack is a folder with ``shard-00000.u8`` and so on (raw (H, W, 3) uint8 RGB pictures of any size, one after another),
 ``index.json`` (written last: without it a pack is unfinished), which holds the pairs and their captions too.
-:mod:`unildiff.data.pack_writer` makes them.
+:mod:`unildiff.data.tools.pack_writer` makes them.
 
 Axis letters: H W pixels.
 """

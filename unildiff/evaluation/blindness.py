@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from unildiff.data.captioner import leaks
+from unildiff.data.tools.captioner import leaks
 
 # What a caption may call a degradation, by the first letters of its words; keys are parts of our degradations' names.
 _LOW_LIGHT = ("dark", "dim", "low-light", "low light", "underexposed", "under-exposed")

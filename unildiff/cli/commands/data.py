@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from unildiff.errors import UserError
 
 if TYPE_CHECKING:
-    from unildiff.data.check import Report
+    from unildiff.data.tools.check import Report
     from unildiff.data.layouts import PictureSet
 
 
@@ -16,7 +16,7 @@ def list_() -> None:
     A data set is what `--data NAME` reads; it is made of one or more sets, which have names of their own.
     """
     from unildiff.data.catalogue import DATASETS
-    from unildiff.data.listing import without_folders
+    from unildiff.data.tools.listing import without_folders
 
     sets: dict[str, PictureSet] = {}
     print("data sets (--data NAME):")
@@ -43,7 +43,7 @@ def layout(name: str) -> None:
         name: a data set or one of its sets, see `unildiff data list`.
     """
     from unildiff.data.layouts import PREFIXES, describe
-    from unildiff.data.listing import picture_sets
+    from unildiff.data.tools.listing import picture_sets
 
     for pictures in picture_sets(name):
         print(f"{pictures.title} ({pictures.name}); layout, split, degraded + clean pictures, how names pair:")
@@ -69,7 +69,7 @@ def check(name: str, root: Path | None = None, json: Path | None = None) -> int:
         root: its folder; by default data/NAME.
         json: write the report to this file too.
     """
-    from unildiff.data.check import check as examine
+    from unildiff.data.tools.check import check as examine
     from unildiff.data.files import output_file
 
     if json is not None:
@@ -101,8 +101,8 @@ def pack(
         train_gt: of folder: pattern of the clean training pictures.
         rule: of folder: how names pair, see `unildiff test --data folder --help`.
     """
-    from unildiff.data.listing import available_memory
-    from unildiff.data.pack_writer import pack_folder, pack_set
+    from unildiff.data.tools.listing import available_memory
+    from unildiff.data.tools.pack_writer import pack_folder, pack_set
 
     root = root or Path("data") / name
     out = out or Path(f"{root.resolve() if not root.name.strip('.') else root}-packed")
@@ -154,8 +154,8 @@ def synthesize(
         snow: folder of flake masks to draw from; generated without it.
         processes: by default one a processor.
     """
-    from unildiff.data.synthesize import synthesize as make
-    from unildiff.data.synthesize_inputs import Sources
+    from unildiff.data.tools.synthesize import synthesize as make
+    from unildiff.data.tools.synthesize_inputs import Sources
 
     if clean is None or out is None:
         raise UserError("give --clean, the folder of clean pictures, and --out, the folder to write")
@@ -184,7 +184,7 @@ def caption(
         name: the data set, where its layout is not recognised by itself.
         max_new_tokens: most tokens of a caption.
     """
-    from unildiff.data.captioner import caption_folder, leaks
+    from unildiff.data.tools.captioner import caption_folder, leaks
     from unildiff.data.captions import FILE_NAME, entries
 
     if root is None or model is None:
@@ -210,10 +210,10 @@ def download(name: str, root: Path | None = None, only: str = "") -> int:
         root: folder to write; by default data/NAME.
         only: fetch only the archives whose names contain this, e.g. test.
     """
-    from unildiff.data.check import check as examine
-    from unildiff.data.download import HOMES, elsewhere
-    from unildiff.data.download import download as fetch
-    from unildiff.data.listing import picture_sets
+    from unildiff.data.tools.check import check as examine
+    from unildiff.data.tools.download import HOMES, elsewhere
+    from unildiff.data.tools.download import download as fetch
+    from unildiff.data.tools.listing import picture_sets
 
     if name not in HOMES:
         print(elsewhere(picture_sets(name)))
@@ -230,7 +230,7 @@ def sample(name: str, root: Path | None = None) -> None:
         name: a data set, see `unildiff data list`.
         root: folder to write; by default data/NAME. A folder that holds anything else is left alone.
     """
-    from unildiff.data.samples import write_sample
+    from unildiff.data.tools.samples import write_sample
 
     root = root or Path("data") / name
     count = write_sample(name, root)

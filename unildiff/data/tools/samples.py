@@ -17,7 +17,7 @@ from unildiff.data.keys import sample_key
 from unildiff.data.layouts import SAMPLE_MARKER, sample_of
 from unildiff.data.parallel import progress
 from unildiff.data.photographs import Photograph, load, photographs
-from unildiff.data.sample_generators import GENERATORS
+from unildiff.data.tools.sample_generators import GENERATORS
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.errors import UserError
 
@@ -120,7 +120,7 @@ def _readme(name: str, count: int) -> str:
 
 - Pictures: the photographs that scikit-image ships ({names}),
   at most {LONGEST} pixels on the long side. They are test pictures of this project; nothing trains on them.
-- Degradations: generated (`unildiff/degradations`, `unildiff/data/sample_generators.py`), always the same. The depth of
+- Degradations: generated (`unildiff/degradations`, `unildiff/data/tools/sample_generators.py`), always the same. The depth of
   `motorcycle` was measured (Middlebury stereo), that of the others is estimated. Noise is added as pictures are read.
 - `captions.jsonl`: what is in each picture, written by hand.
 

@@ -30,7 +30,7 @@ from unildiff.data.journal import Journal
 from unildiff.data.keys import sample_key
 from unildiff.data.parallel import cores, ordered, progress
 from unildiff.data.png import encode_png
-from unildiff.data.synthesize_inputs import Sources, clean_pictures, maps_of, masks_in, masks_of, read_map
+from unildiff.data.tools.synthesize_inputs import Sources, clean_pictures, maps_of, masks_in, masks_of, read_map
 from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade
 from unildiff.errors import UserError
 

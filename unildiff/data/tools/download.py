@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from unildiff.data.extract import extract
+from unildiff.data.tools.extract import extract
 from unildiff.data.files import output_folder, write_failure, write_whole
 from unildiff.data.parallel import progress
 from unildiff.errors import UserError

@@ -1,0 +1,1 @@
+"""What ``unildiff data ...`` does: check, download, caption, synthesize, sample and pack."""
