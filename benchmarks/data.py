@@ -21,7 +21,7 @@ from benchmarks.timing import Effort, alternate
 from unildiff.data.augment import Augment
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, FilePairs, TrainSet
-from unildiff.data.deadleaves import render
+from unildiff.deadleaves.renderer import render
 from unildiff.data.tools.pack_writer import PackWriter
 from unildiff.data.pairs import Pair
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade

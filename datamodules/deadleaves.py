@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet
-from unildiff.data.deadleaves import MIN_SIDE, VERSION, render
+from unildiff.deadleaves.renderer import MIN_SIDE, VERSION, render
 from unildiff.data.keys import sample_key
 from unildiff.data.photographs import load, photographs
-from unildiff.data.scene_cache import SceneCache
-from unildiff.data.scenes import CLEAR, Clean, MadePairs, Rendered, SceneTrainSet
+from unildiff.deadleaves.cache import SceneCache
+from unildiff.deadleaves.dataset import CLEAR, Clean, MadePairs, Rendered, SceneTrainSet
 from unildiff.degradations.cdd11 import DEGRADATIONS
 from unildiff.errors import UserError, check_share
 
@@ -19,7 +19,7 @@ _VAL_SIZE = 12  # below it a photograph of 640x427 keeps no 8 pixels of its heig
 
 
 class DeadLeavesDataModule(RestorationDataModule):
-    """Dead-leaves scenes (:mod:`unildiff.data.deadleaves`) degraded on the fly (:mod:`unildiff.degradations.cdd11`).
+    """Dead-leaves scenes (:mod:`unildiff.deadleaves.renderer`) degraded on the fly (:mod:`unildiff.degradations.cdd11`).
 
     Training: scenes nobody has seen, or ``count`` scenes from a cache on disk. Validation: the three validation
     photographs under each degradation, the same at every run. Test: scenes that are never trained on.

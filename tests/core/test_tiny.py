@@ -8,7 +8,7 @@ from tests.small import SMALL, WORDS, sdxl_like_base, small_base
 from unildiff.core.base import load_base
 from unildiff.core.text import time_ids
 from unildiff.core.tiny import make_tiny_base, tiny_tokenizer
-from unildiff.data.deadleaves import VOCABULARY
+from unildiff.deadleaves.renderer import VOCABULARY
 
 
 def words_in_ids(tokenizer: CLIPTokenizer, word: str) -> int:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from unildiff.data import deadleaves_layout as layouts
-from unildiff.data.deadleaves_layout import Layout
-from unildiff.data.deadleaves_outlines import BOX, DISC
+from unildiff.deadleaves import layout as layouts
+from unildiff.deadleaves.layout import Layout
+from unildiff.deadleaves.outlines import BOX, DISC
 
 
 class Calm(np.random.Generator):

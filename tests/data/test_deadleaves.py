@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from tests.data.made_scenes import Calm, one_disc
-from unildiff.data.deadleaves import VOCABULARY, render
-from unildiff.data.deadleaves_captions import describe
-from unildiff.data.deadleaves_colours import COLOUR_NAMES, colour_name
-from unildiff.data.deadleaves_layout import Layout, sample_layout
-from unildiff.data.deadleaves_paint import draw_labels
+from unildiff.deadleaves.renderer import VOCABULARY, render
+from unildiff.deadleaves.captions import describe
+from unildiff.deadleaves.colours import COLOUR_NAMES, colour_name
+from unildiff.deadleaves.layout import Layout, sample_layout
+from unildiff.deadleaves.paint import draw_labels
 from unildiff.data.keys import generator
 
 
 def test_the_same_in_another_process_and_after_other_scenes() -> None:
     program = (
-        "import zlib; from unildiff.data.deadleaves import render; s = render(7); print(zlib.crc32(s.image), s.caption)"
+        "import zlib; from unildiff.deadleaves.renderer import render; s = render(7); print(zlib.crc32(s.image), s.caption)"
     )
     fresh = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     scene = render(7)

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 
 from tests.data.made_scenes import Calm, one_disc
-from unildiff.data import deadleaves_camera as camera
-from unildiff.data import deadleaves_layout as layouts
-from unildiff.data.deadleaves_layout import FIRST, LOWER, Layout, sample_layout
-from unildiff.data.deadleaves_paint import draw_labels, paint, paint_depth
+from unildiff.deadleaves import camera as camera
+from unildiff.deadleaves import layout as layouts
+from unildiff.deadleaves.layout import FIRST, LOWER, Layout, sample_layout
+from unildiff.deadleaves.paint import draw_labels, paint, paint_depth
 from unildiff.data.keys import generator
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unildiff.data.deadleaves import render
-from unildiff.data.deadleaves_layout import sample_sizes
-from unildiff.data.deadleaves_textures import TILE, atlas, tile_kinds, tile_origin
+from unildiff.deadleaves.renderer import render
+from unildiff.deadleaves.layout import sample_sizes
+from unildiff.deadleaves.textures import TILE, atlas, tile_kinds, tile_origin
 from unildiff.data.photographs import load, photographs
 from unildiff.degradations.cdd11 import degrade
 

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from unildiff.data import scene_cache
-from unildiff.data.deadleaves import render
+from unildiff.deadleaves import cache as scene_cache
+from unildiff.deadleaves.renderer import render
 from unildiff.data.keys import sample_key
 from unildiff.data.locks import lock
-from unildiff.data.scene_cache import SceneCache
+from unildiff.deadleaves.cache import SceneCache
 from unildiff.errors import UserError
 
 

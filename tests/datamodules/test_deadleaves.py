@@ -8,8 +8,9 @@ import torch
 
 from datamodules import deadleaves
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.data import scene_cache, scenes
-from unildiff.data.deadleaves import render
+from unildiff.deadleaves import cache as scene_cache
+from unildiff.deadleaves import dataset as scenes
+from unildiff.deadleaves.renderer import render
 from unildiff.data.keys import sample_key
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.errors import UserError

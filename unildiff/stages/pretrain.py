@@ -21,7 +21,7 @@ from unildiff.core.tiny import make_tiny_base
 from unildiff.core.tiny_start import start_from_patches
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.data.batch import RestorationBatch
-from unildiff.data.deadleaves import VOCABULARY, render
+from unildiff.deadleaves.renderer import VOCABULARY, render
 from unildiff.data.keys import sample_key
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise

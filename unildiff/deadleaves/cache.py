@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unildiff.data.deadleaves import VERSION, Scene, render
+from unildiff.deadleaves.renderer import VERSION, Scene, render
 from unildiff.data.files import output_folder, write_failure, write_whole
 from unildiff.data.keys import sample_key
 from unildiff.data.locks import lock
@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class SceneCache:
-    """A cache of ``count`` scenes; a :class:`unildiff.data.scenes.SceneSource` once :meth:`make` has been called."""
+    """A cache of ``count`` scenes; a :class:`unildiff.deadleaves.dataset.SceneSource` once :meth:`make` has been called."""
 
     def __init__(self, folder: Path, seed: int, side: int, count: int) -> None:
         """Args: folder of the cache, seed and side of its scenes, how many."""

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from unildiff.data.deadleaves_colours import COLOUR_NAMES, colour_name
-from unildiff.data.deadleaves_layout import FIRST, LOWER, UPPER, Layout
-from unildiff.data.deadleaves_outlines import SHAPES
-from unildiff.data.deadleaves_textures import TEXTURE_NAMES, tile_kinds
+from unildiff.deadleaves.colours import COLOUR_NAMES, colour_name
+from unildiff.deadleaves.layout import FIRST, LOWER, UPPER, Layout
+from unildiff.deadleaves.outlines import SHAPES
+from unildiff.deadleaves.textures import TEXTURE_NAMES, tile_kinds
 
 _NUMBERS = ("a", "two", "three", "several", "many")
 _PLAIN = (

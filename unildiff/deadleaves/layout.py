@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unildiff.data.deadleaves_colours import GROUNDS, SKIES, WALLS, luma, palette, vary
-from unildiff.data.deadleaves_outlines import BAR, BLOB, BOX, DISC, LEAF, SHAPES, VARIANTS, place
-from unildiff.data.deadleaves_textures import TEXTURE_NAMES, tile_kinds
+from unildiff.deadleaves.colours import GROUNDS, SKIES, WALLS, luma, palette, vary
+from unildiff.deadleaves.outlines import BAR, BLOB, BOX, DISC, LEAF, SHAPES, VARIANTS, place
+from unildiff.deadleaves.textures import TEXTURE_NAMES, tile_kinds
 
 LIMIT = 250
 """Most shapes of a scene, backdrops included: labels are uint8."""

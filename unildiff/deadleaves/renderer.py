@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unildiff.data.deadleaves_camera import develop, focus, light_up
-from unildiff.data.deadleaves_captions import VOCABULARY, describe
-from unildiff.data.deadleaves_layout import sample_layout
-from unildiff.data.deadleaves_paint import SUPERSAMPLING, draw_labels, paint, paint_depth
+from unildiff.deadleaves.camera import develop, focus, light_up
+from unildiff.deadleaves.captions import VOCABULARY, describe
+from unildiff.deadleaves.layout import sample_layout
+from unildiff.deadleaves.paint import SUPERSAMPLING, draw_labels, paint, paint_depth
 from unildiff.data.keys import generator
 
 __all__ = ["MIN_SIDE", "VERSION", "VOCABULARY", "Scene", "render"]

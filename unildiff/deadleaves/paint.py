@@ -10,9 +10,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from unildiff.data.deadleaves_layout import FIRST, LOWER, UPPER, Layout, floor_depth, outline
-from unildiff.data.deadleaves_outlines import BLOB, DISC
-from unildiff.data.deadleaves_textures import TILE, atlas, rough_piece, tile_origin
+from unildiff.deadleaves.layout import FIRST, LOWER, UPPER, Layout, floor_depth, outline
+from unildiff.deadleaves.outlines import BLOB, DISC
+from unildiff.deadleaves.textures import TILE, atlas, rough_piece, tile_origin
 
 SUPERSAMPLING = 1.5
 

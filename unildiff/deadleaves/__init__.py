@@ -1,0 +1,1 @@
+"""Generated training scenes (dead leaves): renderer, sample set and cache."""
