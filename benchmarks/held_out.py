@@ -61,7 +61,7 @@ def score(
         samples: from ``held_out``.
         restore: returns the same rows for each sample.
         what: shown beside the progress bar.
-        protocol: of ``unildiff.evaluation.protocols``.
+        protocol: of ``unildiff.metrics.protocols``.
 
     Returns:
         by row, ``input`` (the degraded picture) first, the means by degradation and ``avg``.

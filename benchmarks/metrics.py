@@ -14,9 +14,9 @@ from skimage.metrics import structural_similarity
 from benchmarks.models import photograph
 from benchmarks.table import Goal, Row, seconds_row
 from benchmarks.timing import Effort, alternate
-from unildiff.evaluation.protocols import PROTOCOLS
-from unildiff.evaluation.psnr import psnr
-from unildiff.evaluation.ssim import ssim
+from unildiff.metrics.protocols import PROTOCOLS
+from unildiff.metrics.psnr import psnr
+from unildiff.metrics.ssim import ssim
 
 NAMES = ("moceir", "onerestore", "basicsr-y")
 OPTIONS = {"data_range": 1.0, "channel_axis": 2, "gaussian_weights": True}

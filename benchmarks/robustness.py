@@ -14,8 +14,8 @@ from unildiff.data.batch import picture_array, picture_tensor
 from unildiff.data.photographs import load, photographs
 from unildiff.data.tools.samples import LONGEST
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.evaluation.protocols import get_protocol
-from unildiff.evaluation.psnr import psnr
+from unildiff.metrics.protocols import get_protocol
+from unildiff.metrics.psnr import psnr
 from unildiff.restoring import restore_picture
 
 WINDOWS = ((101, 75), (131, 257), (64, 64))  # (H, W); the first two no multiple of anything; all in every photograph

@@ -21,8 +21,8 @@ from unildiff.data.keys import sample_key
 from unildiff.data.photographs import load, photographs
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.evaluation.protocols import PROTOCOLS
-from unildiff.evaluation.psnr import psnr
+from unildiff.metrics.protocols import PROTOCOLS
+from unildiff.metrics.psnr import psnr
 
 PART = (0.0, 0.5)  # the first half of the steps: the high noise levels
 

@@ -13,11 +13,11 @@ from unildiff.data.images import read_rgb
 from unildiff.errors import UserError
 from unildiff.evaluation.evaluator import Evaluator, score_picture
 from unildiff.evaluation.pairs import find_pairs
-from unildiff.evaluation.protocols import PROTOCOLS
-from unildiff.evaluation.psnr import psnr
+from unildiff.metrics.protocols import PROTOCOLS
+from unildiff.metrics.psnr import psnr
 from unildiff.evaluation.rows import count_identical, gather_rows, summarise, write_csv
 from unildiff.evaluation.score import score_pairs
-from unildiff.evaluation.ssim import ssim
+from unildiff.metrics.ssim import ssim
 
 TRUTH = data.astronaut()[:48, :64]
 

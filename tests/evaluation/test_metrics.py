@@ -12,14 +12,14 @@ from tests.evaluation import two_ranks
 from tests.evaluation.golden import PAIRS, degrade, tensor
 from tests.processes import process_context
 from unildiff.errors import UserError
-from unildiff.evaluation.by_degradation import DegradationMetrics
-from unildiff.evaluation.gmsd import gmsd
-from unildiff.evaluation.metrics import PSNR, SSIM, PictureMean
-from unildiff.evaluation.ms_ssim import ms_ssim
-from unildiff.evaluation.protocols import PROTOCOLS
-from unildiff.evaluation.psnr import psnr
-from unildiff.evaluation.registry import METRICS, check_names
-from unildiff.evaluation.ssim import ssim
+from unildiff.metrics.by_degradation import DegradationMetrics
+from unildiff.metrics.gmsd import gmsd
+from unildiff.metrics.torch_metrics import PSNR, SSIM, PictureMean
+from unildiff.metrics.ms_ssim import ms_ssim
+from unildiff.metrics.protocols import PROTOCOLS
+from unildiff.metrics.psnr import psnr
+from unildiff.metrics.registry import METRICS, check_names
+from unildiff.metrics.ssim import ssim
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from torch import nn
 
 from tests.evaluation.golden import PAIRS, tensor
 from unildiff.evaluation.evaluator import Evaluator
-from unildiff.evaluation.fid import FID
-from unildiff.evaluation.metrics import PictureMean
-from unildiff.evaluation.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
-from unildiff.evaluation.protocols import PROTOCOLS
-from unildiff.evaluation.registry import METRICS, load_scorers
+from unildiff.metrics.fid import FID
+from unildiff.metrics.torch_metrics import PictureMean
+from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
+from unildiff.metrics.protocols import PROTOCOLS
+from unildiff.metrics.registry import METRICS, load_scorers
 
 RGB, LUMA = PROTOCOLS["onerestore"], PROTOCOLS["basicsr-y"]
 NETWORKS = ["lpips", "lpips_vgg", "dists", "musiq", "maniqa", "clipiqa", "niqe"]

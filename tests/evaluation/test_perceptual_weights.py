@@ -17,9 +17,9 @@ from torch import nn
 
 from tests.evaluation.golden import PAIRS, tensor
 from unildiff.cli.commands.score import score
-from unildiff.evaluation.fid import FID
-from unildiff.evaluation.perceptual import DISTS, LPIPS, NoReference
-from unildiff.evaluation.protocols import PROTOCOLS
+from unildiff.metrics.fid import FID
+from unildiff.metrics.perceptual import DISTS, LPIPS, NoReference
+from unildiff.metrics.protocols import PROTOCOLS
 
 RGB = PROTOCOLS["onerestore"]
 FILES = {"alexnet": "alexnet-owt-7be5be79.pth", "vgg16": "vgg16-397923af.pth"}

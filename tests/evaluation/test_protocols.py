@@ -4,7 +4,7 @@ import math
 import pytest
 
 from unildiff.errors import UserError
-from unildiff.evaluation.protocols import PROTOCOLS, get_protocol
+from unildiff.metrics.protocols import PROTOCOLS, get_protocol
 
 NAMES = ["unildiff", "promptir", "moceir", "onerestore", "daclip", "diffuir", "pyiqa-y", "basicsr-y"]
 

@@ -6,8 +6,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
 from tests.evaluation.golden import PAIRS, centre_crop, luma_bt601, luma_yiq, psnr_by_definition, tensor
-from unildiff.evaluation.protocols import PROTOCOLS
-from unildiff.evaluation.psnr import psnr
+from unildiff.metrics.protocols import PROTOCOLS
+from unildiff.metrics.psnr import psnr
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

@@ -15,9 +15,9 @@ from tests.evaluation.golden import degrade
 from unildiff.cli.main import main
 from unildiff.cli.commands.score import score
 from unildiff.errors import UserError
-from unildiff.evaluation.fid import FID
+from unildiff.metrics.fid import FID
 from unildiff.evaluation.pairs import find_pairs
-from unildiff.evaluation.protocols import PROTOCOLS
+from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.evaluation.score import score_pairs
 from unildiff.evaluation.workers import process_count
 
@@ -145,7 +145,7 @@ def test_fid_has_a_number_for_each_set(nested, capsys, monkeypatch):
         metric.set_dtype(torch.float64)
         return metric
 
-    monkeypatch.setattr("unildiff.evaluation.fid.FID", with_colours)
+    monkeypatch.setattr("unildiff.metrics.fid.FID", with_colours)
     pairs = find_pairs(*nested)
     (scored,) = score_pairs(pairs, [PROTOCOLS["onerestore"]], ["psnr", "fid"], workers=1)
     low, rain, average = (scored.summary[key]["fid"] for key in ("low", "rain", "avg"))

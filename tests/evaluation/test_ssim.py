@@ -16,8 +16,8 @@ from tests.evaluation.golden import (
     ssim_by_definition,
     tensor,
 )
-from unildiff.evaluation.protocols import PROTOCOLS, Protocol
-from unildiff.evaluation.ssim import SSIMSettings, similarity_and_contrast, ssim, training_ssim, window_taps
+from unildiff.metrics.protocols import PROTOCOLS, Protocol
+from unildiff.metrics.ssim import SSIMSettings, similarity_and_contrast, ssim, training_ssim, window_taps
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -83,7 +83,7 @@ def test_protocols_differ_on_the_same_picture_by_what_their_flavours_differ():
 @DTYPES
 @pytest.mark.parametrize("name", ["onerestore", "moceir", "diffuir", "pyiqa-y"])
 def test_the_engine_for_other_devices_gives_the_numbers_of_the_cpu_engine(name, dtype):
-    from unildiff.evaluation.pictures import prepare
+    from unildiff.metrics.preprocessing import prepare
 
     protocol = PROTOCOLS[name]
     for x, y in PAIRS.values():

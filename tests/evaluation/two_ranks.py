@@ -5,8 +5,8 @@ import pickle
 import cv2
 import torch
 
-from unildiff.evaluation.by_degradation import DegradationMetrics
-from unildiff.evaluation.metrics import PSNR, SSIM
+from unildiff.metrics.by_degradation import DegradationMetrics
+from unildiff.metrics.torch_metrics import PSNR, SSIM
 from unildiff.evaluation.rows import gather_rows
 
 PICTURES = 5

@@ -30,8 +30,8 @@ from unildiff.analysis.figures import (
     perception_distortion_figure,
 )
 from unildiff.analysis.inspection import Inside, look_inside, reference_pictures
-from unildiff.evaluation.protocols import Protocol, get_protocol
-from unildiff.evaluation.registry import METRICS, load_scorers
+from unildiff.metrics.protocols import Protocol, get_protocol
+from unildiff.metrics.registry import METRICS, load_scorers
 from unildiff.evaluation.rows import Row, summarise
 from unildiff.analysis.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
 

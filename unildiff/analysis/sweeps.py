@@ -19,8 +19,8 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
 from unildiff.evaluation.evaluator import score_picture
 from unildiff.evaluation.figures_style import LINES, MARKERS, PAGE_WIDTH, PALETTE, new_figure, save_figure
-from unildiff.evaluation.protocols import get_protocol
-from unildiff.evaluation.registry import METRICS, load_scorers
+from unildiff.metrics.protocols import get_protocol
+from unildiff.metrics.registry import METRICS, load_scorers
 from unildiff.evaluation.rows import Row, summarise, write_csv
 
 PAPER = SamplingSettings()

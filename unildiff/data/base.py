@@ -30,7 +30,7 @@ class RestorationDataModule(lightning.LightningDataModule):
     size, each once whatever the number of processes; the degradation's name is in each sample.
 
     Attributes:
-        protocol: how this set is scored by default, a name of :mod:`unildiff.evaluation.protocols`.
+        protocol: how this set is scored by default, a name of :mod:`unildiff.metrics.protocols`.
         blind: nothing in a sample tells the network what the degradation is.
         skipped: one line for each file or pair that ``on_error: skip`` left out.
         consumed: training samples that all processes together have been given to the network so far.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unildiff.data.files import output_folder, some, write_whole
 from unildiff.errors import UserError
-from unildiff.evaluation.registry import METRICS
+from unildiff.metrics.registry import METRICS
 from unildiff.evaluation.statistics import Comparison, compare_paired
 from unildiff.evaluation.tables_runs import load_run
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from unildiff.data.batch import picture_array
 from unildiff.data.images import write_png
-from unildiff.evaluation.protocols import Protocol, get_protocol
-from unildiff.evaluation.registry import Scorer, load_scorers
+from unildiff.metrics.protocols import Protocol, get_protocol
+from unildiff.metrics.registry import Scorer, load_scorers
 from unildiff.evaluation.rows import Row, write_csv
 
 _WAITING = 8  # pictures a worker may lag behind before `add` waits: bounds memory

@@ -19,7 +19,7 @@ from unildiff.data.images import read_rgb
 from unildiff.errors import UserError
 from unildiff.evaluation.figures import median_picture, perception_distortion_points, table_figure
 from unildiff.analysis.figures import perception_distortion_figure
-from unildiff.evaluation.registry import METRICS
+from unildiff.metrics.registry import METRICS
 from unildiff.evaluation.report_curves import Curve, curves_html, event_files, read_curves
 from unildiff.evaluation.report_pictures import PictureStore, picture_side, picture_uri
 from unildiff.evaluation.report_tables import fitting_table, tables_html

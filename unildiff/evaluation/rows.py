@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from unildiff.data.files import output_folder, write_whole
-from unildiff.evaluation.protocols import Protocol
+from unildiff.metrics.protocols import Protocol
 
 # "degradation" and "name" are strings; every other key is a metric's value, None where it could not be computed.
 Row = dict[str, str | float | None]

@@ -18,9 +18,9 @@ from unildiff.data.parallel import ordered, progress
 from unildiff.errors import UserError
 from unildiff.evaluation.evaluator import score_picture
 from unildiff.evaluation.pairs import ScoredPair
-from unildiff.evaluation.perceptual import MetricUnavailable, NetworkScorer
-from unildiff.evaluation.protocols import Protocol
-from unildiff.evaluation.registry import METRICS, Scorer, check_names, load_scorers, make_scorer
+from unildiff.metrics.perceptual import MetricUnavailable, NetworkScorer
+from unildiff.metrics.protocols import Protocol
+from unildiff.metrics.registry import METRICS, Scorer, check_names, load_scorers, make_scorer
 from unildiff.evaluation.rows import Row, Summary, mean_of, summarise
 from unildiff.evaluation.workers import process_count, worker_context
 
@@ -129,7 +129,7 @@ def _add_fid(summary: Summary, pairs: Sequence[ScoredPair], protocol: Protocol) 
     Raises:
         MetricUnavailable: The network cannot be had.
     """
-    from unildiff.evaluation.fid import FID  # torchmetrics takes seconds to import, and only this needs it
+    from unildiff.metrics.fid import FID  # torchmetrics takes seconds to import, and only this needs it
 
     fid = FID(protocol)
     values = []

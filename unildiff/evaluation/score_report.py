@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unildiff.data.files import output_folder, write_whole
-from unildiff.evaluation.registry import METRICS
+from unildiff.metrics.registry import METRICS
 from unildiff.evaluation.rows import LABELS, Row, count_identical
 from unildiff.evaluation.score import Scored
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unildiff.evaluation.paper_rows import METRICS, Metric, Paper, TableId
-from unildiff.evaluation.registry import METRICS as REGISTRY
+from unildiff.metrics.registry import METRICS as REGISTRY
 from unildiff.evaluation.statistics import Comparison, compare_paired
 from unildiff.evaluation.tables_notes import consistency_notes
 from unildiff.evaluation.tables_runs import Run, Scores

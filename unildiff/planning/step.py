@@ -19,7 +19,7 @@ from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.moe import Routing, auxiliary_loss
 from unildiff.core.text import TextEmbedding
 from unildiff.diffusion.noise import KeyedNoise
-from unildiff.evaluation.ssim import training_ssim
+from unildiff.metrics.ssim import training_ssim
 from unildiff.planning.shapes import BaseSizes, shaped_model
 from unildiff.planning.tracker import Tracker
 

@@ -16,7 +16,7 @@ from unildiff.data.latents import CachedBatch, LatentCache, of_batch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.evaluation.ssim import training_ssim
+from unildiff.metrics.ssim import training_ssim
 from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
 from unildiff.stages.denoising import routing_scalars
 from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache

@@ -23,7 +23,7 @@ from unildiff.data.images import write_png
 from unildiff.errors import UserError
 from unildiff.evaluation.blindness import told_degradations
 from unildiff.evaluation.evaluator import Evaluator
-from unildiff.evaluation.registry import METRICS
+from unildiff.metrics.registry import METRICS
 from unildiff.evaluation.rows import Row, gather_rows, summarise, write_csv
 
 StageRow = Literal["round_trip", "no_diffusion", "after_joint"]
@@ -39,7 +39,7 @@ class EvaluationSettings:
     """How a test is scored; never stored in a checkpoint.
 
     Args:
-        protocol: a name of ``unildiff.evaluation.protocols``; None takes the data set's own.
+        protocol: a name of ``unildiff.metrics.protocols``; None takes the data set's own.
         metrics: per-picture metrics, e.g. psnr ssim lpips dists.
         stages: further rows: what the same pictures score at other points of the way.
         save_inputs: keep inputs and truths beside the restored pictures, for figures and the report.

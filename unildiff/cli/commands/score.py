@@ -36,7 +36,7 @@ def score(
     from unildiff.data.files import input_folder
     from unildiff.errors import UserError
     from unildiff.evaluation.pairs import find_pairs
-    from unildiff.evaluation.protocols import PROTOCOLS, get_protocol
+    from unildiff.metrics.protocols import PROTOCOLS, get_protocol
     from unildiff.evaluation.workers import process_count, worker_context
 
     protocols = list(PROTOCOLS.values()) if protocol == "all" else [get_protocol(protocol)]

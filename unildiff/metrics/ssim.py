@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unildiff.evaluation.pictures import check_pair, prepare
-from unildiff.evaluation.protocols import PROTOCOLS, Protocol, Window
+from unildiff.metrics.preprocessing import check_pair, prepare
+from unildiff.metrics.protocols import PROTOCOLS, Protocol, Window
 
 Array = NDArray[Any]
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unildiff.evaluation.pictures import check_pair, prepare
-from unildiff.evaluation.protocols import Protocol
-from unildiff.evaluation.ssim import SSIMSettings, similarity_and_contrast
+from unildiff.metrics.preprocessing import check_pair, prepare
+from unildiff.metrics.protocols import Protocol
+from unildiff.metrics.ssim import SSIMSettings, similarity_and_contrast
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # section 3.2 of the paper
 

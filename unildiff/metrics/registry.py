@@ -8,12 +8,12 @@ from typing import Literal
 from torch import Tensor
 
 from unildiff.errors import UserError
-from unildiff.evaluation.gmsd import gmsd
-from unildiff.evaluation.ms_ssim import ms_ssim
-from unildiff.evaluation.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
-from unildiff.evaluation.protocols import Protocol, unknown
-from unildiff.evaluation.psnr import psnr
-from unildiff.evaluation.ssim import ssim
+from unildiff.metrics.gmsd import gmsd
+from unildiff.metrics.ms_ssim import ms_ssim
+from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
+from unildiff.metrics.protocols import Protocol, unknown
+from unildiff.metrics.psnr import psnr
+from unildiff.metrics.ssim import ssim
 
 # (restored, gt), both (B, 3, H, W), uint8 in 0..255 or floats in [0, 1] -> (B,) float64
 Scorer = Callable[[Tensor, Tensor], Tensor]

@@ -6,7 +6,7 @@ Axis letters: B batch, C channels (3 as given; 1 after luma), H W pixels.
 import torch
 from torch import Tensor
 
-from unildiff.evaluation.protocols import Colour, Protocol
+from unildiff.metrics.protocols import Colour, Protocol
 
 # Luma on the scale 0..255: weights of R, G, B on 0..1 times 255, and the offset. "bt601" is MATLAB's rgb2ycbcr.
 _LUMA: dict[Colour, tuple[tuple[float, float, float], float]] = {

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from unildiff.evaluation.perceptual import loading
-from unildiff.evaluation.pictures import check_pair, prepare, to_uint8
-from unildiff.evaluation.protocols import Protocol, get_protocol
+from unildiff.metrics.perceptual import loading
+from unildiff.metrics.preprocessing import check_pair, prepare, to_uint8
+from unildiff.metrics.protocols import Protocol, get_protocol
 
 
 class FID(FrechetInceptionDistance):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unildiff.evaluation.pictures import check_pair, prepare
-from unildiff.evaluation.protocols import Protocol
+from unildiff.metrics.preprocessing import check_pair, prepare
+from unildiff.metrics.protocols import Protocol
 
 _STABILITY = 170.0  # the paper's T on the scale 0..255
 

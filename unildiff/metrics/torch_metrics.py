@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from unildiff.evaluation.protocols import Protocol, get_protocol
-from unildiff.evaluation.registry import METRICS, make_scorer
+from unildiff.metrics.protocols import Protocol, get_protocol
+from unildiff.metrics.registry import METRICS, make_scorer
 
 
 class PictureMean(Metric):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from unildiff.evaluation.protocols import Protocol, get_protocol
-from unildiff.evaluation.registry import load_scorers
+from unildiff.metrics.protocols import Protocol, get_protocol
+from unildiff.metrics.registry import load_scorers
 
 _Tally = dict[str, list[float]]  # metric -> [sum, pictures in the sum]; "count" -> [pictures]
 

@@ -17,8 +17,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from unildiff.evaluation.pictures import check_pair, prepare
-from unildiff.evaluation.protocols import Protocol
+from unildiff.metrics.preprocessing import check_pair, prepare
+from unildiff.metrics.protocols import Protocol
 
 # pyiqa's names, variants as in the authors' scripts (peers.md 1.1: clipiqa+, maniqa-pipal).
 _PYIQA = {"musiq": "musiq", "maniqa": "maniqa-pipal", "clipiqa": "clipiqa+", "niqe": "niqe"}

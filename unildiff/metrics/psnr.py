@@ -7,8 +7,8 @@ import cv2
 import torch
 from torch import Tensor
 
-from unildiff.evaluation.pictures import check_pair, prepare
-from unildiff.evaluation.protocols import Protocol
+from unildiff.metrics.preprocessing import check_pair, prepare
+from unildiff.metrics.protocols import Protocol
 
 
 @torch.no_grad()

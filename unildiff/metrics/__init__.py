@@ -1,0 +1,1 @@
+"""Image quality metrics under named scoring protocols."""
