@@ -47,7 +47,7 @@ from unildiff.data.batch import RestorationSample
 from unildiff.data.files import output_folder, write_whole
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.evaluation.rows import Summary
+from unildiff.results.rows import Summary
 from unildiff.paths import config_path
 from unildiff.stages.checkpoints import read_checkpoint
 

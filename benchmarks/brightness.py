@@ -33,7 +33,7 @@ from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.evaluation.rows import Summary
+from unildiff.results.rows import Summary
 
 REACH_PIXELS = 41  # odd; about the means that PixelMix moves (5 cells of 8)
 KINDS = ("", "+exposure", "+brightness")

@@ -22,8 +22,8 @@ from unildiff.data.batch import RestorationSample
 from unildiff.data.parallel import progress
 from unildiff.data.tools.samples import LONGEST, write_sample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.evaluation.evaluator import Evaluator
-from unildiff.evaluation.rows import Summary, summarise
+from unildiff.results.evaluator import Evaluator
+from unildiff.results.rows import Summary, summarise
 
 Pictures = Literal["validation", "test"]
 METRICS = ("psnr", "ssim", "gmsd")

@@ -36,7 +36,7 @@ from unildiff.assembly import load_restorer
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.errors import UserError
-from unildiff.evaluation.rows import Summary
+from unildiff.results.rows import Summary
 from unildiff.paths import config_path
 from unildiff.stages.checkpoints import load_file_safely
 

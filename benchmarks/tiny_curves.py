@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from unildiff.data.files import output_folder, write_whole
-from unildiff.evaluation.report_curves import Curve, read_curves
+from unildiff.results.report_curves import Curve, read_curves
 
 LOSSES = {
     "fit_vae": "loss/reconstruction",

@@ -12,7 +12,7 @@ from tests.small import NETWORK, small_model
 from unildiff.data.batch import RestorationSample
 from unildiff.data.tools.samples import write_sample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.evaluation.rows import Summary
+from unildiff.results.rows import Summary
 
 
 def summary(psnr: dict[str, float], ssim: float = 0.5, gmsd: float = 0.2) -> Summary:

@@ -10,7 +10,7 @@ from unildiff.cli.commands.compare import compare
 from unildiff.cli.commands.score import score
 from unildiff.cli.commands.table import table
 from unildiff.errors import UserError
-from unildiff.evaluation.tables import load_run
+from unildiff.results.tables import load_run
 from unildiff.cli.parsing import run_module
 
 SCENES = [f"s{index:02}" for index in range(12)]

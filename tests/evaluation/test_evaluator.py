@@ -11,12 +11,12 @@ from skimage import data
 from tests.evaluation.golden import degrade, tensor
 from unildiff.data.images import read_rgb
 from unildiff.errors import UserError
-from unildiff.evaluation.evaluator import Evaluator, score_picture
-from unildiff.evaluation.pairs import find_pairs
+from unildiff.results.evaluator import Evaluator, score_picture
+from unildiff.results.file_pairs import find_pairs
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr
-from unildiff.evaluation.rows import count_identical, gather_rows, summarise, write_csv
-from unildiff.evaluation.score import score_pairs
+from unildiff.results.rows import count_identical, gather_rows, summarise, write_csv
+from unildiff.results.score import score_pairs
 from unildiff.metrics.ssim import ssim
 
 TRUTH = data.astronaut()[:48, :64]
@@ -112,7 +112,7 @@ def test_adding_waits_rather_than_filling_memory(monkeypatch):
         gate.wait(20)
         return score_picture(*args, **kwargs)
 
-    monkeypatch.setattr("unildiff.evaluation.evaluator.score_picture", slow)
+    monkeypatch.setattr("unildiff.results.evaluator.score_picture", slow)
     evaluator = Evaluator(metrics=["psnr"], workers=1)
     added = []
 

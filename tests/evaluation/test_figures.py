@@ -7,7 +7,7 @@ from sklearn.metrics import silhouette_samples
 
 from tests.evaluation.made_up_run import CDD11, made_up_rows, write_pictures, write_run
 from unildiff.errors import UserError
-from unildiff.evaluation.figures import comparison_figure, median_picture, paper_figure, zoom_window
+from unildiff.results.figures import comparison_figure, median_picture, paper_figure, zoom_window
 from unildiff.analysis.figures import (
     ExpertMap,
     _look,
@@ -17,8 +17,8 @@ from unildiff.analysis.figures import (
     gate_figure,
     perception_distortion_figure,
 )
-from unildiff.evaluation.figures_style import PALETTE
-from unildiff.evaluation.tables import load_run, write_table
+from unildiff.results.figures_style import PALETTE
+from unildiff.results.tables import load_run, write_table
 
 
 def flat(colour, size=(40, 60)):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from unildiff.errors import UserError
-from unildiff.evaluation.paper_rows import DEFAULT_FILE, load_paper, main, parse_supplement
-from unildiff.evaluation.tables_notes import average_errors, consistency_notes
+from unildiff.results.paper_rows import DEFAULT_FILE, load_paper, main, parse_supplement
+from unildiff.results.tables_notes import average_errors, consistency_notes
 
 # Sums of each printed row, made with awk over the supplement's text (not with the parser under test).
 SUMS = {

@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 from tests.evaluation.golden import PAIRS, tensor
-from unildiff.evaluation.evaluator import Evaluator
+from unildiff.results.evaluator import Evaluator
 from unildiff.metrics.fid import FID
 from unildiff.metrics.torch_metrics import PictureMean
 from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference

@@ -12,11 +12,11 @@ from tests.evaluation.chromium import Browser
 from tests.evaluation.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.report import report
 from unildiff.errors import UserError
-from unildiff.evaluation.report import write_report
-from unildiff.evaluation.report_curves import Curve, curves_html, read_curves
-from unildiff.evaluation.report_pictures import PictureStore, picture_side
-from unildiff.evaluation.report_tables import fitting_table
-from unildiff.evaluation.tables import load_run
+from unildiff.results.report import write_report
+from unildiff.results.report_curves import Curve, curves_html, read_curves
+from unildiff.results.report_images import PictureStore, picture_side
+from unildiff.results.report_tables import fitting_table
+from unildiff.results.tables import load_run
 
 ODD = "</script><b>\"low\" & 'haze'"  # a name that would break a careless page
 

@@ -16,10 +16,10 @@ from unildiff.cli.main import main
 from unildiff.cli.commands.score import score
 from unildiff.errors import UserError
 from unildiff.metrics.fid import FID
-from unildiff.evaluation.pairs import find_pairs
+from unildiff.results.file_pairs import find_pairs
 from unildiff.metrics.protocols import PROTOCOLS
-from unildiff.evaluation.score import score_pairs
-from unildiff.evaluation.workers import process_count
+from unildiff.results.score import score_pairs
+from unildiff.results.workers import process_count
 
 TRUTHS = {name: getattr(data, name)()[:48, 40:104] for name in ("astronaut", "chelsea", "coffee")}
 
@@ -118,7 +118,7 @@ def test_from_the_command_line(flat, capsys):
 
 
 def test_processes_are_as_many_as_are_asked_for_or_worth_it(monkeypatch):
-    monkeypatch.setattr("unildiff.evaluation.workers.cores", lambda: 4)
+    monkeypatch.setattr("unildiff.results.workers.cores", lambda: 4)
     asked = [process_count(workers, pictures) for workers, pictures in ((0, 10), (0, 100), (0, 1000), (3, 5))]
     assert asked == [1, 3, 4, 3]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unildiff.evaluation.statistics import bootstrap_interval, compare_paired, sign_test
+from unildiff.results.statistics import bootstrap_interval, compare_paired, sign_test
 
 
 def test_the_interval_is_scipys_percentile_interval():

@@ -10,10 +10,10 @@ from scipy import stats
 
 from tests.evaluation.made_up_run import CDD11, NAMES, made_up_info, made_up_rows, write_run
 from unildiff.errors import UserError
-from unildiff.evaluation.tables import Stage, build_table, load_run, make_run, write_table
-from unildiff.evaluation.tables_render import render_csv, render_json, render_latex, render_markdown, render_text
-from unildiff.evaluation.tables_runs import Scores
-from unildiff.evaluation.tables_specs import SPECS
+from unildiff.results.tables import Stage, build_table, load_run, make_run, write_table
+from unildiff.results.tables_render import render_csv, render_json, render_latex, render_markdown, render_text
+from unildiff.results.tables_runs import Scores
+from unildiff.results.tables_specs import SPECS
 
 FIVE = ("haze", "rain", "noise_25", "blur", "low")
 
@@ -320,7 +320,7 @@ def test_runs_that_cannot_stand_together_are_refused(tmp_path):
 
 
 def test_the_specs_name_the_papers_columns(tmp_path):
-    from unildiff.evaluation.paper_rows import load_paper
+    from unildiff.results.paper_rows import load_paper
 
     for table_id, table in load_paper().tables.items():
         assert tuple(column.title for column in SPECS[table_id].columns) == table.columns

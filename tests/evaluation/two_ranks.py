@@ -7,7 +7,7 @@ import torch
 
 from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.torch_metrics import PSNR, SSIM
-from unildiff.evaluation.rows import gather_rows
+from unildiff.results.rows import gather_rows
 
 PICTURES = 5
 DEGRADATIONS = ["low", "low", "low", "haze", "low"]  # with two ranks, one has "haze" and the other has not

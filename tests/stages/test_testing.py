@@ -13,8 +13,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from tests.processes import process_context
 from unildiff.data.batch import RestorationBatch
 from unildiff.errors import UserError
-from unildiff.evaluation.blindness import told_degradations
-from unildiff.evaluation.tables import build_table, load_run
+from unildiff.results.blindness import told_degradations
+from unildiff.results.tables import build_table, load_run
 from unildiff.stages.testing import EvaluationSettings, TestRun, means_text
 
 PICTURES = [("low", "a"), ("low", "b"), ("low", "c"), ("haze", "a"), ("haze", "b"), ("haze", "c")]

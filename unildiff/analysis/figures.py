@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from unildiff.evaluation.figures_style import LINES, MARKERS, PAGE_WIDTH, PALETTE, SEQUENTIAL, new_figure, save_figure
+from unildiff.results.figures_style import LINES, MARKERS, PAGE_WIDTH, PALETTE, SEQUENTIAL, new_figure, save_figure
 
 _HALF = PAGE_WIDTH / 2
 _MAX_NUMBERS = 300  # more numbers than this would hide the map

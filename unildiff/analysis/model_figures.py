@@ -21,7 +21,7 @@ from unildiff.data.files import output_folder, write_whole
 from unildiff.data.parallel import progress
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.evaluation.evaluator import score_picture
+from unildiff.results.evaluator import score_picture
 from unildiff.analysis.figures import (
     embedding_figure,
     expert_map_figure,
@@ -32,7 +32,7 @@ from unildiff.analysis.figures import (
 from unildiff.analysis.inspection import Inside, look_inside, reference_pictures
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import METRICS, load_scorers
-from unildiff.evaluation.rows import Row, summarise
+from unildiff.results.rows import Row, summarise
 from unildiff.analysis.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
 
 _MAPS = 3  # degradations whose expert maps are drawn, evenly spread over the list

@@ -17,11 +17,11 @@ from unildiff.data.fingerprints import weights_hash
 from unildiff.data.parallel import progress
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.errors import UserError
-from unildiff.evaluation.evaluator import score_picture
-from unildiff.evaluation.figures_style import LINES, MARKERS, PAGE_WIDTH, PALETTE, new_figure, save_figure
+from unildiff.results.evaluator import score_picture
+from unildiff.results.figures_style import LINES, MARKERS, PAGE_WIDTH, PALETTE, new_figure, save_figure
 from unildiff.metrics.protocols import get_protocol
 from unildiff.metrics.registry import METRICS, load_scorers
-from unildiff.evaluation.rows import Row, summarise, write_csv
+from unildiff.results.rows import Row, summarise, write_csv
 
 PAPER = SamplingSettings()
 """The paper's 20 steps and guidance 5."""

@@ -21,10 +21,10 @@ from unildiff.data.batch import RestorationBatch, picture_array
 from unildiff.data.files import png_names
 from unildiff.data.images import write_png
 from unildiff.errors import UserError
-from unildiff.evaluation.blindness import told_degradations
-from unildiff.evaluation.evaluator import Evaluator
+from unildiff.results.blindness import told_degradations
+from unildiff.results.evaluator import Evaluator
 from unildiff.metrics.registry import METRICS
-from unildiff.evaluation.rows import Row, gather_rows, summarise, write_csv
+from unildiff.results.rows import Row, gather_rows, summarise, write_csv
 
 StageRow = Literal["round_trip", "no_diffusion", "after_joint"]
 STAGE_LABELS: dict[StageRow, str] = {

@@ -23,7 +23,7 @@ def compare(
     Raises:
         UserError: other pictures, another protocol, or no such metric.
     """
-    from unildiff.evaluation.compare import comparison_text, pair_scores, read_scores, write_differences
+    from unildiff.results.compare import comparison_text, pair_scores, read_scores, write_differences
 
     scores = read_scores(first), read_scores(second)
     paired = pair_scores(*scores, metrics)

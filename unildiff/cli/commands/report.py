@@ -10,7 +10,7 @@ def report(run_dirs: list[Path], out: Path = Path("report.html")) -> None:
         run_dirs: Folders that `unildiff fit` or `unildiff test` wrote.
         out: The file to write.
     """
-    from unildiff.evaluation.report import write_report
+    from unildiff.results.report import write_report
 
     write_report(run_dirs, out)
     print(f"{out} ({out.stat().st_size / 2**20:.1f} MiB): open it in a browser")

@@ -35,9 +35,9 @@ def score(
     """
     from unildiff.data.files import input_folder
     from unildiff.errors import UserError
-    from unildiff.evaluation.pairs import find_pairs
+    from unildiff.results.file_pairs import find_pairs
     from unildiff.metrics.protocols import PROTOCOLS, get_protocol
-    from unildiff.evaluation.workers import process_count, worker_context
+    from unildiff.results.workers import process_count, worker_context
 
     protocols = list(PROTOCOLS.values()) if protocol == "all" else [get_protocol(protocol)]
     if workers < 0:
@@ -46,9 +46,9 @@ def score(
     if process_count(workers, len(pairs)) > 1:
         worker_context()  # loads beside what follows
 
-    from unildiff.evaluation.rows import write_csv
-    from unildiff.evaluation.score import score_pairs
-    from unildiff.evaluation.score_report import format_text, merge_rows, write_json
+    from unildiff.results.rows import write_csv
+    from unildiff.results.score import score_pairs
+    from unildiff.results.score_report import format_text, merge_rows, write_json
 
     scored = score_pairs(pairs, protocols, metrics, workers)
     print(f"{restored} against {clean}\n")

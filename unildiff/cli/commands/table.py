@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from unildiff.evaluation.paper_rows import TableId
+from unildiff.results.paper_rows import TableId
 from unildiff.cli.parsing import run_module
 
 
@@ -26,8 +26,8 @@ def table(
         out: Folder for text, Markdown, LaTeX, CSV, JSON, the per-picture CSV and the figure.
         others: Other methods' pictures for the figure, LABEL=FOLDER each; in the folder DEGRADATION/NAME.png.
     """
-    from unildiff.evaluation.tables import write_table
-    from unildiff.evaluation.tables_runs import labelled, load_named_run
+    from unildiff.results.tables import write_table
+    from unildiff.results.tables_runs import labelled, load_named_run
 
     methods = {label: folder for label, folder in map(labelled, others)}
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 160)

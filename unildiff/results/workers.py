@@ -23,6 +23,6 @@ def worker_context() -> BaseContext:
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unildiff.evaluation.score"])
+    context.set_forkserver_preload(["unildiff.results.score"])
     forkserver.ensure_running()
     return context

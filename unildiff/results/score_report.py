@@ -8,8 +8,8 @@ from pathlib import Path
 
 from unildiff.data.files import output_folder, write_whole
 from unildiff.metrics.registry import METRICS
-from unildiff.evaluation.rows import LABELS, Row, count_identical
-from unildiff.evaluation.score import Scored
+from unildiff.results.rows import LABELS, Row, count_identical
+from unildiff.results.score import Scored
 
 
 def format_text(scored: Sequence[Scored]) -> str:

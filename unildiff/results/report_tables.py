@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unildiff.evaluation.paper_rows import TableId
-from unildiff.evaluation.tables_build import Table, build_table
-from unildiff.evaluation.tables_header import header_block
-from unildiff.evaluation.tables_render import formatted_pairs
-from unildiff.evaluation.tables_runs import Run
-from unildiff.evaluation.tables_specs import SPECS
+from unildiff.results.paper_rows import TableId
+from unildiff.results.tables_build import Table, build_table
+from unildiff.results.tables_header import header_block
+from unildiff.results.tables_render import formatted_pairs
+from unildiff.results.tables_runs import Run
+from unildiff.results.tables_specs import SPECS
 
 
 def tables_html(runs: Sequence[Run]) -> str:

@@ -16,13 +16,13 @@ from unildiff.data.batch import picture_tensor
 from unildiff.data.images import read_rgb
 from unildiff.data.parallel import ordered, progress
 from unildiff.errors import UserError
-from unildiff.evaluation.evaluator import score_picture
-from unildiff.evaluation.pairs import ScoredPair
+from unildiff.results.evaluator import score_picture
+from unildiff.results.file_pairs import ScoredPair
 from unildiff.metrics.perceptual import MetricUnavailable, NetworkScorer
 from unildiff.metrics.protocols import Protocol
 from unildiff.metrics.registry import METRICS, Scorer, check_names, load_scorers, make_scorer
-from unildiff.evaluation.rows import Row, Summary, mean_of, summarise
-from unildiff.evaluation.workers import process_count, worker_context
+from unildiff.results.rows import Row, Summary, mean_of, summarise
+from unildiff.results.workers import process_count, worker_context
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Scored:
         protocol: What the numbers are measured under.
         metrics: The names asked for, in that order.
         rows: One a picture.
-        summary: Means by degradation and `avg` (see :func:`unildiff.evaluation.rows.summarise`), with metrics of sets.
+        summary: Means by degradation and `avg` (see :func:`unildiff.results.rows.summarise`), with metrics of sets.
         unavailable: Why a metric's column is empty, by name.
     """
 
@@ -53,7 +53,7 @@ def score_pairs(
     two threads slower than one (measured).
 
     Args:
-        pairs: From :func:`unildiff.evaluation.pairs.find_pairs`.
+        pairs: From :func:`unildiff.results.file_pairs.find_pairs`.
         protocols: One or more.
         metrics: Names of registry.METRICS.
         workers: Processes; 0: one a core, fewer where there are few pictures; 1: none beside this one.

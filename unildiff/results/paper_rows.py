@@ -1,6 +1,6 @@
 """The paper's own rows: parsed from the supplement's Tables 1 to 3 into ``paper_rows.json``, and read back from there.
 
-Run ``python -m unildiff.evaluation.paper_rows PATH/paper-supplement.txt`` to write the file anew. No figure of the paper
+Run ``python -m unildiff.results.paper_rows PATH/paper-supplement.txt`` to write the file anew. No figure of the paper
 is typed anywhere in this package: the tables and the claims that the text makes about them are both parsed, so that
 ``tables_notes`` can hold the one against the other.
 """

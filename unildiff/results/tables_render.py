@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from unildiff.evaluation.tables_build import Table, TableRow
+from unildiff.results.tables_build import Table, TableRow
 
 _SIGNED = "difference"
 _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from unildiff.data.files import output_folder, some, write_whole
 from unildiff.errors import UserError
 from unildiff.metrics.registry import METRICS
-from unildiff.evaluation.statistics import Comparison, compare_paired
-from unildiff.evaluation.tables_runs import load_run
+from unildiff.results.statistics import Comparison, compare_paired
+from unildiff.results.tables_runs import load_run
 
 _SHOWN = 3  # pictures named at either end
 

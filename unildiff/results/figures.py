@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from unildiff.data.images import read_rgb
 from unildiff.errors import UserError
-from unildiff.evaluation.figures_style import PAGE_WIDTH, PALETTE, new_figure, save_figure
-from unildiff.evaluation.paper_rows import TableId
-from unildiff.evaluation.tables_runs import Run
-from unildiff.evaluation.tables_specs import SPECS
+from unildiff.results.figures_style import PAGE_WIDTH, PALETTE, new_figure, save_figure
+from unildiff.results.paper_rows import TableId
+from unildiff.results.tables_runs import Run
+from unildiff.results.tables_specs import SPECS
 
 Picture = NDArray[np.uint8]
 FigureName = Literal["figure1", "figure2", "figure3"]

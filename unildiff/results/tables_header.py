@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from unildiff.evaluation.paper_rows import METRICS, Metric, Paper, TableId
+from unildiff.results.paper_rows import METRICS, Metric, Paper, TableId
 from unildiff.metrics.registry import METRICS as REGISTRY
-from unildiff.evaluation.statistics import Comparison, compare_paired
-from unildiff.evaluation.tables_notes import consistency_notes
-from unildiff.evaluation.tables_runs import Run, Scores
-from unildiff.evaluation.tables_specs import TableSpec
+from unildiff.results.statistics import Comparison, compare_paired
+from unildiff.results.tables_notes import consistency_notes
+from unildiff.results.tables_runs import Run, Scores
+from unildiff.results.tables_specs import TableSpec
 
 USUAL_SAMPLING = {"start": "lq", "last_timestep": 0, "guidance_interval": [0.0, 1.0], "tile_size": None}
 """The paper's settings of the sampler beside steps and guidance scale; what a run that does not say had."""

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unildiff.data.files import output_folder, write_whole
-from unildiff.evaluation.figures import median_picture, table_figure
-from unildiff.evaluation.paper_rows import TableId
-from unildiff.evaluation.tables_build import Table, TableRow, build_table
-from unildiff.evaluation.tables_render import RENDERERS, render_text
-from unildiff.evaluation.tables_runs import Run, Scores, Stage, load_run, make_run
-from unildiff.evaluation.tables_specs import SPECS
+from unildiff.results.figures import median_picture, table_figure
+from unildiff.results.paper_rows import TableId
+from unildiff.results.tables_build import Table, TableRow, build_table
+from unildiff.results.tables_render import RENDERERS, render_text
+from unildiff.results.tables_runs import Run, Scores, Stage, load_run, make_run
+from unildiff.results.tables_specs import SPECS
 
 __all__ = [
     "Run",
@@ -46,7 +46,7 @@ def write_table(
 
     Args:
         table_id: ``table1``, ``table2``, ``table3`` or ``udc``.
-        runs: scored runs, see :func:`unildiff.evaluation.tables_build.build_table`.
+        runs: scored runs, see :func:`unildiff.results.tables_build.build_table`.
         out_dir: made if it is not there.
         width: characters a line of what is returned; the file has 100.
         others: by label, folders of other methods' pictures for the figure.

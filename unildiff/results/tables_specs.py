@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from unildiff.evaluation.paper_rows import TableId
-from unildiff.evaluation.tables_runs import Scores
+from unildiff.results.paper_rows import TableId
+from unildiff.results.tables_runs import Scores
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from itertools import chain
 
-from unildiff.evaluation.paper_rows import METRICS, Claim, Metric, Paper, PaperTable
+from unildiff.results.paper_rows import METRICS, Claim, Metric, Paper, PaperTable
 
 _UNIT = {"psnr": " dB", "ssim": ""}
 _NOTABLE = {"psnr": Decimal("0.05"), "ssim": Decimal("0.001")}  # our choice: what a reader would take for progress
