@@ -44,11 +44,11 @@ from unildiff.assembly import load_restorer
 from unildiff.cli.main import main as unildiff
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
-from unildiff.data.files import output_folder, write_whole
+from unildiff.utils.files import output_folder, write_whole
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.rows import Summary
-from unildiff.paths import config_path
+from unildiff.utils.paths import config_path
 from unildiff.stages.checkpoints import read_checkpoint
 
 SHARE = 10  # by default a tenth of the shipped model's steps

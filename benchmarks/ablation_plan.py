@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from unildiff.paths import config_path
+from unildiff.utils.paths import config_path
 
 ALIGNMENT, JOINT, DECODER = "3_alignment", "4_joint", "5_decoder"
 STAGES = (ALIGNMENT, JOINT, DECODER)

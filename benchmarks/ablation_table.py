@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation_plan import AS_IN_GROUP, BALANCE, DROPOUT, PAPER, TABLES, VARIANTS, Variant
-from unildiff.data.files import output_folder, write_whole
+from unildiff.utils.files import output_folder, write_whole
 
 METRICS = (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 4), ("gmsd", "GMSD", 4))
 THEIRS = {

@@ -32,7 +32,7 @@ from benchmarks.held_out import (
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.rows import Summary
 
 REACH_PIXELS = 41  # odd; about the means that PixelMix moves (5 cells of 8)

@@ -19,7 +19,7 @@ from benchmarks.held_out import Restored, add_options, add_pictures, held_out, l
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

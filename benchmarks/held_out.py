@@ -19,7 +19,7 @@ from unildiff.assembly import check_sampling, load_restorer
 from unildiff.core.model import LQFeatures, UniLDiff
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample
-from unildiff.data.parallel import progress
+from unildiff.utils.parallel import progress
 from unildiff.data.tools.samples import LONGEST, write_sample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.results.evaluator import Evaluator

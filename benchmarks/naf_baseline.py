@@ -35,9 +35,9 @@ from datamodules.deadleaves import DeadLeavesDataModule
 from unildiff.assembly import load_restorer
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.rows import Summary
-from unildiff.paths import config_path
+from unildiff.utils.paths import config_path
 from unildiff.stages.checkpoints import load_file_safely
 
 DATA = "configs/tiny/weights/4_joint.yaml"

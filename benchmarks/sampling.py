@@ -17,7 +17,7 @@ from unildiff.core.model import LQFeatures, UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.core.unet import UNetContext
 from unildiff.data.batch import picture_tensor
-from unildiff.data.keys import sample_key
+from unildiff.utils.keys import sample_key
 from unildiff.data.photographs import load, photographs
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.diffusion.sampler import SamplingSettings

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.held_out import add_options, add_pictures, held_out, opened
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.analysis.sweeps import GUIDANCE, STEPS, means, settings, sweep, sweep_figure
 
 

@@ -37,7 +37,7 @@ from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.rows import Summary
 from unildiff.analysis.sweeps import PAPER
 from unildiff.stages.checkpoints import read_checkpoint

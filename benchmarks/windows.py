@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from benchmarks.held_out import add_options, add_pictures, opened
 from benchmarks.robustness import WINDOWS, clean_photographs, colour_shift, restored_array, window
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

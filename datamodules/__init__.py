@@ -7,7 +7,7 @@ import ast
 import difflib
 from pathlib import Path
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 _SUFFIX = "DataModule"
 

@@ -8,7 +8,7 @@ from unildiff.data.catalogue import CDD11, DOUBLE, SINGLE, TRIPLE
 from unildiff.data.layouts import PictureSet
 from unildiff.data.paired import PairedDataModule
 from unildiff.data.pairs import Split
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 _GROUPS = {"single": SINGLE, "double": DOUBLE, "triple": TRIPLE, "all": (*SINGLE, *DOUBLE, *TRIPLE)}
 

@@ -12,7 +12,7 @@ from unildiff.data.pack import open_pack
 from unildiff.data.pairing import RULES
 from unildiff.data.pairs import PairSource, files_of
 from unildiff.data.sources import View, every_picture, pattern_source, readable, report
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 class FolderDataModule(RestorationDataModule):

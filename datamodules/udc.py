@@ -13,7 +13,7 @@ from unildiff.data.layouts import PictureSet
 from unildiff.data.paired import PairedDataModule
 from unildiff.data.pairs import Split
 from unildiff.data.raw import Bayer, demosaic, mosaic, raw_to_rgb, read_raw
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 _WHITE = 65535
 _DISPLAYS = {"toled": TOLED, "poled": POLED}

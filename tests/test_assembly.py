@@ -11,7 +11,7 @@ from unildiff.assembly import model_from_checkpoint
 from unildiff.cli.main import main
 from unildiff.core.model import UniLDiff
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.cli.plan_inputs import parse_run
 from unildiff.stages.alignment import AlignmentModule
 from unildiff.stages.joint import JointFinetuneModule

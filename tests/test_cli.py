@@ -15,7 +15,7 @@ import yaml
 from unildiff.cli import main as cli
 from unildiff.cli.arguments import MODELS, TrainerArguments
 from unildiff.cli.main import main
-from unildiff.paths import config_names, config_path
+from unildiff.utils.paths import config_names, config_path
 
 TOY = ["--model", "tests.callbacks.toy.ToyModule", "--data", "tests.callbacks.toy.ToyData"]
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

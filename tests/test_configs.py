@@ -9,7 +9,7 @@ import yaml
 
 from tests.small import sdxl_like_base, small_model
 from unildiff.cli.main import main
-from unildiff.paths import config_names, config_path
+from unildiff.utils.paths import config_names, config_path
 
 STAGES = ("alignment", "joint", "decoder")
 SMALL_NETWORK = {
@@ -81,7 +81,7 @@ def test_the_three_stages_step_one_after_the_other(base: Path, tmp_path: Path, m
 
 
 def test_another_global_batch_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unildiff.errors import UserError
+    from unildiff.utils.errors import UserError
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNILDIFF_DEBUG", "1")

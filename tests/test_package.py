@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unildiff.paths import config_names, config_path, configs_folder, weights_path
+from unildiff.utils.paths import config_names, config_path, configs_folder, weights_path
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,12 +49,12 @@ def test_an_installed_copy_works_from_anywhere(wheel: Path, tmp_path: Path) -> N
         prepared = f"import sys; sys.path.insert(0, {str(target)!r}); {code}"
         return quietly(sys.executable, "-c", prepared, cwd=elsewhere).strip()
 
-    found = run("from unildiff.paths import config_path; print(config_path('configs/tiny/test.yaml'))")
+    found = run("from unildiff.utils.paths import config_path; print(config_path('configs/tiny/test.yaml'))")
     assert Path(found) == target / "unildiff/configs/tiny/test.yaml"
     names = run("import datamodules; print(datamodules.class_path('cdd11'), datamodules.__file__)").split()
     assert names == ["datamodules.cdd11.CDD11DataModule", str(target / "datamodules/__init__.py")]
     assert "restore" in run("from unildiff.cli.main import main; main(['--help'])")
-    folder = run("from unildiff.paths import weights_path; print(weights_path('tiny'))")
+    folder = run("from unildiff.utils.paths import weights_path; print(weights_path('tiny'))")
     assert Path(folder) == target / "unildiff/weights/tiny"
     assert Path(folder).exists() == weights_path("tiny").exists()
     entries = (next(target.glob("*.dist-info")) / "entry_points.txt").read_text()

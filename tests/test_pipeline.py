@@ -14,7 +14,7 @@ from tests.small import sdxl_like_base, small_model
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.pipeline import UniLDiffPipeline
 from unildiff.restoring import restore_picture
 

@@ -13,8 +13,8 @@ from unildiff.core.base_files import locate
 from unildiff.core.lora import has_adapters, with_merged_adapters
 from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts, network_config, read_network
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
-from unildiff.paths import weights_path
+from unildiff.utils.errors import UserError
+from unildiff.utils.paths import weights_path
 from unildiff.stages.checkpoints import StageCheckpoint, check_source, read_checkpoint
 
 HANDED_TO_DECODER = {"lq_encoder.": "lq_encoder.", "unet.": "unet."}

@@ -27,8 +27,8 @@ from unildiff.core.text import TextEncoders
 from unildiff.core.unet import FusedUNet
 from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
-from unildiff.paths import weights_path
+from unildiff.utils.errors import UserError
+from unildiff.utils.paths import weights_path
 from unildiff.restoring import restore_picture
 
 Picture = Image.Image | np.ndarray | Tensor

@@ -19,11 +19,11 @@ from unildiff.data.augment import Augment
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, TrainSet
-from unildiff.data.keys import sample_key
+from unildiff.utils.keys import sample_key
 from unildiff.data.pairs import Pair
 from unildiff.callbacks.text_cache import CachedText, TextCache, text_fingerprint
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.cli.plan_inputs import parse_run
 from unildiff.planning.report import device_memory
 from unildiff.planning.shapes import base_sizes

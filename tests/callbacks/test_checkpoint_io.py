@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unildiff.callbacks import AtomicCheckpointIO
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 CONTENT = {"state_dict": {"w": torch.arange(4.0)}, "epoch": 3}
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tests.callbacks.runs import STEPS, run, same_end
 from tests.callbacks.toy import ToyData, ToyModule, trainer
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["no accumulation", "accumulation 3"])

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.callbacks.toy import ToyData, ToyModule, trainer
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def test_first_three_updates_by_hand() -> None:

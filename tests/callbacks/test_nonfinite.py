@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.callbacks.toy import ToyData, ToyModule, trainer
 from unildiff.callbacks import Checkpointing, NonFiniteGuard
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 class Poisoned(ToyModule):

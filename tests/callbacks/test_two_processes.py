@@ -14,7 +14,7 @@ from tests.callbacks.runs import assert_equal, real_stage, same_end
 from tests.callbacks.toy import ToyData, ToyModule, trainer
 from tests.stages.ranks import on_two_ranks
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def child(case: str, resume: Path | None, base_folder: Path | None, rank: int, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unildiff.callbacks import StepSeed
 from unildiff.data.base import RestorationDataModule
-from unildiff.data.keys import generator, sample_key
+from unildiff.utils.keys import generator, sample_key
 
 
 class ToySet:

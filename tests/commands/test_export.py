@@ -200,7 +200,7 @@ def test_mistakes_get_one_line(
 
 
 def test_a_checkpoint_of_another_network_is_refused(chain: dict[str, tuple[Path, UniLDiff]], tmp_path: Path) -> None:
-    from unildiff.errors import UserError
+    from unildiff.utils.errors import UserError
 
     path, _ = chain["joint"]
     content = torch.load(path, weights_only=True)

@@ -14,7 +14,7 @@ from tests.small import small_model
 from unildiff.cli.main import main
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import picture_array
-from unildiff.data.files import write_failure
+from unildiff.utils.files import write_failure
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.restoring import restore_picture

@@ -14,7 +14,7 @@ from tests.core.hub import COMMIT, hub
 from tests.core.ldm_layout import write_single_file
 from tests.small import sdxl_like_base, small_base
 from unildiff.core.base import Base, load_base
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 REPO = "stabilityai/stable-diffusion-xl-base-1.0"
 XL_INDEX = {

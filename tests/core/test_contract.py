@@ -10,7 +10,7 @@ from tests.small import NETWORK, SMALL, sdxl_like_base, small_base
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.sizes import TINY
-from unildiff.paths import PACKAGE
+from unildiff.utils.paths import PACKAGE
 
 # Renaming any of these makes every published checkpoint unreadable: then add a rule that reads the old name.
 KEYS = [

@@ -19,7 +19,7 @@ from unildiff.core.model import NetworkConfig, UniLDiff, load_model
 from unildiff.core.pixels import pad_to_multiple, to_uint8, to_unit
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 SETTINGS = SamplingSettings(num_inference_steps=4)
 CAPTIONS = ["a red cat", "the table"]

@@ -14,7 +14,7 @@ from unildiff.core.encoders import LQEncoder, downscale_factor, encode_latents
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.sizes import SDXL
 from unildiff.core.tiny import make_tiny_base
-from unildiff.paths import config_path
+from unildiff.utils.paths import config_path
 
 
 def count(module: nn.Module) -> int:

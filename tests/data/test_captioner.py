@@ -16,7 +16,7 @@ from unildiff.data.tools import captioner as module
 from unildiff.data.tools.captioner import caption_folder, leaks, load_captioner
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 WORDS = [
     "[PAD]",

@@ -12,7 +12,7 @@ from tests.fake_trees import cdd11, rain
 from unildiff.cli.commands.restore import _captions
 from unildiff.data.captions import Captions
 from unildiff.data.tools.pack_writer import pack_set
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def write(path: Path, **captions: str) -> None:

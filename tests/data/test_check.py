@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from unildiff.data.tools.check import check, look_at
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 INPUT, TARGET = "test/derain/Rain100L/input", "test/derain/Rain100L/target"
 RAINY, CLEAN = "Train/Derain/rainy", "Train/Derain/gt"

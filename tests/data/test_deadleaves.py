@@ -14,7 +14,7 @@ from unildiff.deadleaves.captions import describe
 from unildiff.deadleaves.colours import COLOUR_NAMES, colour_name
 from unildiff.deadleaves.layout import Layout, sample_layout
 from unildiff.deadleaves.paint import draw_labels
-from unildiff.data.keys import generator
+from unildiff.utils.keys import generator
 
 
 def test_the_same_in_another_process_and_after_other_scenes() -> None:

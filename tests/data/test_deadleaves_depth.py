@@ -8,7 +8,7 @@ from unildiff.deadleaves import camera as camera
 from unildiff.deadleaves import layout as layouts
 from unildiff.deadleaves.layout import FIRST, LOWER, Layout, sample_layout
 from unildiff.deadleaves.paint import draw_labels, paint, paint_depth
-from unildiff.data.keys import generator
+from unildiff.utils.keys import generator
 
 
 def some_layouts(count: int = 25) -> list[Layout]:

@@ -13,7 +13,7 @@ from tests.fake_trees.cdd11 import DEGRADATIONS
 from unildiff.data.tools.download import HOMES, download, elsewhere
 from unildiff.data.tools.extract import extract
 from unildiff.data.tools.listing import picture_sets
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 @pytest.fixture

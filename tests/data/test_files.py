@@ -2,7 +2,7 @@
 
 from itertools import permutations
 
-from unildiff.data.files import png_names
+from unildiff.utils.files import png_names
 
 
 def test_pngs_of_pictures_never_share_a_name() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from unildiff.data import images
 from unildiff.data.images import image_size, list_pictures, read_grey, read_rgb, write_png
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -5,7 +5,7 @@ import fcntl
 
 import pytest
 
-from unildiff.data.locks import lock
+from unildiff.utils.locks import lock
 
 
 def test_a_file_system_without_locks_is_said_once_and_used(tmp_path, monkeypatch, caplog):

@@ -5,7 +5,7 @@ import pytest
 
 from datamodules.denoise import DenoiseDataModule
 from unildiff.data.noise import GaussianNoise
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
 

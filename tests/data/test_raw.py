@@ -9,7 +9,7 @@ from scipy.io import savemat
 
 from datamodules.udc import UDCDataModule
 from unildiff.data.raw import demosaic, mosaic, raw_to_rgb, read_raw
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 RNG = np.random.default_rng(0)
 PATTERNS = ["RGGB", "BGGR", "GRBG", "GBRG"]

@@ -22,7 +22,7 @@ from unildiff.data.images import read_rgb
 from unildiff.data.tools.pack_writer import pack_set
 from unildiff.data.photographs import PHOTOGRAPHS, load, photographs
 from unildiff.data.tools.samples import write_sample
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 TEST = ["astronaut", "chelsea", "coffee", "motorcycle", "rocket"]
 

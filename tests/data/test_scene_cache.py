@@ -13,10 +13,10 @@ import pytest
 
 from unildiff.deadleaves import cache as scene_cache
 from unildiff.deadleaves.renderer import render
-from unildiff.data.keys import sample_key
-from unildiff.data.locks import lock
+from unildiff.utils.keys import sample_key
+from unildiff.utils.locks import lock
 from unildiff.deadleaves.cache import SceneCache
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)

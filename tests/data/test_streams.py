@@ -19,7 +19,7 @@ from tests.fake_trees.pictures import save, scene
 from unildiff.data.datasets import EpochOrder
 from unildiff.data.images import read_rgb
 from unildiff.data.sharding import ShardSampler, StreamSampler
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

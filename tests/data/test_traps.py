@@ -16,7 +16,7 @@ from tests.fake_trees import haze, lowlight, noise, rain
 from tests.fake_trees.pictures import SHIFT, save, scene
 from unildiff.data.catalogue import NOISE
 from unildiff.data.images import read_rgb
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def belong_together(lq: Path, gt: Path) -> bool:

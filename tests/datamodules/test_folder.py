@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.folder import FolderDataModule
 from tests.fake_trees.pictures import pair, save, scene
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def module(root: Path, **settings) -> FolderDataModule:

@@ -13,7 +13,7 @@ from unildiff.data.tools.captioner import picture_files
 from unildiff.data.catalogue import DATASETS, dataset
 from unildiff.data.tools.check import check
 from unildiff.data.tools.pack_writer import pack_set
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 OF = {  # which datamodule reads which fake trees
     "derain": (rain, rain.PLACES),

@@ -11,7 +11,7 @@ from datamodules.cdd11 import CDD11DataModule
 from datamodules.three_task import ThreeTaskDataModule
 from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
 from unildiff.data.tools.pack_writer import pack_set
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 @pytest.fixture

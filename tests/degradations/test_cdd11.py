@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from unildiff.data.keys import generator
+from unildiff.utils.keys import generator
 from unildiff.data.photographs import load, photographs
 from unildiff.degradations import maps, operators
 from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade

@@ -10,7 +10,7 @@ from skimage import data
 
 from tests.evaluation.golden import degrade, tensor
 from unildiff.data.images import read_rgb
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.evaluator import Evaluator, score_picture
 from unildiff.results.file_pairs import find_pairs
 from unildiff.metrics.protocols import PROTOCOLS

@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.metrics import silhouette_samples
 
 from tests.evaluation.made_up_run import CDD11, made_up_rows, write_pictures, write_run
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.figures import comparison_figure, median_picture, paper_figure, zoom_window
 from unildiff.analysis.figures import (
     ExpertMap,

@@ -16,7 +16,7 @@ from unildiff.core.model import NetworkConfig
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.tools.samples import write_sample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.analysis.model_figures import Options, draw_all
 from unildiff.analysis.model_figures import test_samples as read_samples
 from unildiff.analysis.inspection import look_inside, reference_pictures

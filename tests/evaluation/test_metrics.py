@@ -11,7 +11,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from tests.evaluation import two_ranks
 from tests.evaluation.golden import PAIRS, degrade, tensor
 from tests.processes import process_context
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.gmsd import gmsd
 from unildiff.metrics.torch_metrics import PSNR, SSIM, PictureMean

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.paper_rows import DEFAULT_FILE, load_paper, main, parse_supplement
 from unildiff.results.tables_notes import average_errors, consistency_notes
 

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.metrics.protocols import PROTOCOLS, get_protocol
 
 NAMES = ["unildiff", "promptir", "moceir", "onerestore", "daclip", "diffuir", "pyiqa-y", "basicsr-y"]

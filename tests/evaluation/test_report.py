@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tests.evaluation.chromium import Browser
 from tests.evaluation.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.report import report
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.report import write_report
 from unildiff.results.report_curves import Curve, curves_html, read_curves
 from unildiff.results.report_images import PictureStore, picture_side

@@ -14,7 +14,7 @@ from torch import nn
 from tests.evaluation.golden import degrade
 from unildiff.cli.main import main
 from unildiff.cli.commands.score import score
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.metrics.fid import FID
 from unildiff.results.file_pairs import find_pairs
 from unildiff.metrics.protocols import PROTOCOLS

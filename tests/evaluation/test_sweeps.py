@@ -11,7 +11,7 @@ from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample
 from unildiff.data.photographs import load, photographs
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.analysis import sweeps
 from unildiff.analysis.sweeps import Setting, means, read_sweep, settings, sweep, sweep_figure
 from unildiff.restoring import restore_picture

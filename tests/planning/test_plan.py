@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.small import NETWORK, sdxl_like_base, small_model
 from unildiff.cli.main import main
 from unildiff.core.tiny import make_tiny_base
-from unildiff.paths import config_names
+from unildiff.utils.paths import config_names
 from unildiff.cli.plan_inputs import parse_run
 from unildiff.planning.report import checkpoint_bytes, device_memory, plan_text
 from unildiff.planning.shapes import BaseSizes, base_sizes

@@ -22,7 +22,7 @@ from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.stages import restoration
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.testing import EvaluationSettings

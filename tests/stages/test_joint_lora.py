@@ -17,7 +17,7 @@ from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFinit
 from unildiff.cli.main import main
 from unildiff.core.lora import LoRAConfig, halve_frozen, with_merged_adapters
 from unildiff.core.model import UniLDiff
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.cli.plan_inputs import parse_run
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import measure_step

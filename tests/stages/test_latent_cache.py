@@ -15,10 +15,10 @@ from unildiff.cli.main import main
 from unildiff.data import latents as latents_module
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.batch import collate
-from unildiff.data.keys import sample_key
+from unildiff.utils.keys import sample_key
 from unildiff.data.latents import CachedTrainSet, LatentCache
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import StepSettings, measure_step
 from unildiff.stages.decoder import DecoderFinetuneModule

@@ -12,7 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from tests.processes import process_context
 from unildiff.data.batch import RestorationBatch
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.blindness import told_degradations
 from unildiff.results.tables import build_table, load_run
 from unildiff.stages.testing import EvaluationSettings, TestRun, means_text

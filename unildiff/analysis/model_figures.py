@@ -17,10 +17,10 @@ import datamodules
 from unildiff.assembly import check_sampling
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample, picture_array
-from unildiff.data.files import output_folder, write_whole
-from unildiff.data.parallel import progress
+from unildiff.utils.files import output_folder, write_whole
+from unildiff.utils.parallel import progress
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.evaluator import score_picture
 from unildiff.analysis.figures import (
     embedding_figure,

@@ -13,10 +13,10 @@ import torch
 from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
-from unildiff.data.fingerprints import weights_hash
-from unildiff.data.parallel import progress
+from unildiff.utils.fingerprints import weights_hash
+from unildiff.utils.parallel import progress
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.evaluator import score_picture
 from unildiff.results.figures_style import LINES, MARKERS, PAGE_WIDTH, PALETTE, new_figure, save_figure
 from unildiff.metrics.protocols import get_protocol

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.stages.checkpoints import load_file_safely
 
 

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.optim import Optimizer
 
 from unildiff.callbacks.checkpoint_io import AtomicCheckpointIO
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 _NAMES_SHOWN = 8

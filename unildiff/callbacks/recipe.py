@@ -3,7 +3,7 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 class GlobalBatch(Callback):

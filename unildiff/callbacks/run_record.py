@@ -20,8 +20,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from unildiff.errors import UserError
-from unildiff.paths import PACKAGE
+from unildiff.utils.errors import UserError
+from unildiff.utils.paths import PACKAGE
 
 _PACKAGES = (
     *("unildiff", "torch", "torchvision", "lightning", "diffusers", "transformers", "safetensors", "torchmetrics"),

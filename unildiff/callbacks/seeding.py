@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from unildiff.data.keys import sample_key
+from unildiff.utils.keys import sample_key
 
 
 class StepSeed(Callback):

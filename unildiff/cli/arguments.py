@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 import datamodules
-from unildiff.errors import UserError
-from unildiff.paths import config_path
+from unildiff.utils.errors import UserError
+from unildiff.utils.paths import config_path
 
 MODELS = {
     "alignment": "unildiff.stages.alignment.AlignmentModule",

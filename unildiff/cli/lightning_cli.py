@@ -16,9 +16,9 @@ import datamodules
 from unildiff.cli.arguments import FILES, MODELS, TrainerArguments, stage_name
 from unildiff.assembly import weights_folder
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard, StepSeed
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.cli.parsing import OneLineErrors, explain, require_class
-from unildiff.paths import weights_path
+from unildiff.utils.paths import weights_path
 from unildiff.callbacks.run_record import RunRecord, new_run_folder, newest_checkpoint
 from unildiff.stages.checkpoints import load_file_safely
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from unildiff import __version__
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 TRAINER_COMMANDS = {
     "fit": "Train a stage, e.g. --config configs/tiny/joint.yaml.",

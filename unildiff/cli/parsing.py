@@ -11,7 +11,7 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 _UNKNOWN = re.compile(r"(?:does not accept option|Option|Key|unrecognized arguments:) '?(?P<name>[^\s'=]+)")
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[\w.]+)'")

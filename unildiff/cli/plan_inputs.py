@@ -10,7 +10,7 @@ from unildiff.assembly import check_own_base, stored_network, weights_folder
 from unildiff.core.lora import LoRAConfig
 from unildiff.core.model import NetworkConfig, network_config
 from unildiff.data.catalogue import DATASETS
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.cli.lightning_cli import UniLDiffCLI
 from unildiff.planning.report import RunSettings
 from unildiff.planning.step import TRAINED, StepSettings

@@ -17,10 +17,10 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from unildiff.core.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
-from unildiff.core.quiet import quiet
+from unildiff.utils.quiet import quiet
 from unildiff.core.text import TextEncoders
 from unildiff.diffusion.schedule import NoiseSchedule
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 CONFIG = "unildiff.json"
 """Beside the subfolders, where the folder is a whole model."""

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from unildiff.errors import UserError
-from unildiff.paths import weights_path
+from unildiff.utils.errors import UserError
+from unildiff.utils.paths import weights_path
 
 WAY_ON = "give a diffusers folder with --model.base FOLDER, or train the tiny model: --config configs/tiny/joint.yaml"
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention's projections, as in diffusers' own LoRA training of SDXL."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def to_unit(images: Tensor) -> Tensor:

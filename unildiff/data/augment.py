@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unildiff.data.keys import generator
-from unildiff.data.mapped import prefetch
+from unildiff.utils.keys import generator
+from unildiff.utils.mapped import prefetch
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unildiff.data.keys import sample_key
+from unildiff.utils.keys import sample_key
 from unildiff.data.pairs import Pair
 
 
@@ -22,7 +22,7 @@ class RestorationSample(TypedDict):
     caption: str  # what is in the picture, "" when unknown; never names a degradation
     degradation: str  # e.g. "low_haze", "rain", "noise_25"
     name: str  # file stem, unique within its degradation
-    key: int  # see unildiff.data.keys: every random draw of the sample comes from it
+    key: int  # see unildiff.utils.keys: every random draw of the sample comes from it
 
 
 class RestorationBatch(TypedDict):

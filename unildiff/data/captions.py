@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 FILE_NAME = "captions.jsonl"
 _LOG = logging.getLogger(__name__)

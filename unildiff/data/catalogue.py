@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from unildiff.data.layouts import Folders, PictureSet
 from unildiff.data.pairs import SUFFIXES, Split
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 SINGLE = ("low", "haze", "rain", "snow")
 DOUBLE = ("low_haze", "low_rain", "low_snow", "haze_rain", "haze_snow")

@@ -15,9 +15,9 @@ from unildiff.data.augment import Augment
 from unildiff.data.batch import PredictSample, RestorationSample, picture_tensor
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
-from unildiff.data.keys import generator, sample_key
+from unildiff.utils.keys import generator, sample_key
 from unildiff.data.pairs import Pair, PairSource, Which
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 OnError = Literal["raise", "skip"]
 Reader = Callable[[Path], np.ndarray]

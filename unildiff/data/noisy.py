@@ -11,7 +11,7 @@ from unildiff.data.noise import GaussianNoise, Recipe, check_levels, sigma_of
 from unildiff.data.paired import PairedDataModule
 from unildiff.data.pairs import Pair, PairSource, Split
 from unildiff.data.sources import View
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 class NoisyDataModule(PairedDataModule):

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from unildiff.data.files import input_folder, some
-from unildiff.data.mapped import map_file, prefetch
+from unildiff.utils.files import input_folder, some
+from unildiff.utils.mapped import map_file, prefetch
 from unildiff.data.pairs import Pair, Which
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 INDEX = "index.json"
 FORMAT = 1
@@ -111,7 +111,7 @@ class Pack:
         Raises:
             UserError: pictures that differ from what was written, by name.
         """
-        from unildiff.data.parallel import progress
+        from unildiff.utils.parallel import progress
 
         numbers = progress(range(len(self.files)), len(self.files), "Verifying")
         if wrong := [self.files[number] for number in numbers if self.broken(number)]:

@@ -10,11 +10,11 @@ from unildiff.data.captions import Captions
 from unildiff.data.catalogue import dataset
 from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Reader, TrainSet
 from unildiff.data.images import read_rgb
-from unildiff.data.keys import sample_key
+from unildiff.utils.keys import sample_key
 from unildiff.data.layouts import PictureSet, SeveralLayouts, is_there, sample_of
 from unildiff.data.pairs import Pair, PairSource, Split, files_of
 from unildiff.data.sources import View, disk_source, readable, report
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 if TYPE_CHECKING:
     from unildiff.data.pack import Pack

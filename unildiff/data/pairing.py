@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 FaultKind = Literal["orphan", "duplicate", "size", "unreadable", "layout"]
 _NAMED = 5  # files that a message names before it only counts

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 Bayer = Literal["RGGB", "BGGR", "GRBG", "GBRG"]
 _CHANNEL = {"R": 0, "G": 1, "B": 2}

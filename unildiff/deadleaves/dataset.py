@@ -13,7 +13,7 @@ from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationSample, picture_tensor
 from unildiff.data.datasets import EpochOrder
 from unildiff.deadleaves.renderer import Scene, render
-from unildiff.data.keys import generator, sample_key
+from unildiff.utils.keys import generator, sample_key
 from unildiff.data.pairs import Pair, Which
 from unildiff.degradations.cdd11 import degrade
 

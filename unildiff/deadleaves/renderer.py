@@ -14,7 +14,7 @@ from unildiff.deadleaves.camera import develop, focus, light_up
 from unildiff.deadleaves.captions import VOCABULARY, describe
 from unildiff.deadleaves.layout import sample_layout
 from unildiff.deadleaves.paint import SUPERSAMPLING, draw_labels, paint, paint_depth
-from unildiff.data.keys import generator
+from unildiff.utils.keys import generator
 
 __all__ = ["MIN_SIDE", "VERSION", "VOCABULARY", "Scene", "render"]
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from unildiff.data.keys import generator
+from unildiff.utils.keys import generator
 from unildiff.degradations import maps, masks, operators
 
 DEGRADATIONS: tuple[str, ...] = (

@@ -7,7 +7,7 @@ One process with a global batch and several ranks with its parts therefore train
 import torch
 from torch import Tensor
 
-from unildiff.data.keys import sample_key
+from unildiff.utils.keys import sample_key
 
 
 class KeyedNoise:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 Colour = Literal["rgb", "bt601", "yiq"]
 Window = Literal["uniform7", "gaussian11"]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.metrics.gmsd import gmsd
 from unildiff.metrics.ms_ssim import ms_ssim
 from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference

@@ -14,10 +14,10 @@ from unildiff.core.base import Base
 from unildiff.core.base_files import cached
 from unildiff.core.lora import LoRAConfig, add_adapters
 from unildiff.core.model import NetworkConfig, UniLDiff
-from unildiff.core.quiet import quiet
+from unildiff.utils.quiet import quiet
 from unildiff.core.sizes import SDXL, TINY
 from unildiff.core.text import TextEncoders
-from unildiff.paths import weights_path
+from unildiff.utils.paths import weights_path
 
 _PARTS = ("vae", "unet", "text_encoder", "text_encoder_2")
 _TINY_VOCABULARY = 1000

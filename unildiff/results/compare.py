@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unildiff.data.files import output_folder, some, write_whole
-from unildiff.errors import UserError
+from unildiff.utils.files import output_folder, some, write_whole
+from unildiff.utils.errors import UserError
 from unildiff.metrics.registry import METRICS
 from unildiff.results.statistics import Comparison, compare_paired
 from unildiff.results.tables_runs import load_run

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from unildiff.data.images import read_rgb
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.figures_style import PAGE_WIDTH, PALETTE, new_figure, save_figure
 from unildiff.results.paper_rows import TableId
 from unildiff.results.tables_runs import Run

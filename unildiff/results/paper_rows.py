@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 TableId = Literal["table1", "table2", "table3", "udc"]
 Metric = Literal["psnr", "ssim"]

@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from unildiff.data.files import output_file, output_folder, write_whole
+from unildiff.utils.files import output_file, output_folder, write_whole
 from unildiff.data.images import read_rgb
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.figures import median_picture, perception_distortion_points, table_figure
 from unildiff.analysis.figures import perception_distortion_figure
 from unildiff.metrics.registry import METRICS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from unildiff.data.files import output_folder, write_whole
+from unildiff.utils.files import output_folder, write_whole
 from unildiff.metrics.protocols import Protocol
 
 # "degradation" and "name" are strings; every other key is a metric's value, None where it could not be computed.

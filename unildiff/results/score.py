@@ -14,8 +14,8 @@ from torch import Tensor
 
 from unildiff.data.batch import picture_tensor
 from unildiff.data.images import read_rgb
-from unildiff.data.parallel import ordered, progress
-from unildiff.errors import UserError
+from unildiff.utils.parallel import ordered, progress
+from unildiff.utils.errors import UserError
 from unildiff.results.evaluator import score_picture
 from unildiff.results.file_pairs import ScoredPair
 from unildiff.metrics.perceptual import MetricUnavailable, NetworkScorer

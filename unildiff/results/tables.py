@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unildiff.data.files import output_folder, write_whole
+from unildiff.utils.files import output_folder, write_whole
 from unildiff.results.figures import median_picture, table_figure
 from unildiff.results.paper_rows import TableId
 from unildiff.results.tables_build import Table, TableRow, build_table

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.paper_rows import METRICS, Metric, Paper, PaperTable, TableId, load_paper
 from unildiff.results.statistics import bootstrap_interval
 from unildiff.results.tables_header import USUAL_SAMPLING, header_block, table_notes

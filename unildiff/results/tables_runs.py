@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 FloatArray = NDArray[np.float64]
 Cell = str | float | int | None

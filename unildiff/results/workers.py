@@ -3,7 +3,7 @@
 import multiprocessing
 from multiprocessing.context import BaseContext
 
-from unildiff.data.parallel import cores
+from unildiff.utils.parallel import cores
 
 _WORTH_A_PROCESS = 32  # a process takes about as long to load as this many pictures of 512x512 take to be scored
 

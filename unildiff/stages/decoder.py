@@ -15,7 +15,7 @@ from unildiff.data.batch import RestorationBatch, cut_batch
 from unildiff.data.latents import CachedBatch, LatentCache, of_batch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.metrics.ssim import training_ssim
 from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
 from unildiff.stages.denoising import routing_scalars

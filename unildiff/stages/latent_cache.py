@@ -15,12 +15,12 @@ from torch import Tensor
 from unildiff.core.daem import DetailConfig
 from unildiff.data.base import OneLineLoader, RestorationDataModule
 from unildiff.data.batch import SampleSet, collate
-from unildiff.data.fingerprints import short_hash, weights_hash
+from unildiff.utils.fingerprints import short_hash, weights_hash
 from unildiff.data.latents import CachedTrainSet, LatentCache, entries_of, picture_hash
-from unildiff.data.parallel import progress
+from unildiff.utils.parallel import progress
 from unildiff.callbacks.text_cache import text_fingerprint
 from unildiff.diffusion.noise import KeyedNoise
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.stages.base import batch_pictures
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from unildiff.core.tiny_start import start_from_patches
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.data.batch import RestorationBatch
 from unildiff.deadleaves.renderer import VOCABULARY, render
-from unildiff.data.keys import sample_key
+from unildiff.utils.keys import sample_key
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.schedule import NoiseSchedule
-from unildiff.errors import check_share
+from unildiff.utils.errors import check_share
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures, dropped_captions
 
 

@@ -21,9 +21,9 @@ from unildiff.core.text import TextEmbedding
 from unildiff.data.base import RestorationDataModule
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.errors import UserError, check_share
+from unildiff.utils.errors import UserError, check_share
 from unildiff.metrics.by_degradation import DegradationMetrics
-from unildiff.paths import PACKAGE
+from unildiff.utils.paths import PACKAGE
 from unildiff.callbacks.run_record import git_state, package_versions
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures
 from unildiff.stages.checkpoints import SOURCE, check_source

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from unildiff.core.model import UniLDiff
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def shard_stage(stage: LightningModule, mesh: DeviceMesh) -> None:

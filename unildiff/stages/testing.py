@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, picture_array
-from unildiff.data.files import png_names
+from unildiff.utils.files import png_names
 from unildiff.data.images import write_png
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 from unildiff.results.blindness import told_degradations
 from unildiff.results.evaluator import Evaluator
 from unildiff.metrics.registry import METRICS

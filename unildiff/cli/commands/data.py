@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 if TYPE_CHECKING:
     from unildiff.data.tools.check import Report
@@ -70,7 +70,7 @@ def check(name: str, root: Path | None = None, json: Path | None = None) -> int:
         json: write the report to this file too.
     """
     from unildiff.data.tools.check import check as examine
-    from unildiff.data.files import output_file
+    from unildiff.utils.files import output_file
 
     if json is not None:
         output_file(json)  # not after an hour of looking at pictures
@@ -241,7 +241,7 @@ def _tell(report: "Report", json: Path | None) -> int:
     """Print a report, write it where asked, and return the exit code."""
     from json import dumps
 
-    from unildiff.data.files import write_whole
+    from unildiff.utils.files import write_whole
 
     print(f"{report.name} in {report.root}: {report.pictures:,} pictures, {report.looked_at:,} read anew")
     for part in report.parts:

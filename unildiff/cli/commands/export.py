@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def export(
@@ -33,7 +33,7 @@ def export(
     import torch
 
     from unildiff.assembly import load_restorer, model_from_checkpoint
-    from unildiff.data.files import output_folder
+    from unildiff.utils.files import output_folder
     from unildiff.model_card import card_of_checkpoint, card_of_folder
     from unildiff.pipeline import UniLDiffPipeline
 

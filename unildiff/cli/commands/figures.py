@@ -47,7 +47,7 @@ def figures(
     """
     from unildiff.assembly import load_restorer, pick_device
     from unildiff.diffusion.sampler import SamplingSettings
-    from unildiff.errors import UserError
+    from unildiff.utils.errors import UserError
     from unildiff.analysis.model_figures import Options, draw_all, test_samples
 
     if unfit := [number for number in (num_inference_steps, *steps) if number < 1]:

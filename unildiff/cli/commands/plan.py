@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 _HELP = """usage: unildiff plan --config FILE [all that `unildiff fit` takes] [--throughput TFLOPS]
 

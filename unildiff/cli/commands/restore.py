@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 if TYPE_CHECKING:  # the command line reads this signature before anybody waits for torch
     import numpy as np
@@ -57,7 +57,7 @@ def restore(
     import torch
 
     from unildiff.assembly import check_sampling, load_restorer, pick_device
-    from unildiff.data.files import input_folder, output_folder
+    from unildiff.utils.files import input_folder, output_folder
     from unildiff.diffusion.sampler import SamplingSettings
 
     if not src.is_file():
@@ -90,7 +90,7 @@ def _restore_all(
     """Restore (source, target) pairs; return how many succeeded and one line for each that did not."""
     from unildiff.data.batch import picture_array
     from unildiff.data.images import write_png
-    from unildiff.data.parallel import ordered, progress
+    from unildiff.utils.parallel import ordered, progress
     from unildiff.restoring import restore_picture
 
     failed = []
@@ -125,7 +125,7 @@ def _targets(src: Path, out: Path) -> list[tuple[Path, Path]]:
     Raises:
         UserError: nothing to restore, or a target is one of the pictures.
     """
-    from unildiff.data.files import png_names
+    from unildiff.utils.files import png_names
     from unildiff.data.images import list_pictures
 
     if src.is_file():

@@ -33,8 +33,8 @@ def score(
     Raises:
         UserError: No such protocol or metric, folders that do not pair, an unreadable picture, or one too small.
     """
-    from unildiff.data.files import input_folder
-    from unildiff.errors import UserError
+    from unildiff.utils.files import input_folder
+    from unildiff.utils.errors import UserError
     from unildiff.results.file_pairs import find_pairs
     from unildiff.metrics.protocols import PROTOCOLS, get_protocol
     from unildiff.results.workers import process_count, worker_context

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from unildiff.data.files import write_failure
+from unildiff.utils.files import write_failure
 from unildiff.data.pairs import SUFFIXES
-from unildiff.data.parallel import progress
-from unildiff.errors import UserError
+from unildiff.utils.parallel import progress
+from unildiff.utils.errors import UserError
 
 Member = tuple[str, int, Callable[[], IO[bytes] | None]]  # path, length, and how to open it
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.layouts import PictureSet
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 
 def picture_sets(name: str) -> Sequence[PictureSet]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from unildiff.data.keys import generator
+from unildiff.utils.keys import generator
 from unildiff.degradations.cdd11 import degrade
 
 _GAMMA = 2.2  # between stored values and light, near enough

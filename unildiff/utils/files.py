@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 

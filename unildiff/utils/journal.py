@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from unildiff.data.files import write_failure
-from unildiff.data.locks import lock
-from unildiff.data.parallel import progress
-from unildiff.errors import UserError
+from unildiff.utils.files import write_failure
+from unildiff.utils.locks import lock
+from unildiff.utils.parallel import progress
+from unildiff.utils.errors import UserError
 
 
 class Journal:

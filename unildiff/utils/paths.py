@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from unildiff.errors import UserError
+from unildiff.utils.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unildiff.data.files import output_folder, write_whole
-from unildiff.errors import UserError
+from unildiff.utils.files import output_folder, write_whole
+from unildiff.utils.errors import UserError
 
 NOTE = "cache.json"
 

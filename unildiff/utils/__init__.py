@@ -1,0 +1,1 @@
+"""Errors, files, keyed randomness, parallel work: what every other package may import."""
