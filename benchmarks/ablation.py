@@ -40,7 +40,7 @@ from benchmarks.ablation_plan import (
 from benchmarks.ablation_table import ablation_markdown, write_results
 from benchmarks.held_out import held_out, latents_of, positive, score
 from benchmarks.timing import one_thread
-from unildiff.assembly import load_restorer
+from unildiff.weights.load import load_restorer
 from unildiff.cli.main import main as unildiff
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
@@ -49,7 +49,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.results.rows import Summary
 from unildiff.utils.paths import config_path
-from unildiff.stages.checkpoints import read_checkpoint
+from unildiff.weights.checkpoints import read_checkpoint
 
 SHARE = 10  # by default a tenth of the shipped model's steps
 OUT_OF_TIME = -1

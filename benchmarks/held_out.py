@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.timing import one_thread
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.assembly import check_sampling, load_restorer
+from unildiff.weights.load import check_sampling, load_restorer
 from unildiff.core.model import LQFeatures, UniLDiff
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample

@@ -16,7 +16,7 @@ from unildiff.data.tools.samples import LONGEST
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import get_protocol
 from unildiff.metrics.psnr import psnr
-from unildiff.restoring import restore_picture
+from unildiff.weights.restoring import restore_picture
 
 WINDOWS = ((101, 75), (131, 257), (64, 64))  # (H, W); the first two no multiple of anything; all in every photograph
 TIMED_ROUNDS = 3

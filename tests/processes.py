@@ -10,5 +10,5 @@ def process_context() -> BaseContext:
     A fork of this process can wait for ever for a lock that a thread of its parent held; importing anew takes seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unildiff.results.score", "lightning.pytorch", "unildiff.assembly"])
+    context.set_forkserver_preload(["unildiff.results.score", "lightning.pytorch", "unildiff.weights.load"])
     return context

@@ -7,7 +7,7 @@ import torch
 
 from tests.small import NETWORK, small_base, small_model
 from tests.stages.steps import make_batch, make_loader, make_trainer
-from unildiff.assembly import model_from_checkpoint
+from unildiff.weights.load import model_from_checkpoint
 from unildiff.cli.main import main
 from unildiff.core.model import UniLDiff
 from unildiff.diffusion.sampler import SamplingSettings

@@ -15,8 +15,8 @@ from unildiff.core.model import UniLDiff
 from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
-from unildiff.pipeline import UniLDiffPipeline
-from unildiff.restoring import restore_picture
+from unildiff.weights.pipeline import UniLDiffPipeline
+from unildiff.weights.restoring import restore_picture
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
 
@@ -172,7 +172,7 @@ def test_goes_to_the_hub_and_back_with_its_card(
 def test_loads_and_restores_without_lightning(tmp_path: Path) -> None:
     UniLDiffPipeline.from_model(small_model()).save_pretrained(tmp_path)
     code = (
-        "import sys, numpy; from unildiff.pipeline import UniLDiffPipeline as P;"
+        "import sys, numpy; from unildiff.weights.pipeline import UniLDiffPipeline as P;"
         f"P.from_pretrained({str(tmp_path)!r})(numpy.zeros((8, 8, 3), 'uint8'), num_inference_steps=1);"
         "print([m for m in sys.modules if m.startswith(('lightning', 'pytorch_lightning', 'torchmetrics'))])"
     )

@@ -22,7 +22,7 @@ from benchmarks.ablation_table import THEIRS, ablation_markdown, verdict
 from tests.small import small_base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
-from unildiff.stages.checkpoints import read_checkpoint
+from unildiff.weights.checkpoints import read_checkpoint
 
 NAMED = {variant.name: variant for variant in VARIANTS}
 BUDGET = Budget("nowhere", (1, 2, 3))

@@ -10,14 +10,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from tests.small import NETWORK, small_base
-from unildiff.assembly import model_from_checkpoint
+from unildiff.weights.load import model_from_checkpoint
 from unildiff.callbacks import AtomicCheckpointIO, ExponentialMovingAverage
 from unildiff.cli.main import main
 from unildiff.core.model import UniLDiff, load_model
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.pipeline import UniLDiffPipeline
-from unildiff.restoring import restore_picture
+from unildiff.weights.pipeline import UniLDiffPipeline
+from unildiff.weights.restoring import restore_picture
 from unildiff.stages.alignment import AlignmentModule
 from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.decoder import DecoderFinetuneModule

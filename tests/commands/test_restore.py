@@ -17,7 +17,7 @@ from unildiff.data.batch import picture_array
 from unildiff.utils.files import write_failure
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.restoring import restore_picture
+from unildiff.weights.restoring import restore_picture
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.core.hub import COMMIT, hub
 from tests.core.ldm_layout import write_single_file
 from tests.small import sdxl_like_base, small_base
-from unildiff.core.base import Base, load_base
+from unildiff.weights.base import Base, load_base
 from unildiff.utils.errors import UserError
 
 REPO = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -158,7 +158,7 @@ class WideAllocations(TorchDispatchMode):
 
 
 def test_weights_arrive_in_their_dtype_without_a_detour(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unildiff.core.base.check_scheduler", lambda *_: None)  # its thousand float32 are no weights
+    monkeypatch.setattr("unildiff.weights.base.check_scheduler", lambda *_: None)  # its thousand float32 are no weights
     for part in ("unet", "vae"):
         file = folder / part / "diffusion_pytorch_model.safetensors"
         save_file({name: value.bfloat16() for name, value in load_file(file).items()}, file, {"format": "pt"})
@@ -207,7 +207,7 @@ def test_another_schedule_is_named_before_weights_are_read(
     file = folder / "scheduler" / "scheduler_config.json"
     config = json.loads(file.read_text()) | {key: value}
     file.write_text(json.dumps({name: given for name, given in config.items() if given is not None}))
-    monkeypatch.setattr("unildiff.core.base._part", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("unildiff.weights.base._part", lambda *_: pytest.fail("read"))
     said = failure(folder)
     assert message in said and str(file.parent) in said
 

@@ -90,7 +90,7 @@ import unildiff.core, unildiff.diffusion
 for package in (unildiff.core, unildiff.diffusion):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-import unildiff.assembly, unildiff.stages.checkpoints
+import unildiff.weights.load, unildiff.weights.checkpoints
 loaded = [name for name in sys.modules if name.split(".")[0] in ("lightning", "pytorch_lightning", "torchmetrics")]
 assert "unildiff.core.daff" in sys.modules and "unildiff.diffusion.sampler" in sys.modules
 print(loaded)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.small import NETWORK, sdxl_like_base, small_base
-from unildiff.core.base import Base
+from unildiff.weights.base import Base
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.unet import FusedUNet, UNetContext

@@ -6,7 +6,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 
 from tests.small import small_model
-from unildiff.assembly import load_restorer
+from unildiff.weights.load import load_restorer
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample
 from unildiff.data.photographs import load, photographs
@@ -14,7 +14,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.analysis import sweeps
 from unildiff.analysis.sweeps import Setting, means, read_sweep, settings, sweep, sweep_figure
-from unildiff.restoring import restore_picture
+from unildiff.weights.restoring import restore_picture
 
 
 def make_sample(name: str = "a", caption: str = "a red cat") -> RestorationSample:

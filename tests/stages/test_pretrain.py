@@ -7,7 +7,7 @@ import torch
 
 from tests.small import SMALL
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer
-from unildiff.core.base import load_base
+from unildiff.weights.base import load_base
 from unildiff.core.encoders import decode_latents, encode_latents
 from unildiff.core.pixels import to_unit
 from unildiff.core.tiny import make_tiny_base

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import datamodules
-from unildiff.assembly import check_sampling
+from unildiff.weights.load import check_sampling
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample, picture_array
 from unildiff.utils.files import output_folder, write_whole

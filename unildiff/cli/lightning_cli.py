@@ -14,13 +14,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import datamodules
 from unildiff.cli.arguments import FILES, MODELS, TrainerArguments, stage_name
-from unildiff.assembly import weights_folder
+from unildiff.weights.load import weights_folder
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard, StepSeed
 from unildiff.utils.errors import UserError
 from unildiff.cli.parsing import OneLineErrors, explain, require_class
 from unildiff.utils.paths import weights_path
 from unildiff.callbacks.run_record import RunRecord, new_run_folder, newest_checkpoint
-from unildiff.stages.checkpoints import load_file_safely
+from unildiff.weights.checkpoints import load_file_safely
 
 STOPPED = 143
 """Exit code after SIGTERM or SIGUSR1 (128 + 15): a checkpoint of the last step is written."""

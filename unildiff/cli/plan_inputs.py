@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from unildiff.cli.arguments import TrainerArguments, stage_name
-from unildiff.assembly import check_own_base, stored_network, weights_folder
-from unildiff.core.lora import LoRAConfig
+from unildiff.weights.load import check_own_base, stored_network, weights_folder
+from unildiff.weights.lora import LoRAConfig
 from unildiff.core.model import NetworkConfig, network_config
 from unildiff.data.catalogue import DATASETS
 from unildiff.utils.errors import UserError

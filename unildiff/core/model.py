@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unildiff.core.base import CONFIG, Base, load_base
+from unildiff.weights.base import CONFIG, Base, load_base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.core.decoder import DetailDecoder

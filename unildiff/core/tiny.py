@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unildiff.core.base import Base
+from unildiff.weights.base import Base
 from unildiff.core.sizes import TINY
 from unildiff.core.text import TextEncoders
 

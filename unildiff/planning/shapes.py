@@ -10,9 +10,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from unildiff.core.base import Base
-from unildiff.core.base_files import cached
-from unildiff.core.lora import LoRAConfig, add_adapters
+from unildiff.weights.base import Base
+from unildiff.weights.base_files import cached
+from unildiff.weights.lora import LoRAConfig, add_adapters
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.utils.quiet import quiet
 from unildiff.core.sizes import SDXL, TINY

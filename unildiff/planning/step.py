@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unildiff.core import moe
 from unildiff.core.encoders import encode_latents
-from unildiff.core.lora import LoRAConfig, halve_frozen, is_adapter
+from unildiff.weights.lora import LoRAConfig, halve_frozen, is_adapter
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.moe import Routing, auxiliary_loss
 from unildiff.core.text import TextEmbedding

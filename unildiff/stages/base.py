@@ -18,7 +18,7 @@ from unildiff.core.pixels import to_unit
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.utils.errors import UserError
-from unildiff.stages.checkpoints import mismatch
+from unildiff.weights.checkpoints import mismatch
 from unildiff.stages.optimiser import learning_rate_factor
 
 

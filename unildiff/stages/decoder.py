@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from unildiff.assembly import HANDED_TO_DECODER, check_sampling
+from unildiff.weights.load import HANDED_TO_DECODER, check_sampling
 from unildiff.core.model import LQFeatures, NetworkConfig
 from unildiff.core.moe import auxiliary_loss
 from unildiff.data.batch import RestorationBatch, cut_batch

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from unildiff.core.lora import LoRAConfig, add_adapters, halve_frozen
+from unildiff.weights.lora import LoRAConfig, add_adapters, halve_frozen
 from unildiff.utils.errors import UserError
 from unildiff.stages.denoising import DenoisingModule
 

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from unildiff.core.base import load_base
+from unildiff.weights.base import load_base
 from unildiff.core.daff import FusionConfig
 from unildiff.core.encoders import decode_latents, encode_latents, unshuffle_factor
 from unildiff.core.pixels import to_unit

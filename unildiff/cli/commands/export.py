@@ -32,10 +32,10 @@ def export(
 
     import torch
 
-    from unildiff.assembly import load_restorer, model_from_checkpoint
+    from unildiff.weights.load import load_restorer, model_from_checkpoint
     from unildiff.utils.files import output_folder
-    from unildiff.model_card import card_of_checkpoint, card_of_folder
-    from unildiff.pipeline import UniLDiffPipeline
+    from unildiff.weights.model_card import card_of_checkpoint, card_of_folder
+    from unildiff.weights.pipeline import UniLDiffPipeline
 
     weights = getattr(torch, dtype)
     if Path(ckpt).is_file():

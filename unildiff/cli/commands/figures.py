@@ -45,7 +45,7 @@ def figures(
     Raises:
         UserError: no such data, model, metric or device.
     """
-    from unildiff.assembly import load_restorer, pick_device
+    from unildiff.weights.load import load_restorer, pick_device
     from unildiff.diffusion.sampler import SamplingSettings
     from unildiff.utils.errors import UserError
     from unildiff.analysis.model_figures import Options, draw_all, test_samples

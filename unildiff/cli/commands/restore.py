@@ -56,7 +56,7 @@ def restore(
     """
     import torch
 
-    from unildiff.assembly import check_sampling, load_restorer, pick_device
+    from unildiff.weights.load import check_sampling, load_restorer, pick_device
     from unildiff.utils.files import input_folder, output_folder
     from unildiff.diffusion.sampler import SamplingSettings
 
@@ -91,7 +91,7 @@ def _restore_all(
     from unildiff.data.batch import picture_array
     from unildiff.data.images import write_png
     from unildiff.utils.parallel import ordered, progress
-    from unildiff.restoring import restore_picture
+    from unildiff.weights.restoring import restore_picture
 
     failed = []
     with ThreadPoolExecutor(1) as reader:  # the next picture is decoded while the model works on this one

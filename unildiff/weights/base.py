@@ -16,7 +16,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from unildiff.core.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
+from unildiff.weights.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
 from unildiff.utils.quiet import quiet
 from unildiff.core.text import TextEncoders
 from unildiff.diffusion.schedule import NoiseSchedule

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from unildiff import __version__
-from unildiff.assembly import weights_folder
-from unildiff.stages.checkpoints import StageCheckpoint
+from unildiff.weights.load import weights_folder
+from unildiff.weights.checkpoints import StageCheckpoint
 
 _HEAD = """---
 library_name: diffusers
@@ -23,7 +23,7 @@ re-implementation of the method of "UniLDiff: Unlocking the Power of Diffusion P
 
 ```python
 from PIL import Image
-from unildiff.pipeline import UniLDiffPipeline
+from unildiff.weights.pipeline import UniLDiffPipeline
 
 pipeline = UniLDiffPipeline.from_pretrained("FOLDER_OR_ID")
 pipeline(Image.open("degraded.png"), prompt="what is in the picture").images[0].save("restored.png")

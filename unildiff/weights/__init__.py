@@ -1,0 +1,1 @@
+"""Everything that reads or writes weights: base models, LoRA, checkpoints, exported folders, the diffusers pipeline."""
