@@ -23,7 +23,7 @@ from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, FilePairs, TrainSet
 from unildiff.deadleaves.renderer import render
 from unildiff.data.tools.pack_writer import PackWriter
-from unildiff.data.pairs import Pair
+from unildiff.data.pair import Pair
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 
 WIDTH, HEIGHT = 1080, 720

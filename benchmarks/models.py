@@ -8,7 +8,7 @@ from torch import Tensor
 from unildiff.core.model import UniLDiff, load_model
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import picture_tensor
-from unildiff.data.photographs import load, photographs
+from unildiff.data.shipped_photographs import load, photographs
 from unildiff.utils.paths import weights_path
 
 CAPTION = photographs("test")[0].caption

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.held_out import Pictures
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import picture_array, picture_tensor
-from unildiff.data.photographs import load, photographs
+from unildiff.data.shipped_photographs import load, photographs
 from unildiff.data.tools.samples import LONGEST
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import get_protocol

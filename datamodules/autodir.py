@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from unildiff.data.noisy import NoisyDataModule
+from unildiff.data.noisy_datamodule import NoisyDataModule
 
 
 class AutoDIRDataModule(NoisyDataModule):

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unildiff.data.base import RestorationDataModule
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet
 from unildiff.deadleaves.renderer import MIN_SIDE, VERSION, render
 from unildiff.utils.keys import sample_key
-from unildiff.data.photographs import load, photographs
+from unildiff.data.shipped_photographs import load, photographs
 from unildiff.deadleaves.cache import SceneCache
 from unildiff.deadleaves.dataset import CLEAR, Clean, MadePairs, Rendered, SceneTrainSet
 from unildiff.degradations.cdd11 import DEGRADATIONS

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from unildiff.data.paired import PairedDataModule
+from unildiff.data.paired_datamodule import PairedDataModule
 
 
 class LowLightDataModule(PairedDataModule):

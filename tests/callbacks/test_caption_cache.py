@@ -16,11 +16,11 @@ from tests.stages.steps import CAPTIONS, Losses, make_batch, make_stage, make_tr
 from unildiff.callbacks import CaptionCache, caption_cache
 from unildiff.cli.main import main
 from unildiff.data.augment import Augment
-from unildiff.data.base import RestorationDataModule
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, TrainSet
 from unildiff.utils.keys import sample_key
-from unildiff.data.pairs import Pair
+from unildiff.data.pair import Pair
 from unildiff.callbacks.text_cache import CachedText, TextCache, text_fingerprint
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from unildiff.callbacks import StepSeed
-from unildiff.data.base import RestorationDataModule
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.utils.keys import generator, sample_key
 
 

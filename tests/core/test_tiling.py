@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tests.small import NETWORK, sdxl_like_base, small_base, small_model
 from unildiff.core.daem import LevelStatistics
 from unildiff.core.model import UniLDiff
-from unildiff.core.tiled import level_statistics
+from unildiff.core.tiled_model import level_statistics
 from unildiff.core.tiling import axis_share, make_grid
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.planning.tracker import Tracker

@@ -17,7 +17,7 @@ from scipy import stats
 from unildiff.deadleaves.renderer import render
 from unildiff.deadleaves.layout import sample_sizes
 from unildiff.deadleaves.textures import TILE, atlas, tile_kinds, tile_origin
-from unildiff.data.photographs import load, photographs
+from unildiff.data.shipped_photographs import load, photographs
 from unildiff.degradations.cdd11 import degrade
 
 COUNT = 120

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.denoise import DenoiseDataModule
-from unildiff.data.noise import GaussianNoise
+from unildiff.data.gaussian_noise import GaussianNoise
 from unildiff.utils.errors import UserError
 
 GREY = np.full((64, 64, 3), 128, np.uint8)

@@ -19,7 +19,7 @@ from unildiff.data.images import read_rgb
 from unildiff.utils.journal import Journal
 from unildiff.data.pack import Pack
 from unildiff.data.tools.pack_writer import PackWriter, pack_folder, pack_set
-from unildiff.data.pairs import Pair, Split
+from unildiff.data.pair import Pair, Split
 from unildiff.utils.errors import UserError
 
 

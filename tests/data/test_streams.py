@@ -103,7 +103,7 @@ def test_keys_stay_on_the_cpu(root):
 def test_fewer_pictures_than_processes_are_refused_before_the_others_wait(root, monkeypatch):
     data = module(root)
     data.setup("test")
-    monkeypatch.setattr("unildiff.data.base.rank_and_world", lambda: (0, 12))
+    monkeypatch.setattr("unildiff.data.datamodule.rank_and_world", lambda: (0, 12))
     with pytest.raises(UserError, match=r"11 pictures \(test\) for 12 processes; .* make 11 at most"):
         data.test_dataloader()
 

@@ -5,7 +5,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from unildiff.utils.keys import generator
-from unildiff.data.photographs import load, photographs
+from unildiff.data.shipped_photographs import load, photographs
 from unildiff.degradations import maps, operators
 from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade
 from unildiff.degradations.masks import rain_streaks

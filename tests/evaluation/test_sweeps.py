@@ -9,7 +9,7 @@ from tests.small import small_model
 from unildiff.weights.load import load_restorer
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample
-from unildiff.data.photographs import load, photographs
+from unildiff.data.shipped_photographs import load, photographs
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.analysis import sweeps

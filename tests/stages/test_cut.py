@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer, wake, without_trainer
-from unildiff.data.base import RestorationDataModule
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.batch import cut_batch
 from unildiff.utils.errors import UserError
 from unildiff.stages.base import StageModule

@@ -13,7 +13,7 @@ from tests.small import NETWORK, small_model
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
 from unildiff.cli.main import main
 from unildiff.data import latents as latents_module
-from unildiff.data.base import RestorationDataModule
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.batch import collate
 from unildiff.utils.keys import sample_key
 from unildiff.data.latents import CachedTrainSet, LatentCache

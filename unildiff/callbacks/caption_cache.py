@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from unildiff.core.text import TextEncoders
-from unildiff.data.base import RestorationDataModule
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.utils.fingerprints import compare_note
 from unildiff.utils.parallel import progress
 from unildiff.callbacks.text_cache import CachedText, TextCache, text_fingerprint

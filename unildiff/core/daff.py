@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unildiff.core.attention import TextCrossAttention, axial_rope
-from unildiff.core.checkpointing import run_block
+from unildiff.core.gradient_checkpointing import run_block
 from unildiff.core.fusion_blocks import DoubleStreamBlock, SingleStreamBlock, TimestepEmbedding
 from unildiff.core.moe import Routing
 from unildiff.core.norm import ChannelNorm

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from unildiff.core.checkpointing import run_block
+from unildiff.core.gradient_checkpointing import run_block
 from unildiff.core.part import Part
 
 

@@ -23,7 +23,7 @@ from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, 
 from unildiff.core.pixels import pad_to_multiple
 from unildiff.utils.quiet import quiet
 from unildiff.core.text import TextEmbedding, TextEncoders, time_ids
-from unildiff.core.tiled import decode_tiles, encode_tiles, latent_tiles, out_of_memory, smaller_tile, tiled_predictor
+from unildiff.core.tiled_model import decode_tiles, encode_tiles, latent_tiles, out_of_memory, smaller_tile, tiled_predictor
 from unildiff.core.tiling import TileGrid, make_grid
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.diffusion.noise import KeyedNoise

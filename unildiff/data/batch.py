@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unildiff.utils.keys import sample_key
-from unildiff.data.pairs import Pair
+from unildiff.data.pair import Pair
 
 
 class RestorationSample(TypedDict):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from unildiff.data.layouts import Folders, PictureSet
-from unildiff.data.pairs import SUFFIXES, Split
+from unildiff.data.pair import SUFFIXES, Split
 from unildiff.utils.errors import UserError
 
 SINGLE = ("low", "haze", "rain", "snow")

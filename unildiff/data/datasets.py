@@ -16,7 +16,7 @@ from unildiff.data.batch import PredictSample, RestorationSample, picture_tensor
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
 from unildiff.utils.keys import generator, sample_key
-from unildiff.data.pairs import Pair, PairSource, Which
+from unildiff.data.pair import Pair, PairSource, Which
 from unildiff.utils.errors import UserError
 
 OnError = Literal["raise", "skip"]

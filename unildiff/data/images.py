@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unildiff.utils.files import files_below, no_permission, output_folder, write_whole
-from unildiff.data.pairs import SUFFIXES
+from unildiff.data.pair import SUFFIXES
 from unildiff.data.png import encode_png
 from unildiff.utils.errors import UserError
 

@@ -23,7 +23,7 @@ from unildiff.data.datasets import picture_key
 from unildiff.utils.files import write_whole
 from unildiff.utils.fingerprints import compare_note
 from unildiff.utils.keys import sample_key
-from unildiff.data.pairs import Pair
+from unildiff.data.pair import Pair
 from unildiff.utils.errors import UserError
 
 SHARD = 32

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unildiff.utils.files import files_below, input_folder, no_permission, some
 from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
-from unildiff.data.pairs import SUFFIXES, Pair, Split
+from unildiff.data.pair import SUFFIXES, Pair, Split
 from unildiff.utils.errors import UserError
 
 SAMPLE_MARKER = ".unildiff-sample.json"  # left by `unildiff data sample`

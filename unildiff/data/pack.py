@@ -17,7 +17,7 @@ import numpy as np
 
 from unildiff.utils.files import input_folder, some
 from unildiff.utils.mapped import map_file, prefetch
-from unildiff.data.pairs import Pair, Which
+from unildiff.data.pair import Pair, Which
 from unildiff.utils.errors import UserError
 
 INDEX = "index.json"

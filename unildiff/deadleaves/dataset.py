@@ -14,7 +14,7 @@ from unildiff.data.batch import RestorationSample, picture_tensor
 from unildiff.data.datasets import EpochOrder
 from unildiff.deadleaves.renderer import Scene, render
 from unildiff.utils.keys import generator, sample_key
-from unildiff.data.pairs import Pair, Which
+from unildiff.data.pair import Pair, Which
 from unildiff.degradations.cdd11 import degrade
 
 CLEAR = "clear"

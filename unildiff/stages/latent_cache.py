@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from unildiff.core.daem import DetailConfig
-from unildiff.data.base import OneLineLoader, RestorationDataModule
+from unildiff.data.datamodule import OneLineLoader, RestorationDataModule
 from unildiff.data.batch import SampleSet, collate
 from unildiff.utils.fingerprints import short_hash, weights_hash
 from unildiff.data.latents import CachedTrainSet, LatentCache, entries_of, picture_hash

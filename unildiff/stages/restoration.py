@@ -18,7 +18,7 @@ from unildiff.weights.load import assemble, check_own_base, check_sampling
 from unildiff.core.model import NetworkConfig, UniLDiff, network_config
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
-from unildiff.data.base import RestorationDataModule
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError, check_share

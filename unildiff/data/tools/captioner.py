@@ -21,7 +21,7 @@ from unildiff.utils.files import input_folder, output_file, some, write_failure
 from unildiff.data.images import list_pictures, read_rgb
 from unildiff.data.layouts import is_there, read_pairs, recognise
 from unildiff.data.tools.listing import picture_sets
-from unildiff.data.pairs import Split
+from unildiff.data.pair import Split
 from unildiff.utils.parallel import progress
 from unildiff.utils.errors import UserError
 

@@ -21,7 +21,7 @@ from unildiff.utils.files import input_folder
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs, recognise
 from unildiff.data.tools.listing import picture_sets
-from unildiff.data.pairs import SUFFIXES, Pair, Split
+from unildiff.data.pair import SUFFIXES, Pair, Split
 from unildiff.utils.parallel import cores, ordered, progress
 from unildiff.data.raw import read_raw
 from unildiff.utils.errors import UserError

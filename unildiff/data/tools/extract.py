@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from unildiff.utils.files import write_failure
-from unildiff.data.pairs import SUFFIXES
+from unildiff.data.pair import SUFFIXES
 from unildiff.utils.parallel import progress
 from unildiff.utils.errors import UserError
 

@@ -25,7 +25,7 @@ from unildiff.utils.journal import Journal
 from unildiff.data.layouts import is_there, recognise, sample_of
 from unildiff.data.pack import COLUMNS, FORMAT, INDEX, Pack, index_bytes, picture_checksum
 from unildiff.data.pairing import RULES
-from unildiff.data.pairs import PairSource, Split, Which
+from unildiff.data.pair import PairSource, Split, Which
 from unildiff.utils.parallel import cores, ordered, progress
 from unildiff.data.sources import disk_source, pattern_source, report
 from unildiff.utils.errors import UserError

@@ -16,7 +16,7 @@ from unildiff.data.images import write_png
 from unildiff.utils.keys import sample_key
 from unildiff.data.layouts import SAMPLE_MARKER, sample_of
 from unildiff.utils.parallel import progress
-from unildiff.data.photographs import Photograph, load, photographs
+from unildiff.data.shipped_photographs import Photograph, load, photographs
 from unildiff.data.tools.sample_generators import GENERATORS
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.utils.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from unildiff.utils.keys import generator
-from unildiff.data.pairs import Pair
+from unildiff.data.pair import Pair
 from unildiff.utils.errors import UserError
 
 Recipe = Literal["keyed", "peers"]

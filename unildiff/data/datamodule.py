@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationBatch, SampleSet, collate
 from unildiff.data.datasets import EvalSet, WithoutTruth
-from unildiff.data.pairs import Split
+from unildiff.data.pair import Split
 from unildiff.utils.parallel import cores
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
 from unildiff.utils.errors import UserError
