@@ -1,7 +1,7 @@
 """From a drawing to a photograph: uneven light, cast shadows, defocus, exposure, colour cast, sharpening and noise.
 
 Axis letters: H/W pixels (squares: H = W). Pictures are float32 (H, W, 3), depths float32 (H, W) in [0, 1], near = bright.
-All ranges are our choice, set so that the statistics of tests/data/test_deadleaves.py hold.
+All ranges are our choice, set so that the statistics of tests/deadleaves/test_renderer.py hold.
 """
 
 import math

@@ -7,7 +7,7 @@ import torch
 from skimage import data
 from skimage.metrics import structural_similarity
 
-from tests.evaluation.golden import (
+from tests.metrics.golden import (
     PAIRS,
     centre_crop,
     degrade,

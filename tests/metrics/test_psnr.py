@@ -5,7 +5,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
-from tests.evaluation.golden import PAIRS, centre_crop, luma_bt601, luma_yiq, psnr_by_definition, tensor
+from tests.metrics.golden import PAIRS, centre_crop, luma_bt601, luma_yiq, psnr_by_definition, tensor
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.data.made_scenes import Calm, one_disc
+from tests.deadleaves.made_scenes import Calm, one_disc
 from unildiff.deadleaves.renderer import VOCABULARY, render
 from unildiff.deadleaves.captions import describe
 from unildiff.deadleaves.colours import COLOUR_NAMES, colour_name

@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.core.hub import COMMIT, hub
-from tests.core.ldm_layout import write_single_file
+from tests.weights.hub import COMMIT, hub
+from tests.weights.ldm_layout import write_single_file
 from tests.small import sdxl_like_base, small_base
 from unildiff.weights.base import Base, load_base
 from unildiff.utils.errors import UserError

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from tests.evaluation.chromium import Browser
-from tests.evaluation.made_up_run import made_up_rows, write_pictures, write_run
+from tests.results.chromium import Browser
+from tests.results.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.report import report
 from unildiff.utils.errors import UserError
 from unildiff.results.report import write_report

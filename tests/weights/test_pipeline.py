@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import constants, hf_api
 from PIL import Image
 
-from tests.core.hub import hub
+from tests.weights.hub import hub
 from tests.small import sdxl_like_base, small_model
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import picture_array

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tests.evaluation.golden import PAIRS, tensor
+from tests.metrics.golden import PAIRS, tensor
 from unildiff.results.evaluator import Evaluator
 from unildiff.metrics.fid import FID
 from unildiff.metrics.torch_metrics import PictureMean

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.evaluation.made_up_run import CDD11, NAMES, made_up_info, made_up_rows, write_run
+from tests.results.made_up_run import CDD11, NAMES, made_up_info, made_up_rows, write_run
 from unildiff.utils.errors import UserError
 from unildiff.results.tables import Stage, build_table, load_run, make_run, write_table
 from unildiff.results.tables_render import render_csv, render_json, render_latex, render_markdown, render_text

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from tests.data.made_scenes import Calm, one_disc
+from tests.deadleaves.made_scenes import Calm, one_disc
 from unildiff.deadleaves import camera as camera
 from unildiff.deadleaves import layout as layouts
 from unildiff.deadleaves.layout import FIRST, LOWER, Layout, sample_layout

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import silhouette_samples
 
-from tests.evaluation.made_up_run import CDD11, made_up_rows, write_pictures, write_run
+from tests.results.made_up_run import CDD11, made_up_rows, write_pictures, write_run
 from unildiff.utils.errors import UserError
 from unildiff.results.figures import comparison_figure, median_picture, paper_figure, zoom_window
 from unildiff.analysis.figures import (

@@ -8,8 +8,8 @@ import torch
 from skimage import data
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from tests.evaluation import two_ranks
-from tests.evaluation.golden import PAIRS, degrade, tensor
+from tests.results import two_ranks
+from tests.metrics.golden import PAIRS, degrade, tensor
 from tests.processes import process_context
 from unildiff.utils.errors import UserError
 from unildiff.metrics.by_degradation import DegradationMetrics

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from tests.evaluation.golden import degrade, tensor
+from tests.metrics.golden import degrade, tensor
 from unildiff.data.images import read_rgb
 from unildiff.utils.errors import UserError
 from unildiff.results.evaluator import Evaluator, score_picture

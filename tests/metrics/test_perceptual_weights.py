@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from tests.evaluation.golden import PAIRS, tensor
+from tests.metrics.golden import PAIRS, tensor
 from unildiff.cli.commands.score import score
 from unildiff.metrics.fid import FID
 from unildiff.metrics.perceptual import DISTS, LPIPS, NoReference

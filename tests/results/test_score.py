@@ -11,7 +11,7 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
-from tests.evaluation.golden import degrade
+from tests.metrics.golden import degrade
 from unildiff.cli.main import main
 from unildiff.cli.commands.score import score
 from unildiff.utils.errors import UserError

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluation.made_up_run import made_up_rows, write_pictures, write_run
+from tests.results.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.compare import compare
 from unildiff.cli.commands.score import score
 from unildiff.cli.commands.table import table
