@@ -40,16 +40,16 @@ from benchmarks.ablation_plan import (
 from benchmarks.ablation_table import ablation_markdown, write_results
 from benchmarks.held_out import held_out, latents_of, positive, score
 from benchmarks.timing import one_thread
-from unildiff.weights.load import load_restorer
 from unildiff.cli.main import main as unildiff
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
-from unildiff.utils.files import output_folder, write_whole
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
 from unildiff.results.rows import Summary
+from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_folder, write_whole
 from unildiff.utils.paths import config_path
 from unildiff.weights.checkpoints import read_checkpoint
+from unildiff.weights.load import load_restorer
 
 SHARE = 10  # by default a tenth of the shipped model's steps
 OUT_OF_TIME = -1

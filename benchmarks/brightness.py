@@ -32,8 +32,8 @@ from benchmarks.held_out import (
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
 from unildiff.results.rows import Summary
+from unildiff.utils.errors import UserError
 
 REACH_PIXELS = 41  # odd; about the means that PixelMix moves (5 cells of 8)
 KINDS = ("", "+exposure", "+brightness")

@@ -21,9 +21,9 @@ from benchmarks.timing import Effort, alternate
 from unildiff.data.augment import Augment
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, FilePairs, TrainSet
-from unildiff.deadleaves.renderer import render
-from unildiff.data.tools.pack_writer import PackWriter
 from unildiff.data.pair import Pair
+from unildiff.data.tools.pack_writer import PackWriter
+from unildiff.deadleaves.renderer import render
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 
 WIDTH, HEIGHT = 1080, 720

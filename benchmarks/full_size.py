@@ -31,12 +31,12 @@ from benchmarks.memory import field
 from benchmarks.models import CAPTION, lq_picture
 from benchmarks.training import fixed_batch
 from unildiff.callbacks import ExponentialMovingAverage, NonFiniteGuard, StepSeed
+from unildiff.cli.plan_inputs import parse_run
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.text import TextEmbedding
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.diffusion.schedule import NoiseSchedule
-from unildiff.cli.plan_inputs import parse_run
 from unildiff.planning.report import device_memory
 from unildiff.planning.shapes import BaseSizes, base_sizes, shaped_model
 from unildiff.planning.step import measure_step

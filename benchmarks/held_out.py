@@ -15,15 +15,15 @@ from torch import Tensor
 from benchmarks.timing import one_thread
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.weights.load import check_sampling, load_restorer
 from unildiff.core.model import LQFeatures, UniLDiff
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample
-from unildiff.utils.parallel import progress
 from unildiff.data.tools.samples import LONGEST, write_sample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.results.evaluator import Evaluator
 from unildiff.results.rows import Summary, summarise
+from unildiff.utils.parallel import progress
+from unildiff.weights.load import check_sampling, load_restorer
 
 Pictures = Literal["validation", "test"]
 METRICS = ("psnr", "ssim", "gmsd")

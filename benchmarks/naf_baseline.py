@@ -32,13 +32,13 @@ from benchmarks.held_out import add_pictures, degraded, held_out, number, positi
 from benchmarks.naf_model import NAFNet, blocks_for
 from benchmarks.timing import one_thread
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.weights.load import load_restorer
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
-from unildiff.utils.errors import UserError
 from unildiff.results.rows import Summary
+from unildiff.utils.errors import UserError
 from unildiff.utils.paths import config_path
 from unildiff.weights.checkpoints import load_file_safely
+from unildiff.weights.load import load_restorer
 
 DATA = "configs/tiny/weights/4_joint.yaml"
 RATE, WARMUP, CLIP = 1e-3, 0.02, 1.0

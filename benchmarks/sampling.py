@@ -17,12 +17,12 @@ from unildiff.core.model import LQFeatures, UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.core.unet import UNetContext
 from unildiff.data.batch import picture_tensor
-from unildiff.utils.keys import sample_key
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr
+from unildiff.utils.keys import sample_key
 
 PART = (0.0, 0.5)  # the first half of the steps: the high noise levels
 

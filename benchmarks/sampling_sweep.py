@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.held_out import add_options, add_pictures, held_out, opened
-from unildiff.utils.errors import UserError
 from unildiff.analysis.sweeps import GUIDANCE, STEPS, means, settings, sweep, sweep_figure
+from unildiff.utils.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

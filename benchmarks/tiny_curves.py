@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unildiff.utils.files import output_folder, write_whole
 from unildiff.results.report_curves import Curve, read_curves
+from unildiff.utils.files import output_folder, write_whole
 
 LOSSES = {
     "fit_vae": "loss/reconstruction",

@@ -31,16 +31,16 @@ from benchmarks.held_out import Restored, add_options, held_out, latents_of, num
 from benchmarks.naf_baseline import load_naf
 from benchmarks.naf_baseline import restore as restore_by_naf
 from benchmarks.robustness import clean_psnr, mean_colour_shift, same_bytes, seconds_for_512
-from unildiff.weights.load import load_restorer
+from unildiff.analysis.sweeps import PAPER
 from unildiff.core.encoders import encode_latents
 from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
 from unildiff.results.rows import Summary
-from unildiff.analysis.sweeps import PAPER
+from unildiff.utils.errors import UserError
 from unildiff.weights.checkpoints import read_checkpoint
+from unildiff.weights.load import load_restorer
 
 MOCE_IR_S_SECONDS = 24.5  # for 512x512 on one core of such a machine, speeds.md 7
 EQUAL_PSNR = 0.05  # dB: "equal PSNR" of point 2 (our reading)

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from unildiff.data.catalogue import CDD11, DOUBLE, SINGLE, TRIPLE
 from unildiff.data.layouts import PictureSet
-from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.pair import Split
+from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.utils.errors import UserError
 
 _GROUPS = {"single": SINGLE, "double": DOUBLE, "triple": TRIPLE, "all": (*SINGLE, *DOUBLE, *TRIPLE)}

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.captions import Captions
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.datasets import EpochOrder, EvalSet
-from unildiff.deadleaves.renderer import MIN_SIDE, VERSION, render
-from unildiff.utils.keys import sample_key
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.deadleaves.cache import SceneCache
 from unildiff.deadleaves.dataset import CLEAR, Clean, MadePairs, Rendered, SceneTrainSet
+from unildiff.deadleaves.renderer import MIN_SIDE, VERSION, render
 from unildiff.degradations.cdd11 import DEGRADATIONS
 from unildiff.utils.errors import UserError, check_share
+from unildiff.utils.keys import sample_key
 
 _VAL_SIZE = 12  # below it a photograph of 640x427 keeps no 8 pixels of its height
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.captions import Captions
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.datasets import EpochOrder, EvalSet, OnError, PredictSet, TrainSet
 from unildiff.data.pack import open_pack
-from unildiff.data.pairing import RULES
 from unildiff.data.pair import PairSource, files_of
+from unildiff.data.pairing import RULES
 from unildiff.data.sources import View, every_picture, pattern_source, readable, report
 from unildiff.utils.errors import UserError
 

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 from unildiff.data.catalogue import RAINDROP, RAINDROP_B
 from unildiff.data.layouts import PictureSet
-from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.pair import Split
+from unildiff.data.paired_datamodule import PairedDataModule
 
 
 class RaindropDataModule(PairedDataModule):

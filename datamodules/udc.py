@@ -10,8 +10,8 @@ import numpy as np
 from unildiff.data.catalogue import POLED, TOLED
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PictureSet
-from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.pair import Split
+from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.raw import Bayer, demosaic, mosaic, raw_to_rgb, read_raw
 from unildiff.utils.errors import UserError
 

@@ -7,7 +7,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from unildiff.weights.base import Base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import NetworkConfig, UniLDiff
@@ -15,6 +14,7 @@ from unildiff.core.pixel_mix import BrightnessGate
 from unildiff.core.sizes import SDXL, TINY
 from unildiff.core.text import TextEncoders
 from unildiff.core.tiny import make_tiny_base, tiny_tokenizer
+from unildiff.weights.base import Base
 
 WORDS = ["a", "cat", "on", "the", "red", "table"]
 

@@ -9,6 +9,9 @@ import torch
 from PIL import Image
 
 from tests.small import NETWORK, small_model
+from unildiff.analysis.inspection import look_inside, reference_pictures
+from unildiff.analysis.model_figures import Options, draw_all
+from unildiff.analysis.model_figures import test_samples as read_samples
 from unildiff.cli.commands.figures import figures
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
@@ -17,9 +20,6 @@ from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.tools.samples import write_sample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
-from unildiff.analysis.model_figures import Options, draw_all
-from unildiff.analysis.model_figures import test_samples as read_samples
-from unildiff.analysis.inspection import look_inside, reference_pictures
 
 SETTINGS = SamplingSettings(3, 1.0)
 WINDOWS = NetworkConfig(

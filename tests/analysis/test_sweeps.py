@@ -6,14 +6,14 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 
 from tests.small import small_model
-from unildiff.weights.load import load_restorer
+from unildiff.analysis import sweeps
+from unildiff.analysis.sweeps import Setting, means, read_sweep, settings, sweep, sweep_figure
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
-from unildiff.analysis import sweeps
-from unildiff.analysis.sweeps import Setting, means, read_sweep, settings, sweep, sweep_figure
+from unildiff.weights.load import load_restorer
 from unildiff.weights.restoring import restore_picture
 
 

@@ -10,8 +10,8 @@ from benchmarks.brightness import KINDS, REACH_PIXELS, local_means, main, oracle
 from benchmarks.held_out import held_out, number, score
 from benchmarks.tiny_goals import way
 from tests.small import small_model
-from unildiff.weights.load import load_restorer
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.weights.load import load_restorer
 
 
 def picture(seed: int) -> Tensor:

@@ -14,20 +14,20 @@ from safetensors.torch import save_file
 from tests.small import NETWORK, sdxl_like_base, small_base
 from tests.stages.steps import CAPTIONS, Losses, make_batch, make_stage, make_trainer
 from unildiff.callbacks import CaptionCache, caption_cache
-from unildiff.cli.main import main
-from unildiff.data.augment import Augment
-from unildiff.data.datamodule import RestorationDataModule
-from unildiff.data.captions import Captions
-from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, TrainSet
-from unildiff.utils.keys import sample_key
-from unildiff.data.pair import Pair
 from unildiff.callbacks.text_cache import CachedText, TextCache, text_fingerprint
-from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
+from unildiff.cli.main import main
 from unildiff.cli.plan_inputs import parse_run
+from unildiff.data.augment import Augment
+from unildiff.data.captions import Captions
+from unildiff.data.datamodule import RestorationDataModule
+from unildiff.data.datasets import EpochOrder, EvalSet, FilePairs, TrainSet
+from unildiff.data.pair import Pair
+from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.planning.report import device_memory
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import StepSettings, measure_step
+from unildiff.utils.errors import UserError
+from unildiff.utils.keys import sample_key
 
 
 class Pictures:

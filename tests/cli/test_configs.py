@@ -97,7 +97,7 @@ def test_two_processes_run_the_recipe_as_it_is(base: Path, tmp_path: Path) -> No
     token_experts = ["--model.network.fusion.token_experts=3"]
     for stage, extra in (("joint", [*token_experts, "--model.init_from=null"]), ("decoder", token_experts)):
         command = ["fit", "--config", f"configs/{stage}.yaml", *smaller(base, steps=2, batch=4, accumulation=8), *extra]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
         done = subprocess.run(
             [sys.executable, "-m", "unildiff", *command, "--trainer.devices=2"],
             cwd=tmp_path,

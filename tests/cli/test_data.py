@@ -11,9 +11,8 @@ from PIL import Image
 
 from tests.fake_trees import cdd11, rain
 from unildiff.cli.main import main
-from unildiff.data.tools import captioner
-from unildiff.data.tools import synthesize
 from unildiff.data.catalogue import DATASETS
+from unildiff.data.tools import captioner, synthesize
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,7 @@ from PIL import Image
 from tests.data.hub import cdd11_archives, serving
 from tests.fake_trees import cdd11
 from unildiff.cli.main import main
-from unildiff.data.tools import captioner
-from unildiff.data.tools import samples
-from unildiff.data.tools import synthesize
+from unildiff.data.tools import captioner, samples, synthesize
 
 CHECKOUT = Path(__file__).parents[2]
 COMMANDS = {

@@ -10,18 +10,18 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from tests.small import NETWORK, small_base
-from unildiff.weights.load import model_from_checkpoint
 from unildiff.callbacks import AtomicCheckpointIO, ExponentialMovingAverage
 from unildiff.cli.main import main
 from unildiff.core.model import UniLDiff, load_model
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.weights.pipeline import UniLDiffPipeline
-from unildiff.weights.restoring import restore_picture
 from unildiff.stages.alignment import AlignmentModule
 from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.joint import JointFinetuneModule
+from unildiff.weights.load import model_from_checkpoint
+from unildiff.weights.pipeline import UniLDiffPipeline
+from unildiff.weights.restoring import restore_picture
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 

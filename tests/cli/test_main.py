@@ -171,7 +171,7 @@ def test_widening_the_command_line_is_a_visible_act() -> None:
     found = {}
     for group, names in {"": cli.FUNCTIONS, **cli.GROUPS}.items():
         for name in cli.functions_in(group, names):
-            module = import_module(f"unildiff.commands.{group or name}")
+            module = import_module(f"unildiff.cli.commands.{group or name}")
             function = getattr(module, name, None) or getattr(module, f"{name}_")
             found[f"{group} {name}".strip()] = " ".join(inspect.signature(function).parameters)
     assert found == OPTIONS

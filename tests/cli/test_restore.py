@@ -14,9 +14,9 @@ from tests.small import small_model
 from unildiff.cli.main import main
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import picture_array
-from unildiff.utils.files import write_failure
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.utils.files import write_failure
 from unildiff.weights.restoring import restore_picture
 
 

@@ -9,9 +9,9 @@ from tests.results.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.compare import compare
 from unildiff.cli.commands.score import score
 from unildiff.cli.commands.table import table
-from unildiff.utils.errors import UserError
-from unildiff.results.tables import load_run
 from unildiff.cli.parsing import run_module
+from unildiff.results.tables import load_run
+from unildiff.utils.errors import UserError
 
 SCENES = [f"s{index:02}" for index in range(12)]
 

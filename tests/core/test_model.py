@@ -13,13 +13,13 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 
 from tests.small import NETWORK, sdxl_like_base, small_base, small_model
-from unildiff.weights.load import stored_network
-from unildiff.weights.base import Base
 from unildiff.core.model import NetworkConfig, UniLDiff, load_model
 from unildiff.core.pixels import pad_to_multiple, to_uint8, to_unit
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
+from unildiff.weights.base import Base
+from unildiff.weights.load import stored_network
 
 SETTINGS = SamplingSettings(num_inference_steps=4)
 CAPTIONS = ["a red cat", "the table"]

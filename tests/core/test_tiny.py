@@ -5,10 +5,10 @@ import torch
 from transformers import CLIPTokenizer
 
 from tests.small import SMALL, WORDS, sdxl_like_base, small_base
-from unildiff.weights.base import load_base
 from unildiff.core.text import time_ids
 from unildiff.core.tiny import make_tiny_base, tiny_tokenizer
 from unildiff.deadleaves.renderer import VOCABULARY
+from unildiff.weights.base import load_base
 
 
 def words_in_ids(tokenizer: CLIPTokenizer, word: str) -> int:

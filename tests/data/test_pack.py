@@ -16,11 +16,11 @@ from tests.fake_trees import cdd11, haze, noise, rain
 from unildiff.data.augment import Augment
 from unildiff.data.datasets import FilePairs
 from unildiff.data.images import read_rgb
-from unildiff.utils.journal import Journal
 from unildiff.data.pack import Pack
-from unildiff.data.tools.pack_writer import PackWriter, pack_folder, pack_set
 from unildiff.data.pair import Pair, Split
+from unildiff.data.tools.pack_writer import PackWriter, pack_folder, pack_set
 from unildiff.utils.errors import UserError
+from unildiff.utils.journal import Journal
 
 
 def write(path: Path, height: int, width: int, mode: str = "RGB") -> Path:

@@ -6,9 +6,9 @@ import pytest
 from jsonargparse import ArgumentParser
 
 import datamodules
+from unildiff.cli.plan_inputs import parse_run
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.paired_datamodule import PairedDataModule
-from unildiff.cli.plan_inputs import parse_run
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs/data").glob("*.yaml"))
 

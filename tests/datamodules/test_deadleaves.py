@@ -11,9 +11,9 @@ from datamodules.deadleaves import DeadLeavesDataModule
 from unildiff.deadleaves import cache as scene_cache
 from unildiff.deadleaves import dataset as scenes
 from unildiff.deadleaves.renderer import render
-from unildiff.utils.keys import sample_key
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.utils.errors import UserError
+from unildiff.utils.keys import sample_key
 
 SMALL = {"crop_size": 32, "count": 40, "batch_size": 4, "num_workers": 0, "seed": 1, "test_count": 2}
 

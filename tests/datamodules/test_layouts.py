@@ -9,8 +9,8 @@ import pytest
 import datamodules
 from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
 from tests.fake_trees.pictures import SHIFT
-from unildiff.data.tools.captioner import picture_files
 from unildiff.data.catalogue import DATASETS, dataset
+from unildiff.data.tools.captioner import picture_files
 from unildiff.data.tools.check import check
 from unildiff.data.tools.pack_writer import pack_set
 from unildiff.utils.errors import UserError

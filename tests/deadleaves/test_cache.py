@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from unildiff.deadleaves import cache as scene_cache
+from unildiff.deadleaves.cache import SceneCache
 from unildiff.deadleaves.renderer import render
+from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
 from unildiff.utils.locks import lock
-from unildiff.deadleaves.cache import SceneCache
-from unildiff.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)

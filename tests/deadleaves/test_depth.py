@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from tests.deadleaves.made_scenes import Calm, one_disc
-from unildiff.deadleaves import camera as camera
+from unildiff.deadleaves import camera
 from unildiff.deadleaves import layout as layouts
 from unildiff.deadleaves.layout import FIRST, LOWER, Layout, sample_layout
 from unildiff.deadleaves.paint import draw_labels, paint, paint_depth

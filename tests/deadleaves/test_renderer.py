@@ -9,18 +9,16 @@ import numpy as np
 import pytest
 
 from tests.deadleaves.made_scenes import Calm, one_disc
-from unildiff.deadleaves.renderer import VOCABULARY, render
 from unildiff.deadleaves.captions import describe
 from unildiff.deadleaves.colours import COLOUR_NAMES, colour_name
 from unildiff.deadleaves.layout import Layout, sample_layout
 from unildiff.deadleaves.paint import draw_labels
+from unildiff.deadleaves.renderer import VOCABULARY, render
 from unildiff.utils.keys import generator
 
 
 def test_the_same_in_another_process_and_after_other_scenes() -> None:
-    program = (
-        "import zlib; from unildiff.deadleaves.renderer import render; s = render(7); print(zlib.crc32(s.image), s.caption)"
-    )
+    program = "import zlib; from unildiff.deadleaves.renderer import render; s = render(7); print(zlib.crc32(s.image), s.caption)"
     fresh = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     scene = render(7)
     assert fresh.strip() == f"{zlib.crc32(np.ascontiguousarray(scene.image))} {scene.caption}"

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unildiff.deadleaves.renderer import render
-from unildiff.deadleaves.layout import sample_sizes
-from unildiff.deadleaves.textures import TILE, atlas, tile_kinds, tile_origin
 from unildiff.data.shipped_photographs import load, photographs
+from unildiff.deadleaves.layout import sample_sizes
+from unildiff.deadleaves.renderer import render
+from unildiff.deadleaves.textures import TILE, atlas, tile_kinds, tile_origin
 from unildiff.degradations.cdd11 import degrade
 
 COUNT = 120

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from unildiff.utils.keys import generator
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.degradations import maps, operators
 from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade
 from unildiff.degradations.masks import rain_streaks
+from unildiff.utils.keys import generator
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,18 @@ import torch
 from skimage import data
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from tests.results import two_ranks
 from tests.metrics.golden import PAIRS, degrade, tensor
 from tests.processes import process_context
-from unildiff.utils.errors import UserError
+from tests.results import two_ranks
 from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.gmsd import gmsd
-from unildiff.metrics.torch_metrics import PSNR, SSIM, PictureMean
 from unildiff.metrics.ms_ssim import ms_ssim
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr
 from unildiff.metrics.registry import METRICS, check_names
 from unildiff.metrics.ssim import ssim
+from unildiff.metrics.torch_metrics import PSNR, SSIM, PictureMean
+from unildiff.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

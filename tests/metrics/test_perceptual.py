@@ -13,12 +13,12 @@ import torchvision
 from torch import nn
 
 from tests.metrics.golden import PAIRS, tensor
-from unildiff.results.evaluator import Evaluator
 from unildiff.metrics.fid import FID
-from unildiff.metrics.torch_metrics import PictureMean
 from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.registry import METRICS, load_scorers
+from unildiff.metrics.torch_metrics import PictureMean
+from unildiff.results.evaluator import Evaluator
 
 RGB, LUMA = PROTOCOLS["onerestore"], PROTOCOLS["basicsr-y"]
 NETWORKS = ["lpips", "lpips_vgg", "dists", "musiq", "maniqa", "clipiqa", "niqe"]

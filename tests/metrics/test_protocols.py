@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from unildiff.utils.errors import UserError
 from unildiff.metrics.protocols import PROTOCOLS, get_protocol
+from unildiff.utils.errors import UserError
 
 NAMES = ["unildiff", "promptir", "moceir", "onerestore", "daclip", "diffuir", "pyiqa-y", "basicsr-y"]
 

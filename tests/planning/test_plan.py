@@ -13,13 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.small import NETWORK, sdxl_like_base, small_model
 from unildiff.cli.main import main
-from unildiff.core.tiny import make_tiny_base
-from unildiff.utils.paths import config_names
 from unildiff.cli.plan_inputs import parse_run
+from unildiff.core.tiny import make_tiny_base
 from unildiff.planning.report import checkpoint_bytes, device_memory, plan_text
 from unildiff.planning.shapes import BaseSizes, base_sizes
 from unildiff.planning.step import StepSettings, measure_step
 from unildiff.planning.tracker import Tracker
+from unildiff.utils.paths import config_names
 
 
 def test_tracker_counts_what_lives() -> None:

@@ -10,14 +10,14 @@ from skimage import data
 
 from tests.metrics.golden import degrade, tensor
 from unildiff.data.images import read_rgb
-from unildiff.utils.errors import UserError
-from unildiff.results.evaluator import Evaluator, score_picture
-from unildiff.results.file_pairs import find_pairs
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr
+from unildiff.metrics.ssim import ssim
+from unildiff.results.evaluator import Evaluator, score_picture
+from unildiff.results.file_pairs import find_pairs
 from unildiff.results.rows import count_identical, gather_rows, summarise, write_csv
 from unildiff.results.score import score_pairs
-from unildiff.metrics.ssim import ssim
+from unildiff.utils.errors import UserError
 
 TRUTH = data.astronaut()[:48, :64]
 

@@ -6,8 +6,6 @@ from PIL import Image
 from sklearn.metrics import silhouette_samples
 
 from tests.results.made_up_run import CDD11, made_up_rows, write_pictures, write_run
-from unildiff.utils.errors import UserError
-from unildiff.results.figures import comparison_figure, median_picture, paper_figure, zoom_window
 from unildiff.analysis.figures import (
     ExpertMap,
     _look,
@@ -17,8 +15,10 @@ from unildiff.analysis.figures import (
     gate_figure,
     perception_distortion_figure,
 )
+from unildiff.results.figures import comparison_figure, median_picture, paper_figure, zoom_window
 from unildiff.results.figures_style import PALETTE
 from unildiff.results.tables import load_run, write_table
+from unildiff.utils.errors import UserError
 
 
 def flat(colour, size=(40, 60)):

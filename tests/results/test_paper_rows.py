@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from unildiff.utils.errors import UserError
 from unildiff.results.paper_rows import DEFAULT_FILE, load_paper, main, parse_supplement
 from unildiff.results.tables_notes import average_errors, consistency_notes
+from unildiff.utils.errors import UserError
 
 # Sums of each printed row, made with awk over the supplement's text (not with the parser under test).
 SUMS = {

@@ -11,12 +11,12 @@ from torch.utils.tensorboard import SummaryWriter
 from tests.results.chromium import Browser
 from tests.results.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.report import report
-from unildiff.utils.errors import UserError
 from unildiff.results.report import write_report
 from unildiff.results.report_curves import Curve, curves_html, read_curves
 from unildiff.results.report_images import PictureStore, picture_side
 from unildiff.results.report_tables import fitting_table
 from unildiff.results.tables import load_run
+from unildiff.utils.errors import UserError
 
 ODD = "</script><b>\"low\" & 'haze'"  # a name that would break a careless page
 

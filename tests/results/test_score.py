@@ -12,14 +12,14 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
 from tests.metrics.golden import degrade
-from unildiff.cli.main import main
 from unildiff.cli.commands.score import score
-from unildiff.utils.errors import UserError
+from unildiff.cli.main import main
 from unildiff.metrics.fid import FID
-from unildiff.results.file_pairs import find_pairs
 from unildiff.metrics.protocols import PROTOCOLS
+from unildiff.results.file_pairs import find_pairs
 from unildiff.results.score import score_pairs
 from unildiff.results.workers import process_count
+from unildiff.utils.errors import UserError
 
 TRUTHS = {name: getattr(data, name)()[:48, 40:104] for name in ("astronaut", "chelsea", "coffee")}
 

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from tests.results.made_up_run import CDD11, NAMES, made_up_info, made_up_rows, write_run
-from unildiff.utils.errors import UserError
 from unildiff.results.tables import Stage, build_table, load_run, make_run, write_table
 from unildiff.results.tables_render import render_csv, render_json, render_latex, render_markdown, render_text
 from unildiff.results.tables_runs import Scores
 from unildiff.results.tables_specs import SPECS
+from unildiff.utils.errors import UserError
 
 FIVE = ("haze", "rain", "noise_25", "blur", "low")
 

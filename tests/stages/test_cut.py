@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer, wake, without_trainer
-from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.batch import cut_batch
-from unildiff.utils.errors import UserError
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.stages.base import StageModule
+from unildiff.utils.errors import UserError
 
 
 def test_pieces_are_numpys_slices_row_by_row_with_keys_of_their_own() -> None:

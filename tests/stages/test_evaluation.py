@@ -22,10 +22,10 @@ from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
 from unildiff.stages import restoration
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.testing import EvaluationSettings
+from unildiff.utils.errors import UserError
 
 ONE_STEP = SamplingSettings(1, 1.0)
 ROWS = EvaluationSettings(stages=["no_diffusion", "after_joint", "round_trip"])

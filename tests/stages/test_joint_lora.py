@@ -12,19 +12,19 @@ from torch import Tensor
 from tests.small import NETWORK
 from tests.stages.ranks import on_two_ranks
 from tests.stages.steps import make_batch, make_loader, make_trainer, without_trainer
-from unildiff.weights.load import load_restorer
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
 from unildiff.cli.main import main
-from unildiff.weights.lora import LoRAConfig, halve_frozen, with_merged_adapters
-from unildiff.core.model import UniLDiff
-from unildiff.utils.errors import UserError
 from unildiff.cli.plan_inputs import parse_run
+from unildiff.core.model import UniLDiff
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import measure_step
 from unildiff.stages.base import OptimizerConfig
-from unildiff.weights.checkpoints import read_checkpoint
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.joint_lora import JointLoRAModule
+from unildiff.utils.errors import UserError
+from unildiff.weights.checkpoints import read_checkpoint
+from unildiff.weights.load import load_restorer
+from unildiff.weights.lora import LoRAConfig, halve_frozen, with_merged_adapters
 
 pytest.importorskip("peft")
 RATE = OptimizerConfig(1e-2, None, 0.0, 0, "constant")

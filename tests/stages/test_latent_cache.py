@@ -13,16 +13,16 @@ from tests.small import NETWORK, small_model
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
 from unildiff.cli.main import main
 from unildiff.data import latents as latents_module
-from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.batch import collate
-from unildiff.utils.keys import sample_key
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.latents import CachedTrainSet, LatentCache
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import StepSettings, measure_step
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache
+from unildiff.utils.errors import UserError
+from unildiff.utils.keys import sample_key
 
 SAMPLES = 10  # three shards of 4, 4 and 2
 

@@ -11,9 +11,9 @@ from tests.stages.steps import gradients, make_batch, make_loader, make_stage, m
 from unildiff.callbacks import NonFiniteGuard
 from unildiff.core.daff import FusionConfig
 from unildiff.diffusion.noise import KeyedNoise
-from unildiff.utils.errors import UserError
 from unildiff.stages.base import OptimizerConfig, StageModule, dropped_captions, plain
 from unildiff.stages.optimiser import learning_rate_factor
+from unildiff.utils.errors import UserError
 
 
 class Rates(Callback):

@@ -7,13 +7,13 @@ import torch
 
 from tests.small import SMALL
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer
-from unildiff.weights.base import load_base
 from unildiff.core.encoders import decode_latents, encode_latents
 from unildiff.core.pixels import to_unit
 from unildiff.core.tiny import make_tiny_base
 from unildiff.stages import pretrain
 from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.pretrain import PretrainUNetModule, PretrainVAEModule
+from unildiff.weights.base import load_base
 
 RATE = OptimizerConfig(1e-2, None, 0.0, 0, "constant")
 

@@ -8,11 +8,11 @@ import pytest
 
 from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
 from unildiff.cli.main import main
+from unildiff.cli.plan_inputs import parse_run
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
-from unildiff.cli.plan_inputs import parse_run
 from unildiff.stages.pretrain import PretrainUNetModule, PretrainVAEModule
+from unildiff.utils.errors import UserError
 
 
 @pytest.mark.parametrize("kind", ["alignment", "joint", "joint_lora", "decoder"])

@@ -14,9 +14,9 @@ from tests.small import NETWORK
 from tests.stages.ranks import on_two_ranks
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
+from unildiff.stages.pretrain import PretrainVAEModule
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import config_path
-from unildiff.stages.pretrain import PretrainVAEModule
 
 VARIANT = yaml.safe_load(config_path("configs/variants/fsdp2.yaml").read_text())["trainer"]
 

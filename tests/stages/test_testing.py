@@ -12,10 +12,10 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from tests.processes import process_context
 from unildiff.data.batch import RestorationBatch
-from unildiff.utils.errors import UserError
 from unildiff.results.blindness import told_degradations
 from unildiff.results.tables import build_table, load_run
 from unildiff.stages.testing import EvaluationSettings, TestRun, means_text
+from unildiff.utils.errors import UserError
 
 PICTURES = [("low", "a"), ("low", "b"), ("low", "c"), ("haze", "a"), ("haze", "b"), ("haze", "c")]
 

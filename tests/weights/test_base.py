@@ -10,11 +10,11 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.small import sdxl_like_base, small_base
 from tests.weights.hub import COMMIT, hub
 from tests.weights.ldm_layout import write_single_file
-from tests.small import sdxl_like_base, small_base
-from unildiff.weights.base import Base, load_base
 from unildiff.utils.errors import UserError
+from unildiff.weights.base import Base, load_base
 
 REPO = "stabilityai/stable-diffusion-xl-base-1.0"
 XL_INDEX = {

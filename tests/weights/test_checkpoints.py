@@ -11,14 +11,14 @@ from torch import nn
 
 from tests.small import NETWORK
 from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
-from unildiff.weights.load import model_from_checkpoint
 from unildiff.callbacks import ExponentialMovingAverage
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
 from unildiff.stages.base import OptimizerConfig
-from unildiff.weights.checkpoints import StageCheckpoint, load_file_safely, read_checkpoint
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.restoration import RestorationModule
+from unildiff.utils.errors import UserError
+from unildiff.weights.checkpoints import StageCheckpoint, load_file_safely, read_checkpoint
+from unildiff.weights.load import model_from_checkpoint
 
 RATE = OptimizerConfig(1e-2, None, 0.0, 0, "constant")
 

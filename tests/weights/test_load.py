@@ -7,14 +7,14 @@ import torch
 
 from tests.small import NETWORK, small_base, small_model
 from tests.stages.steps import make_batch, make_loader, make_trainer
-from unildiff.weights.load import model_from_checkpoint
 from unildiff.cli.main import main
+from unildiff.cli.plan_inputs import parse_run
 from unildiff.core.model import UniLDiff
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
-from unildiff.cli.plan_inputs import parse_run
 from unildiff.stages.alignment import AlignmentModule
 from unildiff.stages.joint import JointFinetuneModule
+from unildiff.utils.errors import UserError
+from unildiff.weights.load import model_from_checkpoint
 
 
 @pytest.fixture(scope="module")

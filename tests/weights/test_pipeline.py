@@ -9,8 +9,8 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import constants, hf_api
 from PIL import Image
 
-from tests.weights.hub import hub
 from tests.small import sdxl_like_base, small_model
+from tests.weights.hub import hub
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings

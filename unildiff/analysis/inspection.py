@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unildiff.analysis.figures import ExpertMap
 from unildiff.core.daem import DetailLevel, LevelStatistics
 from unildiff.core.daff import DAFF, FusionContext, FusionOutput
 from unildiff.core.encoders import encode_latents
@@ -22,7 +23,6 @@ from unildiff.core.moe import Routing
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.analysis.figures import ExpertMap
 
 FloatArray = NDArray[np.float64]
 

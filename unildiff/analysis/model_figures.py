@@ -14,14 +14,6 @@ from typing import Any
 import numpy as np
 
 import datamodules
-from unildiff.weights.load import check_sampling
-from unildiff.core.model import UniLDiff
-from unildiff.data.batch import RestorationSample, picture_array
-from unildiff.utils.files import output_folder, write_whole
-from unildiff.utils.parallel import progress
-from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
-from unildiff.results.evaluator import score_picture
 from unildiff.analysis.figures import (
     embedding_figure,
     expert_map_figure,
@@ -30,10 +22,18 @@ from unildiff.analysis.figures import (
     perception_distortion_figure,
 )
 from unildiff.analysis.inspection import Inside, look_inside, reference_pictures
+from unildiff.analysis.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
+from unildiff.core.model import UniLDiff
+from unildiff.data.batch import RestorationSample, picture_array
+from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import METRICS, load_scorers
+from unildiff.results.evaluator import score_picture
 from unildiff.results.rows import Row, summarise
-from unildiff.analysis.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
+from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_folder, write_whole
+from unildiff.utils.parallel import progress
+from unildiff.weights.load import check_sampling
 
 _MAPS = 3  # degradations whose expert maps are drawn, evenly spread over the list
 

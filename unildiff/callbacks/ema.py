@@ -9,8 +9,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from unildiff.utils.keys import sample_key
 from unildiff.utils.errors import UserError
+from unildiff.utils.keys import sample_key
 
 CHECKPOINT_KEY = "ema_state_dict"
 

@@ -17,9 +17,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from unildiff.core.text import TextEmbedding, TextEncoders
+from unildiff.utils.errors import UserError
 from unildiff.utils.files import write_whole
 from unildiff.utils.fingerprints import short_hash, weights_hash
-from unildiff.utils.errors import UserError
 
 
 class TextCache:

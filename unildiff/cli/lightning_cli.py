@@ -13,14 +13,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import datamodules
-from unildiff.cli.arguments import FILES, MODELS, TrainerArguments, stage_name
-from unildiff.weights.load import weights_folder
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard, StepSeed
-from unildiff.utils.errors import UserError
-from unildiff.cli.parsing import OneLineErrors, explain, require_class
-from unildiff.utils.paths import weights_path
 from unildiff.callbacks.run_record import RunRecord, new_run_folder, newest_checkpoint
+from unildiff.cli.arguments import FILES, MODELS, TrainerArguments, stage_name
+from unildiff.cli.parsing import OneLineErrors, explain, require_class
+from unildiff.utils.errors import UserError
+from unildiff.utils.paths import weights_path
 from unildiff.weights.checkpoints import load_file_safely
+from unildiff.weights.load import weights_folder
 
 STOPPED = 143
 """Exit code after SIGTERM or SIGUSR1 (128 + 15): a checkpoint of the last step is written."""

@@ -1,6 +1,6 @@
 """The command line: finds the command, and turns a user's mistake into one line and exit code 2.
 
-Commands are plain functions in ``unildiff/commands/``; the four of the Trainer are in ``unildiff/cli/lightning_cli.py``. What
+Commands are plain functions in ``unildiff/cli/commands/``; the four of the Trainer are in ``unildiff/cli/lightning_cli.py``. What
 ``--help`` says is read off their source, so that nothing heavy is imported before a command is chosen.
 
 Exit codes: 0 done; 1 an error of ours (with traceback); 2 a user's mistake (one line on stderr); 3 done in part, what was
@@ -101,7 +101,7 @@ def functions_in(group: str, names: Sequence[str]) -> dict[str, str]:
     """Return those of ``names`` that are implemented, with the first line of their docstrings.
 
     Args:
-        group: functions of one file, ``unildiff/commands/<group>.py``; "": each in a file of its own name.
+        group: functions of one file, ``unildiff/cli/commands/<group>.py``; "": each in a file of its own name.
         names: command names; a function may have a trailing underscore where Python has the name itself.
     """
     summaries = {}
@@ -118,7 +118,7 @@ def call(command: str, module: str, name: str, arguments: list[str]) -> int:
 
     Required parameters are positional. A function returns its exit code, or None for 0.
     """
-    loaded = import_module(f"unildiff.commands.{module}")
+    loaded = import_module(f"unildiff.cli.commands.{module}")
     function: Callable[..., int | None] = getattr(loaded, name, None) or getattr(loaded, f"{name}_")
     from unildiff.cli.parsing import call_function
 

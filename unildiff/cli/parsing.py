@@ -148,7 +148,7 @@ def run_module(function: Callable[..., int | None], arguments: Sequence[str] | N
         function: the command.
         arguments: by default those of the process.
     """
-    program = f"python -m unildiff.commands.{function.__name__}"
+    program = f"python -m unildiff.cli.commands.{function.__name__}"
     try:
         return call_function(function, program, sys.argv[1:] if arguments is None else arguments)
     except UserError as error:

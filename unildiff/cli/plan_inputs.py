@@ -6,16 +6,16 @@ from typing import Any
 import torch
 
 from unildiff.cli.arguments import TrainerArguments, stage_name
-from unildiff.weights.load import check_own_base, stored_network, weights_folder
-from unildiff.weights.lora import LoRAConfig
+from unildiff.cli.lightning_cli import UniLDiffCLI
 from unildiff.core.model import NetworkConfig, network_config
 from unildiff.data.catalogue import DATASETS
-from unildiff.utils.errors import UserError
-from unildiff.cli.lightning_cli import UniLDiffCLI
 from unildiff.planning.report import RunSettings
 from unildiff.planning.step import TRAINED, StepSettings
 from unildiff.stages.base import check_precision
 from unildiff.stages.latent_cache import LatentCacheConfig
+from unildiff.utils.errors import UserError
+from unildiff.weights.load import check_own_base, stored_network, weights_folder
+from unildiff.weights.lora import LoRAConfig
 
 GPU_TFLOPS = 120.0
 """Assumed for a GPU: 40% of the 312 TFLOP/s that an A800 has in bf16 (our choice)."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unildiff.core.attention import TextCrossAttention, axial_rope
-from unildiff.core.gradient_checkpointing import run_block
 from unildiff.core.fusion_blocks import DoubleStreamBlock, SingleStreamBlock, TimestepEmbedding
+from unildiff.core.gradient_checkpointing import run_block
 from unildiff.core.moe import Routing
 from unildiff.core.norm import ChannelNorm
 from unildiff.diffusion.noise import KeyedNoise

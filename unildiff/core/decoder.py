@@ -10,9 +10,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unildiff.core.gradient_checkpointing import run_block
 from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics
 from unildiff.core.encoders import downscale_factor, unshuffle_factor
+from unildiff.core.gradient_checkpointing import run_block
 from unildiff.core.moe import Routing
 from unildiff.core.part import Part
 from unildiff.core.pixel_mix import PixelMix

@@ -15,21 +15,28 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unildiff.weights.base import CONFIG, Base, load_base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents
 from unildiff.core.pixels import pad_to_multiple
-from unildiff.utils.quiet import quiet
 from unildiff.core.text import TextEmbedding, TextEncoders, time_ids
-from unildiff.core.tiled_model import decode_tiles, encode_tiles, latent_tiles, out_of_memory, smaller_tile, tiled_predictor
+from unildiff.core.tiled_model import (
+    decode_tiles,
+    encode_tiles,
+    latent_tiles,
+    out_of_memory,
+    smaller_tile,
+    tiled_predictor,
+)
 from unildiff.core.tiling import TileGrid, make_grid
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import Callback, Predict, SamplingSettings, sample, start_latents
 from unildiff.diffusion.schedule import NoiseSchedule
 from unildiff.utils.errors import UserError
+from unildiff.utils.quiet import quiet
+from unildiff.weights.base import CONFIG, Base, load_base
 
 
 @dataclass

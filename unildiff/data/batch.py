@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unildiff.utils.keys import sample_key
 from unildiff.data.pair import Pair
+from unildiff.utils.keys import sample_key
 
 
 class RestorationSample(TypedDict):

@@ -16,9 +16,9 @@ from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationBatch, SampleSet, collate
 from unildiff.data.datasets import EvalSet, WithoutTruth
 from unildiff.data.pair import Split
-from unildiff.utils.parallel import cores
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
 from unildiff.utils.errors import UserError
+from unildiff.utils.parallel import cores
 
 
 class RestorationDataModule(lightning.LightningDataModule):
@@ -280,7 +280,9 @@ class OneLineLoader(DataLoader[Any]):
         try:
             yield from super().__iter__()
         except UserError as error:
-            raise UserError(str(error).strip().splitlines()[-1].removeprefix("unildiff.utils.errors.UserError: ")) from None
+            raise UserError(
+                str(error).strip().splitlines()[-1].removeprefix("unildiff.utils.errors.UserError: ")
+            ) from None
 
 
 def _one_thread(worker: int) -> None:

@@ -15,9 +15,9 @@ from unildiff.data.augment import Augment
 from unildiff.data.batch import PredictSample, RestorationSample, picture_tensor
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
-from unildiff.utils.keys import generator, sample_key
 from unildiff.data.pair import Pair, PairSource, Which
 from unildiff.utils.errors import UserError
+from unildiff.utils.keys import generator, sample_key
 
 OnError = Literal["raise", "skip"]
 Reader = Callable[[Path], np.ndarray]

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unildiff.utils.keys import generator
 from unildiff.data.pair import Pair
 from unildiff.utils.errors import UserError
+from unildiff.utils.keys import generator
 
 Recipe = Literal["keyed", "peers"]
 _BASE = 16  # the peers cut test pictures to a multiple of this before the noise is added (peers.md 2.1)

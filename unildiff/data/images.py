@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from unildiff.utils.files import files_below, no_permission, output_folder, write_whole
 from unildiff.data.pair import SUFFIXES
 from unildiff.data.png import encode_png
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import files_below, no_permission, output_folder, write_whole
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it speaks of a decompression bomb
 

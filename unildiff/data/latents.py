@@ -20,11 +20,11 @@ from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, RestorationSample, SampleSet, picture_array
 from unildiff.data.datasets import picture_key
+from unildiff.data.pair import Pair
+from unildiff.utils.errors import UserError
 from unildiff.utils.files import write_whole
 from unildiff.utils.fingerprints import compare_note
 from unildiff.utils.keys import sample_key
-from unildiff.data.pair import Pair
-from unildiff.utils.errors import UserError
 
 SHARD = 32
 """Positions a file: at SDXL's size and 512 px 2 MB without skips, 3.7 GB with them (our choice)."""

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unildiff.utils.files import files_below, input_folder, no_permission, some
-from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
 from unildiff.data.pair import SUFFIXES, Pair, Split
+from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import files_below, input_folder, no_permission, some
 
 SAMPLE_MARKER = ".unildiff-sample.json"  # left by `unildiff data sample`
 _LOG = logging.getLogger(__name__)

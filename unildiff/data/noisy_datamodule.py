@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from unildiff.data.catalogue import dataset
 from unildiff.data.datasets import Degrader
-from unildiff.data.layouts import PictureSet
 from unildiff.data.gaussian_noise import GaussianNoise, Recipe, check_levels, sigma_of
-from unildiff.data.paired_datamodule import PairedDataModule
+from unildiff.data.layouts import PictureSet
 from unildiff.data.pair import Pair, PairSource, Split
+from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.sources import View
 from unildiff.utils.errors import UserError
 

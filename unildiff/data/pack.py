@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from unildiff.utils.files import input_folder, some
-from unildiff.utils.mapped import map_file, prefetch
 from unildiff.data.pair import Pair, Which
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import input_folder, some
+from unildiff.utils.mapped import map_file, prefetch
 
 INDEX = "index.json"
 FORMAT = 1

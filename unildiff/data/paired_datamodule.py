@@ -5,16 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.captions import Captions
 from unildiff.data.catalogue import dataset
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Reader, TrainSet
 from unildiff.data.images import read_rgb
-from unildiff.utils.keys import sample_key
 from unildiff.data.layouts import PictureSet, SeveralLayouts, is_there, sample_of
 from unildiff.data.pair import Pair, PairSource, Split, files_of
 from unildiff.data.sources import View, disk_source, readable, report
 from unildiff.utils.errors import UserError
+from unildiff.utils.keys import sample_key
 
 if TYPE_CHECKING:
     from unildiff.data.pack import Pack

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from unildiff.data.datasets import FilePairs, OnError, Reader, check_sizes
-from unildiff.utils.files import files_below, input_folder
 from unildiff.data.images import image_size, is_picture, list_pictures, read_rgb
 from unildiff.data.layouts import PictureSet, read_pairs, recognise, sample_of
-from unildiff.data.pairing import Fault, Rule, pair_by_name, size_faults
 from unildiff.data.pair import Pair, PairSource, Split, Which
-from unildiff.utils.parallel import progress
+from unildiff.data.pairing import Fault, Rule, pair_by_name, size_faults
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import files_below, input_folder
+from unildiff.utils.parallel import progress
 
 _LOG = logging.getLogger(__name__)
 

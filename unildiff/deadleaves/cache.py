@@ -19,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 
 from unildiff.deadleaves.renderer import VERSION, Scene, render
+from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_failure, write_whole
 from unildiff.utils.keys import sample_key
 from unildiff.utils.locks import lock
-from unildiff.utils.errors import UserError
 
 _CHUNK = 64  # scenes rendered between two notes of how far the cache is
 _NOTE, _CAPTIONS, _LOCK = "cache.json", "captions.txt", ".lock"

@@ -12,10 +12,10 @@ import numpy as np
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationSample, picture_tensor
 from unildiff.data.datasets import EpochOrder
-from unildiff.deadleaves.renderer import Scene, render
-from unildiff.utils.keys import generator, sample_key
 from unildiff.data.pair import Pair, Which
+from unildiff.deadleaves.renderer import Scene, render
 from unildiff.degradations.cdd11 import degrade
+from unildiff.utils.keys import generator, sample_key
 
 CLEAR = "clear"
 

@@ -12,8 +12,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from unildiff.utils.keys import generator
 from unildiff.degradations import maps, masks, operators
+from unildiff.utils.keys import generator
 
 DEGRADATIONS: tuple[str, ...] = (
     "low",

@@ -7,13 +7,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from unildiff.utils.errors import UserError
 from unildiff.metrics.gmsd import gmsd
 from unildiff.metrics.ms_ssim import ms_ssim
 from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
 from unildiff.metrics.protocols import Protocol, unknown
 from unildiff.metrics.psnr import psnr
 from unildiff.metrics.ssim import ssim
+from unildiff.utils.errors import UserError
 
 # (restored, gt), both (B, 3, H, W), uint8 in 0..255 or floats in [0, 1] -> (B,) float64
 Scorer = Callable[[Tensor, Tensor], Tensor]

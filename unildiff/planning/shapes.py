@@ -10,14 +10,14 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from unildiff.weights.base import Base
-from unildiff.weights.base_files import cached
-from unildiff.weights.lora import LoRAConfig, add_adapters
 from unildiff.core.model import NetworkConfig, UniLDiff
-from unildiff.utils.quiet import quiet
 from unildiff.core.sizes import SDXL, TINY
 from unildiff.core.text import TextEncoders
 from unildiff.utils.paths import weights_path
+from unildiff.utils.quiet import quiet
+from unildiff.weights.base import Base
+from unildiff.weights.base_files import cached
+from unildiff.weights.lora import LoRAConfig, add_adapters
 
 _PARTS = ("vae", "unet", "text_encoder", "text_encoder_2")
 _TINY_VOCABULARY = 1000

@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unildiff.core import moe
 from unildiff.core.encoders import encode_latents
-from unildiff.weights.lora import LoRAConfig, halve_frozen, is_adapter
 from unildiff.core.model import NetworkConfig, UniLDiff
 from unildiff.core.moe import Routing, auxiliary_loss
 from unildiff.core.text import TextEmbedding
@@ -22,6 +21,7 @@ from unildiff.diffusion.noise import KeyedNoise
 from unildiff.metrics.ssim import training_ssim
 from unildiff.planning.shapes import BaseSizes, shaped_model
 from unildiff.planning.tracker import Tracker
+from unildiff.weights.lora import LoRAConfig, halve_frozen, is_adapter
 
 Stage = Literal["alignment", "joint", "joint_lora", "decoder"]
 TRAINED: dict[Stage, tuple[str, ...]] = {

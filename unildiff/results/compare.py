@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unildiff.utils.files import output_folder, some, write_whole
-from unildiff.utils.errors import UserError
 from unildiff.metrics.registry import METRICS
 from unildiff.results.statistics import Comparison, compare_paired
 from unildiff.results.tables_runs import load_run
+from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_folder, some, write_whole
 
 _SHOWN = 3  # pictures named at either end
 

@@ -15,11 +15,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from unildiff.data.images import read_rgb
-from unildiff.utils.errors import UserError
 from unildiff.results.figures_style import PAGE_WIDTH, PALETTE, new_figure, save_figure
 from unildiff.results.paper_rows import TableId
 from unildiff.results.tables_runs import Run
 from unildiff.results.tables_specs import SPECS
+from unildiff.utils.errors import UserError
 
 Picture = NDArray[np.uint8]
 FigureName = Literal["figure1", "figure2", "figure3"]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unildiff.utils.files import some
 from unildiff.data.images import image_size, list_pictures
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import some
 
 Rule = Literal["exact", "prefix", "no-prefix"]
 

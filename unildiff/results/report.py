@@ -14,18 +14,18 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from unildiff.utils.files import output_file, output_folder, write_whole
-from unildiff.data.images import read_rgb
-from unildiff.utils.errors import UserError
-from unildiff.results.figures import median_picture, perception_distortion_points, table_figure
 from unildiff.analysis.figures import perception_distortion_figure
+from unildiff.data.images import read_rgb
 from unildiff.metrics.registry import METRICS
+from unildiff.results.figures import median_picture, perception_distortion_points, table_figure
 from unildiff.results.report_curves import Curve, curves_html, event_files, read_curves
 from unildiff.results.report_images import PictureStore, picture_side, picture_uri
 from unildiff.results.report_tables import fitting_table, tables_html
 from unildiff.results.tables_build import distinct_names, with_distinct_labels
 from unildiff.results.tables_runs import PictureKind, Run, load_run
 from unildiff.results.tables_specs import SPECS
+from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_file, output_folder, write_whole
 
 _ASSETS = Path(__file__).parent / "assets"
 _KINDS: tuple[PictureKind, ...] = ("input", "restored", "truth")

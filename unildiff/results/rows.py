@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from unildiff.utils.files import output_folder, write_whole
 from unildiff.metrics.protocols import Protocol
+from unildiff.utils.files import output_folder, write_whole
 
 # "degradation" and "name" are strings; every other key is a metric's value, None where it could not be computed.
 Row = dict[str, str | float | None]

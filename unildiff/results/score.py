@@ -14,15 +14,15 @@ from torch import Tensor
 
 from unildiff.data.batch import picture_tensor
 from unildiff.data.images import read_rgb
-from unildiff.utils.parallel import ordered, progress
-from unildiff.utils.errors import UserError
-from unildiff.results.evaluator import score_picture
-from unildiff.results.file_pairs import ScoredPair
 from unildiff.metrics.perceptual import MetricUnavailable, NetworkScorer
 from unildiff.metrics.protocols import Protocol
 from unildiff.metrics.registry import METRICS, Scorer, check_names, load_scorers, make_scorer
+from unildiff.results.evaluator import score_picture
+from unildiff.results.file_pairs import ScoredPair
 from unildiff.results.rows import Row, Summary, mean_of, summarise
 from unildiff.results.workers import process_count, worker_context
+from unildiff.utils.errors import UserError
+from unildiff.utils.parallel import ordered, progress
 
 
 @dataclass(frozen=True)

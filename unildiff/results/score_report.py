@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from unildiff.utils.files import output_folder, write_whole
 from unildiff.metrics.registry import METRICS
 from unildiff.results.rows import LABELS, Row, count_identical
 from unildiff.results.score import Scored
+from unildiff.utils.files import output_folder, write_whole
 
 
 def format_text(scored: Sequence[Scored]) -> str:

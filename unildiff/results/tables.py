@@ -8,13 +8,13 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unildiff.utils.files import output_folder, write_whole
 from unildiff.results.figures import median_picture, table_figure
 from unildiff.results.paper_rows import TableId
 from unildiff.results.tables_build import Table, TableRow, build_table
 from unildiff.results.tables_render import RENDERERS, render_text
 from unildiff.results.tables_runs import Run, Scores, Stage, load_run, make_run
 from unildiff.results.tables_specs import SPECS
+from unildiff.utils.files import output_folder, write_whole
 
 __all__ = [
     "Run",

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unildiff.utils.errors import UserError
 from unildiff.results.paper_rows import METRICS, Metric, Paper, PaperTable, TableId, load_paper
 from unildiff.results.statistics import bootstrap_interval
 from unildiff.results.tables_header import USUAL_SAMPLING, header_block, table_notes
 from unildiff.results.tables_runs import Run, Scores
 from unildiff.results.tables_specs import SPECS, TableSpec
+from unildiff.utils.errors import UserError
 
 RowKind = Literal["paper", "input", "reference", "stage", "ours", "low", "high", "difference", "seeds"]
 _OWN_ROW = "Ours"  # the paper's name for its own row

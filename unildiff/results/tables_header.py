@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from unildiff.results.paper_rows import METRICS, Metric, Paper, TableId
 from unildiff.metrics.registry import METRICS as REGISTRY
+from unildiff.results.paper_rows import METRICS, Metric, Paper, TableId
 from unildiff.results.statistics import Comparison, compare_paired
 from unildiff.results.tables_notes import consistency_notes
 from unildiff.results.tables_runs import Run, Scores

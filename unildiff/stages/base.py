@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
+from unildiff.stages.optimiser import learning_rate_factor
 from unildiff.utils.errors import UserError
 from unildiff.weights.checkpoints import mismatch
-from unildiff.stages.optimiser import learning_rate_factor
 
 
 @dataclass

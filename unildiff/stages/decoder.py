@@ -8,20 +8,20 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from unildiff.weights.load import HANDED_TO_DECODER, check_sampling
 from unildiff.core.model import LQFeatures, NetworkConfig
 from unildiff.core.moe import auxiliary_loss
 from unildiff.data.batch import RestorationBatch, cut_batch
 from unildiff.data.latents import CachedBatch, LatentCache, of_batch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError
 from unildiff.metrics.ssim import training_ssim
 from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
 from unildiff.stages.denoising import routing_scalars
 from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.testing import EvaluationSettings
+from unildiff.utils.errors import UserError
+from unildiff.weights.load import HANDED_TO_DECODER, check_sampling
 
 
 class DecoderFinetuneModule(RestorationModule):

@@ -13,10 +13,10 @@ from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import check_share
 from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.testing import EvaluationSettings
+from unildiff.utils.errors import check_share
 
 
 class DenoisingModule(RestorationModule):

@@ -2,9 +2,9 @@
 
 from typing import Any, ClassVar
 
-from unildiff.weights.lora import LoRAConfig, add_adapters, halve_frozen
-from unildiff.utils.errors import UserError
 from unildiff.stages.denoising import DenoisingModule
+from unildiff.utils.errors import UserError
+from unildiff.weights.lora import LoRAConfig, add_adapters, halve_frozen
 
 
 class JointLoRAModule(DenoisingModule):

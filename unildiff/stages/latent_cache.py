@@ -12,16 +12,16 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from unildiff.core.daem import DetailConfig
-from unildiff.data.datamodule import OneLineLoader, RestorationDataModule
-from unildiff.data.batch import SampleSet, collate
-from unildiff.utils.fingerprints import short_hash, weights_hash
-from unildiff.data.latents import CachedTrainSet, LatentCache, entries_of, picture_hash
-from unildiff.utils.parallel import progress
 from unildiff.callbacks.text_cache import text_fingerprint
+from unildiff.core.daem import DetailConfig
+from unildiff.data.batch import SampleSet, collate
+from unildiff.data.datamodule import OneLineLoader, RestorationDataModule
+from unildiff.data.latents import CachedTrainSet, LatentCache, entries_of, picture_hash
 from unildiff.diffusion.noise import KeyedNoise
-from unildiff.utils.errors import UserError
 from unildiff.stages.base import batch_pictures
+from unildiff.utils.errors import UserError
+from unildiff.utils.fingerprints import short_hash, weights_hash
+from unildiff.utils.parallel import progress
 
 if TYPE_CHECKING:
     from unildiff.stages.decoder import DecoderFinetuneModule

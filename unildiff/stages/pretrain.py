@@ -12,7 +12,6 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from unildiff.weights.base import load_base
 from unildiff.core.daff import FusionConfig
 from unildiff.core.encoders import decode_latents, encode_latents, unshuffle_factor
 from unildiff.core.pixels import to_unit
@@ -22,12 +21,13 @@ from unildiff.core.tiny_start import start_from_patches
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.data.batch import RestorationBatch
 from unildiff.deadleaves.renderer import VOCABULARY, render
-from unildiff.utils.keys import sample_key
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.schedule import NoiseSchedule
-from unildiff.utils.errors import check_share
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures, dropped_captions
+from unildiff.utils.errors import check_share
+from unildiff.utils.keys import sample_key
+from unildiff.weights.base import load_base
 
 
 class _Parts(torch.nn.Module):

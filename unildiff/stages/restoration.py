@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from unildiff.weights.load import assemble, check_own_base, check_sampling
+from unildiff.callbacks.run_record import git_state, package_versions
 from unildiff.core.model import NetworkConfig, UniLDiff, network_config
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
-from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.batch import PredictBatch, RestorationBatch
+from unildiff.data.datamodule import RestorationDataModule
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.utils.errors import UserError, check_share
 from unildiff.metrics.by_degradation import DegradationMetrics
-from unildiff.utils.paths import PACKAGE
-from unildiff.callbacks.run_record import git_state, package_versions
 from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures
-from unildiff.weights.checkpoints import SOURCE, check_source
 from unildiff.stages.testing import EvaluationSettings, Predictions, TestRun, free_folder, means_text
+from unildiff.utils.errors import UserError, check_share
+from unildiff.utils.paths import PACKAGE
+from unildiff.weights.checkpoints import SOURCE, check_source
+from unildiff.weights.load import assemble, check_own_base, check_sampling
 
 _LOG = logging.getLogger(__name__)
 

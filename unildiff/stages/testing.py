@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, picture_array
-from unildiff.utils.files import png_names
 from unildiff.data.images import write_png
-from unildiff.utils.errors import UserError
+from unildiff.metrics.registry import METRICS
 from unildiff.results.blindness import told_degradations
 from unildiff.results.evaluator import Evaluator
-from unildiff.metrics.registry import METRICS
 from unildiff.results.rows import Row, gather_rows, summarise, write_csv
+from unildiff.utils.errors import UserError
+from unildiff.utils.files import png_names
 
 StageRow = Literal["round_trip", "no_diffusion", "after_joint"]
 STAGE_LABELS: dict[StageRow, str] = {

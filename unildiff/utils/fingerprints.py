@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unildiff.utils.files import output_folder, write_whole
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_folder, write_whole
 
 NOTE = "cache.json"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from unildiff.utils.errors import UserError
 from unildiff.utils.files import write_failure
 from unildiff.utils.locks import lock
 from unildiff.utils.parallel import progress
-from unildiff.utils.errors import UserError
 
 
 class Journal:

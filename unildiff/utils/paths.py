@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unildiff.utils.errors import UserError
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def configs_folder() -> Path:

@@ -16,11 +16,11 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from unildiff.weights.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
-from unildiff.utils.quiet import quiet
 from unildiff.core.text import TextEncoders
 from unildiff.diffusion.schedule import NoiseSchedule
 from unildiff.utils.errors import UserError
+from unildiff.utils.quiet import quiet
+from unildiff.weights.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
 
 CONFIG = "unildiff.json"
 """Beside the subfolders, where the folder is a whole model."""

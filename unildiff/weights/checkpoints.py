@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unildiff.utils.fingerprints import weights_hash
 from unildiff.utils.errors import UserError
+from unildiff.utils.fingerprints import weights_hash
 
 SHOWN = 5
 SOURCE = "started_from"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from unildiff import __version__
-from unildiff.weights.load import weights_folder
 from unildiff.weights.checkpoints import StageCheckpoint
+from unildiff.weights.load import weights_folder
 
 _HEAD = """---
 library_name: diffusers

@@ -18,7 +18,6 @@ from diffusers.utils import BaseOutput
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from unildiff.weights.load import load_restorer
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder
 from unildiff.core.model import NetworkConfig, UniLDiff
@@ -29,6 +28,7 @@ from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
+from unildiff.weights.load import load_restorer
 from unildiff.weights.restoring import restore_picture
 
 Picture = Image.Image | np.ndarray | Tensor

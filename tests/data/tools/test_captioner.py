@@ -12,10 +12,10 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from unildiff.data.tools import captioner as module
-from unildiff.data.tools.captioner import caption_folder, leaks, load_captioner
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
+from unildiff.data.tools import captioner as module
+from unildiff.data.tools.captioner import caption_folder, leaks, load_captioner
 from unildiff.utils.errors import UserError
 
 WORDS = [

@@ -19,8 +19,8 @@ from datamodules.udc import UDCDataModule
 from tests.fake_trees import rain
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.images import read_rgb
-from unildiff.data.tools.pack_writer import pack_set
 from unildiff.data.shipped_photographs import PHOTOGRAPHS, load, photographs
+from unildiff.data.tools.pack_writer import pack_set
 from unildiff.data.tools.samples import write_sample
 from unildiff.utils.errors import UserError
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unildiff.data.tools import synthesize as module
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
-from unildiff.utils.keys import sample_key
+from unildiff.data.tools import synthesize as module
 from unildiff.data.tools.synthesize import synthesize
 from unildiff.data.tools.synthesize_inputs import Sources
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.utils.errors import UserError
+from unildiff.utils.keys import sample_key
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 from unildiff.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from unildiff.data.tools.check import Report
     from unildiff.data.layouts import PictureSet
+    from unildiff.data.tools.check import Report
 
 
 def list_() -> None:
@@ -184,8 +184,8 @@ def caption(
         name: the data set, where its layout is not recognised by itself.
         max_new_tokens: most tokens of a caption.
     """
-    from unildiff.data.tools.captioner import caption_folder, leaks
     from unildiff.data.captions import FILE_NAME, entries
+    from unildiff.data.tools.captioner import caption_folder, leaks
 
     if root is None or model is None:
         raise UserError("give --root, the folder of pictures, and --model, the id or folder of an image-to-text model")

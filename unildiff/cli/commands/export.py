@@ -32,8 +32,8 @@ def export(
 
     import torch
 
-    from unildiff.weights.load import load_restorer, model_from_checkpoint
     from unildiff.utils.files import output_folder
+    from unildiff.weights.load import load_restorer, model_from_checkpoint
     from unildiff.weights.model_card import card_of_checkpoint, card_of_folder
     from unildiff.weights.pipeline import UniLDiffPipeline
 

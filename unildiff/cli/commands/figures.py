@@ -45,10 +45,10 @@ def figures(
     Raises:
         UserError: no such data, model, metric or device.
     """
-    from unildiff.weights.load import load_restorer, pick_device
+    from unildiff.analysis.model_figures import Options, draw_all, test_samples
     from unildiff.diffusion.sampler import SamplingSettings
     from unildiff.utils.errors import UserError
-    from unildiff.analysis.model_figures import Options, draw_all, test_samples
+    from unildiff.weights.load import load_restorer, pick_device
 
     if unfit := [number for number in (num_inference_steps, *steps) if number < 1]:
         raise UserError(f"figures: {unfit[0]} steps; give at least 1")

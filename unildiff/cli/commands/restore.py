@@ -56,9 +56,9 @@ def restore(
     """
     import torch
 
-    from unildiff.weights.load import check_sampling, load_restorer, pick_device
-    from unildiff.utils.files import input_folder, output_folder
     from unildiff.diffusion.sampler import SamplingSettings
+    from unildiff.utils.files import input_folder, output_folder
+    from unildiff.weights.load import check_sampling, load_restorer, pick_device
 
     if not src.is_file():
         input_folder(src, "the pictures to restore")
@@ -125,8 +125,8 @@ def _targets(src: Path, out: Path) -> list[tuple[Path, Path]]:
     Raises:
         UserError: nothing to restore, or a target is one of the pictures.
     """
-    from unildiff.utils.files import png_names
     from unildiff.data.images import list_pictures
+    from unildiff.utils.files import png_names
 
     if src.is_file():
         target = out if out.suffix.lower() == ".png" and not out.is_dir() else out / f"{src.stem}.png"

@@ -33,11 +33,11 @@ def score(
     Raises:
         UserError: No such protocol or metric, folders that do not pair, an unreadable picture, or one too small.
     """
-    from unildiff.utils.files import input_folder
-    from unildiff.utils.errors import UserError
-    from unildiff.results.file_pairs import find_pairs
     from unildiff.metrics.protocols import PROTOCOLS, get_protocol
+    from unildiff.results.file_pairs import find_pairs
     from unildiff.results.workers import process_count, worker_context
+    from unildiff.utils.errors import UserError
+    from unildiff.utils.files import input_folder
 
     protocols = list(PROTOCOLS.values()) if protocol == "all" else [get_protocol(protocol)]
     if workers < 0:

@@ -7,8 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from unildiff.results.paper_rows import TableId
 from unildiff.cli.parsing import run_module
+from unildiff.results.paper_rows import TableId
 
 
 def table(

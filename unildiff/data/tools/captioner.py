@@ -17,13 +17,13 @@ import numpy as np
 
 from unildiff.data.captions import FILE_NAME, entries, whole_length
 from unildiff.data.catalogue import DATASETS
-from unildiff.utils.files import input_folder, output_file, some, write_failure
 from unildiff.data.images import list_pictures, read_rgb
 from unildiff.data.layouts import is_there, read_pairs, recognise
-from unildiff.data.tools.listing import picture_sets
 from unildiff.data.pair import Split
-from unildiff.utils.parallel import progress
+from unildiff.data.tools.listing import picture_sets
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import input_folder, output_file, some, write_failure
+from unildiff.utils.parallel import progress
 
 Source = Literal["clean", "degraded"]
 Captioner = Callable[[np.ndarray], str]

@@ -16,15 +16,15 @@ from typing import get_args
 
 import numpy as np
 
-from unildiff.data.tools.check_cache import Look, LookCache
-from unildiff.utils.files import input_folder
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs, recognise
-from unildiff.data.tools.listing import picture_sets
 from unildiff.data.pair import SUFFIXES, Pair, Split
-from unildiff.utils.parallel import cores, ordered, progress
 from unildiff.data.raw import read_raw
+from unildiff.data.tools.check_cache import Look, LookCache
+from unildiff.data.tools.listing import picture_sets
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import input_folder
+from unildiff.utils.parallel import cores, ordered, progress
 
 FLAT = 2  # a picture whose values differ by no more than this shows nothing
 

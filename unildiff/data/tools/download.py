@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from unildiff.data.tools.extract import extract
+from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_failure, write_whole
 from unildiff.utils.parallel import progress
-from unildiff.utils.errors import UserError
 
 RECORD = "download.json"
 _WORK = ".download"

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from unildiff.utils.files import write_failure
 from unildiff.data.pair import SUFFIXES
-from unildiff.utils.parallel import progress
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import write_failure
+from unildiff.utils.parallel import progress
 
 Member = tuple[str, int, Callable[[], IO[bytes] | None]]  # path, length, and how to open it
 

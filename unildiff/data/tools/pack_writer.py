@@ -19,16 +19,16 @@ import numpy as np
 
 from unildiff.data.captions import Captions
 from unildiff.data.catalogue import dataset
-from unildiff.utils.files import output_folder, some, write_failure, write_whole
 from unildiff.data.images import image_size
-from unildiff.utils.journal import Journal
 from unildiff.data.layouts import is_there, recognise, sample_of
 from unildiff.data.pack import COLUMNS, FORMAT, INDEX, Pack, index_bytes, picture_checksum
-from unildiff.data.pairing import RULES
 from unildiff.data.pair import PairSource, Split, Which
-from unildiff.utils.parallel import cores, ordered, progress
+from unildiff.data.pairing import RULES
 from unildiff.data.sources import disk_source, pattern_source, report
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_folder, some, write_failure, write_whole
+from unildiff.utils.journal import Journal
+from unildiff.utils.parallel import cores, ordered, progress
 
 JOURNAL = "journal.jsonl"
 SHARD_BYTES = 1 << 30

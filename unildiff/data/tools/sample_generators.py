@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from unildiff.utils.keys import generator
 from unildiff.degradations.cdd11 import degrade
+from unildiff.utils.keys import generator
 
 _GAMMA = 2.2  # between stored values and light, near enough
 

@@ -11,15 +11,15 @@ import numpy as np
 
 from unildiff.data.captions import FILE_NAME
 from unildiff.data.catalogue import CDD11, dataset
-from unildiff.utils.files import write_failure
 from unildiff.data.images import write_png
-from unildiff.utils.keys import sample_key
 from unildiff.data.layouts import SAMPLE_MARKER, sample_of
-from unildiff.utils.parallel import progress
 from unildiff.data.shipped_photographs import Photograph, load, photographs
 from unildiff.data.tools.sample_generators import GENERATORS
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import write_failure
+from unildiff.utils.keys import sample_key
+from unildiff.utils.parallel import progress
 
 LONGEST = 384  # pixels on the long side
 

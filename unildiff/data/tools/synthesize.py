@@ -24,15 +24,15 @@ import numpy as np
 
 from unildiff import __version__
 from unildiff.data import captions
-from unildiff.utils.files import output_folder, some, write_failure, write_whole
 from unildiff.data.images import read_rgb
-from unildiff.utils.journal import Journal
-from unildiff.utils.keys import sample_key
-from unildiff.utils.parallel import cores, ordered, progress
 from unildiff.data.png import encode_png
 from unildiff.data.tools.synthesize_inputs import Sources, clean_pictures, maps_of, masks_in, masks_of, read_map
 from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_folder, some, write_failure, write_whole
+from unildiff.utils.journal import Journal
+from unildiff.utils.keys import sample_key
+from unildiff.utils.parallel import cores, ordered, progress
 
 CLEAR = "clear"
 SETTINGS = "synthesis.json"

@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unildiff.utils.files import input_folder, some
 from unildiff.data.images import list_pictures, read_grey
-from unildiff.utils.keys import sample_key
 from unildiff.degradations.cdd11 import DEGRADATIONS
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import input_folder, some
+from unildiff.utils.keys import sample_key
 
 
 @dataclass(frozen=True)
