@@ -11,7 +11,7 @@ from unildiff.data.datasets import EpochOrder, EvalSet, OnError, PredictSet, Tra
 from unildiff.data.pack import open_pack
 from unildiff.data.pair import PairSource, files_of
 from unildiff.data.pairing import RULES
-from unildiff.data.sources import View, every_picture, pattern_source, readable, report
+from unildiff.data.sources import View, every_image, pattern_source, readable, report
 from unildiff.utils.errors import UserError
 
 
@@ -82,7 +82,7 @@ class FolderDataModule(RestorationDataModule):
             raise UserError(
                 f"packed: {self.packed} holds pairs; to restore files give --data.root and no --data.packed"
             )
-        kept = self._kept(every_picture(self.root, self.degradation))
+        kept = self._kept(every_image(self.root, self.degradation, self.skipped))
         good = [pair.lq for pair in kept.pairs if pair.lq is not None]
         names = [path.relative_to(self.root).as_posix() for path in good]
         return PredictSet(good, names, self._captions(good), self.test_seed)

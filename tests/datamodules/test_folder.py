@@ -91,10 +91,10 @@ def test_users_mistakes_get_one_line(tmp_path):
     (tmp_path / "none/readme.txt").touch()
     save(tmp_path / "some/lq/a.png", np.zeros((4, 4, 3), np.uint8))
     for root, stage, message in [
-        (tmp_path / "absent", "predict", "no such folder: .*absent; give the one that holds the pictures to restore"),
+        (tmp_path / "absent", "predict", "no such folder: .*absent; give the one that holds the images to restore"),
         (file, "predict", "not a folder but a file"),
         (tmp_path / "empty", "predict", "empty folder"),
-        (tmp_path / "none", "predict", "no pictures in .*none"),
+        (tmp_path / "none", "predict", "no images in .*none"),
         (tmp_path / "some", "test", r"no pictures match 'gt/\*' in .*some; give other patterns"),
         (tmp_path / "some", "fit", r"no train pairs; give --data\.train_lq"),
     ]:

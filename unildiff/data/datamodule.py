@@ -224,7 +224,7 @@ class RestorationDataModule(lightning.LightningDataModule):
             self.setup("test")
         digest = hashlib.blake2b(digest_size=8)
         for line in [type(self).__name__, f"seed {self.test_seed}", *self.contents()]:
-            digest.update(line.encode() + b"\n")
+            digest.update(os.fsencode(line) + b"\n")
         return digest.hexdigest()
 
     def contents(self) -> list[str]:

@@ -7,16 +7,15 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from unildiff.data.pair import SUFFIXES
 from unildiff.data.png import encode_png
+from unildiff.data.walk import find_images
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import files_below, no_permission, output_folder, write_whole
+from unildiff.utils.files import output_folder, write_whole
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it speaks of a decompression bomb
 
@@ -33,33 +32,9 @@ _DECODER_FAULTS = (
 )
 
 
-def is_picture(path: Path) -> bool:
-    """Return whether the file name ends as a picture's does and is not hidden."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
 def list_pictures(folder: Path, recursive: bool = False) -> list[Path]:
-    """Return the picture files of a folder, sorted by their path below it.
-
-    Raises:
-        UserError: there is no such folder, or it is a file.
-    """
-    if not folder.exists():
-        raise UserError(f"no such folder: {folder}; check the path")
-    if not folder.is_dir():
-        raise UserError(f"not a folder but a file: {folder}; give the folder that holds the pictures")
-    files = files_below(folder) if recursive else _entries(folder)
-    return sorted((path for path in files if is_picture(path)), key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _entries(folder: Path) -> Iterator[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_file():
-                    yield Path(entry.path)
-    except PermissionError:
-        raise no_permission(folder) from None
+    """Return the image files of a folder, sorted by their path below it; see :func:`unildiff.data.walk.find_images`."""
+    return find_images(folder, recursive).images
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from unildiff.data.pair import SUFFIXES, Pair, Split
 from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
+from unildiff.data.walk import files_below
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import files_below, input_folder, no_permission, some
+from unildiff.utils.files import input_folder, no_permission, some
 
 SAMPLE_MARKER = ".unildiff-sample.json"  # left by `unildiff data sample`
 _LOG = logging.getLogger(__name__)

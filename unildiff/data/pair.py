@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val", "test", "predict"]
 Which = Literal["lq", "gt"]
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
+# File name endings, in lower case, of what Pillow reads without a plugin.
+SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpx", ".tif", ".tiff", ".webp"}
+)
+SUFFIXES |= {".bmp", ".dib", ".gif", ".pcx", ".pgm", ".pbm", ".pnm", ".ppm", ".qoi", ".tga"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from unildiff.data.datasets import FilePairs, OnError, Reader, check_sizes
-from unildiff.data.images import image_size, is_picture, list_pictures, read_rgb
+from unildiff.data.images import image_size, read_rgb
 from unildiff.data.layouts import PictureSet, read_pairs, recognise, sample_of
 from unildiff.data.pair import Pair, PairSource, Split, Which
 from unildiff.data.pairing import Fault, Rule, pair_by_name, size_faults
+from unildiff.data.walk import files_below, find_images, is_image
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import files_below, input_folder
+from unildiff.utils.files import input_folder
 from unildiff.utils.parallel import progress
 
 _LOG = logging.getLogger(__name__)
@@ -91,16 +92,24 @@ def pattern_source(root: Path, lq: str, gt: str, rule: Rule, degradation: str) -
     return FilePairs([Pair(degradation, degradation, a.stem, a, b) for a, b in good]), faults
 
 
-def every_picture(root: Path, degradation: str) -> FilePairs:
-    """Return the pictures in a folder and below it, as pairs without a truth.
+def every_image(root: Path, degradation: str, skipped: list[str]) -> FilePairs:
+    """Return the images in a folder and below it, as pairs without a ground truth.
+
+    Args:
+        root: the folder.
+        degradation: what the pairs are called.
+        skipped: gets one line when there are image files of formats that cannot be read.
 
     Raises:
-        UserError: no such folder, or no picture in it.
+        UserError: no such folder, or no image in it.
     """
-    files = list_pictures(input_folder(root, "the pictures to restore"), recursive=True)
-    if not files:
-        raise UserError(f"no pictures in {root}; give a folder that holds some (png, jpg, tif, ...)")
-    return FilePairs([Pair(degradation, degradation, path.stem, path, None) for path in files])
+    found = find_images(input_folder(root, "the images to restore"))
+    if not found.images:
+        raise UserError(f"no images in {root}; {found.warning or 'give a folder that holds some (png, jpg, tif, ...)'}")
+    if found.warning:
+        skipped.append(found.warning)
+        _LOG.warning(found.warning)
+    return FilePairs([Pair(degradation, degradation, path.stem, path, None) for path in found.images])
 
 
 MEND = "mend them (`unildiff data check`), or give --data.on_error skip"
@@ -154,7 +163,7 @@ def _matching(root: Path, pattern: str) -> list[Path]:
         raise UserError(f"pattern {pattern!r}: give it relative to {root}, e.g. 'lq/*'")
     if wrong := [part for part in parts if "**" in part and part != "**"]:
         raise UserError(f"pattern {pattern!r}: ** stands for folders and not in {wrong[0]!r}; write '**/' or '*'")
-    files = sorted(path for path in _expanded(root, parts) if is_picture(path))
+    files = sorted(path for path in _expanded(root, parts) if is_image(path))
     if not files:
         raise UserError(f"no pictures match {pattern!r} in {root}; give other patterns for lq and gt")
     return files

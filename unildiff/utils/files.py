@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from unildiff.utils.errors import UserError
@@ -36,26 +36,6 @@ def input_folder(path: str | Path, holds: str) -> Path:
     except OSError as error:
         raise UserError(f"cannot read the folder: {folder} ({error.strerror}); give another") from None
     return folder
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and below it, links to folders followed, each folder once.
-
-    Raises:
-        UserError: a folder among them may not be read: ``Path.rglob`` would leave it out in silence.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise no_permission(Path(error.filename)) from None
-
-    seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        found = os.stat(place)
-        if (found.st_dev, found.st_ino) in seen:
-            folders.clear()  # a link that leads back
-            continue
-        seen.add((found.st_dev, found.st_ino))
-        yield from (Path(place, file) for file in files)
 
 
 def png_names(names: Sequence[str]) -> list[str]:
