@@ -33,7 +33,8 @@ from benchmarks.training import fixed_batch
 from unildiff.callbacks import ExponentialMovingAverage, NonFiniteGuard, StepSeed
 from unildiff.cli.plan_inputs import parse_run
 from unildiff.core.daff import FusionConfig
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.core.text import TextEmbedding
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.diffusion.schedule import NoiseSchedule

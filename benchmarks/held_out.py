@@ -15,7 +15,8 @@ from torch import Tensor
 from benchmarks.timing import one_thread
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.core.model import LQFeatures, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import LQFeatures
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.data.tools.samples import LONGEST, write_sample

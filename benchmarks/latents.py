@@ -27,7 +27,8 @@ from torch import Tensor
 
 from datamodules.deadleaves import DeadLeavesDataModule
 from unildiff.core.decoder import DetailDecoder
-from unildiff.core.model import LQFeatures, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import LQFeatures
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.base import OptimizerConfig

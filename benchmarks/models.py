@@ -5,11 +5,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unildiff.core.model import UniLDiff, load_model
+from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import picture_tensor
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.utils.paths import weights_path
+from unildiff.weights.folder import load_model
 
 CAPTION = photographs("test")[0].caption
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from benchmarks.models import CAPTION, lq_picture, tiny_model
 from benchmarks.table import Goal, Row, seconds_row
 from benchmarks.timing import Effort, alternate
-from unildiff.core.model import LQFeatures, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import LQFeatures
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.core.unet import UNetContext
 from unildiff.data.batch import picture_tensor

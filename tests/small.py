@@ -7,14 +7,15 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from unildiff.core.base import Base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.core.pixel_mix import BrightnessGate
 from unildiff.core.sizes import SDXL, TINY
 from unildiff.core.text import TextEncoders
 from unildiff.core.tiny import make_tiny_base, tiny_tokenizer
-from unildiff.weights.base import Base
 
 WORDS = ["a", "cat", "on", "the", "red", "table"]
 

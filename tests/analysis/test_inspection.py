@@ -15,7 +15,7 @@ from unildiff.analysis.model_figures import test_samples as read_samples
 from unildiff.cli.commands.figures import figures
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
-from unildiff.core.model import NetworkConfig
+from unildiff.core.network import NetworkConfig
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.tools.samples import write_sample
 from unildiff.diffusion.sampler import SamplingSettings

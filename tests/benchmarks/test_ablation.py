@@ -23,6 +23,7 @@ from tests.small import small_base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.weights.checkpoints import read_checkpoint
+from unildiff.weights.folder import save_base
 
 NAMED = {variant.name: variant for variant in VARIANTS}
 BUDGET = Budget("nowhere", (1, 2, 3))
@@ -144,7 +145,7 @@ def test_a_variant_is_trained_scored_and_then_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two steps a stage on the small base; the second call trains nothing, an interrupted one goes on."""
-    small_base().save(tmp_path / "base")
+    save_base(small_base(), tmp_path / "base")
     small = [f"--model.network.fusion.{key}" for key in ("hidden_size=16", "num_heads=2", "mlp_ratio=2")]
     small += ["--model.network.detail.width=8", "--model.network.detail.kernel_sizes=[3, 5]"]
     data = ["--data", "deadleaves", "--data.crop_size=32", "--data.batch_size=2", "--data.num_workers=0"]

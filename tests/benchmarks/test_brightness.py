@@ -11,6 +11,7 @@ from benchmarks.held_out import held_out, number, score
 from benchmarks.tiny_goals import way
 from tests.small import small_model
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.weights.folder import save_model
 from unildiff.weights.load import load_restorer
 
 
@@ -55,7 +56,7 @@ def test_report_says_what_daem_adds_with_and_without_the_truths_brightness() -> 
 
 
 def test_rows_are_those_of_the_goals_and_oracles_are_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small_model().save_folder(tmp_path)
+    save_model(small_model(), tmp_path)
     assert main(["--model", str(tmp_path), "--steps", "1", "--every", "17"]) == 0
     lines = capsys.readouterr().out.splitlines()
     psnr = {line[:26].strip(): float(line.split()[-1]) for line in lines[3:]}

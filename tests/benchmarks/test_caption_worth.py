@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import caption_worth, held_out
 from tests.small import small_model
+from unildiff.weights.folder import save_model
 
 
 def test_each_caption_is_swapped_for_another_one() -> None:
@@ -15,7 +16,7 @@ def test_each_caption_is_swapped_for_another_one() -> None:
 def test_captions_and_guidance_reach_the_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_model().save_folder(tmp_path)
+    save_model(small_model(), tmp_path)
     asked: list[tuple[str, str, float]] = []
 
     def latents_of(model: Any, sample: Any, settings: Any, caption: str) -> Any:
@@ -49,7 +50,7 @@ def test_a_model_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str
 
 
 def test_steps_that_the_schedule_does_not_have_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small_model().save_folder(tmp_path)
+    save_model(small_model(), tmp_path)
     assert caption_worth.main(["--model", str(tmp_path), "--steps", "1001"]) == 2
     assert capsys.readouterr().err == (
         "caption_worth: error: steps: num_inference_steps is 1001; it must be in 1..1000\n"

@@ -13,6 +13,7 @@ from unildiff.data.batch import RestorationSample
 from unildiff.data.tools.samples import write_sample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.results.rows import Summary
+from unildiff.weights.folder import save_model
 
 
 def summary(psnr: dict[str, float], ssim: float = 0.5, gmsd: float = 0.2) -> Summary:
@@ -66,7 +67,7 @@ def test_the_feed_forward_net_may_be_half_a_decibel_ahead() -> None:
 
 def test_sizes_count_the_experts_and_the_encoder_whose_skips_they_read(tmp_path: Path) -> None:
     model = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True)))
-    model.save_folder(tmp_path)
+    save_model(model, tmp_path)
     parameters, stored, share = sizes(model, str(tmp_path))
     total = sum(value.numel() for value in model.state_dict().values())
     assert parameters.measured == f"{total / 1e6:.2f} M" and parameters.met
@@ -153,7 +154,7 @@ def test_time_is_of_the_papers_guided_steps_whatever_the_pictures_were_restored_
 def test_the_command_prints_every_point_and_tells_what_is_missed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_model().save_folder(tmp_path / "model")
+    save_model(small_model(), tmp_path / "model")
     command = ["--validation", "--model", str(tmp_path / "model"), "--every", "16", "--steps", "1", "--skip-robustness"]
     assert main([*command, "--out", str(tmp_path / "goals.json")]) == 1  # an untrained model
     printed = capsys.readouterr().out

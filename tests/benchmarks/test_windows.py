@@ -6,13 +6,14 @@ import pytest
 
 from benchmarks import windows
 from tests.small import small_model
+from unildiff.weights.folder import save_model
 
 
 def test_a_window_is_compared_alone_and_in_its_photograph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model that lights up what is small by 9 and leaves the whole but for one corner of its middle window alone."""
-    small_model().save_folder(tmp_path)
+    save_model(small_model(), tmp_path)
 
     def restored_array(model: Any, picture: np.ndarray, *rest: Any) -> np.ndarray:
         if picture.shape[0] < 200:

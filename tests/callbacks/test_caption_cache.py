@@ -28,6 +28,7 @@ from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import StepSettings, measure_step
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
+from unildiff.weights.folder import save_base
 
 
 class Pictures:
@@ -77,7 +78,7 @@ class WithValidation(Data):
 
 @pytest.fixture(params=["one encoder", "two encoders"])
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    (sdxl_like_base() if request.param == "two encoders" else small_base()).save(tmp_path / "base")
+    save_base((sdxl_like_base() if request.param == "two encoders" else small_base()), tmp_path / "base")
     return tmp_path / "base"
 
 
@@ -192,7 +193,7 @@ def test_what_is_refused(base_folder: Path, tmp_path: Path) -> None:
     callback = CaptionCache(str(tmp_path / "cache"))
     module = make_stage("alignment", base_folder)
     callback.setup(as_rank(module, Data()), module, "fit")
-    small_base(seed=1).save(tmp_path / "other")
+    save_base(small_base(seed=1), tmp_path / "other")
     other = make_stage("alignment", tmp_path / "other")
     with pytest.raises(UserError, match=r"cache was made with other text_encoders \(\w+ there, \w+ here\)") as error:
         callback.setup(as_rank(other, Data()), other, "fit")
@@ -249,7 +250,7 @@ def test_sets_of_files_list_their_captions(tmp_path: Path) -> None:
 
 def test_the_plan_says_the_disk_and_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = sdxl_like_base()
-    base.save(tmp_path)
+    save_base(base, tmp_path)
     cost = measure_step(base_sizes(str(tmp_path)), NETWORK, StepSettings("alignment", 1, 32))
     tokens = base.text(["a cat"])
     assert cost.caption_bytes == tokens.tokens.nbytes + tokens.pooled.nbytes

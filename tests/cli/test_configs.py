@@ -10,6 +10,7 @@ import yaml
 from tests.small import sdxl_like_base, small_model
 from unildiff.cli.main import main
 from unildiff.utils.paths import config_names, config_path
+from unildiff.weights.folder import save_base, save_model
 
 STAGES = ("alignment", "joint", "decoder")
 SMALL_NETWORK = {
@@ -22,7 +23,7 @@ SMALL_NETWORK = {
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base with SDXL's structure, in a diffusers folder."""
     folder = tmp_path_factory.mktemp("base")
-    sdxl_like_base().save(folder)
+    save_base(sdxl_like_base(), folder)
     return folder
 
 
@@ -119,7 +120,7 @@ def tiny_configs() -> list[str]:
 @pytest.fixture(scope="module")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    small_model().save_folder(folder, torch.float32)  # with its own network, for configs that name none
+    save_model(small_model(), folder, torch.float32)  # with its own network, for configs that name none
     return folder
 
 

@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader
 from tests.small import NETWORK, small_base
 from unildiff.callbacks import AtomicCheckpointIO, ExponentialMovingAverage
 from unildiff.cli.main import main
-from unildiff.core.model import UniLDiff, load_model
+from unildiff.core.model import UniLDiff
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.alignment import AlignmentModule
 from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.joint import JointFinetuneModule
+from unildiff.weights.folder import load_model, save_base
 from unildiff.weights.load import model_from_checkpoint
 from unildiff.weights.pipeline import UniLDiffPipeline
 from unildiff.weights.restoring import restore_picture
@@ -52,7 +53,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Uni
     """Alignment, joint and decoder, each from the one before: checkpoint and the model as it stood at the end."""
     root = tmp_path_factory.mktemp("runs")
     base = root / "base"
-    small_base().save(base)
+    save_base(small_base(), base)
     settings: dict[str, Any] = {"base": str(base), "network": NETWORK, "sampling": SamplingSettings(2)}
     settings |= {"optimizer": OptimizerConfig(learning_rate=0.01, warmup_steps=0, schedule="constant")}
     alignment = AlignmentModule(**settings)

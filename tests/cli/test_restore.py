@@ -17,13 +17,14 @@ from unildiff.data.batch import picture_array
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.files import write_failure
+from unildiff.weights.folder import save_model
 from unildiff.weights.restoring import restore_picture
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    small_model().save_folder(folder, torch.float32)
+    save_model(small_model(), folder, torch.float32)
     return folder
 
 
@@ -122,7 +123,7 @@ def test_what_is_not_finite_is_named_and_not_written(
 ) -> None:
     broken = small_model()
     broken.decoder.conv_out.bias[0] = float("nan")
-    broken.save_folder(tmp_path / "broken", torch.float32)
+    save_model(broken, tmp_path / "broken", torch.float32)
     assert run(photos, tmp_path / "out", "--model", tmp_path / "broken") == 3
     captured = capsys.readouterr()
     assert "0 of 5 pictures restored" in captured.out and not list((tmp_path / "out").rglob("*.png"))

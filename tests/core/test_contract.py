@@ -8,7 +8,8 @@ import pytest
 
 from tests.small import NETWORK, SMALL, sdxl_like_base, small_base
 from unildiff.core.daff import FusionConfig
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.core.sizes import TINY
 from unildiff.utils.paths import PACKAGE
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.small import NETWORK, sdxl_like_base, small_base, small_model
+from unildiff.core.base import Base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, decode_latents
 from unildiff.diffusion.noise import KeyedNoise
-from unildiff.weights.base import Base
 
 
 def latents() -> torch.Tensor:

@@ -6,8 +6,8 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from tests.small import SMALL, sdxl_like_base, small_base
+from unildiff.core.base import Base
 from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents, unshuffle_factor
-from unildiff.weights.base import Base
 
 
 def pictures(height: int = 32, width: int = 48) -> torch.Tensor:

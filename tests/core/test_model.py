@@ -13,12 +13,14 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 
 from tests.small import NETWORK, sdxl_like_base, small_base, small_model
-from unildiff.core.model import NetworkConfig, UniLDiff, load_model
+from unildiff.core.base import Base
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.core.pixels import pad_to_multiple, to_uint8, to_unit
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
-from unildiff.weights.base import Base
+from unildiff.weights.folder import load_model, save_model
 from unildiff.weights.load import stored_network
 
 SETTINGS = SamplingSettings(num_inference_steps=4)
@@ -186,7 +188,7 @@ def test_a_saved_folder_is_the_same_model_and_leaves_this_one_usable(
     network = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=to_pixels))
     model, lq = small_model(make(), network=network), pictures()
     before = model.restore(lq, CAPTIONS, [1, 2], SETTINGS)
-    model.save_folder(tmp_path / "model", torch.float32)
+    save_model(model, tmp_path / "model", torch.float32)
     assert torch.equal(model.restore(lq, CAPTIONS, [1, 2], SETTINGS), before)
     loaded = load_model(tmp_path / "model").eval()
     assert loaded.config == model.config
@@ -198,11 +200,11 @@ def test_a_saved_folder_is_the_same_model_and_leaves_this_one_usable(
 
 def test_a_model_saved_over_another_leaves_nothing_of_it(tmp_path: Path) -> None:
     large, small = small_model(sdxl_like_base()), small_model(seed=1)
-    large.save_folder(tmp_path, torch.float32)
+    save_model(large, tmp_path, torch.float32)
     stale = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"  # of weights in several files
     stale.write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
-    small.save_folder(tmp_path, torch.float32)
+    save_model(small, tmp_path, torch.float32)
     assert not stale.exists() and not (tmp_path / "text_encoder_2").exists()
     loaded, expected = load_model(tmp_path).state_dict(), small.state_dict()
     assert loaded.keys() == expected.keys() and all(torch.equal(loaded[name], expected[name]) for name in loaded)
@@ -211,7 +213,7 @@ def test_a_model_saved_over_another_leaves_nothing_of_it(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"fusion": {}, "detail": {"kernel_sizes": [3]}, "newer": 1}'])
 def test_a_damaged_config_is_one_line(text: str, tmp_path: Path) -> None:
-    small_model().save_folder(tmp_path)
+    save_model(small_model(), tmp_path)
     (tmp_path / "unildiff.json").write_text(text)
     for read in (load_model, stored_network):
         with pytest.raises(

@@ -11,7 +11,8 @@ from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import DAFF, FusionConfig
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, downscale_factor, encode_latents
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.core.sizes import SDXL
 from unildiff.core.tiny import make_tiny_base
 from unildiff.utils.paths import config_path

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.small import NETWORK, small_base
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.diffusion.noise import KeyedNoise
 
 FUSION = replace(NETWORK.fusion, patch_size=1)

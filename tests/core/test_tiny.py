@@ -9,6 +9,7 @@ from unildiff.core.text import time_ids
 from unildiff.core.tiny import make_tiny_base, tiny_tokenizer
 from unildiff.deadleaves.renderer import VOCABULARY
 from unildiff.weights.base import load_base
+from unildiff.weights.folder import save_base
 
 
 def words_in_ids(tokenizer: CLIPTokenizer, word: str) -> int:
@@ -43,7 +44,7 @@ def test_tokenizer_spells_other_words_and_marks_both_ends() -> None:
 
 
 def test_saved_tokenizer_is_a_clip_tokenizer(tmp_path: Path) -> None:
-    small_base().save(tmp_path)
+    save_base(small_base(), tmp_path)
     loaded = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
     caption = "the red cat, 3 tables"
     assert loaded(caption)["input_ids"] == small_base().text.tokenizers[0](caption)["input_ids"]

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from tests.small import NETWORK, sdxl_like_base, small_base
+from unildiff.core.base import Base
 from unildiff.core.daff import FusionConfig
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.core.unet import FusedUNet, UNetContext
-from unildiff.weights.base import Base
 
 TIMESTEPS = torch.tensor([5, 951])
 CAPTIONS = ["a red cat", ""]

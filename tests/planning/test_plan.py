@@ -20,6 +20,7 @@ from unildiff.planning.shapes import BaseSizes, base_sizes
 from unildiff.planning.step import StepSettings, measure_step
 from unildiff.planning.tracker import Tracker
 from unildiff.utils.paths import config_names
+from unildiff.weights.folder import save_base, save_model
 
 
 def test_tracker_counts_what_lives() -> None:
@@ -58,7 +59,7 @@ def test_tracker_counts_attention() -> None:
 
 def test_parameters_are_those_of_the_model(tmp_path: Path) -> None:
     base = sdxl_like_base()
-    base.save(tmp_path)
+    save_base(base, tmp_path)
     sizes = base_sizes(str(tmp_path))
     assert sizes.source == str(tmp_path)
     model = small_model(base)
@@ -100,7 +101,7 @@ def test_token_experts_and_sampling_are_planned() -> None:
 def test_sdxl_is_what_its_authors_published() -> None:
     """U-Net 2,567,463,684 and VAE 83,653,863 parameters (issue 2); CLIP ViT-L's text encoder and OpenCLIP bigG's."""
     from unildiff.core.daff import FusionConfig
-    from unildiff.core.model import NetworkConfig
+    from unildiff.core.network import NetworkConfig
     from unildiff.planning.shapes import shaped_model
 
     sizes = base_sizes("stabilityai/stable-diffusion-xl-base-1.0")
@@ -224,7 +225,7 @@ def grown(arguments: list[str]) -> int:
     ],
 )
 def test_memory_is_that_of_a_real_run(stage: str, precision: str, batch: int, tmp_path: Path) -> None:
-    make_tiny_base(["a", "cat"]).save(tmp_path / "base")
+    save_base(make_tiny_base(["a", "cat"]), tmp_path / "base")
     arguments = ["--config", f"configs/tiny/weights/{stage}.yaml", f"--model.base={tmp_path / 'base'}"]
     arguments += ["--model.init_from=null", "--model.gradient_checkpointing=false", f"--trainer.precision={precision}"]
     arguments += ["--data.cache=null", "--data.num_workers=0", f"--data.batch_size={batch}"]
@@ -237,7 +238,7 @@ def test_memory_is_that_of_a_real_run(stage: str, precision: str, batch: int, tm
 
 
 def test_sizes_of_a_folder_come_from_its_configs(tmp_path: Path) -> None:
-    small_model().save_folder(tmp_path)
+    save_model(small_model(), tmp_path)
     sizes = base_sizes(str(tmp_path))
     assert isinstance(sizes, BaseSizes) and sizes.parts["vae"]["block_out_channels"] == [8, 8, 16]
     assert "text_encoder_2" not in sizes.parts

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tests.small import NETWORK, open_gates
-from unildiff.core.model import NetworkConfig
+from unildiff.core.network import NetworkConfig
 from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.stages.alignment import AlignmentModule

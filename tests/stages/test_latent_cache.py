@@ -23,6 +23,7 @@ from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
+from unildiff.weights.folder import save_model
 
 SAMPLES = 10  # three shards of 4, 4 and 2
 
@@ -287,7 +288,7 @@ def test_the_shipped_variant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    small_model().save_folder(tmp_path / "base", torch.float32)
+    save_model(small_model(), tmp_path / "base", torch.float32)
     arguments = ["--config", "configs/tiny/decoder.yaml", "--config", "configs/variants/cached_latents.yaml"]
     arguments += ["--model.base=base", "--model.cache.samples=6", "--data.crop_size=32", "--data.batch_size=2"]
     arguments += ["--data.num_workers=0", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]

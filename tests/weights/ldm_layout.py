@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unildiff.weights.base import Base
+from unildiff.core.base import Base
 
 RESNET = {
     "norm1": "in_layers.0",

@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.small import sdxl_like_base, small_base
 from tests.weights.hub import COMMIT, hub
 from tests.weights.ldm_layout import write_single_file
+from unildiff.core.base import Base
 from unildiff.utils.errors import UserError
-from unildiff.weights.base import Base, load_base
+from unildiff.weights.base import load_base
+from unildiff.weights.folder import save_base
 
 REPO = "stabilityai/stable-diffusion-xl-base-1.0"
 XL_INDEX = {
@@ -36,7 +38,7 @@ def base() -> Base:
 
 @pytest.fixture
 def folder(base: Base, tmp_path: Path) -> Path:
-    base.save(tmp_path / "base")
+    save_base(base, tmp_path / "base")
     (tmp_path / "base" / "model_index.json").write_text(json.dumps(XL_INDEX))
     return tmp_path / "base"
 
@@ -80,7 +82,7 @@ def test_folder_with_two_text_encoders(base: Base, folder: Path) -> None:
 
 def test_folder_with_one_text_encoder(tmp_path: Path) -> None:
     base = small_base()
-    base.save(tmp_path)
+    save_base(base, tmp_path)
     loaded = load_base(str(tmp_path))
     assert same(base, loaded) and loaded.text(["a cat"]).pooled is None
 
@@ -135,7 +137,7 @@ def test_another_vae(base: Base, folder: Path, tmp_path: Path) -> None:
     assert loaded.vae.config.scaling_factor == 0.5
     assert torch.equal(loaded.unet.conv_in.weight, base.unet.conv_in.weight)
     whole = tmp_path / "whole"  # a base's folder serves too, and so does a single file
-    other.save(whole)
+    save_base(other, whole)
     assert load_base(str(folder), vae=str(whole)).vae.config.scaling_factor == 0.5
     write_single_file(other, tmp_path / "vae.safetensors")
     from_file = load_base(str(folder), vae=str(tmp_path / "vae.safetensors")).vae

@@ -14,6 +14,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.alignment import AlignmentModule
 from unildiff.stages.joint import JointFinetuneModule
 from unildiff.utils.errors import UserError
+from unildiff.weights.folder import save_base, save_model
 from unildiff.weights.load import model_from_checkpoint
 
 
@@ -21,9 +22,9 @@ from unildiff.weights.load import model_from_checkpoint
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An exported model, another base, and another VAE."""
     root = tmp_path_factory.mktemp("folders")
-    small_model(seed=1).save_folder(root / "exported", torch.float32)
-    small_base(seed=2).save(root / "base")
-    small_base(seed=3).save(root / "vae")
+    save_model(small_model(seed=1), root / "exported", torch.float32)
+    save_base(small_base(seed=2), root / "base")
+    save_base(small_base(seed=3), root / "vae")
     return {name: root / name for name in ("exported", "base", "vae")}
 
 

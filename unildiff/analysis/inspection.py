@@ -18,8 +18,9 @@ from unildiff.analysis.figures import ExpertMap
 from unildiff.core.daem import DetailLevel, LevelStatistics
 from unildiff.core.daff import DAFF, FusionContext, FusionOutput
 from unildiff.core.encoders import encode_latents
-from unildiff.core.model import LQFeatures, UniLDiff
+from unildiff.core.model import UniLDiff
 from unildiff.core.moe import Routing
+from unildiff.core.network import LQFeatures
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings

@@ -7,13 +7,14 @@ import torch
 
 from unildiff.cli.arguments import TrainerArguments, stage_name
 from unildiff.cli.lightning_cli import UniLDiffCLI
-from unildiff.core.model import NetworkConfig, network_config
+from unildiff.core.network import NetworkConfig
 from unildiff.data.catalogue import DATASETS
 from unildiff.planning.report import RunSettings
 from unildiff.planning.step import TRAINED, StepSettings
 from unildiff.stages.base import check_precision
 from unildiff.stages.latent_cache import LatentCacheConfig
 from unildiff.utils.errors import UserError
+from unildiff.weights.folder import network_config
 from unildiff.weights.load import check_own_base, stored_network, weights_folder
 from unildiff.weights.lora import LoRAConfig
 

@@ -6,37 +6,34 @@ pooled gate. Normalisations of encoder and decoder see a tile only; the smooth c
 """
 
 import logging
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from unildiff.core.daem import LevelStatistics
 from unildiff.core.encoders import decode_latents, encode_latents
+from unildiff.core.network import LQFeatures, Network
 from unildiff.core.text import TextEmbedding
 from unildiff.core.tiling import Tile, TileGrid, relative
 from unildiff.diffusion.sampler import SMALLEST_TILE, Predict
 
-if TYPE_CHECKING:
-    from unildiff.core.model import LQFeatures, UniLDiff
-
 _LOG = logging.getLogger(__name__)
 
 
-def encode_tiles(model: "UniLDiff", lq: Tensor, grid: TileGrid) -> tuple[Tensor, Tensor]:
+def encode_tiles(model: Network, lq: Tensor, grid: TileGrid) -> tuple[Tensor, Tensor]:
     """Return deep feature (B, F, h, w) and VAE latents (B, C, h, w) of a padded picture (B, 3, H, W)."""
     factor = model.downscale_factor
     deep = grid.fuse(lambda tile: model.lq_encoder(tile.cut(lq, factor))[0])
     return deep.to(lq.dtype), latent_tiles(model, lq, grid)
 
 
-def latent_tiles(model: "UniLDiff", images: Tensor, grid: TileGrid) -> Tensor:
+def latent_tiles(model: Network, images: Tensor, grid: TileGrid) -> Tensor:
     """Return VAE latents (B, C, h, w) of padded pictures (B, 3, H, W)."""
     factor = model.downscale_factor
     return grid.fuse(lambda tile: encode_latents(model.vae, tile.cut(images, factor))).to(images.dtype)
 
 
-def tiled_predictor(model: "UniLDiff", features: "LQFeatures", text: TextEmbedding) -> Predict:
+def tiled_predictor(model: Network, features: LQFeatures, text: TextEmbedding) -> Predict:
     """Return a function as the sampler wants it, whose prediction for the whole picture is fused from its tiles.
 
     Args:
@@ -60,7 +57,7 @@ def tiled_predictor(model: "UniLDiff", features: "LQFeatures", text: TextEmbeddi
     return predict
 
 
-def decode_tiles(model: "UniLDiff", latents: Tensor, features: "LQFeatures", detail: bool) -> Tensor:
+def decode_tiles(model: Network, latents: Tensor, features: LQFeatures, detail: bool) -> Tensor:
     """Return the padded picture (B, 3, H, W), about [-1, 1], of its latents (B, C, h, w)."""
     grid = features.grid
     assert grid is not None
@@ -77,7 +74,7 @@ def decode_tiles(model: "UniLDiff", latents: Tensor, features: "LQFeatures", det
     return grid.fuse(of_tile, model.downscale_factor)
 
 
-def level_statistics(model: "UniLDiff", latents: Tensor, features: "LQFeatures") -> list[LevelStatistics]:
+def level_statistics(model: Network, latents: Tensor, features: LQFeatures) -> list[LevelStatistics]:
     """Return what DAEM's decisions for the whole picture rest on, level by level.
 
     Each level needs the decision of the one before, so that a level costs one more pass over the tiles, up to its own
@@ -102,7 +99,7 @@ def level_statistics(model: "UniLDiff", latents: Tensor, features: "LQFeatures")
     return whole
 
 
-def _skips(model: "UniLDiff", features: "LQFeatures", tile: Tile) -> list[Tensor]:
+def _skips(model: Network, features: LQFeatures, tile: Tile) -> list[Tensor]:
     """Return the LQ encoder's skips of a tile, made again each time: kept for the whole picture they would fill memory."""
     skips: list[Tensor] = model.lq_encoder(tile.cut(features.lq, model.downscale_factor))[1]
     return skips

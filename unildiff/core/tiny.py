@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from unildiff.core.base import Base
 from unildiff.core.sizes import TINY
 from unildiff.core.text import TextEncoders
-from unildiff.weights.base import Base
 
 
 def tiny_tokenizer(words: list[str], max_length: int) -> CLIPTokenizer:

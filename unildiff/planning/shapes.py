@@ -10,12 +10,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.base import Base
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.core.sizes import SDXL, TINY
 from unildiff.core.text import TextEncoders
 from unildiff.utils.paths import weights_path
 from unildiff.utils.quiet import quiet
-from unildiff.weights.base import Base
 from unildiff.weights.base_files import cached
 from unildiff.weights.lora import LoRAConfig, add_adapters
 

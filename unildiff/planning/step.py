@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unildiff.core import moe
 from unildiff.core.encoders import encode_latents
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.model import UniLDiff
 from unildiff.core.moe import Routing, auxiliary_loss
+from unildiff.core.network import NetworkConfig
 from unildiff.core.text import TextEmbedding
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.metrics.ssim import training_ssim

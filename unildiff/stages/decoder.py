@@ -8,8 +8,8 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from unildiff.core.model import LQFeatures, NetworkConfig
 from unildiff.core.moe import auxiliary_loss
+from unildiff.core.network import LQFeatures, NetworkConfig
 from unildiff.data.batch import RestorationBatch, cut_batch
 from unildiff.data.latents import CachedBatch, LatentCache, of_batch
 from unildiff.diffusion.noise import KeyedNoise

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from unildiff.core.encoders import encode_latents
-from unildiff.core.model import NetworkConfig
 from unildiff.core.moe import Routing, auxiliary_loss
+from unildiff.core.network import NetworkConfig
 from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise

@@ -28,6 +28,7 @@ from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures, d
 from unildiff.utils.errors import check_share
 from unildiff.utils.keys import sample_key
 from unildiff.weights.base import load_base
+from unildiff.weights.folder import save_base
 
 
 class _Parts(torch.nn.Module):
@@ -140,7 +141,7 @@ class PretrainVAEModule(StageModule):
         """Write the base, its latents scaled to unit variance."""
         self.model.vae.register_to_config(scaling_factor=float(1.0 / self.latent_std))
         if self.trainer.is_global_zero:
-            self.base[0].save(self.output)
+            save_base(self.base[0], self.output)
 
 
 class PretrainUNetModule(StageModule):
@@ -203,5 +204,5 @@ class PretrainUNetModule(StageModule):
         """Write the base; the U-Net gets its ``conv_in`` back for it."""
         self.model.unet.to_diffusers()
         if self.trainer.is_global_zero:
-            self.base[0].save(self.output)
+            save_base(self.base[0], self.output)
         self.model.unet.rest.conv_in = torch.nn.Identity()

@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from unildiff.callbacks.run_record import git_state, package_versions
-from unildiff.core.model import NetworkConfig, UniLDiff, network_config
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
 from unildiff.data.batch import PredictBatch, RestorationBatch
@@ -27,6 +28,7 @@ from unildiff.stages.testing import EvaluationSettings, Predictions, TestRun, fr
 from unildiff.utils.errors import UserError, check_share
 from unildiff.utils.paths import PACKAGE
 from unildiff.weights.checkpoints import SOURCE, check_source
+from unildiff.weights.folder import network_config
 from unildiff.weights.load import assemble, check_own_base, check_sampling
 
 _LOG = logging.getLogger(__name__)

@@ -1,9 +1,6 @@
 """The base model: VAE, U-Net, text encoders and scheduler config, from a diffusers folder or a Hugging Face id."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +13,12 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from unildiff.core.base import Base
 from unildiff.core.text import TextEncoders
 from unildiff.diffusion.schedule import NoiseSchedule
 from unildiff.utils.errors import UserError
 from unildiff.utils.quiet import quiet
 from unildiff.weights.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
-
-CONFIG = "unildiff.json"
-"""Beside the subfolders, where the folder is a whole model."""
-PARTS = ("vae", "unet", "scheduler", "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
-"""Subfolders of a diffusers folder."""
-
-
-@dataclass
-class Base:
-    """What the stages build on; every part is an ordinary diffusers or transformers model.
-
-    Attributes:
-        vae: 8x downscaling autoencoder.
-        unet: the denoiser.
-        text: one or two CLIP text encoders with tokenizers.
-        scheduler: the scheduler's config: betas, prediction type and spacing are always read from here.
-    """
-
-    vae: AutoencoderKL
-    unet: UNet2DConditionModel
-    text: TextEncoders
-    scheduler: dict[str, Any]
-
-    def save(self, folder: Path) -> None:
-        """Write a diffusers folder, safetensors in the weights' own dtype; of a model that was there nothing stays."""
-        with quiet(), _replaced(folder):
-            self.vae.save_pretrained(folder / "vae")
-            self.unet.save_pretrained(folder / "unet")
-            # from_config: published configs hold keys of other schedulers, which the class itself refuses.
-            EulerDiscreteScheduler.from_config(self.scheduler).save_pretrained(folder / "scheduler")
-            for index, (tokenizer, encoder) in enumerate(zip(self.text.tokenizers, self.text.encoders, strict=True)):
-                suffix = "" if index == 0 else f"_{index + 1}"
-                tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
-                encoder.save_pretrained(folder / f"text_encoder{suffix}")  # type: ignore[operator]
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[None]:
-    """Remove what a model written to ``folder`` before has and the new one has not: other shards, a second text encoder."""
-    parts = [folder / name for name in PARTS] if (folder / CONFIG).is_file() else []
-    before = [path for part in parts for path in part.glob("*")]
-    for path in before:
-        os.utime(path, (0, 0))  # no clock is too coarse to tell what is written from now on
-    yield
-    for path in before:
-        if path.exists() and path.stat().st_mtime == 0:
-            path.unlink()
-    for part in parts:
-        if part.is_dir() and not any(part.iterdir()):
-            part.rmdir()
 
 
 def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = None) -> Base:

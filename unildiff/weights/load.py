@@ -8,13 +8,15 @@ from pathlib import Path
 
 import torch
 
-from unildiff.core.model import NetworkConfig, UniLDiff, load_model, load_parts, network_config, read_network
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
 from unildiff.weights.base import load_base
 from unildiff.weights.base_files import locate
 from unildiff.weights.checkpoints import StageCheckpoint, check_source, read_checkpoint
+from unildiff.weights.folder import load_model, load_parts, network_config, read_network
 from unildiff.weights.lora import has_adapters, with_merged_adapters
 
 HANDED_TO_DECODER = {"lq_encoder.": "lq_encoder.", "unet.": "unet."}

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder
-from unildiff.core.model import NetworkConfig, UniLDiff
+from unildiff.core.model import UniLDiff
+from unildiff.core.network import NetworkConfig
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEncoders
 from unildiff.core.unet import FusedUNet
@@ -28,6 +29,7 @@ from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
+from unildiff.weights.folder import save_model
 from unildiff.weights.load import load_restorer
 from unildiff.weights.restoring import restore_picture
 
@@ -138,7 +140,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
             hub: ``repo_id``, ``private``, ``token``, ``commit_message``, ``create_pr`` of diffusers' ``push_to_hub``.
         """
         folder = Path(save_directory)
-        self.model.save_folder(folder, self.dtype)
+        save_model(self.model, folder, self.dtype)
         write_index(folder, self.config)
         self._write_card(folder)
         if push_to_hub:
