@@ -11,6 +11,7 @@ from unildiff.data.shipped_photographs import load, photographs
 from unildiff.deadleaves.cache import SceneCache
 from unildiff.deadleaves.dataset import CLEAR, Clean, MadePairs, Rendered, SceneTrainSet
 from unildiff.deadleaves.renderer import MIN_SIDE, VERSION, render
+from unildiff.degradations import cdd11
 from unildiff.degradations.cdd11 import DEGRADATIONS
 from unildiff.utils.errors import UserError, check_share
 from unildiff.utils.keys import sample_key
@@ -127,7 +128,10 @@ class DeadLeavesDataModule(RestorationDataModule):
 
     def contents(self) -> list[str]:
         """See the base class."""
-        lines = [*super().contents(), f"scenes of side {self.side}, renderer {VERSION}: {self.degradations}"]
+        lines = [
+            *super().contents(),
+            f"scenes of side {self.side}, renderer {VERSION}, degradations {cdd11.VERSION}: {self.degradations}",
+        ]
         if "train" in self._sets:
             lines += [
                 f"scenes {'of their own' if self.cache is None else self.cache.made_of}",

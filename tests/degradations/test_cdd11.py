@@ -6,7 +6,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.degradations import maps, operators
-from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade
+from unildiff.degradations.cdd11 import DEGRADATIONS, CleanImage, degrade
 from unildiff.degradations.masks import rain_streaks
 from unildiff.utils.keys import generator
 
@@ -44,7 +44,7 @@ def test_a_picture_prepared_for_all_eleven_gives_the_same(picture: np.ndarray, g
     calls = []
     real = operators.refine_illumination
     monkeypatch.setattr(operators, "refine_illumination", lambda *maps: calls.append(1) or real(*maps))
-    clear = ClearPicture(picture, depth, light)
+    clear = CleanImage(picture, depth, light)
     for name, alone in zip(DEGRADATIONS, expected, strict=True):
         made = degrade(clear, name, 4)
         np.testing.assert_array_equal(made.image, alone.image)
@@ -131,6 +131,7 @@ def test_far_is_hazier_than_near(picture: np.ndarray) -> None:
         ({"image": np.zeros((0, 4, 3), np.uint8)}, "with pixels"),
         ({"depth": np.zeros((4, 5), np.float32)}, "depth must be float32"),
         ({"illumination": np.zeros((4, 4))}, "illumination must be float32"),
+        ({"luma": "rgb"}, "luma must be onerestore or true, got 'rgb'"),
         ({"rain_mask": np.full((4, 4), 3, np.float32)}, r"rain_mask must lie in \[0, 1\], got 3 to 3"),
         ({"snow_mask": np.full((4, 4), np.nan, np.float32)}, "snow_mask must lie in"),
     ],

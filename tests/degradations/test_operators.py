@@ -1,4 +1,4 @@
-"""The operators against the formulas of CDD-11's synthesis, written out in numpy, float64 (peers.md 4)."""
+"""The operators against the formulas of CDD-11's synthesis, written out in numpy, float64."""
 
 import numpy as np
 import pytest
@@ -40,13 +40,19 @@ def test_low_light_is_the_formula(clear: np.ndarray, rng: np.random.Generator) -
     light = (0.3 + 0.7 * rng.random(clear.shape[:2])).astype(np.float32)
     noise = rng.normal(0, 0.05, clear.shape).astype(np.float32)
     gamma = 2.4
-    grey = clear.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    grey = clear.astype(np.float64) @ np.array([0.114, 0.587, 0.299])  # OneRestore's script swaps red and blue
     refined = guided(light.astype(np.float64), grey)[..., None]
     expected = np.clip(clear / (refined + 1e-7) * (refined + 1e-7) ** gamma + noise, 0, 1)
     result = operators.low_light(clear, operators.refine_illumination(light, clear), gamma, noise)
     np.testing.assert_allclose(result, expected, atol=1e-6)
     assert result.dtype == np.float32
     assert ((expected > 0) & (expected < 1)).mean() > 0.8  # the comparison is not one of clipped values
+
+
+@pytest.mark.parametrize(("luma", "blue", "red"), [("onerestore", 76, 29), ("true", 29, 76)])
+def test_grey_of_pure_colours(luma: operators.Luma, blue: int, red: int) -> None:
+    pure = np.array([[[0, 0, 255], [255, 0, 0], [0, 255, 0]]], np.uint8)
+    assert operators.to_grey(pure, luma).tolist() == [[blue, red, 150]]  # 255 times 0.299, 0.114, 0.587
 
 
 def test_rain_is_added_and_not_clipped(clear: np.ndarray, rng: np.random.Generator) -> None:
@@ -77,7 +83,7 @@ def test_order_low_rain_haze_equals_the_chain(clear: np.ndarray, depth: np.ndarr
     light = (0.2 + 0.8 * rng.random(clear.shape[:2])).astype(np.float32)
     mask = (rng.random(clear.shape[:2]) ** 8).astype(np.float32)
     noise = rng.normal(0, 0.08, clear.shape).astype(np.float32)
-    refined = guided(light.astype(np.float64), clear @ np.array([0.299, 0.587, 0.114]))[..., None]
+    refined = guided(light.astype(np.float64), clear @ np.array([0.114, 0.587, 0.299]))[..., None]
     picture = np.clip(clear / (refined + 1e-7) * (refined + 1e-7) ** 3.0 + noise, 0, 1) + mask[..., None]
     passing = np.exp(-1.0 * np.minimum(1 - box(depth, 22), 0.7))[..., None]
     expected = np.clip(picture * passing + 0.6 * (1 - passing), 0, 1)

@@ -21,7 +21,7 @@ CLEAR = "clear"
 
 
 def apply_degradation(image: np.ndarray, degradation: str, key: int, depth: np.ndarray | None) -> np.ndarray:
-    """Return a uint8 (H, W, C) picture under one of the 11 degradations; "clear" leaves it as it is."""
+    """Return a uint8 (H, W, C) image under one of the 11 degradations; "clear" leaves it unchanged."""
     return image if degradation == CLEAR else degrade(image, degradation, key, depth=depth).image
 
 

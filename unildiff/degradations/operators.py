@@ -1,12 +1,22 @@
 """The four CDD-11 operators, as pure functions of maps, masks and random numbers.
 
-Axis letters: H/W pixels. Pictures are float32 (H, W, 3) in [0, 1], RGB; maps and masks float32 (H, W) in [0, 1].
-Formulas and constants: peers.md section 4 (OneRestore's synthesis, restated). OpenCV does the arithmetic in float32:
-numpy's broadcast of a map over three channels takes several times as long.
+Axis letters: H/W pixels. Images are float32 (H, W, 3) in [0, 1], RGB; maps and masks float32 (H, W) in [0, 1].
+Formulas and constants: the synthesis script of OneRestore (Guo et al., ECCV 2024, github.com/gy65896/OneRestore,
+``syn_data/syn_data.py``). OpenCV computes in float32, because numpy takes several times as long to broadcast a map over
+three channels.
 """
+
+from typing import Literal
 
 import cv2
 import numpy as np
+
+Luma = Literal["onerestore", "true"]
+"""How grey is weighted: as OneRestore's script does it, or as ITU-R BT.601 luma of RGB.
+
+The script reads images as BGR and converts them with OpenCV's RGB2GRAY, so that blue gets red's weight and the other way
+round: grey = 0.299 B + 0.587 G + 0.114 R. CDD-11 was presumably made by it.
+"""
 
 GUIDED_WINDOW = 3
 GUIDED_EPSILON = 0.01
@@ -15,14 +25,20 @@ DEPTH_BLUR = 22
 DISTANCE_LIMIT = 0.7
 
 
-def refine_illumination(illumination: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return the guided filter of an illumination map: guide = the map, target = the picture in grey, window 3, eps 0.01.
+def to_grey(image: np.ndarray, luma: Luma = "onerestore") -> np.ndarray:
+    """Return an RGB image (H, W, 3) as grey (H, W), weighted as ``luma`` names it."""
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY if luma == "onerestore" else cv2.COLOR_RGB2GRAY))
+
+
+def refine_illumination(illumination: np.ndarray, image: np.ndarray, luma: Luma = "onerestore") -> np.ndarray:
+    """Return the guided filter of an illumination map: guide = the map, target = the image in grey, window 3, eps 0.01.
 
     Args:
         illumination: float32 (H, W) in [0, 1].
-        image: clear picture, float32 (H, W, 3).
+        image: clean image, float32 (H, W, 3).
+        luma: weights of the grey image.
     """
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = to_grey(image, luma)
     window = (GUIDED_WINDOW, GUIDED_WINDOW)
     mean_guide, mean_target = cv2.blur(illumination, window), cv2.blur(grey, window)
     variance = cv2.blur(cv2.multiply(illumination, illumination), window) - cv2.multiply(mean_guide, mean_guide)
@@ -44,7 +60,7 @@ def low_light(image: np.ndarray, illumination: np.ndarray, gamma: float, noise: 
     """Return clip(J / (L + 1e-7) * (L + 1e-7)^gamma + noise, 0, 1).
 
     Args:
-        image: J, the clear picture.
+        image: J, the clean image.
         illumination: L, the refined map; a guided filter can fall below zero, where no power is defined: taken as 0.
         gamma: CDD-11 draws it from U(2, 3).
         noise: N(0, n) per pixel and channel, float32 (H, W, 3); CDD-11 draws n from U(0.03, 0.08).
@@ -61,7 +77,7 @@ def rain(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def snow(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return I (1 - M) + 1 M: white flakes cover the picture."""
+    """Return I (1 - M) + 1 M: white flakes cover the image."""
     return _toward(image, 1.0, 1 - mask)
 
 

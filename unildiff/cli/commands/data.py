@@ -136,6 +136,7 @@ def synthesize(
     light: Path | None = None,
     rain: Path | None = None,
     snow: Path | None = None,
+    luma: Literal["onerestore", "true"] = "onerestore",
     processes: int | None = None,
 ) -> None:
     """Make a set in CDD-11's layout from any clean pictures: eleven degradations of each.
@@ -152,6 +153,7 @@ def synthesize(
         light: folder of illumination maps, named as the pictures; estimated without it.
         rain: folder of streak masks to draw from; generated without it.
         snow: folder of flake masks to draw from; generated without it.
+        luma: weights of grey in low light: those of OneRestore's script, which reads BGR as RGB, or true luma.
         processes: by default one a processor.
     """
     from unildiff.data.tools.synthesize import synthesize as make
@@ -161,7 +163,7 @@ def synthesize(
         raise UserError("give --clean, the folder of clean pictures, and --out, the folder to write")
     if processes is not None and processes < 1:
         raise UserError(f"--processes {processes}: give at least 1")
-    count = make(clean, out, seed, split, Sources(depth, light, rain, snow), processes)
+    count = make(clean, out, seed, split, Sources(depth, light, rain, snow), processes, luma)
     print(f"{count:,} scenes under 11 degradations in {out / split}; read them with: --data cdd11 --data.root {out}")
 
 

@@ -27,7 +27,8 @@ from unildiff.data import captions
 from unildiff.data.images import read_rgb
 from unildiff.data.png import encode_png
 from unildiff.data.tools.synthesize_inputs import Sources, clean_pictures, maps_of, masks_in, masks_of, read_map
-from unildiff.degradations.cdd11 import DEGRADATIONS, ClearPicture, degrade
+from unildiff.degradations.cdd11 import DEGRADATIONS, VERSION, CleanImage, degrade
+from unildiff.degradations.operators import Luma
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, some, write_failure, write_whole
 from unildiff.utils.journal import Journal
@@ -52,6 +53,7 @@ class Scene:
     light: Path | None
     rain: tuple[Path, ...]  # by degradation, or empty
     snow: tuple[Path, ...]
+    luma: Luma
 
 
 def synthesize(
@@ -61,6 +63,7 @@ def synthesize(
     split: str = "train",
     sources: Sources | None = None,
     processes: int | None = None,
+    luma: Luma = "onerestore",
 ) -> int:
     """Write a split in CDD-11's layout, or what is missing of it.
 
@@ -71,6 +74,7 @@ def synthesize(
         split: "train" or "test".
         sources: maps and masks.
         processes: by default as many as there are processors.
+        luma: weights of grey in low light and of illumination maps in colour: OneRestore's script's, or true luma.
 
     Returns:
         The number of scenes.
@@ -92,6 +96,8 @@ def synthesize(
         **{kind: str(folder.absolute()) if folder else None for kind, folder in vars(sources).items()},
         "scenes": len(pictures),
         "inputs": _fingerprint([*pictures.values(), *depth.values(), *light.values(), *rain, *snow]),
+        "luma": luma,
+        "degradations": VERSION,
         "version": __version__,
     }
     output_folder(out)
@@ -109,6 +115,7 @@ def synthesize(
             light.get(name),
             masks_of(rain, seed, name, "rain"),
             masks_of(snow, seed, name, "snow"),
+            luma,
         )
         for name, path in pictures.items()
     ]
@@ -161,8 +168,8 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
         picture = read_rgb(scene.clean)
         size = picture.shape[0], picture.shape[1]
         depth = None if scene.depth is None else read_map(scene.depth, size)
-        light = None if scene.light is None else read_map(scene.light, size)
-        clear = ClearPicture(picture, depth, light)  # what all eleven need is worked out once
+        light = None if scene.light is None else read_map(scene.light, size, scene.luma)
+        clear = CleanImage(picture, depth, light, scene.luma)  # what all eleven need is worked out once
         masks = {path: read_map(path, size) for path in {*scene.rain, *scene.snow}}
     except UserError as error:
         return str(error)

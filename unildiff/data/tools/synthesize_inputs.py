@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unildiff.data.images import list_pictures, read_grey
+from unildiff.data.images import list_pictures, read_grey, read_rgb
 from unildiff.degradations.cdd11 import DEGRADATIONS
+from unildiff.degradations.operators import Luma, to_grey
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, some
 from unildiff.utils.keys import sample_key
@@ -33,8 +34,13 @@ class Sources:
     snow: Path | None = None
 
 
-def read_map(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Return a map or mask as float32 (H, W) in [0, 1], brought to ``size`` where it has another.
+def read_map(path: Path, size: tuple[int, int], luma: Luma = "true") -> np.ndarray:
+    """Return a map or mask as float32 (H, W) in [0, 1], resized to ``size`` if it has another.
+
+    Args:
+        path: an image, or an .npy file of floats.
+        size: height and width.
+        luma: how a map in colour becomes grey.
 
     Raises:
         UserError: it cannot be read, or an array is not (H, W) floats in [0, 1].
@@ -52,7 +58,8 @@ def read_map(path: Path, size: tuple[int, int]) -> np.ndarray:
             raise UserError(f"map {path} is {values.dtype} {values.shape}; expected (H, W) floats in [0, 1]")
         values = values.astype(np.float32)
     else:
-        values = read_grey(path).astype(np.float32) / np.float32(255)
+        grey = read_grey(path) if luma == "true" else to_grey(read_rgb(path), luma)
+        values = grey.astype(np.float32) / np.float32(255)
     if values.shape != size:
         values = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(values)
