@@ -13,11 +13,11 @@ import torchvision
 from torch import nn
 
 from tests.metrics.golden import PAIRS, tensor
+from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.fid import FID
-from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
+from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable
 from unildiff.metrics.protocols import PROTOCOLS
-from unildiff.metrics.registry import METRICS, load_scorers
-from unildiff.metrics.torch_metrics import PictureMean
+from unildiff.metrics.registry import METRICS, load_scorers, make_scorer
 from unildiff.results.evaluator import Evaluator
 
 RGB, LUMA = PROTOCOLS["onerestore"], PROTOCOLS["basicsr-y"]
@@ -70,7 +70,7 @@ def test_without_weights_a_metric_says_so_by_name_and_becomes_no_other(name, off
     assert list(unavailable) == [name]
     expected = "pip install 'unildiff.iqa.'" if METRICS[name].kind == "alone" else "could not be fetched.*no network"
     with pytest.raises(MetricUnavailable, match=f"^{name}: .*{expected}") as caught:
-        PictureMean(name)
+        make_scorer(name, RGB)
     assert "\n" not in str(caught.value)
 
 
@@ -104,11 +104,12 @@ def test_networks_follow_the_protocols_crop_and_are_shared_between_protocols(ale
     assert cropped.network is scorer.network
 
 
-def test_networks_judge_each_picture_of_a_batch_and_train_nothing(alexnet):
+def test_networks_judge_each_image_of_a_batch_and_train_nothing(alexnet):
     x, y = (tensor(z) for z in PAIRS["photograph"])
-    metric = PictureMean("lpips", RGB)
-    values = metric.per_picture(torch.cat((x, y)), torch.cat((y, y)))
-    assert values.shape == (2,) and values[1] == 0 < values[0]
+    metric = DegradationMetrics(RGB, ["lpips"])
+    metric.update(torch.cat((x, y)), torch.cat((y, y)), ["noisy", "same"])
+    values = metric.compute()
+    assert values["lpips/same"] == 0 < values["lpips/noisy"]
     assert not any(parameter.requires_grad for parameter in metric.parameters())
     assert len(list(metric.parameters())) > 10  # the network is a part of the metric: it moves with it
 
@@ -134,8 +135,8 @@ def test_no_reference_metrics_look_at_the_restored_picture_alone(monkeypatch):
     fake = SimpleNamespace(create_metric=lambda name, device: asked.append(name) or Brightness())
     monkeypatch.setitem(sys.modules, "pyiqa", fake)
     x, y = (tensor(z) for z in PAIRS["photograph"])
-    assert NoReference("musiq", LUMA)(x, y).item() == pytest.approx((x / 255).mean().item(), abs=1e-6)
-    NoReference("maniqa", RGB), NoReference("clipiqa", RGB)
+    assert make_scorer("musiq", LUMA)(x, y).item() == pytest.approx((x / 255).mean().item(), abs=1e-6)
+    make_scorer("maniqa", RGB), make_scorer("clipiqa", RGB)
     assert asked == ["musiq", "maniqa-pipal", "clipiqa+"]
 
 

@@ -18,8 +18,9 @@ from torch import nn
 from tests.metrics.golden import PAIRS, tensor
 from unildiff.cli.commands.score import score
 from unildiff.metrics.fid import FID
-from unildiff.metrics.perceptual import DISTS, LPIPS, NoReference
+from unildiff.metrics.perceptual import DISTS, LPIPS
 from unildiff.metrics.protocols import PROTOCOLS
+from unildiff.metrics.registry import make_scorer
 
 RGB = PROTOCOLS["onerestore"]
 FILES = {"alexnet": "alexnet-owt-7be5be79.pth", "vgg16": "vgg16-397923af.pth"}
@@ -160,4 +161,4 @@ def test_niqe_from_the_cache(hub, tmp_path, monkeypatch):
     savemat(tmp_path / "niqe.mat", model)
     monkeypatch.setattr(niqe_arch, "load_file_from_url", lambda *_, **__: str(tmp_path / "niqe.mat"))
     cat = tensor(np.tile(PAIRS["photograph"][1], (2, 2, 1)))  # NIQE's blocks are of 96x96
-    assert NoReference("niqe", RGB)(cat, cat).item() > 0
+    assert make_scorer("niqe", RGB)(cat, cat).item() > 0

@@ -14,7 +14,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["
 
 
 def expected_under(name, x, y):
-    if name in ("unildiff", "promptir", "moceir"):
+    if name in ("unildiff", "promptir", "moceir", "instructir"):
         x, y = centre_crop(x, 16), centre_crop(y, 16)
     if name == "daclip":
         x, y = x[4:-4, 4:-4], y[4:-4, 4:-4]
@@ -92,8 +92,8 @@ GOOD = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         (GOOD * 255, GOOD, "restored: floats must be in .0, 1., found 0.*255"),
         (GOOD * torch.nan, GOOD, "restored: floats must be in .0, 1., found nan"),
         ((GOOD * 255).int(), GOOD, "restored: expected uint8, or floats"),
-        (GOOD[0], GOOD[0], "expected RGB pictures"),
-        (GOOD[:, :1], GOOD[:, :1], "expected RGB pictures"),
+        (GOOD[0], GOOD[0], "expected RGB images"),
+        (GOOD[:, :1], GOOD[:, :1], "expected RGB images"),
         (GOOD.permute(0, 2, 3, 1), GOOD, "channels last"),
         (GOOD[:1], GOOD, "must be the same size"),
         (GOOD[..., :-1], GOOD, "must be the same size"),

@@ -221,7 +221,7 @@ def test_a_broken_picture_is_named(flat):
 def test_a_picture_too_small_is_named(tmp_path):
     small = {"tiny": np.zeros((12, 40, 3), np.uint8)}
     folders = write(tmp_path / "r", small), write(tmp_path / "c", small)
-    assert "tiny.png: picture of 12x40 is too small for protocol 'unildiff'" in one_line(*folders)
+    assert "tiny.png: image of 12x40 is too small for protocol 'unildiff'" in one_line(*folders)
 
 
 def test_other_mistakes_get_one_line(flat, tmp_path):

@@ -6,7 +6,8 @@ import cv2
 import torch
 
 from unildiff.metrics.by_degradation import DegradationMetrics
-from unildiff.metrics.torch_metrics import PSNR, SSIM
+from unildiff.metrics.protocols import PROTOCOLS
+from unildiff.metrics.psnr import psnr
 from unildiff.results.rows import gather_rows
 
 PICTURES = 5
@@ -21,21 +22,15 @@ def picture(index):
 
 
 def results(indices):
-    """Everything that a rank can say after its share of the pictures."""
-    psnr, ssim, parts = PSNR("onerestore"), SSIM("onerestore"), DegradationMetrics("onerestore")
+    """Return what one rank computes from its share of the images."""
+    parts = DegradationMetrics("onerestore")
     rows = []
     for index in indices:
         restored, gt = picture(index)
-        psnr.update(restored, gt)
-        ssim.update(restored, gt)
         parts.update(restored, gt, [DEGRADATIONS[index]])
-        value = psnr.per_picture(restored, gt).item()
+        value = psnr(restored, gt, PROTOCOLS["onerestore"]).item()
         rows.append({"degradation": DEGRADATIONS[index], "name": str(index), "psnr": value})
-    found = {"psnr": psnr.compute().item(), "ssim": ssim.compute().item(), "parts": parts.compute()}
-    with psnr.sync_context():
-        found["counts"] = [psnr.count.item(), psnr.scored.item(), psnr.identical.item()]
-    found["rows"] = gather_rows(rows)
-    return found
+    return {"parts": parts.compute(), "rows": gather_rows(rows)}
 
 
 def run(rank, folder):

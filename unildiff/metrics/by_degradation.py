@@ -1,4 +1,4 @@
-"""Metrics kept apart by degradation, for validation loops.
+"""Means per degradation as a torchmetrics Metric, for validation loops.
 
 Axis letters: B batch, H W pixels.
 """
@@ -12,24 +12,31 @@ from torchmetrics import Metric
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import load_scorers
 
-_Tally = dict[str, list[float]]  # metric -> [sum, pictures in the sum]; "count" -> [pictures]
+_Tally = dict[str, list[float]]  # metric -> [sum, images in the sum]; "count" -> [images]
 
 
 class DegradationMetrics(Metric):
     """Means per degradation, and their unweighted mean over degradations (the papers' `Avg.`).
 
     Degradations need not be known beforehand, and ranks may have seen different ones or none: the sums are gathered as
-    objects in `compute`, which every rank must call. Constant memory. Use `update` and `compute`; `forward` does as
-    `update` and returns nothing.
+    objects in `compute`, which every rank must call. Memory is constant. Use `update` and `compute`; `forward` is the
+    same as `update` and returns nothing.
+
+    torchmetrics' own classes are not used: its PSNR pools squared errors over images by default (14.23 dB where the mean
+    per image is 17.57), and its SSIM differs from the protocol `onerestore` by up to 0.037.
 
     Attributes:
-        unavailable: Metrics that were asked for and cannot be computed here, and why; they have no keys.
+        unavailable: By name, why a requested metric cannot be computed; it has no keys in the result.
     """
 
     full_state_update = False
 
     def __init__(self, protocol: str | Protocol = "unildiff", metrics: Sequence[str] = ("psnr", "ssim")) -> None:
-        """Args: the protocol or its name; names of per-picture metrics (registry.METRICS).
+        """Create the metric.
+
+        Args:
+            protocol: Protocol or its name.
+            metrics: Names of per-image metrics.
 
         Raises:
             UserError: No such protocol or metric.
@@ -37,12 +44,14 @@ class DegradationMetrics(Metric):
         super().__init__(sync_on_compute=False)
         self.protocol = get_protocol(protocol)
         self._scorers, self.unavailable = load_scorers(metrics, self.protocol)
-        networks = {name: scorer for name, scorer in self._scorers.items() if isinstance(scorer, nn.Module)}
+        networks = {
+            name.replace(".", "_"): scorer for name, scorer in self._scorers.items() if isinstance(scorer, nn.Module)
+        }
         self.networks = nn.ModuleDict(networks)  # they move with the metric
         self._tallies: dict[str, _Tally] = {}
 
     def update(self, restored: Tensor, gt: Tensor, degradations: Sequence[str]) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             restored: (B, 3, H, W), uint8 in 0..255 or floats in [0, 1].
@@ -50,10 +59,10 @@ class DegradationMetrics(Metric):
             degradations: B names.
 
         Raises:
-            ValueError: Wrong shapes, dtypes, ranges or number of names, or pictures too small for a metric.
+            ValueError: Wrong shapes, dtypes, ranges or number of names, or images too small for a metric.
         """
         if len(degradations) != len(restored):
-            raise ValueError(f"{len(restored)} pictures, but {len(degradations)} degradation names")
+            raise ValueError(f"{len(restored)} images, but {len(degradations)} degradation names")
         for name, scorer in self._scorers.items():
             values = scorer(restored, gt).tolist()
             for degradation, value in zip(degradations, values, strict=True):
@@ -71,7 +80,7 @@ class DegradationMetrics(Metric):
 
         Returns:
             `METRIC/DEGRADATION` and `count/DEGRADATION` for each degradation, `METRIC/avg`, and `count/all`. A mean
-            over pictures that the protocol all leaves out (identical to their truth) is infinite.
+            over images that the protocol all leaves out (identical to their ground truth) is infinite.
         """
         tallies = self._gathered()
         result: dict[str, float] = {}
@@ -89,7 +98,7 @@ class DegradationMetrics(Metric):
         return result
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Forget all images that were added."""
         super().reset()
         self._tallies = {}
 

@@ -1,4 +1,4 @@
-"""Frechet inception distance, the one metric of a set rather than of pictures.
+"""Frechet inception distance, the one metric of a set rather than of images.
 
 Axis letters: B batch, H W pixels.
 """
@@ -16,9 +16,9 @@ from unildiff.metrics.protocols import Protocol, get_protocol
 
 
 class FID(FrechetInceptionDistance):
-    """Frechet inception distance between the restored pictures and the truths: one number for a set, not a mean.
+    """Frechet inception distance between the restored images and the ground truths: one number for a set, not a mean.
 
-    torchmetrics' implementation over torch-fidelity's Inception; few pictures give a meaningless number.
+    torchmetrics' implementation over torch-fidelity's Inception; few images give a meaningless number.
     """
 
     def __init__(self, protocol: str | Protocol = "unildiff", feature: int | nn.Module = 2048, **kwargs: Any) -> None:
@@ -32,8 +32,8 @@ class FID(FrechetInceptionDistance):
         self.protocol = get_protocol(protocol)
 
     def update(self, restored: Tensor, gt: Tensor) -> None:  # type: ignore[override]
-        """Take in a batch: (B, 3, H, W) each, uint8 or floats in [0, 1]."""
+        """Add a batch: (B, 3, H, W) each, uint8 or floats in [0, 1]."""
         check_pair(restored, gt)
-        for picture, real in ((gt, True), (restored, False)):
-            planes = prepare(to_uint8(picture), replace(self.protocol, colour="rgb"), torch.float32)
+        for image, real in ((gt, True), (restored, False)):
+            planes = prepare(to_uint8(image), replace(self.protocol, colour="rgb"), torch.float32)
             super().update(planes, real=real)

@@ -1,7 +1,7 @@
-"""Metrics that need a trained network: LPIPS, DISTS, and no-reference ones through pyiqa (FID: fid.py).
+"""Metrics that need a trained network: LPIPS, DISTS, and whatever pyiqa provides (FID: fid.py).
 
-Their weights are fetched by the packages that define them. Where that fails, or the package is missing, MetricUnavailable
-says which metric and why: such a metric is left out, never replaced. All of them look at RGB pictures after the
+The packages that define them download the weights. Where that fails, or the package is missing, MetricUnavailable
+names the metric and the reason, and the metric is left out, never replaced. All of them look at RGB images after the
 protocol's crops and rounding, whatever colour the protocol measures PSNR on.
 Axis letters: B batch, H W pixels.
 """
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from importlib import import_module
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from unildiff.metrics.preprocessing import check_pair, prepare
 from unildiff.metrics.protocols import Protocol
 
-# pyiqa's names, variants as in the authors' scripts (peers.md 1.1: clipiqa+, maniqa-pipal).
-_PYIQA = {"musiq": "musiq", "maniqa": "maniqa-pipal", "clipiqa": "clipiqa+", "niqe": "niqe"}
-
 
 class MetricUnavailable(Exception):
-    """A metric cannot be computed here: `name` says which, `reason` why, in one line."""
+    """A metric cannot be computed on this machine.
+
+    Attributes:
+        name: Name of the metric.
+        reason: Why not, in one line.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         """Args: the metric's name and the reason."""
@@ -44,12 +46,12 @@ def loading(name: str) -> Iterator[None]:
     except ImportError as error:
         raise MetricUnavailable(name, f"needs a package ({error}): pip install 'unildiff[iqa]'") from error
     except (OSError, RuntimeError) as error:  # no network (URLError is an OSError), broken download
-        reason = (str(error).splitlines() or [type(error).__name__])[0]  # torch goes on for a line a weight
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # torch adds a line per weight
         raise MetricUnavailable(name, f"its weights could not be fetched ({reason})") from error
 
 
 class NetworkScorer(nn.Module):
-    """What a frozen network says of each picture.
+    """The value that a frozen network gives each image.
 
     Attributes:
         network: In evaluation mode, without gradients.
@@ -69,11 +71,11 @@ class NetworkScorer(nn.Module):
 
     @torch.no_grad()
     def forward(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """The value of each picture.
+        """Return the value of each image.
 
         Args:
             restored: (B, 3, H, W), uint8 in 0..255 or floats in [0, 1].
-            gt: The same shape; checked, and not looked at by metrics without a reference.
+            gt: The same shape. It is checked, but metrics without a reference do not use it.
 
         Returns:
             (B,) float64.
@@ -85,11 +87,11 @@ class NetworkScorer(nn.Module):
         return self.judge(self._rgb(restored), self._rgb(gt)).reshape(-1).double()
 
     def judge(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """Ask the network; (B, 3, H, W) float32 RGB in [0, 1] each, one value a picture in any shape."""
+        """Run the network on (B, 3, H, W) float32 RGB in [0, 1] each; one value per image, in any shape."""
         raise NotImplementedError
 
-    def _rgb(self, picture: Tensor) -> Tensor:
-        return prepare(picture, self._protocol, torch.float32).float() / 255
+    def _rgb(self, image: Tensor) -> Tensor:
+        return prepare(image, self._protocol, torch.float32).float() / 255
 
 
 class LPIPS(NetworkScorer):
@@ -108,7 +110,7 @@ class LPIPS(NetworkScorer):
         super().__init__(network, protocol)
 
     def judge(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """See :class:`NetworkScorer`; this network wants [-1, 1]."""
+        """See :class:`NetworkScorer`; this network expects [-1, 1]."""
         return self.network(restored * 2 - 1, gt * 2 - 1)  # type: ignore[no-any-return]
 
 
@@ -132,19 +134,34 @@ class DISTS(NetworkScorer):
         return self.network(restored, gt)  # type: ignore[no-any-return]
 
 
-class NoReference(NetworkScorer):
-    """MUSIQ, MANIQA, CLIP-IQA+ or NIQE of the restored picture alone, through pyiqa."""
+class Pyiqa(NetworkScorer):
+    """A metric of pyiqa with pyiqa's own settings, on RGB in [0, 1]."""
 
-    def __init__(self, name: str, protocol: Protocol) -> None:
-        """Args: `musiq`, `maniqa`, `clipiqa` or `niqe`; the protocol.
+    def __init__(self, theirs: str, protocol: Protocol, name: str = "") -> None:
+        """Create the metric.
+
+        Args:
+            theirs: pyiqa's name of the metric.
+            protocol: Decides crops and rounding.
+            name: Our name of it, for messages; by default pyiqa's.
 
         Raises:
             MetricUnavailable: pyiqa is not installed, or the weights cannot be fetched.
         """
-        with loading(name):
-            network = import_module("pyiqa").create_metric(_PYIQA[name], device=torch.device("cpu"))
+        with loading(name or theirs):
+            network = import_module("pyiqa").create_metric(theirs, device=torch.device("cpu"))
         super().__init__(network, protocol)
+        self._reference = getattr(network, "metric_mode", "NR") == "FR"
 
     def judge(self, restored: Tensor, gt: Tensor) -> Tensor:
         """See :class:`NetworkScorer`."""
-        return self.network(restored)  # type: ignore[no-any-return]
+        return self.network(restored, gt) if self._reference else self.network(restored)  # type: ignore[no-any-return]
+
+
+def pyiqa_settings(name: str) -> dict[str, Any] | None:
+    """Return pyiqa's default settings of a metric; None where it is not installed or has no metric of that name."""
+    try:
+        found = import_module("pyiqa.default_model_configs").DEFAULT_CONFIGS.get(name)
+    except ImportError:
+        return None
+    return None if found is None else dict(found)

@@ -1,4 +1,4 @@
-"""From what a caller hands over to the planes that a protocol measures: checks, rounding, crops, colour.
+"""Turn images into the planes that a protocol compares: checks, rounding, crops, colour.
 
 Axis letters: B batch, C channels (3 as given; 1 after luma), H W pixels.
 """
@@ -17,7 +17,7 @@ _OVERSHOOT = 0.5  # a network's output may leave [0, 1] a little; [-1, 1] or 0..
 
 
 def check_pair(restored: Tensor, gt: Tensor) -> None:
-    """Refuse anything but two batches of RGB pictures of the same size, uint8 or floats in [0, 1].
+    """Refuse anything but two batches of RGB images of the same size, uint8 or floats in [0, 1].
 
     Args:
         restored: (B, 3, H, W), uint8 in 0..255 or floating; floats may overshoot [0, 1] by 0.5 (protocols clamp).
@@ -26,53 +26,53 @@ def check_pair(restored: Tensor, gt: Tensor) -> None:
     Raises:
         ValueError: Another shape, dtype, device or range; different sizes; NaN.
     """
-    for label, picture in (("restored", restored), ("gt", gt)):
-        if picture.dim() != 4 or picture.shape[1] != 3:
-            hint = " (channels last? permute first)" if picture.dim() == 4 and picture.shape[3] == 3 else ""
-            raise ValueError(f"{label}: expected RGB pictures (B, 3, H, W), got {tuple(picture.shape)}{hint}")
-        if picture.dtype != torch.uint8 and not picture.is_floating_point():
-            raise ValueError(f"{label}: expected uint8, or floats in [0, 1], got {picture.dtype}")
+    for label, image in (("restored", restored), ("gt", gt)):
+        if image.dim() != 4 or image.shape[1] != 3:
+            hint = " (channels last? permute first)" if image.dim() == 4 and image.shape[3] == 3 else ""
+            raise ValueError(f"{label}: expected RGB images (B, 3, H, W), got {tuple(image.shape)}{hint}")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise ValueError(f"{label}: expected uint8, or floats in [0, 1], got {image.dtype}")
     if restored.shape != gt.shape:
         raise ValueError(f"restored is {tuple(restored.shape)}, gt is {tuple(gt.shape)}: they must be the same size")
     if restored.device != gt.device:
         raise ValueError(f"restored is on {restored.device}, gt on {gt.device}: move one")
-    for label, picture, slack in (("restored", restored, _OVERSHOOT), ("gt", gt, 0.0)):
-        if picture.is_floating_point() and picture.numel():
-            low, high = (float(value) for value in picture.aminmax())
+    for label, image, slack in (("restored", restored, _OVERSHOOT), ("gt", gt, 0.0)):
+        if image.is_floating_point() and image.numel():
+            low, high = (float(value) for value in image.aminmax())
             if not (low >= -slack and high <= 1 + slack):  # also catches NaN
                 raise ValueError(f"{label}: floats must be in [0, 1], found {low:.3g}..{high:.3g}; scale it first")
 
 
-def crop(picture: Tensor, protocol: Protocol) -> Tensor:
+def crop(image: Tensor, protocol: Protocol) -> Tensor:
     """Centre-crop (..., H, W) to the protocol's multiple, then take its border off; a view.
 
     Raises:
         ValueError: Nothing would be left.
     """
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     multiple, border = protocol.crop_multiple, protocol.border
     kept_height, kept_width = height - height % multiple, width - width % multiple
     if min(kept_height, kept_width) - 2 * border < 1:
         raise ValueError(
-            f"picture of {height}x{width} is too small for protocol {protocol.name!r}: centre crop to {multiple}, "
+            f"image of {height}x{width} is too small for protocol {protocol.name!r}: centre crop to {multiple}, "
             f"border {border}"
         )
     top, left = (height - kept_height) // 2, (width - kept_width) // 2
-    return picture[..., top + border : top + kept_height - border, left + border : left + kept_width - border]
+    return image[..., top + border : top + kept_height - border, left + border : left + kept_width - border]
 
 
-def to_uint8(picture: Tensor) -> Tensor:
+def to_uint8(image: Tensor) -> Tensor:
     """Floats in [0, 1] to 0..255, rounded half to even as `numpy.round` does; uint8 passes through."""
-    if picture.dtype == torch.uint8:
-        return picture
-    return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+    if image.dtype == torch.uint8:
+        return image
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def prepare(picture: Tensor, protocol: Protocol, dtype: torch.dtype, round_luma: bool = False) -> Tensor:
-    """Turn a checked picture into the planes that are compared.
+def prepare(image: Tensor, protocol: Protocol, dtype: torch.dtype, round_luma: bool = False) -> Tensor:
+    """Turn a checked image into the planes that are compared.
 
     Args:
-        picture: (B, 3, H, W), uint8 or floats in [0, 1].
+        image: (B, 3, H, W), uint8 or floats in [0, 1].
         protocol: Decides clamping, rounding, crops and colour.
         dtype: Of the result where it is not uint8: float32 or float64.
         round_luma: Round luma to integers (pyiqa's SSIM).
@@ -80,20 +80,20 @@ def prepare(picture: Tensor, protocol: Protocol, dtype: torch.dtype, round_luma:
     Returns:
         (B, C, H', W') on the scale 0..255: uint8 where the values are integers, else `dtype`.
     """
-    picture = crop(picture.detach(), protocol)
-    if picture.dtype in (torch.float16, torch.bfloat16):
-        picture = picture.float()
+    image = crop(image.detach(), protocol)
+    if image.dtype in (torch.float16, torch.bfloat16):
+        image = image.float()
     if protocol.quantise:
-        picture = to_uint8(picture)
-    elif protocol.clamp and picture.is_floating_point():
-        picture = picture.clamp(0, 1)
+        image = to_uint8(image)
+    elif protocol.clamp and image.is_floating_point():
+        image = image.clamp(0, 1)
     if protocol.colour == "rgb":
-        return picture if picture.dtype == torch.uint8 else picture.to(dtype) * 255
-    if round_luma and protocol.colour == "yiq" and picture.dtype == torch.uint8:
+        return image if image.dtype == torch.uint8 else image.to(dtype) * 255
+    if round_luma and protocol.colour == "yiq" and image.dtype == torch.uint8:
         # In thousandths, exactly: one pixel in a thousand is a tie, which floating point would settle at random.
-        red, green, blue = picture.int().unbind(1)
+        red, green, blue = image.int().unbind(1)
         return ((299 * red + 587 * green + 114 * blue).double() / 1000).round().to(torch.uint8).unsqueeze(1)
     weights, offset = _LUMA[protocol.colour]
-    red, green, blue = (picture if picture.dtype == torch.uint8 else picture * 255).to(dtype).unbind(1)
+    red, green, blue = (image if image.dtype == torch.uint8 else image * 255).to(dtype).unbind(1)
     luma = (red * weights[0]).add_(green, alpha=weights[1]).add_(blue, alpha=weights[2]).add_(offset).unsqueeze(1)
     return luma.round() if round_luma else luma

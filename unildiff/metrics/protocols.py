@@ -1,8 +1,7 @@
-"""Evaluation protocols: every choice behind a published PSNR or SSIM, one named and frozen row each.
+"""Evaluation protocols: every choice behind a published PSNR or SSIM, as one named and frozen row each.
 
-Sources are given as `peers.md` sections (facts read from the projects' public code) and, where they add something,
-the file that decides. What a project leaves undefined (a picture identical to its truth gives infinite PSNR in most of
-them) is decided here and marked "our choice".
+`source` names the public code that decides. Where a project leaves something undefined (an image identical to its ground
+truth has infinite PSNR in most of them), it is decided here and marked "our choice".
 """
 
 import difflib
@@ -19,23 +18,23 @@ Window = Literal["uniform7", "gaussian11"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of turning a restored picture and its truth into PSNR and SSIM.
+    """One way to compute PSNR and SSIM from a restored image and its ground truth.
 
     Attributes:
-        name: What `--protocol` takes and every table prints.
+        name: Value of `--protocol`, printed above every table.
         colour: `rgb`: the mean over the three channels. `bt601`: MATLAB's luma, 16..235. `yiq`: luma, 0..255.
-        crop_multiple: Both pictures are centre-cropped to a multiple of this (offset: half the remainder, rounded down).
+        crop_multiple: Both images are centre-cropped to a multiple of this (offset: half the remainder, rounded down).
         border: Pixels removed from each side after that.
-        quantise: The restored picture is rounded to 8 bits first (saved PNGs are anyway).
+        quantise: The restored image is rounded to 8 bits first (saved PNGs already are).
         clamp: Values outside of [0, 1] are clamped before anything else.
         data_range: The L of the source (1 or 255); the numbers do not depend on it, the scale of `psnr_epsilon` does.
         window: SSIM window: box of 7x7, or Gaussian of 11x11 with sigma 1.5.
-        edges: `valid`: only windows inside the picture count. `replicate`: one window a pixel, edges repeated.
+        edges: `valid`: only windows inside the image count. `replicate`: one window per pixel, edges repeated.
         sample_covariance: Covariances are scaled by n / (n - 1), n pixels in a window (scikit-image's default).
         clip_contrast: Negative structure terms count as 0.
         ssim_rounds_luma: Luma is rounded to integers for SSIM (not for PSNR).
         psnr_epsilon: Added to the mean squared error, which is on the scale of `data_range`; caps PSNR.
-        source: Where the row comes from.
+        source: Public code that the row follows.
     """
 
     name: str
@@ -55,12 +54,12 @@ class Protocol:
 
     @property
     def identical(self) -> Literal["cap", "exclude"]:
-        """What becomes of a picture equal to its truth: PSNR capped by `psnr_epsilon`, or infinite and left out."""
+        """Treatment of an image equal to its ground truth: PSNR capped by `psnr_epsilon`, or infinite and left out."""
         return "cap" if self.psnr_epsilon > 0 else "exclude"
 
     @property
     def identical_psnr(self) -> float:
-        """PSNR in dB of a picture equal to its truth (infinite where the protocol leaves it out of the mean)."""
+        """PSNR in dB of an image equal to its ground truth (infinite where the protocol leaves it out of the mean)."""
         return 10 * math.log10(self.data_range**2 / self.psnr_epsilon) if self.psnr_epsilon > 0 else math.inf
 
     @property
@@ -69,7 +68,7 @@ class Protocol:
         return 7 if self.window == "uniform7" else 11
 
     def __str__(self) -> str:
-        """The protocol in one line, as printed above a table."""
+        """Return the protocol in one line, as printed above a table."""
         colour = {"rgb": "RGB", "bt601": "Y (BT.601, 16-235)", "yiq": "Y (YIQ)"}[self.colour]
         crop = f"centre crop to {self.crop_multiple}" if self.crop_multiple > 1 else "full size"
         border = f", border {self.border}" if self.border else ""
@@ -79,7 +78,7 @@ class Protocol:
         identical = f"capped at {self.identical_psnr:.0f} dB" if self.identical == "cap" else "left out of mean PSNR"
         return (
             f"{self.name}: {colour}, {'8-bit' if self.quantise else 'float'}, {crop}{border}, "
-            f"SSIM {window}, {covariance} covariance{edges}; identical pictures {identical}"
+            f"SSIM {window}, {covariance} covariance{edges}; identical images {identical}"
         )
 
 
@@ -91,7 +90,8 @@ _ROWS = (
         data_range=1,
         clip_contrast=True,
         psnr_epsilon=1e-8,
-        source="peers.md 2.1: the authors' test_metrics_other_method_hjh.py, pyiqa psnr and ssim on RGB of 8-bit PNGs; "
+        source="the authors' public scoring script (github.com/Potatonupt/UniLdiff, test_metrics_other_method_hjh.py): "
+        "pyiqa psnr and ssim on RGB of 8-bit PNGs; "
         "pyiqa 0.1.16 psnr_arch.py (epsilon 1e-8), ssim_arch.py (population covariance, contrast clipped at 0)",
     ),
     Protocol(
@@ -102,7 +102,8 @@ _ROWS = (
         data_range=1,
         window="uniform7",
         sample_covariance=True,
-        source="peers.md 2.1: PromptIR, AdaIR, DFPIR val_utils.py, scikit-image defaults on floats",
+        source="github.com/va1shn9v/PromptIR, github.com/c-yn/AdaIR and DFPIR, val_utils.py: scikit-image's defaults on "
+        "floats",
     ),
     Protocol(
         "moceir",
@@ -111,8 +112,16 @@ _ROWS = (
         quantise=False,
         data_range=1,
         sample_covariance=True,
-        source="peers.md 2.1: MoCE-IR src/test.py, scikit-image gaussian_weights=True (sample covariance by default); "
-        "its CDD-11 loader does not crop (2.2), which multiples of 16 do not notice",
+        source="github.com/eduardzamfir/MoCE-IR src/test.py: scikit-image with gaussian_weights=True (sample covariance by "
+        "default); for its three-task and five-task sets, which its loader crops to multiples of 16",
+    ),
+    Protocol(
+        "moceir-cdd11",
+        colour="rgb",
+        quantise=False,
+        data_range=1,
+        sample_covariance=True,
+        source="as moceir; its loader of CDD-11 does not crop, which matters for images of 1080 rows (1080 = 8 mod 16)",
     ),
     Protocol(
         "onerestore",
@@ -120,20 +129,21 @@ _ROWS = (
         data_range=1,
         window="uniform7",
         sample_covariance=True,
-        source="peers.md 2.2: OneRestore img_file/cal_psnr_ssim.py on saved 8-bit PNGs",
+        source="github.com/gy65896/OneRestore img_file/cal_psnr_ssim.py on saved 8-bit PNGs",
     ),
     Protocol(
         "daclip",
         colour="rgb",
         border=4,
-        source="peers.md 1.2: DA-CLIP test.py with its published test.yml (crop_border unset, scale 4), img_utils.py",
+        source="github.com/Algolzw/daclip-uir test.py with its published test.yml (crop_border unset, scale 4), "
+        "img_utils.py",
     ),
     Protocol(
         "diffuir",
         colour="bt601",
         edges="replicate",
-        source="peers.md 1.3: DiffUIR src/model.py, border 0, Y; its _ssim_cly filters with replicated edges "
-        "(as in each public copy of that function; DiffUIR's own is stored compiled only)",
+        source="github.com/iSEE-Laboratory/DiffUIR src/model.py and metrics/psnr_ssim.py: Y, border 0, SSIM filtered with "
+        "replicated edges",
     ),
     Protocol(
         "pyiqa-y",
@@ -142,13 +152,23 @@ _ROWS = (
         clip_contrast=True,
         ssim_rounds_luma=True,
         psnr_epsilon=1e-8,
-        source="peers.md 2.1: pyiqa 0.1.16 psnry and ssim, YIQ luma (color_util.py), rounded for SSIM only "
-        "(func_util.py); ties, a pixel in a thousand, are to even here and fall at random there, which is 1e-5 of SSIM",
+        source="pyiqa 0.1.16 psnry and ssim, YIQ luma (color_util.py), rounded for SSIM only (func_util.py); ties, one "
+        "pixel in a thousand, are rounded to even here and at random there, which changes SSIM by 1e-5",
     ),
     Protocol(
         "basicsr-y",
         colour="bt601",
         source="BasicSR metrics/psnr_ssim.py with test_y_channel and crop_border 0: Wang et al. 2004, valid windows",
+    ),
+    Protocol(
+        "instructir",
+        colour="rgb",
+        crop_multiple=16,
+        quantise=False,
+        clamp=False,
+        data_range=1,
+        source="github.com/mv-lab/InstructIR test.py: PSNR of floats that are not clamped, SSIM of pytorch_msssim, both on "
+        "RGB; its second, luma score feeds RGB into weights meant for BGR and is not offered here",
     ),
 )
 
@@ -156,7 +176,7 @@ PROTOCOLS: dict[str, Protocol] = {row.name: row for row in _ROWS}
 
 
 def get_protocol(name: str | Protocol) -> Protocol:
-    """The protocol of that name (a Protocol is handed back as it is).
+    """Return the protocol of that name; a Protocol is returned unchanged.
 
     Raises:
         UserError: No such protocol; the nearest name is given.
@@ -169,7 +189,7 @@ def get_protocol(name: str | Protocol) -> Protocol:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: the nearest that does, and all of them."""
+    """Return the error for a name that does not exist, with the nearest name and all names."""
     names = list(known)
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio, one value a picture.
+"""Peak signal-to-noise ratio, one value per image.
 
 Axis letters: B batch, C channels, H W pixels.
 """
@@ -13,19 +13,19 @@ from unildiff.metrics.protocols import Protocol
 
 @torch.no_grad()
 def psnr(restored: Tensor, gt: Tensor, protocol: Protocol, dtype: torch.dtype = torch.float32) -> Tensor:
-    """PSNR of each picture, 10 log10(L^2 / mse), mse over channels and pixels, accumulated in double precision.
+    """PSNR of each image, 10 log10(L^2 / mse), mse over channels and pixels, accumulated in double precision.
 
     Args:
         restored: (B, 3, H, W), uint8 in 0..255 or floats in [0, 1].
         gt: The same shape.
         protocol: Decides colour, crops, rounding and what is added to the mean squared error.
-        dtype: Precision of luma and of float pictures.
+        dtype: Precision of luma and of float images.
 
     Returns:
-        (B,) float64 in dB; for pictures that are identical `protocol.identical_psnr`, which may be infinite.
+        (B,) float64 in dB; for images that are identical `protocol.identical_psnr`, which may be infinite.
 
     Raises:
-        ValueError: Wrong shape, dtype or range, or a picture too small for the protocol's crops.
+        ValueError: Wrong shape, dtype or range, or an image too small for the protocol's crops.
     """
     check_pair(restored, gt)
     x, y = prepare(restored, protocol, dtype), prepare(gt, protocol, dtype)

@@ -1,39 +1,47 @@
-"""The metrics by the name that `--metrics` takes, and how they are made."""
+"""The metrics by the name that `--metrics` takes, and how each is created.
+
+Names that are not ours are pyiqa's, where it is installed; `pyiqa:NAME` is always pyiqa's metric of that name.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Literal
 
 from torch import Tensor
 
-from unildiff.metrics.gmsd import gmsd
-from unildiff.metrics.ms_ssim import ms_ssim
-from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, NoReference
+from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, Pyiqa, pyiqa_settings
 from unildiff.metrics.protocols import Protocol, unknown
 from unildiff.metrics.psnr import psnr
 from unildiff.metrics.ssim import ssim
+from unildiff.metrics.structural import gmsd, ms_ssim
 from unildiff.utils.errors import UserError
 
 # (restored, gt), both (B, 3, H, W), uint8 in 0..255 or floats in [0, 1] -> (B,) float64
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
+_PREFIX = "pyiqa:"
+_PYIQA_OF_SETS = {"FID", "InceptionScore"}  # pyiqa's types that take folders
+
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a table needs to know of a metric.
+    """Properties of a metric that tables need.
 
     Attributes:
         title: Column head.
-        higher_is_better: Which way is up.
+        higher_is_better: Whether larger values are better.
         digits: Decimals printed.
-        kind: `pair`: compares with the truth. `alone`: looks at the restored picture only. `set`: one number for a set.
+        kind: `pair`: compares with the ground truth. `alone`: uses the restored image only. `set`: one number for a set.
+        pyiqa: pyiqa's name of the metric; "" where pyiqa does not compute it.
     """
 
     title: str
     higher_is_better: bool
     digits: int
     kind: Literal["pair", "alone", "set"] = "pair"
+    pyiqa: str = ""
 
 
 METRICS: dict[str, MetricInfo] = {
@@ -45,10 +53,10 @@ METRICS: dict[str, MetricInfo] = {
     "lpips_vgg": MetricInfo("LPIPS (vgg)", False, 4),
     "dists": MetricInfo("DISTS", False, 4),
     "fid": MetricInfo("FID", False, 2, "set"),
-    "musiq": MetricInfo("MUSIQ", True, 2, "alone"),
-    "maniqa": MetricInfo("MANIQA (pipal)", True, 4, "alone"),
-    "clipiqa": MetricInfo("CLIP-IQA+", True, 4, "alone"),
-    "niqe": MetricInfo("NIQE", False, 2, "alone"),
+    "musiq": MetricInfo("MUSIQ", True, 2, "alone", "musiq"),
+    "maniqa": MetricInfo("MANIQA (pipal)", True, 4, "alone", "maniqa-pipal"),
+    "clipiqa": MetricInfo("CLIP-IQA+", True, 4, "alone", "clipiqa+"),
+    "niqe": MetricInfo("NIQE", False, 2, "alone", "niqe"),
 }
 
 _MAKERS: dict[str, Callable[[Protocol], Scorer]] = {
@@ -59,44 +67,74 @@ _MAKERS: dict[str, Callable[[Protocol], Scorer]] = {
     "lpips": partial(LPIPS, "alex"),
     "lpips_vgg": partial(LPIPS, "vgg"),
     "dists": DISTS,
-    "musiq": partial(NoReference, "musiq"),
-    "maniqa": partial(NoReference, "maniqa"),
-    "clipiqa": partial(NoReference, "clipiqa"),
-    "niqe": partial(NoReference, "niqe"),
 }
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Refuse names that are no metrics.
+def metric_info(name: str) -> MetricInfo:
+    """Return the properties of a metric of ours or of pyiqa's.
 
     Raises:
-        UserError: No such metric (the nearest name is given), one twice, or none at all.
+        UserError: No such metric; the nearest name is given.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    theirs = name.removeprefix(_PREFIX)
+    settings = pyiqa_settings(theirs)
+    if settings is None:
+        error = unknown("metric", name, METRICS)
+        raise UserError(f"{error}; with pyiqa installed (pip install 'unildiff[iqa]') also any metric name of pyiqa's")
+    if settings["metric_opts"]["type"] in _PYIQA_OF_SETS:
+        raise UserError(f"metric {name!r} is pyiqa's metric of a set of images; use fid, or pyiqa itself")
+    kind: Literal["pair", "alone"] = "pair" if settings.get("metric_mode") == "FR" else "alone"
+    return MetricInfo(name, not settings.get("lower_better", False), 4, kind, theirs)
+
+
+def metric_title(name: str) -> str:
+    """Return the column head of any column, of a metric that is not known too."""
+    return METRICS[name].title if name in METRICS else name
+
+
+def metric_settings(name: str) -> str:
+    """Return in one line the settings under which pyiqa computes a metric; "" for metrics that are ours."""
+    theirs = metric_info(name).pyiqa
+    settings = pyiqa_settings(theirs) if theirs else None
+    if not settings:
+        return ""
+    options = ", ".join(f"{key}={value}" for key, value in settings["metric_opts"].items())
+    better = "lower is better" if settings.get("lower_better", False) else "higher is better"
+    return f"{name}: pyiqa {version('pyiqa')} {theirs} ({options}), RGB after the protocol's crops, {better}"
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse a list of metrics that cannot be computed.
+
+    Raises:
+        UserError: No such metric (the nearest name is given), one listed twice, or an empty list.
     """
     if not names:
-        raise UserError(f"no metric asked for; choose from {', '.join(METRICS)}")
+        raise UserError(f"no metric given; choose from {', '.join(METRICS)}")
     for name in names:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+        metric_info(name)
         if list(names).count(name) > 1:
-            raise UserError(f"metric {name!r} is asked for twice; name it once")
+            raise UserError(f"metric {name!r} is listed twice; list it once")
 
 
 def make_scorer(name: str, protocol: Protocol) -> Scorer:
-    """Make a per-picture metric.
+    """Create a per-image metric.
 
     Raises:
         UserError: No such metric.
-        ValueError: It is a number of a whole set (FID), not of pictures.
-        MetricUnavailable: A package or its network's weights cannot be had.
+        ValueError: It is a number of a whole set (FID), not of images.
+        MetricUnavailable: A package or its network's weights cannot be loaded.
     """
-    check_names([name])
-    if METRICS[name].kind == "set":
-        raise ValueError(f"{name} is a number of a whole set, not of each picture: use `unildiff score`")
-    return _MAKERS[name](protocol)
+    info = metric_info(name)
+    if info.kind == "set":
+        raise ValueError(f"{name} is a number of a whole set, not of each image: use `unildiff score`")
+    return Pyiqa(info.pyiqa, protocol, name) if info.pyiqa else _MAKERS[name](protocol)
 
 
 def load_scorers(names: Sequence[str], protocol: Protocol) -> tuple[dict[str, Scorer], dict[str, str]]:
-    """Make those per-picture metrics that can be had here.
+    """Create the per-image metrics that are available on this machine.
 
     Returns:
         The metrics by name in the order given, and the reason for each that is unavailable.

@@ -1,9 +1,9 @@
-"""Structural similarity in every flavour of the protocols, one value a picture.
+"""Structural similarity in every flavour of the protocols, one value per image.
 
 One definition (Wang et al. 2004, eq. 13, with the covariance convention and the treatment of edges as the protocol has
-it) over two engines: OpenCV on strips of rows for CPU tensors (few temporaries: whole-picture ones cost page faults,
-speeds.md 3), shifted sums of tensors elsewhere. Both filter s = x + y and d = x - y and their squares, four fields in
-place of the five of x, y, xx, yy, xy:
+it) over two engines: OpenCV on strips of rows for CPU tensors (temporaries of the whole image cost page faults), shifted
+sums of tensors elsewhere. Both filter s = x + y and d = x - y and their squares, four fields in place of the five of
+x, y, xx, yy, xy:
 
     2 mx my = (ms^2 - md^2) / 2     mx^2 + my^2 = (ms^2 + md^2) / 2     2 cov = (vs - vd) / 2     vx + vy = (vs + vd) / 2
 
@@ -26,7 +26,7 @@ from unildiff.metrics.protocols import PROTOCOLS, Protocol, Window
 
 Array = NDArray[Any]
 
-_RANGE = 255.0  # prepared pictures are on this scale
+_RANGE = 255.0  # prepared images are on this scale
 _STRIP = 64  # rows filtered at once on the CPU: the temporaries stay in the second-level cache (measured)
 
 
@@ -68,20 +68,20 @@ class SSIMSettings:
 
 @torch.no_grad()
 def ssim(restored: Tensor, gt: Tensor, protocol: Protocol, dtype: torch.dtype = torch.float32) -> Tensor:
-    """SSIM of each picture: the mean over channels of the mean over window positions.
+    """SSIM of each image: the mean over channels of the mean over window positions.
 
     Args:
         restored: (B, 3, H, W), uint8 in 0..255 or floats in [0, 1].
         gt: The same shape.
         protocol: Decides colour, crops, rounding, window, edges and covariances.
-        dtype: float32 (within 1e-6 of float64, twice as fast) or float64; pictures that are not on the CPU are always
+        dtype: float32 (within 1e-6 of float64, twice as fast) or float64; images that are not on the CPU are always
             filtered in float64.
 
     Returns:
         (B,) float64, at most 1.
 
     Raises:
-        ValueError: Wrong shape, dtype or range, or a picture too small for the window or the protocol's crops.
+        ValueError: Wrong shape, dtype or range, or an image too small for the window or the protocol's crops.
     """
     check_pair(restored, gt)
     x = prepare(restored, protocol, dtype, round_luma=protocol.ssim_rounds_luma)
@@ -91,7 +91,7 @@ def ssim(restored: Tensor, gt: Tensor, protocol: Protocol, dtype: torch.dtype = 
     size = protocol.window_size
     if protocol.edges == "valid" and min(x.shape[-2:]) < size:
         raise ValueError(
-            f"picture of {x.shape[-2]}x{x.shape[-1]} (after crops) is smaller than the {size}x{size} SSIM window of "
+            f"image of {x.shape[-2]}x{x.shape[-1]} (after crops) is smaller than the {size}x{size} SSIM window of "
             f"protocol {protocol.name!r}"
         )
     settings = SSIMSettings.of(protocol)
@@ -165,7 +165,7 @@ def _moments(field: Array, settings: SSIMSettings) -> tuple[Array, Array]:
 def _cancels(mean: Array, variance: Array, settings: SSIMSettings) -> bool:
     """Whether float32 would be off by more than some 1e-7 in the SSIM of a strip, from the moments of d in float32.
 
-    Where pictures are flat but levels apart, E[d^2] - E[d]^2 is rounding alone, up to 6e-7 of E[d]^2 (measured), of one
+    Where images are flat but levels apart, E[d^2] - E[d]^2 is rounding alone, up to 6e-7 of E[d]^2 (measured), of one
     sign over the flat area, and goes into SSIM divided by at least c2. Textured areas average it out.
     """
     tolerated = 0.2 * settings.c2
@@ -213,8 +213,8 @@ def training_ssim(restored: Tensor, gt: Tensor) -> Tensor:
         gt: The same.
 
     Returns:
-        A scalar of the pictures' dtype, over window positions inside the picture (our choice). torchmetrics' filters with a
-        grouped convolution, whose three channels oneDNN pads to 16: for 8 pictures on one core, forward and backward, 2.3
+        A scalar of the images' dtype, over window positions inside the image (our choice). torchmetrics' filters with a
+        grouped convolution, whose three channels oneDNN pads to 16: for 8 images on one core, forward and backward, 2.3
         times the memory and 3.4 times the time.
     """
     settings = SSIMSettings.of(PROTOCOLS["daclip"])  # Gaussian, population covariance, windows inside, nothing clipped

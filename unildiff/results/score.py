@@ -16,7 +16,7 @@ from unildiff.data.batch import picture_tensor
 from unildiff.data.images import read_rgb
 from unildiff.metrics.perceptual import MetricUnavailable, NetworkScorer
 from unildiff.metrics.protocols import Protocol
-from unildiff.metrics.registry import METRICS, Scorer, check_names, load_scorers, make_scorer
+from unildiff.metrics.registry import Scorer, check_names, load_scorers, make_scorer, metric_info
 from unildiff.results.evaluator import score_picture
 from unildiff.results.file_pairs import ScoredPair
 from unildiff.results.rows import Row, Summary, mean_of, summarise
@@ -65,7 +65,7 @@ def score_pairs(
         UserError: No such metric, an unreadable picture, or one too small for a protocol.
     """
     check_names(metrics)
-    names = tuple(name for name in metrics if METRICS[name].kind != "set")
+    names = tuple(name for name in metrics if metric_info(name).kind != "set")
     _, unavailable = _scorers(names, tuple(protocols))  # known before the first picture
     work = partial(_score_pair, names, tuple(protocols))
     processes = process_count(workers, len(pairs))

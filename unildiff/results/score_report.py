@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from unildiff.metrics.registry import METRICS
+from unildiff.metrics.registry import metric_info, metric_settings
 from unildiff.results.rows import LABELS, Row, count_identical
 from unildiff.results.score import Scored
 from unildiff.utils.files import output_folder, write_whole
@@ -19,7 +19,7 @@ def format_text(scored: Sequence[Scored]) -> str:
     """
     first = scored[0]
     if len(scored) == 1:
-        columns = [METRICS[name].title for name in first.metrics]
+        columns = [metric_info(name).title for name in first.metrics]
         cells = {
             degradation: [_number(entry.get(name), name) for name in first.metrics]
             for degradation, entry in first.summary.items()
@@ -28,7 +28,7 @@ def format_text(scored: Sequence[Scored]) -> str:
     else:
         tables = [
             _table(
-                METRICS[name].title,
+                metric_info(name).title,
                 [result.protocol.name for result in scored],
                 {key: [_number(result.summary[key].get(name), name) for result in scored] for key in first.summary},
                 first,
@@ -36,6 +36,7 @@ def format_text(scored: Sequence[Scored]) -> str:
             for name in first.metrics
         ]
     notes = [f"protocol {result.protocol}{_identical(result)}" for result in scored]
+    notes += [settings for name in first.metrics if (settings := metric_settings(name))]
     notes += [f"{name}: left empty, {reason}" for name, reason in first.unavailable.items()]
     return "\n\n".join([*tables, "\n".join(notes)])
 
@@ -56,7 +57,7 @@ def _table(title: str, columns: list[str], cells: dict[str, list[str]], scored: 
 
 
 def _number(value: float | None, metric: str) -> str:
-    return "-" if value is None else f"{value:.{METRICS[metric].digits}f}"
+    return "-" if value is None else f"{value:.{metric_info(metric).digits}f}"
 
 
 def _identical(scored: Scored) -> str:

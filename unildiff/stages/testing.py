@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, picture_array
 from unildiff.data.images import write_png
-from unildiff.metrics.registry import METRICS
+from unildiff.metrics.registry import metric_info
 from unildiff.results.blindness import told_degradations
 from unildiff.results.evaluator import Evaluator
 from unildiff.results.rows import Row, gather_rows, summarise, write_csv
@@ -75,7 +75,7 @@ class TestRun:
     def __init__(
         self, folder: Path, settings: EvaluationSettings, protocol: str, device: torch.device | None = None
     ) -> None:
-        if sets := [name for name in settings.metrics if name in METRICS and METRICS[name].kind == "set"]:
+        if sets := [name for name in settings.metrics if metric_info(name).kind == "set"]:
             raise UserError(
                 f"metrics: {sets[0]} is a number of a whole set, not of each picture; `unildiff score` works it out from "
                 "the saved pictures"
@@ -160,7 +160,7 @@ class TestRun:
     def _notes(self) -> tuple[list[str], bool]:
         """Return what must stand below the table, and whether the model was told the degradation; every rank must ask."""
         unavailable = self.evaluators["restored"].unavailable
-        notes = [f"{METRICS[name].title} is left empty: {reason}." for name, reason in unavailable.items()]
+        notes = [f"{metric_info(name).title} is left empty: {reason}." for name, reason in unavailable.items()]
         if self.settings.told:
             notes.append("The model was told the degradation: --model.evaluation.told says so.")
         captions = [(str(row["degradation"]), str(row["caption"])) for row in gather_rows(self._captions)]
