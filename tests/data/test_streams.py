@@ -239,7 +239,7 @@ def test_a_broken_file_in_a_worker_is_one_line(root, tmp_path):
     data.setup("test")
     with pytest.raises(UserError) as error:
         list(data.test_dataloader())
-    assert str(error.value).startswith("unreadable picture: ") and "\n" not in str(error.value)
+    assert str(error.value).startswith("unreadable image: ") and "\n" not in str(error.value)
     data = DerainDataModule(root=str(tmp_path), num_workers=0, on_error="skip")
     assert data.counts() == {"rain": 1} and broken.name in data.skipped[0]
 

@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.folder import FolderDataModule
 from tests.fake_trees.pictures import save, scene
-from unildiff.data.images import list_pictures
+from unildiff.data.images import list_images
 from unildiff.data.walk import find_images, shown
 from unildiff.utils.errors import UserError
 
@@ -23,7 +23,7 @@ def test_thumbnails_and_trash_are_not_entered(tmp_path: Path) -> None:
     for file in wanted + left:
         save(tmp_path / file, scene(1))
     assert names(tmp_path) == wanted
-    assert [path.name for path in list_pictures(tmp_path)] == ["a.jpg"]
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg"]
     assert names(tmp_path / ".thumbnails") == ["t.png"]  # the user asked for it
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unildiff.data.images import image_size, list_pictures
+from unildiff.data.images import image_size, list_images
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import some
 
@@ -45,7 +45,7 @@ def find_pairs(restored: Path, clean: Path, rule: Rule = "exact") -> list[Scored
         UserError: A folder is missing or has no picture; a picture has no partner on either side, two partners, or one of
             another size. The message names some of them and counts the rest.
     """
-    if list_pictures(restored):
+    if list_images(restored):
         if folders := _picture_folders(restored, clean):
             raise UserError(f"both pictures and folders of pictures in {restored}: {some(folders)}; move one kind away")
         groups = {"": restored}
@@ -66,7 +66,7 @@ def find_pairs(restored: Path, clean: Path, rule: Rule = "exact") -> list[Scored
 
 def _picture_folders(folder: Path, clean: Path) -> list[str]:
     below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [path.name for path in below if path.resolve() != clean.resolve() and list_pictures(path)]
+    return [path.name for path in below if path.resolve() != clean.resolve() and list_images(path)]
 
 
 def _pair_folder(degradation: str, folder: Path, truth: Path, rule: Rule, problems: list[str]) -> list[ScoredPair]:
@@ -88,7 +88,7 @@ def _pair_folder(degradation: str, folder: Path, truth: Path, rule: Rule, proble
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in list_pictures(folder):
+    for path in list_images(folder):
         if path.stem in found:
             raise UserError(f"two pictures of one name: {found[path.stem]} and {path}; remove one")
         found[path.stem] = path

@@ -125,7 +125,7 @@ def _targets(src: Path, out: Path) -> list[tuple[Path, Path]]:
     Raises:
         UserError: nothing to restore, or a target is one of the pictures.
     """
-    from unildiff.data.images import list_pictures
+    from unildiff.data.images import list_images
     from unildiff.utils.files import png_names
 
     if src.is_file():
@@ -133,7 +133,7 @@ def _targets(src: Path, out: Path) -> list[tuple[Path, Path]]:
         pairs = [(src, target)]
     else:
         inside = out.resolve()
-        files = [file for file in list_pictures(src, recursive=True) if inside not in file.resolve().parents]
+        files = [file for file in list_images(src, recursive=True) if inside not in file.resolve().parents]
         if not files and inside in (src.resolve(), *src.resolve().parents):
             raise UserError(f"restore: {out} holds the pictures to restore; give another folder for the results")
         if not files:

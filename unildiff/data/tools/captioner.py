@@ -17,7 +17,7 @@ import numpy as np
 
 from unildiff.data.captions import FILE_NAME, entries, whole_length
 from unildiff.data.catalogue import DATASETS
-from unildiff.data.images import list_pictures, read_rgb
+from unildiff.data.images import list_images, read_rgb
 from unildiff.data.layouts import is_there, read_pairs, recognise
 from unildiff.data.pair import Split
 from unildiff.data.tools.listing import picture_sets
@@ -121,7 +121,7 @@ def picture_files(root: Path, source: Source, name: str | None = None) -> list[P
     if not there:
         if name is not None:
             raise UserError(f"nothing of {name} in {root}; see `unildiff data layout {name}`")
-        files = list_pictures(root, recursive=True)
+        files = list_images(root, recursive=True)
     else:
         pairs = [
             pair

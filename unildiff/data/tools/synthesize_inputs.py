@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unildiff.data.images import list_pictures, read_grey, read_rgb
+from unildiff.data.images import list_images, read_grey, read_rgb
 from unildiff.degradations.cdd11 import DEGRADATIONS
 from unildiff.degradations.operators import Luma, to_grey
 from unildiff.utils.errors import UserError
@@ -71,7 +71,7 @@ def clean_pictures(clean: Path) -> dict[str, Path]:
     Raises:
         UserError: no such folder, none in it, or two of one name.
     """
-    files = list_pictures(input_folder(clean, "the clean pictures"))
+    files = list_images(input_folder(clean, "the clean pictures"))
     if not files:
         raise UserError(f"no pictures in {clean}; give the folder that holds the clean pictures themselves")
     by_name: dict[str, Path] = {}
@@ -111,7 +111,7 @@ def masks_in(kind: str, folder: Path | None) -> list[Path]:
 
 def _map_files(kind: str, folder: Path) -> list[Path]:
     input_folder(folder, f"the {kind} maps")
-    files = [*list_pictures(folder), *sorted(folder.glob("*.npy"))]
+    files = [*list_images(folder), *sorted(folder.glob("*.npy"))]
     if not files:
         raise UserError(f"no pictures in {folder}; give the folder that holds the {kind} maps themselves")
     return files

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unildiff.data import images
-from unildiff.data.images import image_size, list_pictures, read_grey, read_rgb, write_png
+from unildiff.data.images import image_size, list_images, read_grey, read_rgb, write_png
 from unildiff.utils.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -131,7 +130,7 @@ def test_truncated_files_are_refused_by_name(tmp_path, suffix):
     path = save(tmp_path / f"cut.{suffix}", RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=rf"unreadable picture: .*cut\.{suffix}") as error:
+    with pytest.raises(UserError, match=rf"unreadable image: .*cut\.{suffix}") as error:
         read_rgb(path)
     assert "\n" not in str(error.value)
 
@@ -149,17 +148,11 @@ def test_other_broken_files_are_refused_by_name(tmp_path):
         (floats, "floating-point"),
         (tmp_path / "no.png", "no such"),
     ]:
-        with pytest.raises(UserError, match=f"{message}.*{path.name}"):
+        with pytest.raises(UserError, match=message) as error:
             read_rgb(path)
+        assert path.name in str(error.value)
     with pytest.raises(UserError, match=r"unreadable.*text\.png"):
         image_size(text)
-
-
-def test_huge_pictures_are_refused_before_decoding(tmp_path, monkeypatch):
-    path = save(tmp_path / "huge.png", RGB)
-    monkeypatch.setattr(images, "MAX_PIXELS", 53)
-    with pytest.raises(UserError, match=r"too large: .*huge\.png is 9x6, the limit is 53 pixels"):
-        read_rgb(path)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -176,5 +169,5 @@ def test_lists_are_sorted_and_hold_pictures_only(tmp_path):
     for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt", "sub/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in list_pictures(tmp_path)] == ["a.jpg", "b.PNG"]
-    assert [path.name for path in list_pictures(tmp_path, recursive=True)] == ["a.jpg", "b.PNG", "c.png"]
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG"]
+    assert [path.name for path in list_images(tmp_path, recursive=True)] == ["a.jpg", "b.PNG", "c.png"]
