@@ -38,7 +38,7 @@ demo: $(READY)  ## sample pictures, a short run of each stage, a test, the table
 	  --model.init_from $(DEMO)/joint/checkpoints/last.ckpt
 	$(UNILDIFF) test --data cdd11 --ckpt_path $(DEMO)/decoder/checkpoints/last.ckpt --run_dir $(DEMO) \
 	  --model.sampling.num_inference_steps 4
-	$(BIN)/python -m unildiff.cli.commands.table table2 $(DEMO)/test --out $(DEMO)/results
+	$(UNILDIFF) table table2 $(DEMO)/test --out $(DEMO)/results
 
 test: export OMP_NUM_THREADS = 1
 test: $(READY)  ## all tests, on two processes
@@ -85,7 +85,7 @@ $(REPRODUCE): $(READY)
 	  $(UNILDIFF) test --data $(SET) --data.root $(DATA_OF) --data.test_seed $$seed $$checkpoint --run_dir $(RUNS)/$$number \
 	    --model.evaluation.stages "[round_trip,no_diffusion,after_joint]" $(TEST_ARGS); \
 	done; done; \
-	$(BIN)/python -m unildiff.cli.commands.table $(TABLE) $(RUNS)/*/test --out results
+	$(UNILDIFF) table $(TABLE) $(RUNS)/*/test --out results
 
 # Two processes of one thread each, see the configs.
 TINY_STEPS := 1_vae 2_unet 3_alignment 4_joint 5_decoder

@@ -139,7 +139,7 @@ def test_synthesize_is_read_as_cdd11(clean: Path, tmp_path: Path, no_processes: 
     assert "2 scenes under 11 degradations" in capsys.readouterr().out
     assert data("check", "cdd11", "--root", out) == 1
     assert "layout moceir; low 2, haze 2" in capsys.readouterr().out
-    assert "give --clean" in refused(capsys, "synthesize", "cdd11", "--out", out)
+    assert "missing: --clean" in refused(capsys, "synthesize", "cdd11", "--out", out)
     refused(capsys, "synthesize", "rain100l", "--clean", clean, "--out", out)
     assert "--processes 0" in refused(capsys, "synthesize", "cdd11", "--clean", clean, "--out", out, "--processes", 0)
 
@@ -151,7 +151,7 @@ def test_caption_lists_leaks(clean: Path, monkeypatch: pytest.MonkeyPatch, capsy
     out = capsys.readouterr().out
     assert "2 clean pictures captioned by some/model" in out
     assert "1 captions name a degradation" in out and "1.png: blurry: a blurry dog" in out
-    assert "give --root" in refused(capsys, "caption", "--root", clean)
+    assert "missing: --model" in refused(capsys, "caption", "--root", clean)
 
 
 def test_download_without_a_home_or_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

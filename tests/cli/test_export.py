@@ -178,7 +178,7 @@ def test_the_stage_before_may_have_moved(
     [
         (["nothing.ckpt", "--out", "x"], "no file or folder nothing.ckpt"),
         (["text.ckpt", "--out", "x"], "is no checkpoint"),
-        (["text.ckpt"], "give --out DIR"),
+        (["text.ckpt"], "missing: --out"),
         (["text.ckpt", "--out", "full"], "is not empty"),
         (["text.ckpt", "--out", "text.ckpt"], "is a file"),
         (["full", "--out", "x"], "no unildiff.json"),

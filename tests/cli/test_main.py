@@ -12,8 +12,10 @@ import pytest
 import torch
 import yaml
 
+from unildiff import __version__
 from unildiff.cli import main as cli
 from unildiff.cli.arguments import MODELS, TrainerArguments
+from unildiff.cli.commands import COMMANDS
 from unildiff.cli.main import main
 from unildiff.utils.paths import config_names, config_path
 
@@ -42,7 +44,7 @@ def failure(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
 
 MISTAKES = {
     "unknown command": (["tset"], "unknown command: tset; did you mean unildiff test?"),
-    "unknown command, nothing near": (["xyzzy"], "there are fit, validate, test, predict"),
+    "unknown command, nothing near": (["xyzzy"], "choose from fit, validate, test, predict"),
     "no data": (["test"], "test: no data; give --data, one of"),
     "no stage": (["fit"], "fit: nothing to train; give --config configs/tiny/joint.yaml"),
     "unknown dataset": (["test", "--data", "cdd12"], "unknown dataset: 'cdd12'; there are"),
@@ -67,7 +69,7 @@ MISTAKES = {
     "no pictures there": (["test", "--model", "tests.callbacks.toy.ToyModule", *QUIET, "--model.init_from=x", "--data", "cdd11", "--data.root", "nowhere"], "nowhere"),
     "an empty folder": (["test", "--model", "tests.callbacks.toy.ToyModule", *QUIET, "--model.init_from=x", "--data", "cdd11", "--data.root", "empty"], "empty"),
     "a folder of something else": (["test", "--model", "tests.callbacks.toy.ToyModule", *QUIET, "--model.init_from=x", "--data", "cdd11", "--data.root", "other"], "other"),
-    "unknown command of a group": (["data", "lst"], "unknown command: lst; did you mean unildiff data list?"),
+    "unknown command of a group": (["data", "lst"], "unknown command: data lst; did you mean unildiff data list?"),
     "refused setting": (["fit", "--model", "tests.callbacks.toy_stages.Refuses", *TOY[2:]], "settings: steps is 0"),
     "no such accelerator": (["fit", *TOY, "--trainer.accelerator", "hpu"], "settings: You selected an invalid accelerator name"),
     "random weights": (["test", *TOY, *QUIET], "test: ToyModule has no trained weights; give --ckpt_path"),
@@ -78,8 +80,12 @@ MISTAKES = {
     "nothing to go on from": (["fit", *TOY, "--ckpt_path", "last"], "no last.ckpt in runs/toymodule"),
     "auto without folder": (["fit", *TOY, "--ckpt_path", "auto"], "give --run_dir too"),
     "unwritable run folder": (["fit", *TOY, *QUIET, "--trainer.max_steps", "1", "--run_dir", "words.yaml/run"], "run folder: words.yaml/run"),
-    "missing argument of a command": (["restore", "photos"], "required: out"),
+    "missing argument of a command": (["restore", "photos"], "missing: out; `unildiff restore --help` lists the arguments"),
     "unknown option of a command": (["restore", "a", "b", "--stpes", "3"], "unknown option: --stpes"),
+    "abbreviated option": (["fit", *TOY, "--trainer.max_step", "3"], "unknown option: --trainer.max_step; did you mean --trainer.max_steps?"),
+    "abbreviated option with its value": (["fit", *TOY, "--trainer.max_step=3"], "unknown option: --trainer.max_step; did you mean"),
+    "abbreviated option of a command": (["restore", "a", "b", "--se", "3"], "unknown option: --se"),
+    "required option of a command": (["data", "caption"], "missing: --root, --model;"),
     "wrong value of a command": (["restore", "a", "b", "--seed", "x"], "seed: Expected a int. Got value: x"),
 }  # fmt: skip
 
@@ -133,8 +139,7 @@ def test_help_is_quick_and_shows_what_there_is() -> None:
     imported, seconds, output = imports(["--help"])
     assert not imported & {"torch", "numpy", "lightning", "PIL", "diffusers"}
     assert seconds < 1.5
-    assert all(f"\n  {command} " in output for command in cli.commands())
-    assert {"fit", "validate", "test", "predict", "restore", "score"} <= set(cli.commands())
+    assert all(f"\n  {command.split()[0]} " in output for command in COMMANDS)
 
 
 def test_data_list_is_quick() -> None:
@@ -145,14 +150,61 @@ def test_data_list_is_quick() -> None:
 
 
 def test_every_command_that_is_shown_has_a_summary() -> None:
-    groups = {group: cli.functions_in(group, names) for group, names in cli.GROUPS.items()}
-    for name, summary in [*cli.commands().items(), *(item for group in groups.values() for item in group.items())]:
-        assert summary.endswith("."), name
+    for name in COMMANDS:
+        assert cli.summary(cli.function(name)).endswith("."), name
+
+
+@pytest.mark.parametrize("words", (["--help"], ["help"], ["-h"], []))
+def test_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert "\n  restore " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "data"])
+def test_help_of_a_command_is_one_page_of_plain_words(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for words in ([*command.split(), "--help"], ["help", *command.split()]):
+        try:
+            assert main(words) == 0
+        except SystemExit as ended:  # argparse ends the process after its help
+            assert ended.code == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert outputs[0].startswith(f"usage: unildiff {command}")
+    assert outputs[0].count("\n") < 80
+    assert not re.search(r"<class|default: null", " ".join(outputs[0].split()))
+
+
+def test_help_of_fit_is_quick() -> None:
+    imported, seconds, output = imports(["fit", "--help"])
+    assert not imported & {"torch", "numpy", "lightning", "jsonargparse"} and seconds < 1.0
+    assert "--help-all" in output
+
+
+def test_all_options_of_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--help-all"])
+    output = capsys.readouterr().out
+    assert ended.value.code == 0 and "--trainer.gradient_clip_val" in output
+    assert not re.search(r"<class|default:\s+null", output)
+
+
+@pytest.mark.parametrize("option", ("-V", "--version"))
+def test_version(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([option]) == 0
+    assert capsys.readouterr().out == f"unildiff {__version__}\n"
 
 
 OPTIONS = {
+    "fit": "arguments",
+    "validate": "arguments",
+    "test": "arguments",
+    "predict": "arguments",
     "restore": "src out model num_inference_steps guidance_scale seed captions start last_timestep tile_size device dtype",
     "score": "restored clean protocol metrics csv json rule workers",
+    "table": "table_id run_dirs out others",
+    "compare": "first second metrics csv",
+    "figures": "data root model out pictures sweep_pictures steps guidance perception side num_inference_steps seed device",
     "plan": "arguments",
     "export": "ckpt out dtype init_from",
     "report": "run_dirs out",
@@ -168,13 +220,7 @@ OPTIONS = {
 
 
 def test_widening_the_command_line_is_a_visible_act() -> None:
-    found = {}
-    for group, names in {"": cli.FUNCTIONS, **cli.GROUPS}.items():
-        for name in cli.functions_in(group, names):
-            module = import_module(f"unildiff.cli.commands.{group or name}")
-            function = getattr(module, name, None) or getattr(module, f"{name}_")
-            found[f"{group} {name}".strip()] = " ".join(inspect.signature(function).parameters)
-    assert found == OPTIONS
+    assert {name: " ".join(inspect.signature(cli.function(name)).parameters) for name in COMMANDS} == OPTIONS
 
 
 @pytest.mark.parametrize("name", MODELS)

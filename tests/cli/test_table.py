@@ -9,7 +9,7 @@ from tests.results.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.compare import compare
 from unildiff.cli.commands.score import score
 from unildiff.cli.commands.table import table
-from unildiff.cli.parsing import run_module
+from unildiff.cli.main import main
 from unildiff.results.tables import load_run
 from unildiff.utils.errors import UserError
 
@@ -17,7 +17,7 @@ SCENES = [f"s{index:02}" for index in range(12)]
 
 
 def one_error(function, arguments, capsys):
-    assert run_module(function, [str(argument) for argument in arguments]) == 2
+    assert main([function.__name__, *map(str, arguments)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("unildiff: error: ") and error.count("\n") == 1
     return error
@@ -25,7 +25,7 @@ def one_error(function, arguments, capsys):
 
 def test_the_table_command(tmp_path, capsys):
     folder = write_run(tmp_path / "run")
-    assert run_module(table, ["table2", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert main(["table", "table2", str(folder), "--out", str(tmp_path / "out")]) == 0
     assert "OneRestore" in capsys.readouterr().out and (tmp_path / "out" / "table2.tex").is_file()
     assert "no picture of this table" in one_error(table, ["udc", folder], capsys)
     assert "did you mean --out" in one_error(table, ["udc", folder, "--outt", "x"], capsys)
@@ -41,7 +41,7 @@ def test_checkpoints_of_one_label_are_seeds_of_one_thing(tmp_path, capsys):
         f"{label}={tmp_path / name / 'test'}"
         for label, name in (("full", "one"), ("full", "two"), ("no DAFF", "plain"))
     ]
-    assert run_module(table, ["table2", *named, "--out", str(tmp_path)]) == 0
+    assert main(["table", "table2", *named, "--out", str(tmp_path)]) == 0
     rows = {row["label"].strip(): row for row in json.loads((tmp_path / "table2.json").read_text())["rows"]}
     assert {"full, one", "full, two", "no DAFF"} < set(rows)
     assert not [label for label in rows if "no DAFF: mean" in label]
@@ -92,7 +92,7 @@ def test_two_runs_are_compared_by_degradation(tmp_path, capsys):
         row["psnr"] += 0.5 if row["degradation"] != "low" else 1.0 if index else -2.0
     first, second = write_run(tmp_path / "a", made_up_rows(names=SCENES)), write_run(tmp_path / "b", gains)
     out = tmp_path / "differences.csv"
-    assert run_module(compare, [str(first), str(second), "--metrics", "psnr", "--csv", str(out)]) == 0
+    assert main(["compare", str(first), str(second), "--metrics", "psnr", "--csv", str(out)]) == 0
     text = capsys.readouterr().out
     lines = lines_of(text, "PSNR, second minus first")
     # low: mean (11 - 2) / 12 = 0.75, 11 higher and 1 lower; p = 2 * (1 + 12) / 2^12 = 0.0063.

@@ -1,31 +1,65 @@
-"""jsonargparse parsers whose complaints are one line and name the nearest thing that exists."""
+"""Argument parsing: commands called by their signatures, errors in one line that name the nearest existing option."""
 
 import inspect
 import json
 import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from argparse import Action
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn, get_args, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse._typehints import ActionTypeHint
 
 from unildiff.utils.errors import UserError
 
 _UNKNOWN = re.compile(r"(?:does not accept option|Option|Key|unrecognized arguments:) '?(?P<name>[^\s'=]+)")
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[\w.]+)'")
+_MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _TYPE = re.compile(r"<class '([\w.]+)'>")
 
 
+class HelpFormatter(DefaultHelpFormatter):
+    """Help without the words that say nothing: "required" of positional arguments, names of classes, empty defaults."""
+
+    def start_section(self, heading: str | None) -> None:
+        """Title a group of options; the class of a group by its name alone."""
+        super().start_section(_TYPE.sub(lambda found: found[1].rpartition(".")[2], heading or ""))
+
+    def _get_type_str(self, action: Action) -> str | None:
+        text = super()._get_type_str(action)
+        name = "" if text is None else _TYPE.sub(r"\1", text).replace(" | null", "")
+        return None if name in ("", "str", "Path") or name.startswith("Literal") else name
+
+    def _get_help_string(self, action: Action) -> str:
+        if not isinstance(action, ActionTypeHint):
+            return super()._get_help_string(action)
+        facts = {
+            "required": action.required and action.option_strings,
+            "type: %(type)s": self._get_type_str(action),
+            "default: %(default)s": action.default is not None and action.option_strings,
+        }
+        shown = ", ".join(text for text, holds in facts.items() if holds) + str(action.extra_help())  # type: ignore[no-untyped-call]
+        return f"{action.help or ''} ({shown})" if shown else action.help or ""
+
+
 class OneLineErrors(ArgumentParser):
-    """A parser that raises a UserError with one line instead of printing its usage and ending the process."""
+    """A parser that raises a UserError with one line, instead of printing its usage and ending the process."""
+
+    def __init__(self, *args: Any, formatter_class: type = HelpFormatter, **kwargs: Any) -> None:
+        """Create the parser; abbreviated options (``--trainer.max_step``) are unknown options."""
+        super().__init__(*args, formatter_class=formatter_class, **{"allow_abbrev": False} | kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the error; inner parsers, whose errors jsonargparse tries alternatives with, do as they always do."""
+        """Raise the error; inner parsers, with which jsonargparse tries alternatives, keep their own behaviour."""
         if not self.exit_on_error:
             super().error(message, ex)
-        raise UserError(explain(message, option_names(self)))
+        known = option_names(self)
+        if missing := _MISSING.search(message):
+            names = [f"--{name}" if name in known else name for name in missing["names"].split(", ")]
+            raise UserError(f"missing: {', '.join(names)}; `{self.prog} --help` lists the arguments")
+        raise UserError(explain(message, known))
 
 
 def option_names(parser: ArgumentParser) -> list[str]:
@@ -81,32 +115,57 @@ def require_class(path: str) -> None:
         raise UserError(f"no class {path}: {module} has no {name}{f'; did you mean {near[0]}?' if near else ''}")
 
 
-def in_json(function: Callable[..., object], arguments: Sequence[str]) -> list[str]:
-    """Return a command's arguments with lists and flags as jsonargparse wants them.
+def call_function(function: Callable[..., int | None], program: str, arguments: Sequence[str]) -> int:
+    """Parse ``arguments`` by the signature of a command and call it.
 
-    ``--metrics psnr ssim``, ``--metrics psnr,ssim`` and several positional arguments for a last list become JSON,
-    ``--flag`` becomes ``--flag=true``, and ``--seed_everything`` is another name of ``--seed``.
+    Parameters without a default are positional, or required options if they are keyword-only.
 
     Args:
-        function: the command; parameters without a default are positional.
-        arguments: what the user wrote.
+        function: the command; it returns its exit code, or None for 0.
+        program: name of the command shown in its help.
+        arguments: command line without the name of the command.
+
+    Raises:
+        UserError: an argument is missing, unknown or of the wrong type, or the command itself raises it.
     """
-    parameters = {f"--{name}": parameter for name, parameter in inspect.signature(function).parameters.items()}
-    required = [parameter for parameter in parameters.values() if parameter.default is parameter.empty]
+    parameters = inspect.signature(function).parameters
+    description = (inspect.getdoc(function) or "").partition("\nArgs:")[0]
+    parser = OneLineErrors(prog=program, description=description)
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    for action in parser._actions:
+        if not action.option_strings:
+            action.metavar = f"{action.dest} ..." if _is_list(parameters[action.dest].annotation) else action.dest
+    values = parser.parse_args(_in_json(parameters, arguments)).as_dict()
+    return function(**values) or 0
+
+
+def _in_json(parameters: Mapping[str, inspect.Parameter], arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with lists and flags as jsonargparse expects them.
+
+    ``--metrics psnr ssim``, ``--metrics psnr,ssim`` and several positional arguments for a final list become JSON, ``--flag``
+    becomes ``--flag=true``, and ``--seed_everything`` is another name of ``--seed``, as in the commands of the Trainer.
+
+    Args:
+        parameters: those of the command.
+        arguments: command line without the name of the command.
+    """
+    required = [
+        each for each in parameters.values() if each.default is each.empty and each.kind is not each.KEYWORD_ONLY
+    ]
     positional: list[str] = []
     options: list[str] = []
     waiting = list(arguments)
     while waiting:
         name = waiting.pop(0)
-        if name.partition("=")[0] == "--seed_everything" and name not in parameters:  # as the Trainer's commands say it
-            name = name.replace("--seed_everything", "--seed")
-        parameter = parameters.get(name)
-        if not name.startswith("-") or name == "-":
-            positional.append(name)
-        elif parameter is not None and parameter.annotation in (bool, "bool"):
-            follows = waiting and waiting[0].lower() in ("true", "false")
-            options.append(f"{name}={waiting.pop(0) if follows else 'true'}")
-        elif parameter is not None and _is_list(parameter.annotation):
+        if not name.startswith("--"):
+            (options if name in ("-h",) else positional).append(name)
+            continue
+        if name.partition("=")[0] == "--seed_everything":
+            name = name.replace("_everything", "", 1)
+        annotation = parameters[name[2:]].annotation if name[2:] in parameters else None
+        if annotation is bool and not (waiting and waiting[0].lower() in ("true", "false")):
+            options.append(f"{name}=true")
+        elif _is_list(annotation):
             values: list[str] = []
             while waiting and not waiting[0].startswith("--"):
                 values.append(waiting.pop(0))
@@ -119,41 +178,6 @@ def in_json(function: Callable[..., object], arguments: Sequence[str]) -> list[s
         first = len(required) - 1
         positional[first:] = [_json_list(positional[first:], commas=False)]
     return positional + options
-
-
-def call_function(function: Callable[..., int | None], program: str, arguments: Sequence[str]) -> int:
-    """Parse ``arguments`` by a command's signature and call it; parameters without a default are positional.
-
-    Args:
-        function: the command; it returns its exit code, or None for 0.
-        program: what the help calls it.
-        arguments: what the user wrote.
-
-    Raises:
-        UserError: an argument that does not fit, or whatever the command raises.
-    """
-    parser = OneLineErrors(prog=program, description=(inspect.getdoc(function) or "").partition("\n")[0])
-    parser.add_function_arguments(function, as_group=False, as_positional=True)
-    for action in parser._actions:
-        if not action.option_strings:
-            action.metavar = f"{action.dest} ..." if action.metavar and "[" in str(action.metavar) else action.dest
-    values = parser.parse_args(in_json(function, arguments)).as_dict()
-    return function(**values) or 0
-
-
-def run_module(function: Callable[..., int | None], arguments: Sequence[str] | None = None) -> int:
-    """Run a command as ``python -m`` of its module; a user's mistake is one line and exit code 2.
-
-    Args:
-        function: the command.
-        arguments: by default those of the process.
-    """
-    program = f"python -m unildiff.cli.commands.{function.__name__}"
-    try:
-        return call_function(function, program, sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        print(f"unildiff: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
 
 
 def _is_list(annotation: Any) -> bool:

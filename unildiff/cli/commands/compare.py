@@ -1,9 +1,6 @@
-"""Two runs picture by picture: ``python -m unildiff.cli.commands.compare FIRST SECOND``."""
+"""``unildiff compare``: two runs, image by image."""
 
-import sys
 from pathlib import Path
-
-from unildiff.cli.parsing import run_module
 
 
 def compare(
@@ -30,7 +27,3 @@ def compare(
     print(comparison_text(*scores, paired))
     if csv is not None:
         write_differences(paired, csv)
-
-
-if __name__ == "__main__":
-    sys.exit(run_module(compare))

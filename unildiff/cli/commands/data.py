@@ -128,8 +128,9 @@ def pack(
 
 def synthesize(
     name: Literal["cdd11"],
-    clean: Path | None = None,
-    out: Path | None = None,
+    *,
+    clean: Path,
+    out: Path,
     seed: int = 0,
     split: Literal["train", "test"] = "train",
     depth: Path | None = None,
@@ -159,8 +160,6 @@ def synthesize(
     from unildiff.data.tools.synthesize import synthesize as make
     from unildiff.data.tools.synthesize_inputs import Sources
 
-    if clean is None or out is None:
-        raise UserError("give --clean, the folder of clean pictures, and --out, the folder to write")
     if processes is not None and processes < 1:
         raise UserError(f"--processes {processes}: give at least 1")
     count = make(clean, out, seed, split, Sources(depth, light, rain, snow), processes, luma)
@@ -168,8 +167,9 @@ def synthesize(
 
 
 def caption(
-    root: Path | None = None,
-    model: str | None = None,
+    *,
+    root: Path,
+    model: str,
     source: Literal["clean", "degraded"] = "clean",
     name: str | None = None,
     max_new_tokens: int = 40,
@@ -189,8 +189,6 @@ def caption(
     from unildiff.data.captions import FILE_NAME, entries
     from unildiff.data.tools.captioner import caption_folder, leaks
 
-    if root is None or model is None:
-        raise UserError("give --root, the folder of pictures, and --model, the id or folder of an image-to-text model")
     if max_new_tokens < 1:
         raise UserError(f"--max_new_tokens {max_new_tokens}: give at least 1")
     made, had = caption_folder(root, model, source, name, max_new_tokens)

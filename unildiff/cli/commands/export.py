@@ -8,7 +8,8 @@ from unildiff.utils.errors import UserError
 
 def export(
     ckpt: str,
-    out: Path | None = None,
+    *,
+    out: Path,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
     init_from: str | None = None,
 ) -> None:
@@ -26,8 +27,6 @@ def export(
     Raises:
         UserError: a file is missing or does not fit, or the folder holds something else.
     """
-    if out is None:
-        raise UserError("export: no folder to write; give --out DIR")
     _refuse_foreign(out)
 
     import torch

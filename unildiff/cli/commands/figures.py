@@ -1,9 +1,6 @@
-"""Figures of what a model does inside and of its sampling: ``python -m unildiff.cli.commands.figures --data cdd11``."""
+"""``unildiff figures``: what a model does inside, and its sampling settings."""
 
-import sys
 from pathlib import Path
-
-from unildiff.cli.parsing import run_module
 
 
 def figures(
@@ -60,7 +57,3 @@ def figures(
     print(f"{len(samples)} pictures of {data}, model {model}; figures: {out}")
     for line in written:
         print(f"  {line}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_module(figures))

@@ -1,6 +1,5 @@
 """``unildiff plan``: what a fit would need, before a GPU is rented."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from unildiff.utils.errors import UserError
@@ -13,7 +12,7 @@ and no GPU are needed. Figures for GPUs are estimates.
   --throughput TFLOPS  what a device is assumed to reach (default: 120 for a GPU, 0.1 for a CPU)"""
 
 
-def plan(arguments: Sequence[str]) -> int:
+def plan(*arguments: str) -> int:
     """Say what a fit will need: memory, time and disk, without weights, data or GPU.
 
     Args:

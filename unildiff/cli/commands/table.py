@@ -1,13 +1,8 @@
-"""The paper's tables from scored runs: ``python -m unildiff.cli.commands.table table2 RUN_DIR... --out results``.
-
-``make reproduce-table1`` and its sisters call this after ``unildiff test``.
-"""
+"""``unildiff table``: the paper's tables from scored runs."""
 
 import shutil
-import sys
 from pathlib import Path
 
-from unildiff.cli.parsing import run_module
 from unildiff.results.paper_rows import TableId
 
 
@@ -35,7 +30,3 @@ def table(
         write_table(table_id, [load_named_run(given) for given in run_dirs], out, width=width, others=methods), end=""
     )
     print(f"\nwritten: {out}/{table_id}.txt, .md, .tex, .csv, .json")
-
-
-if __name__ == "__main__":
-    sys.exit(run_module(table))
