@@ -47,9 +47,10 @@ test: $(READY)  ## all tests, on two processes
 format: $(READY)  ## lay out the code and mend what can be mended
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff, and the import layers of .importlinter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 types: $(READY)  ## mypy --strict on unildiff/ and datamodules/
 	$(BIN)/mypy
