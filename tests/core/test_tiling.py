@@ -138,13 +138,17 @@ def test_routing_is_decided_once_for_the_picture() -> None:
     assert not torch.equal(decided[0], decided[1])
 
 
-def test_the_unet_is_told_the_whole_picture() -> None:
+def test_a_tile_is_described_as_the_training_crop_at_its_place() -> None:
     model = small_model(sdxl_like_base())
-    told: list[Tensor] = []
-    model.unet.register_forward_pre_hook(lambda module, args: told.append(args[2].time_ids))
+    seen: list[Tensor] = []
+    model.unet.register_forward_pre_hook(lambda module, args: seen.append(args[2].time_ids))
     model.restore(picture(64, 300), [""], [1], SamplingSettings(1, tile_size=128))
-    # 300 is padded to 304: 38 latents of 8 pixels, in tiles of 16 that begin at 0, 12 (11 is odd) and 22
-    assert [ids[0].tolist() for ids in told] == [[64, 304, 0, left, 64, 304] for left in (0, 96, 176)]
+    # 300 is padded to 304: 38 latents of 8 pixels, in tiles of 16 latents that begin at 0, 12 (11 is odd) and 22.
+    # As in a training sample: original size, the corner in it, and the size of what the network sees.
+    assert [ids[0].tolist() for ids in seen] == [[64, 300, 0, left, 64, 128] for left in (0, 96, 176)]
+    seen.clear()
+    model.restore(picture(60, 90), [""], [1], SamplingSettings(1))
+    assert seen[0].tolist() == [[60, 90, 0, 0, 64, 96]]  # whole images: padded to multiples of 16
 
 
 def test_no_seam_where_tiles_differ_in_tone() -> None:

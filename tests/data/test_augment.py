@@ -37,3 +37,21 @@ def test_small_pictures_are_reflected_as_often_as_it_takes():
 def test_a_pair_of_two_sizes_is_refused():
     with pytest.raises(ValueError, match="differ in size"):
         Augment(8)([PICTURE, PICTURE[:-1]], 0)
+
+
+def test_place_is_where_the_crop_lies_in_the_turned_original() -> None:
+    """Flip and turn the whole image by numpy, then cut at the place that is reported."""
+    size = (18, 18)
+    for key in range(40):
+        augment = Augment(18, hflip=True, vflip=True, rotate=True)
+        (crop,) = augment([PICTURE], key)
+        original, (top, left) = augment.place(*PICTURE.shape[:2], key)
+        matches = [
+            turned[top : top + size[0], left : left + size[1]]
+            for flipped in (PICTURE, PICTURE[:, ::-1], PICTURE[::-1], PICTURE[::-1, ::-1])
+            for turned in (np.rot90(flipped, turns) for turns in range(4))
+            if turned.shape[:2] == original
+        ]
+        assert any(np.array_equal(match, crop) for match in matches)
+    small = np.ascontiguousarray(PICTURE[:5, :7])
+    assert Augment(16).place(*small.shape[:2], 1) == ((5, 7), (0, 0))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unildiff.core.encoders import decode_latents, encode_latents
 from unildiff.core.network import LQFeatures, Network
-from unildiff.core.text import TextEmbedding
+from unildiff.core.text import Pixels, TextEmbedding
 from unildiff.core.tiled_model import (
     decode_tiles,
     encode_tiles,
@@ -43,22 +43,29 @@ class Restoration:
 class UniLDiff(Network):
     """Encodes an LQ image, samples restored latents and decodes them, in one piece or in tiles."""
 
-    def encode_lq(self, lq: Tensor, tile_size: int | None = None) -> LQFeatures:
-        """Return features of LQ pictures (B, 3, H, W) in [-1, 1], sides multiples of the downscale factor.
+    def encode_lq(
+        self, lq: Tensor, tile_size: int | None = None, corner: Pixels = (0, 0), original: Pixels | None = None
+    ) -> LQFeatures:
+        """Return features of padded LQ images (B, 3, H, W) in [-1, 1].
 
-        Larger pictures than ``tile_size`` pixels are tiled, here and in all that is then done with the features; sides
-        must then be multiples of twice the factor (``pad``), and gradients are not kept.
+        Args:
+            lq: images whose sides are multiples of the downscale factor, of twice the factor for tiles (see ``pad``).
+            tile_size: pixels of a tile's side; larger images are tiled, here and in everything that is then done with
+                the features. Gradients are not kept for tiled images.
+            corner: top and left pixel of ``lq`` in the original image, one pair or (B, 2).
+            original: height and width of the original image, one pair or (B, 2); None is the size of ``lq``.
         """
         factor = self.downscale_factor
+        original = (lq.shape[2], lq.shape[3]) if original is None else original
         grid = tile_size and make_grid(lq.shape[2] // factor, lq.shape[3] // factor, tile_size // factor)
         if grid:
             with torch.no_grad():
                 deep, latents = encode_tiles(self, lq, grid)
-            return LQFeatures(deep, [], latents, lq, grid)
+            return LQFeatures(deep, [], latents, lq, original, corner, grid)
         deep, skips = self.lq_encoder(lq)
         with torch.no_grad():
             latents = encode_latents(self.vae, lq)
-        return LQFeatures(deep, skips, latents, lq)
+        return LQFeatures(deep, skips, latents, lq, original, corner)
 
     def encode(self, images: Tensor, grid: TileGrid | None = None) -> Tensor:
         """Return VAE latents (B, C, h, w) of padded pictures (B, 3, H, W) in [-1, 1], tile by tile where there are some."""
@@ -97,8 +104,8 @@ class UniLDiff(Network):
         batch = features.latents.shape[0]
         if features.grid is not None:
             return tiled_predictor(self, features, text.last(batch)), tiled_predictor(self, features, text)
-        size = (features.latents.shape[2] * self.downscale_factor, features.latents.shape[3] * self.downscale_factor)
-        whole = self.context(features.deep, text, size)
+        seen = (features.lq.shape[2], features.lq.shape[3])
+        whole = self.context(features.deep, text, seen, features.corner, features.original)
         last, repeats = whole.last(batch), text.tokens.shape[0] // batch
 
         def conditional(latents: Tensor, timesteps: Tensor) -> Tensor:
@@ -144,7 +151,7 @@ class UniLDiff(Network):
         """
 
         def attempt() -> Restoration:  # a function: what a failed one holds goes with it
-            features = self.encode_lq(self.pad(lq), tile_size)
+            features = self.encode_lq(self.pad(lq), tile_size, original=(lq.shape[2], lq.shape[3]))
             latents = self.sample_latents(features, captions, keys, settings, callback)
             return Restoration(self.decode(latents, features, lq.shape, detail), latents, features)
 

@@ -16,7 +16,7 @@ from unildiff.core.daff import FusionConfig
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, downscale_factor
 from unildiff.core.pixels import pad_to_multiple
-from unildiff.core.text import TextEmbedding, TextEncoders, time_ids
+from unildiff.core.text import Pixels, TextEmbedding, TextEncoders, time_ids
 from unildiff.core.tiling import TileGrid
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.diffusion.schedule import NoiseSchedule
@@ -48,6 +48,8 @@ class LQFeatures:
         skips: skip features of the LQ encoder, finest first; empty for a tiled image.
         latents: VAE latents (B, C, h, w).
         lq: the padded image itself (B, 3, H, W) in [-1, 1].
+        original: height and width of the original image, before padding or cropping, one pair or (B, 2).
+        corner: top and left pixel of ``lq`` in the original image, one pair or (B, 2).
         grid: the tiles, or None for an image processed in one piece.
     """
 
@@ -55,6 +57,8 @@ class LQFeatures:
     skips: list[Tensor]
     latents: Tensor
     lq: Tensor
+    original: Pixels
+    corner: Pixels = (0, 0)
     grid: TileGrid | None = None
 
 
@@ -114,7 +118,12 @@ class Network(nn.Module):
         return embedding
 
     def context(
-        self, deep: Tensor, text: TextEmbedding, size: tuple[int, int], corner: tuple[int, int] = (0, 0)
+        self,
+        deep: Tensor,
+        text: TextEmbedding,
+        size: tuple[int, int],
+        corner: Pixels = (0, 0),
+        original: Pixels | None = None,
     ) -> UNetContext:
         """Return what the U-Net needs at every step, from the LQ encoder's deep feature (B, F, h, w) and captions.
 
@@ -123,12 +132,15 @@ class Network(nn.Module):
             text: embedded captions: one per image (B), or n B of them, the first caption of every image, then the
                 second, and so on. The context is then for a batch of n B, and what does not depend on the caption
                 is computed once.
-            size: height and width of the image in pixels.
-            corner: top and left pixel of this tile in the image.
+            size: height and width in pixels of what the network sees: an image, a training crop or a tile.
+            corner: its top and left pixel in the original image, one pair or (B, 2).
+            original: height and width of the original image, one pair or (B, 2); None is ``size``.
         """
         ids = None
         if self.unet.rest.config.addition_embed_type == "text_time":
-            ids = time_ids(size, corner, size, text.tokens.shape[0]).to(deep.device)
+            batch = deep.shape[0]
+            ids = time_ids(size if original is None else original, corner, size, batch).to(deep.device)
+            ids = ids.repeat(text.tokens.shape[0] // batch, 1)
         return UNetContext(self.unet.prepare(deep, text.tokens), text, ids)
 
     def predict(self, latents: Tensor, timesteps: Tensor, context: UNetContext) -> Tensor:

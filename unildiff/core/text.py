@@ -90,6 +90,18 @@ class TextEncoders(Part):
         return TextEmbedding(torch.cat(states, dim=-1), pooled)
 
 
-def time_ids(original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int], batch: int) -> Tensor:
-    """Return SDXL's size conditioning (B, 6) in pixels: original h, w, crop top, left, target h, w."""
-    return torch.tensor([[*original, *crop, *target]], dtype=torch.float32).repeat(batch, 1)
+Pixels = tuple[int, int] | Tensor
+"""Two numbers of pixels, vertical and horizontal: the same for a whole batch, or (B, 2)."""
+
+
+def time_ids(original: Pixels, crop: Pixels, target: Pixels, batch: int) -> Tensor:
+    """Return SDXL's size conditioning (B, 6), float32, in pixels (Podell et al. 2023, arXiv 2307.01952, section 2.2).
+
+    Args:
+        original: height and width of the image before cropping.
+        crop: top and left pixel of what the network sees of it.
+        target: height and width of what the network sees.
+        batch: B.
+    """
+    pairs = [torch.as_tensor(pair).float().expand(batch, 2) for pair in (original, crop, target)]
+    return torch.cat(pairs, dim=1)

@@ -1,7 +1,7 @@
 """The restorer over tiles: encoder, U-Net at every step, and decoder, so that memory does not grow with the picture.
 
 Axis letters: B batch, H/W pixels, h/w latent height and width, C latent channels, F channels of the LQ feature, D routed
-channels. What belongs to the whole picture stays whole: the size that the U-Net is told, DAEM's routing by picture and its
+channels. What belongs to the whole picture stays whole: the original size that the U-Net is told, DAEM's routing by picture and its
 pooled gate. Normalisations of encoder and decoder see a tile only; the smooth change from tile to tile hides that.
 """
 
@@ -43,13 +43,13 @@ def tiled_predictor(model: Network, features: LQFeatures, text: TextEmbedding) -
     """
     grid, factor = features.grid, model.downscale_factor
     assert grid is not None
-    size = (grid.height * factor, grid.width * factor)
+    size = (grid.tile[0] * factor, grid.tile[1] * factor)
     repeats = text.tokens.shape[0] // features.latents.shape[0]
 
     def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
         def of_tile(tile: Tile) -> Tensor:
-            corner = (tile.rows[0] * factor, tile.columns[0] * factor)
-            context = model.context(tile.cut(features.deep), text, size, corner)
+            corner = torch.as_tensor(features.corner) + torch.tensor([tile.rows[0], tile.columns[0]]) * factor
+            context = model.context(tile.cut(features.deep), text, size, corner, features.original)
             return model.predict(tile.cut(latents).repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), context)
 
         return grid.fuse(of_tile)

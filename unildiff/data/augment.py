@@ -36,15 +36,34 @@ class Augment:
         """
         if len({array.shape[:2] for array in arrays}) != 1:
             raise ValueError(f"pictures of a sample differ in size: {[array.shape for array in arrays]}")
+        top, left, hflip, vflip, turns = self._draw(arrays[0].shape[0], arrays[0].shape[1], key)
+        views = [array[top : top + self.crop, left : left + self.crop] for array in arrays]
+        prefetch(views)
+        return [self._turn(self._pad(view), hflip, vflip, turns) for view in views]
+
+    def place(self, height: int, width: int, key: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the size of the flipped and turned original, and the crop's top and left pixel in it.
+
+        That is what SDXL's own training feeds as size conditioning: its images are flipped first and cropped then.
+        """
+        top, left, hflip, vflip, turns = self._draw(height, width, key)
+        below, right = max(height - self.crop - top, 0), max(width - self.crop - left, 0)
+        if hflip:
+            left, right = right, left
+        if vflip:
+            top, below = below, top
+        for _ in range(turns):  # a quarter counterclockwise: the right edge becomes the top one
+            top, left, below, right = right, top, left, below
+        return (width, height) if turns % 2 else (height, width), (top, left)
+
+    def _draw(self, height: int, width: int, key: int) -> tuple[int, int, bool, bool, int]:
+        """Return the crop's top and left pixel in the image as stored, the flips, and the quarter turns."""
         draw = generator(key, "crop")
-        height, width = arrays[0].shape[:2]
         top = int(draw.integers(max(height - self.crop, 0) + 1))
         left = int(draw.integers(max(width - self.crop, 0) + 1))
         hflip, vflip = draw.random(2) < 0.5
         turns = int(draw.integers(4)) if self.rotate else 0
-        views = [array[top : top + self.crop, left : left + self.crop] for array in arrays]
-        prefetch(views)
-        return [self._turn(self._pad(view), self.hflip and hflip, self.vflip and vflip, turns) for view in views]
+        return top, left, bool(self.hflip and hflip), bool(self.vflip and vflip), turns
 
     def _pad(self, array: np.ndarray) -> np.ndarray:
         """Reflect a picture that is smaller than the crop, as often as it takes."""

@@ -4,7 +4,7 @@ Axis letters: B batch, C channels (3, RGB), H W pixels.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, TypedDict, cast
+from typing import NotRequired, Protocol, TypedDict, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ class RestorationSample(TypedDict):
     degradation: str  # e.g. "low_haze", "rain", "noise_25"
     name: str  # file stem, unique within its degradation
     key: int  # see unildiff.utils.keys: every random draw of the sample comes from it
+    original_size: NotRequired[tuple[int, int]]  # height and width before cropping; absent: the sample is not a crop
+    crop: NotRequired[tuple[int, int]]  # top and left pixel of the crop in the (flipped, turned) original
 
 
 class RestorationBatch(TypedDict):
@@ -34,6 +36,8 @@ class RestorationBatch(TypedDict):
     degradation: list[str]
     name: list[str]
     key: Tensor  # int64 (B,)
+    original_size: NotRequired[Tensor]  # int64 (B, 2)
+    crop: NotRequired[Tensor]  # int64 (B, 2)
 
 
 class PredictSample(TypedDict):
@@ -99,8 +103,8 @@ def collate(samples: Sequence[RestorationSample | PredictSample]) -> Restoration
         values = [cast(dict[str, object], sample)[field] for sample in samples]
         if field in ("lq", "gt"):
             batch[field] = _stack(cast(list[Tensor], values))
-        elif field == "key":
-            batch[field] = torch.tensor(cast(list[int], values), dtype=torch.int64)
+        elif field in ("key", "original_size", "crop"):
+            batch[field] = torch.tensor(values, dtype=torch.int64)
         else:
             batch[field] = values
     return cast(RestorationBatch, batch)
@@ -109,7 +113,8 @@ def collate(samples: Sequence[RestorationSample | PredictSample]) -> Restoration
 def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
     """Return each picture (C, H, W) as its ``parts`` x ``parts`` pieces (C, H / parts, W / parts), row by row; uint8 as they are.
 
-    A piece has the picture's caption, and a key that comes from the picture's and its number. Other fields are left behind.
+    A piece has the image's caption, its own place in the original, and a key derived from the image's and its number.
+    Other fields are dropped.
 
     Raises:
         ValueError: the sides cannot be cut evenly.
@@ -123,7 +128,13 @@ def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
         pieces = whole.reshape(count, channels, parts, height // parts, parts, width // parts)
         pictures[field] = pieces.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
     numbers = range(parts**2)
-    return {
+    place: dict[str, Tensor] = {}
+    if "crop" in batch and "original_size" in batch:
+        height, width = (side // parts for side in batch["lq"].shape[2:])
+        corners = torch.tensor([(row * height, column * width) for row in range(parts) for column in range(parts)])
+        place["crop"] = (batch["crop"][:, None] + corners.to(batch["crop"].device)).flatten(0, 1)
+        place["original_size"] = batch["original_size"].repeat_interleave(parts**2, dim=0)
+    whole_batch = {
         "lq": pictures["lq"],
         "gt": pictures["gt"],
         "caption": [caption for caption in batch["caption"] for _ in numbers],
@@ -131,3 +142,4 @@ def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
         "name": [f"{name}_{number}" for name in batch["name"] for number in numbers],
         "key": torch.tensor([sample_key(int(key), "piece", number) for key in batch["key"] for number in numbers]),
     }
+    return cast(RestorationBatch, whole_batch | place)

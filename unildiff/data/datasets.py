@@ -163,6 +163,7 @@ class TrainSet:
         pair = source.pairs[item]
         gt = source.read(item, "gt")
         degradation = pair.degradation
+        original_size, crop = self._augment.place(gt.shape[0], gt.shape[1], key)
         if pair.lq is None and self._degrader is not None:
             (gt,) = self._augment([gt], key)
             lq, degradation = self._degrader.train(gt, key)
@@ -177,6 +178,8 @@ class TrainSet:
             "degradation": degradation,
             "name": pair.name,
             "key": key,
+            "original_size": original_size,
+            "crop": crop,
         }
 
 

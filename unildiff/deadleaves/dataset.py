@@ -114,6 +114,7 @@ class SceneTrainSet:
         """Return the sample at any position; it is cut first and degraded then."""
         degradation, item, key = self._order(position)
         scene = self._source.scene(item, key)
+        original_size, crop = self._augment.place(scene.image.shape[0], scene.image.shape[1], key)
         gt, depth = self._augment([scene.image, scene.depth], key)
         gt = vary_colour(gt, key, *self._saturation)
         if degradation == CLEAR and generator(key, "dark").random() < self._evening:
@@ -127,6 +128,8 @@ class SceneTrainSet:
             "degradation": degradation,
             "name": f"{key:016x}",
             "key": key,
+            "original_size": original_size,
+            "crop": crop,
         }
 
 

@@ -215,6 +215,14 @@ def batch_pictures(batch: RestorationBatch | PredictBatch, name: Literal["lq", "
     return to_unit(batch[name])  # type: ignore[typeddict-item]
 
 
+def crop_place(batch: RestorationBatch) -> tuple[Tensor | tuple[int, int], Tensor | None]:
+    """Return the crops' corners and the sizes of their originals, (B, 2) each, for ``Network.context``.
+
+    A batch that does not name them holds whole images.
+    """
+    return batch.get("crop", (0, 0)), batch.get("original_size")
+
+
 def dropped_captions(captions: list[str], noise: KeyedNoise, share: float) -> list[str]:
     """Return captions, a ``share`` of the samples' replaced by the empty one (classifier-free guidance)."""
     kept = (KeyedNoise(noise.keys).uniform("text") >= share).tolist()  # on the CPU: a GPU would be waited for

@@ -15,7 +15,7 @@ from unildiff.data.latents import CachedBatch, LatentCache, of_batch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.ssim import training_ssim
-from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
+from unildiff.stages.base import OptimizerConfig, batch_pictures, crop_place, dropped_captions
 from unildiff.stages.denoising import routing_scalars
 from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache
 from unildiff.stages.restoration import RestorationModule
@@ -117,7 +117,8 @@ class DecoderFinetuneModule(RestorationModule):
         if self.latents == "cached":
             latents, skips = of_batch(cast(CachedBatch, batch))
             return latents, skips or self.model.lq_encoder(lq)[1]
-        features = self.model.encode_lq(lq)
+        corner, original = crop_place(batch)
+        features = self.model.encode_lq(lq, corner=corner, original=original)
         if self.latents == "lq":
             return features.latents, features.skips
         restored = self.sampled_latents if self.latents == "sample" else self.predicted_latents
@@ -132,7 +133,7 @@ class DecoderFinetuneModule(RestorationModule):
         """Return the clean latents (B, C, h, w) that one prediction at a random timestep implies."""
         captions = dropped_captions(batch["caption"], noise, self.text_dropout)
         size = (batch["lq"].shape[2], batch["lq"].shape[3])
-        context = self.model.context(features.deep, self.embed(captions), size)
+        context = self.model.context(features.deep, self.embed(captions), size, *crop_place(batch))
         schedule = self.model.schedule
         timesteps = noise.integers("timestep", schedule.num_train_timesteps)
         epsilon = noise.normal("epsilon", *features.latents.shape[1:])

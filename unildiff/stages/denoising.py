@@ -13,7 +13,7 @@ from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.stages.base import OptimizerConfig, batch_pictures, dropped_captions
+from unildiff.stages.base import OptimizerConfig, batch_pictures, crop_place, dropped_captions
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.testing import EvaluationSettings
 from unildiff.utils.errors import check_share
@@ -71,7 +71,7 @@ class DenoisingModule(RestorationModule):
         with torch.no_grad():
             latents = encode_latents(self.model.vae, gt, noise.normal("posterior", *shape)).float()
         text = self.embed(dropped_captions(batch["caption"], noise, self.text_dropout))
-        context = self.model.context(deep, text, (lq.shape[2], lq.shape[3]))
+        context = self.model.context(deep, text, (lq.shape[2], lq.shape[3]), *crop_place(batch))
         epsilon = noise.normal("epsilon", *shape)
         epsilon = epsilon + self.noise_offset * noise.normal("offset", shape[0], 1, 1)
         total = self.model.schedule.num_train_timesteps

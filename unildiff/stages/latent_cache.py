@@ -18,7 +18,7 @@ from unildiff.data.batch import SampleSet, collate
 from unildiff.data.datamodule import OneLineLoader, RestorationDataModule
 from unildiff.data.latents import CachedTrainSet, LatentCache, entries_of, picture_hash
 from unildiff.diffusion.noise import KeyedNoise
-from unildiff.stages.base import batch_pictures
+from unildiff.stages.base import batch_pictures, crop_place
 from unildiff.utils.errors import UserError
 from unildiff.utils.fingerprints import short_hash, weights_hash
 from unildiff.utils.parallel import progress
@@ -117,7 +117,8 @@ def _restored(
     for (shard, chunk), batch in zip(chunks, batches, strict=True):
         batch = datamodule.transfer_batch_to_device(batch, stage.device, 0)
         with torch.no_grad(), stage.trainer.precision_plugin.train_step_context():
-            features = stage.model.encode_lq(batch_pictures(batch, "lq"))
+            corner, original = crop_place(batch)
+            features = stage.model.encode_lq(batch_pictures(batch, "lq"), corner=corner, original=original)
             latents = stage.sampled_latents(batch, features, KeyedNoise(batch["key"], stage.device))
         parts.append(entries_of(batch, latents, features.skips if stage.cache.skips else []))
         if chunk.stop == cache.positions(shard).stop:
@@ -139,7 +140,7 @@ def made_by(stage: "DecoderFinetuneModule", train: SampleSet) -> dict[str, Any]:
         "precision": str(stage.trainer.precision),
         "skips": stage.cache.skips,
         "data": short_hash([_looks(train[position]) for position in range(_LOOKED_AT)]),
-    }
+    } | ({"time_ids": "place of the crop"} if model.unet.rest.config.addition_embed_type == "text_time" else {})
 
 
 def _looks(sample: Any) -> list[Any]:
