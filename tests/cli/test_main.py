@@ -206,7 +206,7 @@ OPTIONS = {
     "compare": "first second metrics csv",
     "figures": "data root model out pictures sweep_pictures steps guidance perception side num_inference_steps seed device",
     "plan": "arguments",
-    "export": "ckpt out dtype init_from",
+    "export": "ckpt out dtype init_from onnx onnx_steps",
     "report": "run_dirs out",
     "data list": "",
     "data layout": "name",

@@ -84,6 +84,12 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
 
     Idle experts still get a zero gradient, so that every rank of a DDP run has one for every parameter.
     """
+    if (
+        torch.compiler.is_exporting()
+    ):  # a graph cannot depend on the counts: all experts, the idle ones weighted by zero
+        weights = torch.zeros_like(routing.logits).scatter(1, routing.indices, routing.gates)
+        outputs = [expert(inputs) for expert in experts]
+        return torch.stack([out * _broadcast(weights[:, i], out) for i, out in enumerate(outputs)]).sum(0)
     k = routing.indices.shape[1]
     order = routing.indices.flatten().argsort(stable=True)  # assignments grouped by expert
     counts = assignment_counts(routing, len(experts))

@@ -9,9 +9,11 @@ from unildiff.utils.errors import UserError
 def export(
     ckpt: str,
     *,
-    out: Path,
+    out: Path | None = None,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
     init_from: str | None = None,
+    onnx: Path | None = None,
+    onnx_steps: int = 2,
 ) -> None:
     """Write a checkpoint, with the base that it was trained on, as a diffusers-format folder and a model card.
 
@@ -23,11 +25,18 @@ def export(
         out: the folder to write.
         dtype: of the weights on disk.
         init_from: where the checkpoint of the stage before is, if it is no longer where the checkpoint says.
+        onnx: ONNX file to write, with or without a folder; for models of the tiny size, needs the extra ``unildiff[onnx]``.
+        onnx_steps: sampling steps in the ONNX graph.
 
     Raises:
         UserError: a file is missing or does not fit, or the folder holds something else.
     """
-    _refuse_foreign(out)
+    if out is None and onnx is None:
+        raise UserError("export: nothing to write; give --out DIR or --onnx FILE")
+    if onnx_steps < 1:
+        raise UserError(f"onnx_steps is {onnx_steps}; it must be at least 1")
+    if out is not None:
+        _refuse_foreign(out)
 
     import torch
 
@@ -43,6 +52,14 @@ def export(
     else:
         model = load_restorer(ckpt, weights)
         card = card_of_folder(ckpt)
+    if onnx is not None:
+        from unildiff.weights.onnx import export_onnx
+
+        output_folder(onnx.parent)
+        export_onnx(model.float(), onnx, onnx_steps, source=f"{ckpt}; training data: see the model card")
+        print(f"{onnx}: {onnx.stat().st_size / 1e6:,.1f} MB")
+    if out is None:
+        return
     folder = output_folder(out)
     UniLDiffPipeline.from_model(model, card).save_pretrained(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
