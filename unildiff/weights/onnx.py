@@ -122,7 +122,8 @@ def export_onnx(model: UniLDiff, path: Path, num_inference_steps: int = 2, sourc
 
 def side_multiple(model: UniLDiff) -> int:
     """Return the number of pixels of which both sides of the graph's images must be multiples."""
-    return int(model.downscale_factor) * 2 ** (len(model.unet.rest.config.block_out_channels) - 1)
+    halvings = len(model.unet.rest.config.block_out_channels) - 1
+    return int(model.downscale_factor * 2**halvings)
 
 
 class OnnxRestorer:
