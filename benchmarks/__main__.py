@@ -23,7 +23,7 @@ from benchmarks.plots import draw
 from benchmarks.readme import readme
 from benchmarks.table import Row, load, save, table, worsened
 from benchmarks.timing import LEAST_ROUNDS, Effort, machine, one_thread
-from unildiff.callbacks.run_record import git_state
+from unildiff.utils.provenance import git_state
 
 HERE = Path(__file__).parent
 GROUPS = (

@@ -25,7 +25,7 @@ from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import picture_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.decoder import DecoderFinetuneModule
-from unildiff.stages.testing import EvaluationSettings
+from unildiff.stages.settings import EvaluationSettings
 
 
 def write_pictures(root: Path, count: int, side: int) -> None:

@@ -31,9 +31,9 @@ from unildiff.core.model import UniLDiff
 from unildiff.core.network import LQFeatures
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.decoder import DecoderFinetuneModule
-from unildiff.stages.latent_cache import LatentCacheConfig
+from unildiff.stages.optimiser import OptimizerConfig
+from unildiff.stages.settings import LatentCacheConfig
 
 FEW, FULL = SamplingSettings(4, 1.0), SamplingSettings(20, 5.0)
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -110,7 +110,7 @@ def run(row: str, options: argparse.Namespace, pairs: list[Photograph], folder: 
     torch.manual_seed(0)
     rate = OptimizerConfig(options.learning_rate, warmup_steps=10, schedule="constant")
     cache = LatentCacheConfig(str(folder / row), options.samples, skips=row == "cached_skips")
-    stage = DecoderFinetuneModule("tiny", optimizer=rate, cache=cache, **settings)
+    stage = DecoderFinetuneModule(base="tiny", optimizer=rate, cache=cache, **settings)
     stage.model.decoder = DetailDecoder(stage.model.vae, stage.model.config.detail)
     stage.freeze_untrained()
     clock = Clock(options.seconds, lambda: psnr(stage.model, pairs))
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
-    data, start = make_data(options), DecoderFinetuneModule("tiny").model.eval()
+    data, start = make_data(options), DecoderFinetuneModule(base="tiny").model.eval()
     pairs = photographs(data, start, options.photographs)
     shipped, plain = psnr(start, pairs), DetailDecoder(start.vae, start.config.detail)
     start.decoder = plain

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from tests.small import NETWORK, sdxl_like_base, small_base
 from tests.stages.steps import CAPTIONS, Losses, make_batch, make_stage, make_trainer
 from unildiff.callbacks import CaptionCache, caption_cache
-from unildiff.callbacks.text_cache import CachedText, TextCache, text_fingerprint
 from unildiff.cli.main import main
 from unildiff.cli.plan_inputs import parse_run
 from unildiff.data.augment import Augment
@@ -29,6 +28,7 @@ from unildiff.planning.step import StepSettings, measure_step
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
 from unildiff.weights.folder import save_base
+from unildiff.weights.text_cache import CachedText, TextCache, text_fingerprint
 
 
 class Pictures:

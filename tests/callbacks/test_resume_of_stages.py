@@ -16,7 +16,7 @@ from tests.processes import process_context
 from tests.stages.steps import NETWORK
 from tests.stages.test_two_processes import TOKENS
 from unildiff.callbacks import Checkpointing
-from unildiff.stages.base import OptimizerConfig
+from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.utils.errors import UserError
 
 # 7 batches an epoch, of which 6 make two steps of 3: steps end after batches 3, 6, 9, 12. Warm-up of one step.

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from unildiff.callbacks.run_record import git_state, new_run_folder, newest_checkpoint, package_versions
+from unildiff.callbacks.run_record import new_run_folder, newest_checkpoint
 from unildiff.cli.main import main
 from unildiff.utils.errors import UserError
+from unildiff.utils.provenance import git_state, package_versions
 
 LINE = [
     "--model",

@@ -16,9 +16,9 @@ from unildiff.core.model import UniLDiff
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.alignment import AlignmentModule
-from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.joint import JointFinetuneModule
+from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.weights.folder import load_model, save_base
 from unildiff.weights.load import model_from_checkpoint
 from unildiff.weights.pipeline import UniLDiffPipeline

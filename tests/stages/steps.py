@@ -15,10 +15,11 @@ from unildiff.core.network import NetworkConfig
 from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.stages.alignment import AlignmentModule
-from unildiff.stages.base import OptimizerConfig, StageModule
+from unildiff.stages.base import StageModule
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.joint import JointFinetuneModule
 from unildiff.stages.joint_lora import JointLoRAModule
+from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.stages.restoration import RestorationModule
 
 CAPTIONS = ("a red cat", "the table", "cat on the table", "red")

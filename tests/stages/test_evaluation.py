@@ -24,7 +24,7 @@ from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages import restoration
 from unildiff.stages.restoration import RestorationModule
-from unildiff.stages.testing import EvaluationSettings
+from unildiff.stages.settings import EvaluationSettings
 from unildiff.utils.errors import UserError
 
 ONE_STEP = SamplingSettings(1, 1.0)

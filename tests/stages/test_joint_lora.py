@@ -18,9 +18,9 @@ from unildiff.cli.plan_inputs import parse_run
 from unildiff.core.model import UniLDiff
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import measure_step
-from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.joint_lora import JointLoRAModule
+from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.utils.errors import UserError
 from unildiff.weights.checkpoints import read_checkpoint
 from unildiff.weights.load import load_restorer
@@ -34,7 +34,11 @@ def stage(base_folder: Path, **lora: Any) -> JointLoRAModule:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return JointLoRAModule(
-            str(base_folder), network=NETWORK, optimizer=RATE, gradient_checkpointing=True, lora=LoRAConfig(4, **lora)
+            base=str(base_folder),
+            network=NETWORK,
+            optimizer=RATE,
+            gradient_checkpointing=True,
+            lora=LoRAConfig(4, **lora),
         )
 
 
@@ -129,7 +133,7 @@ def test_merged_by_hand_as_by_peft(checkpoint: Path, base_folder: Path) -> None:
 
 
 def test_the_decoder_stage_and_export_take_them_merged(checkpoint: Path, base_folder: Path, tmp_path: Path) -> None:
-    decoder = DecoderFinetuneModule(str(base_folder), network=NETWORK, init_from=str(checkpoint))
+    decoder = DecoderFinetuneModule(base=str(base_folder), network=NETWORK, init_from=str(checkpoint))
     expected = pixels(load_restorer(str(checkpoint)))
     assert torch.equal(pixels(decoder.model.eval()), expected)
     assert main(["export", str(checkpoint), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 0
@@ -150,9 +154,7 @@ def test_adapters_of_another_unet_are_refused() -> None:
 
 
 def test_halved_weights_need_autocast(base_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"frozen_dtype bfloat16 goes with --trainer\.precision bf16-mixed, not 32-true"
-    ):
+    with pytest.raises(UserError, match=r"frozen_dtype: bfloat16 needs --trainer\.precision bf16-mixed, not 32-true"):
         make_trainer(tmp_path, max_steps=1).fit(
             stage(base_folder, frozen_dtype="bfloat16"), make_loader([make_batch([1])])
         )

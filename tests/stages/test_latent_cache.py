@@ -20,7 +20,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import StepSettings, measure_step
 from unildiff.stages.decoder import DecoderFinetuneModule
-from unildiff.stages.latent_cache import LatentCacheConfig, fill_cache, open_cache
+from unildiff.stages.settings import LatentCacheConfig
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
 from unildiff.weights.folder import save_model
@@ -78,12 +78,18 @@ def as_rank(
     """Give a stage what it asks its trainer for, as one of two ranks; ``barriers``: what the other one does meanwhile."""
     data.setup("fit")
     actions = barriers or {}
-    strategy = SimpleNamespace(barrier=lambda name: actions.get(name, lambda: None)())
+    barrier = lambda name: actions.get(name, lambda: None)()
+    strategy = SimpleNamespace(barrier=barrier, root_device=torch.device("cpu"))
     plugin = SimpleNamespace(train_step_context=torch.no_grad)
     values: dict[str, Any] = {"strategy": strategy, "precision_plugin": plugin, "datamodule": data}
     values |= {"global_rank": rank, "world_size": 2, "is_global_zero": rank == 0, "precision": "32-true"}
     module.trainer = SimpleNamespace(**values)  # type: ignore[assignment]
     return module
+
+
+def fill(module: DecoderFinetuneModule) -> None:
+    module.open_cache()
+    module.on_fit_start()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -154,11 +160,11 @@ def test_interrupted_it_goes_on(filled: Path, base_folder: Path, tmp_path: Path)
 
     module.sampled_latents = breaks  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        fill_cache(module, open_cache(module))
+        fill(module)
     assert sorted(files(tmp_path / "cache")) == ["cache.json", "latents-00000.safetensors"]
     module.sampled_latents = sampled  # type: ignore[method-assign]
     calls = count_calls(module.model.unet)
-    fill_cache(module, open_cache(module))
+    fill(module)
     assert len(calls) == (2 + 1) * 2
     first = LatentCache(filled, SAMPLES)
     second = LatentCache(tmp_path / "cache", SAMPLES)
@@ -177,33 +183,34 @@ def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path) -> None:
 
     def other() -> None:  # rank 1 has seen the same list as rank 0, before rank 0 wrote
         cache.missing = lambda: lists.pop() if lists else LatentCache.missing(cache)  # type: ignore[method-assign]
-        fill_cache(second, cache)
+        second.on_fit_start()
 
     first = as_rank(modules[0], datas[0], 0, {"latents: made": other})
-    cache = open_cache(first)
-    open_cache(second)
+    first.open_cache()
+    second.open_cache()
+    cache = second.latent_cache
     lists.append(cache.missing())
-    fill_cache(first, cache)
+    first.on_fit_start()
     assert [len(each) for each in calls] == [(2 + 1) * 2, 2 * 2]  # shards 0 and 2, shard 1
     assert all(isinstance(data.training_samples(), CachedTrainSet) for data in datas)
 
 
 def test_a_disk_that_the_others_do_not_see(base_folder: Path, tmp_path: Path) -> None:
     module = as_rank(make(base_folder, tmp_path / "cache"), Data())  # the other of two ranks writes elsewhere
-    with pytest.raises(UserError, match=r"1 files of .*cache are not there .* on a disk that all machines see"):
-        fill_cache(module, open_cache(module))
+    with pytest.raises(UserError, match=r"1 files of .*cache are missing .* on a disk that all machines see"):
+        fill(module)
 
 
 def test_a_split_model_does_not_make_latents(
     base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = as_rank(make(base_folder, tmp_path / "cache"), Data())
-    cache = open_cache(module)
+    module.open_cache()
     monkeypatch.setattr(DecoderFinetuneModule, "device_mesh", object())
     with pytest.raises(
-        UserError, match=r"files of .*cache are to be made, which a split model .* --trainer.strategy ddp"
+        UserError, match=r"files of .*cache are missing, and a split model cannot .* --trainer.strategy ddp"
     ):
-        fill_cache(module, cache)
+        module.on_fit_start()
 
 
 @pytest.mark.parametrize(
@@ -222,12 +229,12 @@ def test_a_cache_of_something_else_is_refused(
 ) -> None:
     before = files(filled)
     with pytest.raises(UserError) as error:
-        open_cache(as_rank(make(base_folder, filled, **settings), Data(**data)))
+        as_rank(make(base_folder, filled, **settings), Data(**data)).open_cache()
     message = str(error.value)
     assert "\n" not in message and str(filled) in message and f"with other {named} (" in message
     assert message.count(" there, ") == 1  # that alone is another
     assert files(filled) == before
-    open_cache(as_rank(make(base_folder, filled), Data()))
+    as_rank(make(base_folder, filled), Data()).open_cache()
 
 
 def test_latents_of_another_picture_are_refused(filled: Path) -> None:
@@ -245,7 +252,7 @@ def test_latents_of_another_picture_are_refused(filled: Path) -> None:
 def test_files_that_are_no_cache(filled: Path, base_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="holds other files"):
-        open_cache(as_rank(make(base_folder, tmp_path), Data()))
+        as_rank(make(base_folder, tmp_path), Data()).open_cache()
     for name, content in files(filled).items():
         (tmp_path / name).write_bytes(content)
     broken = tmp_path / "latents-00001.safetensors"

@@ -11,7 +11,7 @@ from unildiff.core.encoders import decode_latents, encode_latents
 from unildiff.core.pixels import to_unit
 from unildiff.core.tiny import make_tiny_base
 from unildiff.stages import pretrain
-from unildiff.stages.base import OptimizerConfig
+from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.stages.pretrain import PretrainUNetModule, PretrainVAEModule
 from unildiff.weights.base import load_base
 

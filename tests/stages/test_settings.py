@@ -51,10 +51,10 @@ def test_steps_are_those_of_the_schedule(
 @pytest.mark.parametrize("share", [-0.1, 20, float("nan")])
 def test_shares_are_from_0_to_1(share: float, base_folder: Path, tmp_path: Path) -> None:
     for kind in ("alignment", "joint", "decoder"):
-        with pytest.raises(UserError, match=rf"text_dropout: {share} is no share; give a number from 0 to 1"):
+        with pytest.raises(UserError, match=f"text_dropout is {share}; it must be a number between 0 and 1"):
             make_stage(kind, base_folder, text_dropout=share)
     for kind in ("alignment", "joint"):
-        with pytest.raises(UserError, match=f"terminal_share: {share} is no share"):
+        with pytest.raises(UserError, match=f"terminal_share is {share}; it must be a number between 0 and 1"):
             make_stage(kind, base_folder, terminal_share=share)
     with pytest.raises(UserError, match=f"text_dropout: {share} is no share"):
         PretrainUNetModule(str(base_folder), str(tmp_path), text_dropout=share)
@@ -82,4 +82,4 @@ def test_the_command_line_says_it_in_one_line(capfd: pytest.CaptureFixture[str])
     assert main([*arguments, "--data.crop_size=100"]) == 2
     assert "crop_size: 100; give --data.crop_size a multiple of 8" in capfd.readouterr().err
     assert main([*arguments, "--model.text_dropout=20"]) == 2
-    assert "text_dropout: 20.0 is no share" in capfd.readouterr().err
+    assert "text_dropout is 20.0; it must be a number between 0 and 1" in capfd.readouterr().err

@@ -99,7 +99,7 @@ def test_what_does_not_go_with_it(base_folder: Path, tmp_path: Path) -> None:
             callbacks=[Checkpointing()], strategy=folders, enable_checkpointing=True
         )
         assert "give --trainer.limit_val_batches 0" in fit(limit_val_batches=1.0)
-        assert "FSDP2) is for fit; test on one device" in fit(command="test")
+        assert "FSDP2) is for fit; run test on one device" in fit(command="test")
         assert "cannot split PretrainVAEModule" in fit(module=PretrainVAEModule("unused"))
     finally:
         if torch.distributed.is_initialized():

@@ -14,7 +14,8 @@ from tests.processes import process_context
 from unildiff.data.batch import RestorationBatch
 from unildiff.results.blindness import told_degradations
 from unildiff.results.tables import build_table, load_run
-from unildiff.stages.testing import EvaluationSettings, TestRun, means_text
+from unildiff.stages.settings import EvaluationSettings
+from unildiff.stages.testing import TestRun, means_text
 from unildiff.utils.errors import UserError
 
 PICTURES = [("low", "a"), ("low", "b"), ("low", "c"), ("haze", "a"), ("haze", "b"), ("haze", "c")]
@@ -138,7 +139,7 @@ def test_a_metric_without_weights_leaves_its_column_empty_and_says_so(tmp_path, 
 
 
 def test_a_metric_of_a_whole_set_is_refused_in_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"fid is a number of a whole set.*unildiff score"):
+    with pytest.raises(UserError, match=r"fid is computed over a whole set.*unildiff score"):
         TestRun(tmp_path, EvaluationSettings(metrics=["psnr", "fid"]), "onerestore")
 
 

@@ -69,7 +69,7 @@ def build(case: str, base_folder: Path) -> RestorationModule:
 def two_with_an_idle_expert(rank: int, base_folder: Path) -> dict[str, Any]:
     """Let rank 0 know only expert 0 and rank 1 only expert 1; make two steps: DDP complains in the second."""
     module = build("decoder, images", base_folder)
-    module.auxiliary_weight = 0.0  # its statistics would tell of both
+    module.settings.auxiliary_weight = 0.0  # its statistics would tell of both
     replica = DistributedDataParallel(Step(module))
     for detail in module.model.decoder.details:
 

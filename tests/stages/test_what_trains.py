@@ -20,7 +20,8 @@ from tests.stages.steps import (
 )
 from unildiff.core.tiny import make_tiny_base
 from unildiff.stages import pretrain
-from unildiff.stages.base import OptimizerConfig, StageModule
+from unildiff.stages.base import StageModule
+from unildiff.stages.optimiser import OptimizerConfig
 
 EXPERTS = replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=2))
 AUTHORS = replace(NETWORK, fusion=replace(NETWORK.fusion, double_outputs="authors", rope=False))

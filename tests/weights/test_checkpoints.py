@@ -13,8 +13,8 @@ from tests.small import NETWORK
 from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer
 from unildiff.callbacks import ExponentialMovingAverage
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.stages.base import OptimizerConfig
 from unildiff.stages.decoder import DecoderFinetuneModule
+from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.stages.restoration import RestorationModule
 from unildiff.utils.errors import UserError
 from unildiff.weights.checkpoints import StageCheckpoint, load_file_safely, read_checkpoint
@@ -133,11 +133,11 @@ def test_resuming_goes_on_exactly_and_keeps_this_commands_sampler(base_folder: P
     batch, whole, first, second = make_loader([make_batch([1, 2])]), stage(), stage(), stage()
     make_trainer(tmp_path, max_steps=3).fit(whole, batch)
     trainer = make_trainer(tmp_path, max_steps=2)
-    first.sampling = SamplingSettings(5)
+    first.settings.sampling = SamplingSettings(5)
     trainer.fit(first, batch)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     make_trainer(tmp_path, max_steps=3).fit(second, batch, ckpt_path=tmp_path / "half.ckpt")
-    assert second.sampling.num_inference_steps == 7
+    assert second.settings.sampling.num_inference_steps == 7
     ends = dict(second.named_parameters())
     assert all(torch.equal(value, ends[name]) for name, value in whole.named_parameters())
 

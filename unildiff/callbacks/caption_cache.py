@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from unildiff.callbacks.text_cache import CachedText, TextCache, text_fingerprint
 from unildiff.core.text import TextEncoders
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.utils.errors import UserError
 from unildiff.utils.fingerprints import compare_note
 from unildiff.utils.parallel import progress
+from unildiff.weights.text_cache import CachedText, TextCache, text_fingerprint
 
 BATCH = 64
 """Captions embedded at once, and kept in a file of 40 MB at SDXL's size (our choice)."""

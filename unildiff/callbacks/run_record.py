@@ -9,11 +9,9 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import PACKAGE
-
-_PACKAGES = (
-    *("unildiff", "torch", "torchvision", "lightning", "diffusers", "transformers", "safetensors", "torchmetrics"),
-    *("jsonargparse", "numpy", "scikit-image", "opencv-python-headless", "pillow"),
-)
+from unildiff.utils.provenance import git_state, package_versions
 
 
 def new_run_folder(stage: str, root: Path | str = "runs") -> Path:
@@ -52,24 +46,6 @@ def newest_checkpoint(stage: str, name: str, root: Path | str = "runs") -> Path:
             f"checkpoint: no {name}.ckpt in {Path(root) / stage}/*/checkpoints; train first, or give --ckpt_path a file"
         )
     return found[-1]
-
-
-def git_state(folder: Path) -> dict[str, Any]:
-    """Return the commit of the checkout that holds ``folder``, and whether files differ from it; None without git."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    changes = None if commit is None else _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "uncommitted_changes": None if changes is None else bool(changes)}
-
-
-def package_versions() -> dict[str, str | None]:
-    """Return the version of Python and of each package that a result may depend on; None where it is not installed."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    return versions
 
 
 class RunRecord(Callback):
@@ -187,15 +163,6 @@ def _free_name(folder: Path, command: str) -> str:
         name = f"{command}-{number}"
         number += 1
     return name
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        command = ["git", "-C", str(folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _now() -> str:

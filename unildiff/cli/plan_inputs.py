@@ -1,7 +1,7 @@
 """Reads what a plan needs off the arguments of ``unildiff fit``, by the very parser that fit uses."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -10,13 +10,14 @@ from unildiff.cli.lightning_cli import UniLDiffCLI
 from unildiff.core.network import NetworkConfig
 from unildiff.data.catalogue import DATASETS
 from unildiff.planning.report import RunSettings
-from unildiff.planning.step import TRAINED, StepSettings
+from unildiff.planning.step import Stage, StepSettings
 from unildiff.stages.base import check_precision
-from unildiff.stages.latent_cache import LatentCacheConfig
+from unildiff.stages.settings import LatentCacheConfig
 from unildiff.utils.errors import UserError
 from unildiff.weights.folder import network_config
 from unildiff.weights.load import check_own_base, stored_network, weights_folder
 from unildiff.weights.lora import LoRAConfig
+from unildiff.weights.stage_parts import TRAINED
 
 GPU_TFLOPS = 120.0
 """Assumed for a GPU: 40% of the 312 TFLOP/s that an A800 has in bf16 (our choice)."""
@@ -80,7 +81,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
         config=" + ".join(path.name for path in taken_apart.configs) or stage,
         base="",
         step=StepSettings(
-            stage=stage,  # one of TRAINED, checked above
+            stage=cast(Stage, stage),
             batch_size=data.batch_size,
             crop_size=getattr(data, "crop_size", 512),
             compute_dtype=_autocast_dtype(precision),

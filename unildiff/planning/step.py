@@ -23,14 +23,9 @@ from unildiff.metrics.ssim import training_ssim
 from unildiff.planning.shapes import BaseSizes, shaped_model
 from unildiff.planning.tracker import Tracker
 from unildiff.weights.lora import LoRAConfig, halve_frozen, is_adapter
+from unildiff.weights.stage_parts import TRAINED
 
 Stage = Literal["alignment", "joint", "joint_lora", "decoder"]
-TRAINED: dict[Stage, tuple[str, ...]] = {
-    "alignment": ("unet.fusion.",),
-    "joint": ("lq_encoder.", "unet."),
-    "joint_lora": ("lq_encoder.", "unet.fusion."),
-    "decoder": ("decoder.",),
-}
 
 
 @dataclass(frozen=True)

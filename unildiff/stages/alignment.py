@@ -1,9 +1,20 @@
-"""Stage 1, alignment: DAFF learns to speak to a frozen base (paper.md: 6,000 steps, learning rate 5e-5, L1 on epsilon)."""
+"""Stage 1, alignment: DAFF learns to condition a frozen base (supplement: 6,000 steps, learning rate 5e-5, L1 on epsilon)."""
+
+from typing import Any
 
 from unildiff.stages.denoising import DenoisingModule
+from unildiff.stages.settings import DenoisingSettings
+from unildiff.weights.stage_parts import TRAINED
 
 
 class AlignmentModule(DenoisingModule):
-    """Trains DAFF with its projections; VAE, U-Net, LQ encoder and text encoders are frozen."""
+    """Trains DAFF with its projections; VAE, U-Net, LQ encoder and text encoders are frozen.
 
-    trained = ("unet.fusion.",)
+    Args:
+        settings: fields of ``DenoisingSettings``.
+    """
+
+    trained = TRAINED["alignment"]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(DenoisingSettings(**settings))

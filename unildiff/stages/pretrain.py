@@ -1,7 +1,7 @@
 """Pretraining of the tiny base, because weights cannot be downloaded everywhere: VAE first, then the U-Net.
 
 Axis letters: B batch, H/W pixels, C latent channels, h/w latent height and width.
-Not in the paper. The result is an ordinary diffusers folder that stands where SDXL stands.
+Not part of the paper. The result is an ordinary diffusers folder that takes the place of SDXL.
 """
 
 from pathlib import Path
@@ -24,7 +24,8 @@ from unildiff.deadleaves.renderer import VOCABULARY, render
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.schedule import NoiseSchedule
-from unildiff.stages.base import OptimizerConfig, StageModule, batch_pictures, dropped_captions
+from unildiff.stages.base import StageModule, batch_images, dropped_captions
+from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.utils.errors import check_share
 from unildiff.utils.keys import sample_key
 from unildiff.weights.base import load_base
@@ -32,7 +33,7 @@ from unildiff.weights.folder import save_base
 
 
 class _Parts(torch.nn.Module):
-    """Those parts of a base that a stage needs, under the names that checkpoints use."""
+    """The parts of a base that a stage needs, under the names used in checkpoints."""
 
     vae: AutoencoderKL
     unet: FusedUNet
@@ -45,19 +46,19 @@ class _Parts(torch.nn.Module):
 
 
 class PretrainVAEModule(StageModule):
-    """Trains the tiny VAE to give pictures back: L1 in pixels and a weak KL term.
+    """Trains the tiny VAE to reproduce images: L1 in pixels and a weak KL term.
 
     Args:
-        output: folder that the base is written to, in diffusers' layout, when training ends.
-        optimizer: see ``OptimizerConfig``.
+        output: folder to which the base is written at the end of training, in diffusers' layout.
+        optimizer: AdamW and its schedule.
         kl_weight: weight of the KL divergence, mean over latents (our choice).
-        chroma_weight: weight of the L1 loss on what differs from grey (our choice: without it the tiny VAE gave grey
-            pictures back for a thousand steps, brightness being most of the error).
-        degraded_share: share of each batch taken from the LQ pictures, since the LQ start and the LQ encoder need
-            latents of degraded pictures too (our choice).
-        squared_weight: weight of the squared error beside L1 (our choice, docs/tiny-model.md).
-        start_pictures: generated pictures whose patches give the encoder its start; 0 starts at random.
-        seed: of the initialisation.
+        chroma_weight: weight of the L1 loss on the difference from grey (our choice: without it the tiny VAE produced grey
+            images for a thousand steps, because brightness is most of the error).
+        degraded_share: share of each batch taken from the LQ images, since the LQ start and the LQ encoder need
+            latents of degraded images too (our choice).
+        squared_weight: weight of the squared error in addition to L1 (our choice).
+        start_pictures: number of generated images whose patches initialise the encoder; 0 starts at random.
+        seed: seed of the initialisation.
     """
 
     trained = ("vae.",)
@@ -88,7 +89,7 @@ class PretrainVAEModule(StageModule):
         self.freeze_untrained()
 
     def setup(self, stage: str) -> None:
-        """Start from patches of generated pictures, once; a checkpoint that is loaded afterwards takes their place."""
+        """Initialise from patches of generated images, once; a checkpoint that is loaded afterwards replaces them."""
         super().setup(stage)
         if stage == "fit" and self.start_pictures and not self.started:
             self.started = True
@@ -97,21 +98,21 @@ class PretrainVAEModule(StageModule):
             start_from_patches(self.model.vae, to_unit(images))
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
-        """Return the loss on clean pictures and a share of degraded ones."""
+        """Return the loss on ground-truth images and a share of degraded ones."""
         count = round(self.degraded_share * len(batch["name"]))
-        images = torch.cat([batch_pictures(batch, "lq")[:count], batch_pictures(batch, "gt")[count:]])
+        images = torch.cat([batch_images(batch, "lq")[:count], batch_images(batch, "gt")[count:]])
         vae = self.model.vae
         factor = unshuffle_factor(vae)
         posterior = vae.encode(torch.nn.functional.pixel_unshuffle(images, factor)).latent_dist
         noise = KeyedNoise(batch["key"], images.device).normal("posterior", *posterior.mean.shape[1:])
-        weight = max(0.02, 1 / (self.global_step + 1))  # a plain mean at first, so that the initial 1 leaves no trace
+        weight = max(0.02, 1 / (self.global_step + 1))  # a plain mean at first, which forgets the initial 1
         self.latent_std.lerp_(posterior.mean.detach().float().std(), weight)
         decoded = decode_latents(vae, (posterior.mean + posterior.std * noise) * vae.config.scaling_factor)
         error = decoded.float() - images
         reconstruction = error.abs().mean()
         chroma = (error - error.mean(dim=1, keepdim=True)).abs().mean()
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
-        if self.logs_now:
+        if self.should_log:
             self.log_scalars(
                 {"loss/reconstruction": reconstruction.detach(), "loss/chroma": chroma.detach(), "loss/kl": kl.detach()}
             )
@@ -121,19 +122,19 @@ class PretrainVAEModule(StageModule):
         return loss
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
-        """Log the PSNR of the round trip, mean over pictures."""
-        images = batch_pictures(batch, "gt")
+        """Log the PSNR of the round trip, averaged over images."""
+        images = batch_images(batch, "gt")
         decoded = decode_latents(self.model.vae, encode_latents(self.model.vae, images)).clamp(-1, 1)
         psnr = peak_signal_noise_ratio(decoded, images, data_range=2.0, reduction="elementwise_mean", dim=(1, 2, 3))
         self.log("val/psnr", psnr, batch_size=1, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the latents' spread beside the weights."""
+        """Store the standard deviation of the latents beside the weights."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["latent_std"] = float(self.latent_std)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the latents' spread."""
+        """Restore the standard deviation of the latents."""
         super().on_load_checkpoint(checkpoint)
         self.latent_std.fill_(checkpoint["latent_std"])
 
@@ -145,12 +146,12 @@ class PretrainVAEModule(StageModule):
 
 
 class PretrainUNetModule(StageModule):
-    """Trains the tiny U-Net and text encoder on clean captioned pictures, as the base that stands where SDXL stands.
+    """Trains the tiny U-Net and text encoder on captioned ground-truth images, as the base in place of SDXL.
 
     Args:
         base: folder with the pretrained VAE, written by ``PretrainVAEModule``.
-        output: folder that the base is written to, in diffusers' layout, when training ends.
-        optimizer: see ``OptimizerConfig``.
+        output: folder to which the base is written at the end of training, in diffusers' layout.
+        optimizer: AdamW and its schedule.
         text_dropout: share of samples trained with the empty caption (supplement: 20%).
     """
 
@@ -175,10 +176,10 @@ class PretrainUNetModule(StageModule):
 
     def _loss(self, batch: RestorationBatch) -> Tensor:
         noise = KeyedNoise(batch["key"], self.device)
-        images = batch_pictures(batch, "gt")
+        images = batch_images(batch, "gt")
         with torch.no_grad():
             latents = encode_latents(self.model.vae, images).float()
-        captions = dropped_captions(batch["caption"], noise, self.text_dropout)
+        captions = dropped_captions(batch["caption"], noise.keys, self.text_dropout)
         context = UNetContext(None, self.model.text(captions))
         epsilon = noise.normal("epsilon", *latents.shape[1:])
         timesteps = noise.integers("timestep", self.schedule.num_train_timesteps)
@@ -190,18 +191,18 @@ class PretrainUNetModule(StageModule):
         return diffusion_loss(predict, latents, epsilon, timesteps, self.schedule).mean()
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
-        """Return the diffusion loss on clean pictures."""
+        """Return the diffusion loss on ground-truth images."""
         loss = self._loss(batch)
-        if self.logs_now:
+        if self.should_log:
             self.log_scalars({"loss/diffusion": loss.detach()})
         return loss
 
     def validation_step(self, batch: RestorationBatch, batch_idx: int) -> None:
-        """Log the diffusion loss on validation pictures."""
+        """Log the diffusion loss on validation images."""
         self.log("val/diffusion", self._loss(batch), batch_size=1, sync_dist=True)
 
     def on_train_end(self) -> None:
-        """Write the base; the U-Net gets its ``conv_in`` back for it."""
+        """Write the base; for this the U-Net gets its ``conv_in`` back."""
         self.model.unet.to_diffusers()
         if self.trainer.is_global_zero:
             save_base(self.base[0], self.output)

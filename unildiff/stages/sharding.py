@@ -1,7 +1,7 @@
 """Weights, gradients and optimiser split over the devices: FSDP2 under Lightning's ModelParallelStrategy.
 
-The units are what gradient checkpointing recomputes one by one, so that no device ever holds much more than one of them
-whole. VAE and text encoders stay whole on every device: they are frozen, and small beside the U-Net.
+The units are the blocks that gradient checkpointing recomputes one by one, so that a device never holds much more than one
+whole block. VAE and text encoders stay whole on every device: they are frozen, and small compared with the U-Net.
 """
 
 from collections.abc import Iterator
@@ -21,18 +21,20 @@ def shard_stage(stage: LightningModule, mesh: DeviceMesh) -> None:
     """Split a stage's model over the devices of ``mesh``; a second call does nothing.
 
     Raises:
-        UserError: the stage is none over the whole restorer, or the command does what a split model cannot.
+        UserError: the stage has no restorer, or the command does something that a split model cannot do.
     """
     trainer: Any = stage.trainer
     if not isinstance(stage.model, UniLDiff):
         raise UserError(f"strategy: ModelParallelStrategy (FSDP2) cannot split {type(stage).__name__}; give ddp")
     if trainer.state.fn != TrainerFn.FITTING:
         raise UserError(
-            f"strategy: ModelParallelStrategy (FSDP2) is for fit; {trainer.state.fn.value} on one device instead"
+            f"strategy: ModelParallelStrategy (FSDP2) is for fit; run {trainer.state.fn.value} on one device instead"
         )
-    if trainer.limit_val_batches != 0:  # ranks have unlike many pictures, and each pass gathers weights on all of them
+    if (
+        trainer.limit_val_batches != 0
+    ):  # ranks have different numbers of images, and each pass gathers weights on all of them
         raise UserError(
-            "strategy: ModelParallelStrategy (FSDP2) does not go with validation during training; give "
+            "strategy: ModelParallelStrategy (FSDP2) does not support validation during training; give "
             "--trainer.limit_val_batches 0 and run `unildiff validate` on the checkpoints"
         )
     if not isinstance(stage.model.unet, FSDPModule):
@@ -40,7 +42,7 @@ def shard_stage(stage: LightningModule, mesh: DeviceMesh) -> None:
 
 
 def shard(model: UniLDiff, mesh: DeviceMesh) -> None:
-    """Replace the weights of LQ encoder, U-Net with fusion and decoder by this rank's shares."""
+    """Replace the weights of LQ encoder, U-Net with fusion and decoder by the shares of this rank."""
     for unit in _units(model):
         fully_shard(unit, mesh=mesh)
     for module, method in ((model.unet.fusion, "prepare"), (model.unet, "prepare"), (model.decoder, "merged_features")):
@@ -48,7 +50,7 @@ def shard(model: UniLDiff, mesh: DeviceMesh) -> None:
 
 
 def _units(model: UniLDiff) -> Iterator[nn.Module]:
-    """Yield what is gathered at once, inner units before those that hold them."""
+    """Yield the units that are gathered at once, inner ones before those that contain them."""
     rest: Any = model.unet.rest
     for block in (*rest.down_blocks, rest.mid_block, *rest.up_blocks):
         yield from block.resnets

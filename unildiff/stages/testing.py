@@ -1,4 +1,4 @@
-"""One test: 8-bit pictures saved and scored while the next is restored, then scores, provenance and the printed means.
+"""One test run: 8-bit images saved and scored while the next one is restored, then scores, provenance and means.
 
 Axis letters: H/W pixels.
 """
@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,51 +22,31 @@ from unildiff.metrics.registry import metric_info
 from unildiff.results.blindness import told_degradations
 from unildiff.results.evaluator import Evaluator
 from unildiff.results.rows import Row, gather_rows, summarise, write_csv
+from unildiff.stages.settings import EvaluationSettings, StageRow
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import png_names
 
-StageRow = Literal["round_trip", "no_diffusion", "after_joint"]
 STAGE_LABELS: dict[StageRow, str] = {
-    "round_trip": "VAE round trip of the truth",
+    "round_trip": "VAE round trip of the ground truth",
     "no_diffusion": "LQ latent, no diffusion",
     "after_joint": "after joint (plain decoder)",
 }
 
 
-@dataclass
-class EvaluationSettings:
-    """How a test is scored; never stored in a checkpoint.
-
-    Args:
-        protocol: a name of ``unildiff.metrics.protocols``; None takes the data set's own.
-        metrics: per-picture metrics, e.g. psnr ssim lpips dists.
-        stages: further rows: what the same pictures score at other points of the way.
-        save_inputs: keep inputs and truths beside the restored pictures, for figures and the report.
-        told: the inputs or captions were made by someone who knew the degradation (a prompt, a list, equalisation for low
-            light): the run is marked as not blind. Captions that name it are found without this.
-    """
-
-    protocol: str | None = None
-    metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])
-    stages: list[StageRow] = field(default_factory=list)
-    save_inputs: bool = True
-    told: bool = False
-
-
 class TestRun:
-    """Collects one test's pictures and writes its folder.
+    """Collects the images of one test run and writes its folder.
 
     Args:
-        folder: the run's folder; a test writes ``scores.csv``, ``run.json`` and pictures there.
+        folder: folder of the test run, for ``scores.csv``, ``run.json`` and images.
         settings: how to score.
-        protocol: the data set's own, where the settings name none.
-        device: that restores; time and memory are measured there.
+        protocol: protocol of the dataset, used where the settings name none.
+        device: device that restores; time and memory are measured on it.
 
     Attributes:
-        notes: once finished, what must stand below the table.
+        notes: after ``finish``, the notes to print below the table.
 
     Raises:
-        UserError: no such protocol or metric, or a metric that is a number of a whole set.
+        UserError: the protocol or a metric is unknown, or a metric describes a whole set instead of single images.
     """
 
     __test__ = False  # the name would make pytest collect it
@@ -77,8 +56,7 @@ class TestRun:
     ) -> None:
         if sets := [name for name in settings.metrics if metric_info(name).kind == "set"]:
             raise UserError(
-                f"metrics: {sets[0]} is a number of a whole set, not of each picture; `unildiff score` works it out from "
-                "the saved pictures"
+                f"metrics: {sets[0]} is computed over a whole set, not per image; use `unildiff score` on the saved images"
             )
         self.folder, self.settings = folder, settings
         self._on_gpu = device is not None and device.type == "cuda"
@@ -95,37 +73,42 @@ class TestRun:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Measure one picture's restoration."""
+        """Measure the restoration of one image."""
         start = time.perf_counter()
         yield
         if self._on_gpu:
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - start)
 
-    def add(self, batch: RestorationBatch, pictures: dict[str, Tensor]) -> None:
-        """Take in one test batch: uint8 (B, 3, H, W) for ``restored`` and each stage row."""
+    def add(self, batch: RestorationBatch, images: dict[str, Tensor]) -> None:
+        """Add one test batch.
+
+        Args:
+            batch: inputs, ground truth, names and captions.
+            images: uint8 (B, 3, H, W) for ``restored`` and for each stage row.
+        """
         for index, (name, degradation) in enumerate(zip(batch["name"], batch["degradation"], strict=True)):
             gt, lq = batch["gt"][index], batch["lq"][index]
             self._captions.append({"degradation": degradation, "name": name, "caption": batch["caption"][index]})
             for stage, evaluator in self.evaluators.items():
-                evaluator.add(name, degradation, pictures[stage][index], gt, lq)
+                evaluator.add(name, degradation, images[stage][index], gt, lq)
             if self.settings.save_inputs:
-                for kind, picture in (("input", lq), ("truth", gt)):
+                for kind, image in (("input", lq), ("truth", gt)):
                     path = self.folder / kind / degradation / f"{name}.png"
-                    self._written.append(self._writer.submit(write_png, path, picture_array(picture)))
+                    self._written.append(self._writer.submit(write_png, path, picture_array(image)))
 
     def finish(self, about: dict[str, Any]) -> list[Row]:
-        """Wait for all pictures, gather over ranks, write the folder.
+        """Wait for all images, gather the rows of all ranks, write the folder.
 
         Args:
-            about: provenance for run.json; ``count`` says how many pictures the data set has per degradation, ``blind``
-                whether it keeps the degradation to itself.
+            about: provenance for run.json; ``count`` holds the number of images per degradation in the dataset, ``blind``
+                whether the dataset does not tell the model the degradation.
 
         Returns:
-            one row a picture, on every rank.
+            one row per image, on every rank.
 
         Raises:
-            UserError: if another number of pictures was scored than the data set has.
+            UserError: the number of scored images is not that of the dataset.
         """
         for written in self._written:
             written.result()
@@ -134,7 +117,7 @@ class TestRun:
             name: int(values["count"] or 0) for name, values in summarise(rows["restored"]).items() if name != "avg"
         }
         if scored != about["count"]:
-            raise UserError(f"test: scored {scored}, but the data set has {about['count']}; no table is written")
+            raise UserError(f"test: scored {scored}, but the dataset has {about['count']}; no table is written")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         if self._on_gpu:
             peak = torch.cuda.max_memory_allocated() / 2**20
@@ -158,7 +141,7 @@ class TestRun:
         return rows["restored"]
 
     def _notes(self) -> tuple[list[str], bool]:
-        """Return what must stand below the table, and whether the model was told the degradation; every rank must ask."""
+        """Return the notes for the table, and whether the model was told the degradation; every rank must call this."""
         unavailable = self.evaluators["restored"].unavailable
         notes = [f"{metric_info(name).title} is left empty: {reason}." for name, reason in unavailable.items()]
         if self.settings.told:
@@ -172,12 +155,12 @@ class TestRun:
 
 
 class Predictions:
-    """Restored pictures without a truth, written while the next one is restored.
+    """Restored images without ground truth, written while the next one is restored.
 
     Args:
-        folder: where to write them.
-        names: of all pictures to restore, those of other ranks included: they decide what each PNG is called. A picture
-            that is not among them is called as if it were alone.
+        folder: folder to write them to.
+        names: names of all images to restore, including those of other ranks; they decide the name of each PNG. An image
+            that is not among them is named as if it were alone.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -186,20 +169,20 @@ class Predictions:
         self._writer = ThreadPoolExecutor(1)
         self._written: list[Future[None]] = []
 
-    def write(self, name: str, picture: Tensor) -> None:
-        """Write a picture (3, H, W) uint8 under its name, as `unildiff restore` would."""
+    def write(self, name: str, image: Tensor) -> None:
+        """Write an image (3, H, W) uint8 under the name that `unildiff restore` would use."""
         path = self.folder / (self._targets.get(name) or png_names([name])[0])
-        self._written.append(self._writer.submit(write_png, path, picture_array(picture)))
+        self._written.append(self._writer.submit(write_png, path, picture_array(image)))
 
     def finish(self) -> int:
-        """Wait for all files and return how many there are."""
+        """Wait for all files and return their number."""
         for written in self._written:
             written.result()
         return len(self._written)
 
 
 def free_folder(folder: Path) -> Path:
-    """Return ``folder``, or ``folder-2``, ``folder-3`` ... where it is taken: a test overwrites no other."""
+    """Return ``folder``, or ``folder-2``, ``folder-3``, ... if it exists: a test never overwrites another one."""
     number, free = 2, folder
     while free.exists():
         free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
@@ -207,8 +190,8 @@ def free_folder(folder: Path) -> Path:
 
 
 def means_text(rows: Sequence[Row]) -> str:
-    """Return a small table: a line a degradation, input and restored PSNR and SSIM, and the pictures that went in."""
-    lines = [f"{'':16}{'input PSNR':>11}{'PSNR':>8}{'input SSIM':>12}{'SSIM':>8}{'pictures':>10}"]
+    """Return a small table with one line per degradation: PSNR and SSIM of input and output, and the number of images."""
+    lines = [f"{'':16}{'input PSNR':>11}{'PSNR':>8}{'input SSIM':>12}{'SSIM':>8}{'images':>10}"]
     for name, values in summarise(rows).items():
         cells = [values.get(key) for key in ("input_psnr", "psnr", "input_ssim", "ssim")]
         numbers = [float("nan") if cell is None else cell for cell in cells]

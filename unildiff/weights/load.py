@@ -18,9 +18,7 @@ from unildiff.weights.base_files import locate
 from unildiff.weights.checkpoints import StageCheckpoint, check_source, read_checkpoint
 from unildiff.weights.folder import load_model, load_parts, network_config, read_network
 from unildiff.weights.lora import has_adapters, with_merged_adapters
-
-HANDED_TO_DECODER = {"lq_encoder.": "lq_encoder.", "unet.": "unet."}
-"""What the decoder stage takes from a checkpoint: prefix there -> prefix in the model."""
+from unildiff.weights.stage_parts import INITIALISED_FROM, TRAINED, parts_in
 
 
 def assemble(
@@ -98,7 +96,7 @@ def model_from_checkpoint(
     trained = _trained_prefixes(checkpoint)
     before = init_from or settings.get("init_from")
     if before is not None and weights_folder(before) is None:
-        if trained != ("decoder.",):
+        if trained != TRAINED["decoder"]:
             before = None  # its own weights cover all that the stage before handed over
         elif not Path(before).is_file():
             raise UserError(
@@ -110,7 +108,7 @@ def model_from_checkpoint(
         settings.get("base_vae"),
         network_config(network) if network else None,
         before,
-        HANDED_TO_DECODER,
+        INITIALISED_FROM["decoder"],
         dtype,
     )
     if source is not None and checkpoint.source:
@@ -196,13 +194,9 @@ def stored_network(folder: Path | None) -> NetworkConfig:
 
 def _trained_prefixes(checkpoint: StageCheckpoint) -> tuple[str, ...]:
     """Return the parts of the model that a checkpoint's stage trained, told by the weights themselves."""
-    names = [name.removeprefix("model.") for name in checkpoint.weights]
-    if any(name.startswith("decoder.") for name in names):
-        return ("decoder.",)
-    if any(name.startswith("lq_encoder.") for name in names):
-        return ("lq_encoder.", "unet.")
-    if any(name.startswith("unet.fusion.") for name in names):
-        return ("unet.fusion.",)
+    parts = parts_in(checkpoint.weights)
+    if parts is not None:
+        return parts
     raise UserError(
         f"checkpoint: {checkpoint.path} ({checkpoint.stage or 'unknown stage'}) is of no restoration stage; "
         "give one of alignment, joint or decoder"
