@@ -1,14 +1,16 @@
-"""What a user installs: everything travels in the wheel, and the installed copy works from any folder."""
+"""The wheel contains everything, and an installed copy works from any folder."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
-from unildiff.utils.paths import config_names, config_path, configs_folder, weights_path
+from unildiff.utils.paths import config_names, config_path, configs_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,38 +29,60 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_all_that_is_needed_travels(wheel: Path) -> None:
+def test_the_wheel_is_complete(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
-    expected = {"unildiff/py.typed", "datamodules/py.typed"}
-    for package in ("unildiff", "datamodules"):
+    expected = {"unildiff/py.typed", "unildiff/datamodules/py.typed", "unildiff/datamodules/cdd11.py"}
+    for package, prefix in (("unildiff", ""), ("datamodules", "unildiff/")):
         files = quietly("git", "-C", str(ROOT), "ls-files", package).split("\n") if (ROOT / ".git").exists() else []
-        expected |= {file for file in files if file and (ROOT / file).is_file()}
+        expected |= {prefix + file for file in files if file and (ROOT / file).is_file()}
     expected |= {f"unildiff/{name}" for name in config_names()}
     assert expected <= inside
-    assert not [name for name in inside if name.startswith(("tests/", "runs/", "data/", "benchmarks/"))]
-    assert wheel.stat().st_size < 60e6  # PyPI takes 100 MB; the tiny model is at most 20
+    assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"unildiff"}
+    assert wheel.stat().st_size < 60e6  # PyPI takes 100 MB; the tiny model is at most 24
 
 
-def test_an_installed_copy_works_from_anywhere(wheel: Path, tmp_path: Path) -> None:
+INSTALLED = """
+import sys, unildiff
+from unildiff.cli.main import main
+from unildiff.utils.datamodules import class_path
+from unildiff.utils.paths import config_path, weights_path
+assert main(["data", "list"]) == 0 and "torch" not in sys.modules
+import datamodules, datamodules.mine, datamodules.folder, unildiff.datamodules.folder
+assert datamodules.OWNER == "user" and datamodules.mine.OWNER == "user"
+assert datamodules.folder is unildiff.datamodules.folder
+print("\\nFOUND", class_path("cdd11"), unildiff.__file__, config_path("configs/tiny/test.yaml"), weights_path("tiny"))
+sys.exit(main(["fit", "--config", "configs/tiny/joint.yaml", "--print_config"]))
+"""
+
+
+def test_an_installed_copy_works_beside_a_folder_named_datamodules(wheel: Path, tmp_path: Path) -> None:
     target, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    (elsewhere / "datamodules").mkdir(parents=True)
+    for name in ("__init__", "mine"):
+        (elsewhere / "datamodules" / f"{name}.py").write_text("OWNER = 'user'\n")
     with zipfile.ZipFile(wheel) as content:  # what pip does with a wheel that has no scripts of its own
         content.extractall(target)
-
-    def run(code: str) -> str:
-        prepared = f"import sys; sys.path.insert(0, {str(target)!r}); {code}"
-        return quietly(sys.executable, "-c", prepared, cwd=elsewhere).strip()
-
-    found = run("from unildiff.utils.paths import config_path; print(config_path('configs/tiny/test.yaml'))")
-    assert Path(found) == target / "unildiff/configs/tiny/test.yaml"
-    names = run("import datamodules; print(datamodules.class_path('cdd11'), datamodules.__file__)").split()
-    assert names == ["datamodules.cdd11.CDD11DataModule", str(target / "datamodules/__init__.py")]
-    assert "restore" in run("from unildiff.cli.main import main; main(['--help'])")
-    folder = run("from unildiff.utils.paths import weights_path; print(weights_path('tiny'))")
-    assert Path(folder) == target / "unildiff/weights/tiny"
-    assert Path(folder).exists() == weights_path("tiny").exists()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    prepared = f"import sys; sys.path[:] = ['', {str(target)!r}, *sys.path[1:]]\n{INSTALLED}"
+    output = quietly(sys.executable, "-c", prepared, cwd=elsewhere, env=environment)
+    found, *config = output.partition("FOUND ")[2].splitlines()
+    assert found.split() == [
+        "unildiff.datamodules.cdd11.CDD11DataModule",
+        *(str(target / "unildiff" / name) for name in ("__init__.py", "configs/tiny/test.yaml", "weights/tiny")),
+    ]
+    assert yaml.safe_load("\n".join(config))["data"]["class_path"] == "datamodules.deadleaves.DeadLeavesDataModule"
     entries = (next(target.glob("*.dist-info")) / "entry_points.txt").read_text()
     assert "unildiff = unildiff.cli.main:main" in entries
+
+
+def test_a_checkout_works_beside_a_folder_named_datamodules(tmp_path: Path) -> None:
+    (tmp_path / "datamodules").mkdir()
+    (tmp_path / "datamodules" / "__init__.py").write_text("OWNER = 'user'\n")
+    code = (
+        f"import sys; sys.path[1:1] = [{str(ROOT)!r}]; import unildiff, datamodules; from importlib.util import find_spec; "
+        "assert datamodules.OWNER == 'user'; print(find_spec('datamodules.folder').origin)"
+    )
+    assert quietly(sys.executable, "-c", code, cwd=tmp_path).strip() == str(ROOT / "datamodules/folder.py")
 
 
 def test_configs_in_the_checkout() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-import datamodules
 from unildiff.analysis.figures import (
     embedding_figure,
     expert_map_figure,
@@ -30,6 +29,7 @@ from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import METRICS, load_scorers
 from unildiff.results.evaluator import score_picture
 from unildiff.results.rows import Row, summarise
+from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_whole
 from unildiff.utils.parallel import progress

@@ -1,9 +1,9 @@
-"""Arguments of fit, validate, test and predict, put in an order in which jsonargparse gives them their plain meaning.
+"""Puts the arguments of fit, validate, test and predict into an order that jsonargparse reads as the user means it.
 
-jsonargparse reads from left to right, so that ``--data cdd11 --config c.yaml`` would silently take the config's data; a
-class that replaces another inherits those of its arguments that it also has, so that CDD-11 would be read from another
-set's folder; and a file of the class's name is taken for a config (style.md 4a, all measured). Here configs come first,
-then what replaces their data and model, with a ``null`` in between that forgets arguments, then all the rest.
+jsonargparse reads from left to right, so ``--data cdd11 --config c.yaml`` would silently take the data of the config. A class
+that replaces another inherits those settings that both have, so CDD-11 would be read from the folder of another dataset. A
+file with the name of a class is taken for a config. Therefore configs come first here, then what replaces their data and
+model, with a ``null`` in between that drops the inherited settings, then everything else.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-import datamodules
+from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import config_path
 
@@ -29,18 +29,18 @@ MODELS = {
 }
 DEFAULT_CONFIG = "configs/tiny/test.yaml"
 FILES = (".yaml", ".yml", ".json")
-_SINGLE = {"--config": "configs", "-c": "configs", "--data": "data", "--model": "model"}
+_EXAMPLES = {"--config": "configs/tiny/joint.yaml", "--data": "cdd11", "--model": "joint"}
 
 
 @dataclass
 class TrainerArguments:
-    """The arguments of one Trainer command, taken apart.
+    """The arguments of one Trainer command, sorted by their meaning.
 
     Attributes:
         command: fit, validate, test or predict.
-        configs: content of each config file, in the order given, under the path it was found at.
-        data: what replaces the configs' data: a class path or a config file; None keeps theirs.
-        model: the same for the model.
+        configs: content of each config file by its path, in the order given.
+        data: replaces the data of the configs: a short name, a class path or a config file; None keeps theirs.
+        model: replaces the model of the configs: a class path or a config file; None keeps theirs.
         rest: all other arguments, in the order given.
     """
 
@@ -52,20 +52,20 @@ class TrainerArguments:
 
     @classmethod
     def parse(cls, command: str, arguments: Sequence[str]) -> "TrainerArguments":
-        """Take arguments apart and look up short names and config files.
+        """Sort arguments and look up short names and config files.
 
         Raises:
-            UserError: an unknown short name, a config that is missing or no yaml, an option without its value.
+            UserError: an unknown short name, a missing or invalid config, or an option without its value.
         """
         parsed = cls(command)
         for option, value in _pairs(arguments):
-            match _SINGLE.get(option):
-                case "configs":
+            match option:
+                case "--config":
                     path = config_path(value)
                     parsed.configs[path] = read_config(path)
-                case "data":
-                    parsed.data = _class_or_file(value) or datamodules.class_path(value)
-                case "model":
+                case "--data":
+                    parsed.data = _class_or_file(value) or datamodules.known_name(value)
+                case "--model":
                     parsed.model = _class_or_file(value) or stage_class_path(value)
                 case _:
                     parsed.rest.append(value)
@@ -73,12 +73,12 @@ class TrainerArguments:
 
     @property
     def names_model(self) -> bool:
-        """Whether the user says which model; else tests take the shipped one or the checkpoint's."""
+        """Whether the user names a model; otherwise tests take the shipped model or that of the checkpoint."""
         return self.model is not None or any(config.get("model") for config in self.configs.values())
 
     @property
     def model_class(self) -> str | None:
-        """The class that the user names, as far as it can be seen without the parser."""
+        """The class path of the user's model, as far as it can be told without the parser."""
         named = [config.get("model") for config in self.configs.values()]
         if self.model is not None:
             is_file = self.model.endswith(FILES)
@@ -88,17 +88,17 @@ class TrainerArguments:
 
     @property
     def names_data(self) -> bool:
-        """Whether the user says which data."""
+        """Whether the user names data."""
         return self.data is not None or any(config.get("data") for config in self.configs.values())
 
     @property
     def checkpoint(self) -> str | None:
-        """``ckpt_path`` on the line, else in a config."""
+        """``ckpt_path`` from the command line, else from a config."""
         return self._value("ckpt_path")
 
     @property
     def run_dir(self) -> str | None:
-        """``run_dir`` on the line, else in a config."""
+        """``run_dir`` from the command line, else from a config."""
         return self._value("run_dir")
 
     def _value(self, key: str) -> str | None:
@@ -114,8 +114,8 @@ class TrainerArguments:
         """Return the arguments for the parser.
 
         Args:
-            from_checkpoint: ``{"class_path": ..., "init_args": ...}`` of the checkpoint's model: stronger than a class's
-                defaults and the shipped config, weaker than everything that the user says.
+            from_checkpoint: ``{"class_path": ..., "init_args": ...}`` of the checkpoint's model. It overrides the defaults of
+                the class and the shipped config; everything that the user gives overrides it.
         """
         arguments = [self.command]
         layer = [f"--config={json.dumps({'model': from_checkpoint})}"] if from_checkpoint else []
@@ -125,7 +125,8 @@ class TrainerArguments:
             arguments += layer
         arguments += [f"--config={path}" for path in self.configs]
         if self.data is not None:
-            arguments += ["--data=null", f"--data={self.data}"]
+            data = self.data if _class_or_file(self.data) else datamodules.class_path(self.data)
+            arguments += ["--data=null", f"--data={data}"]
         if self.model is not None:
             arguments += ["--model=null", f"--model={self.model}", *layer]
         return arguments + self.rest
@@ -135,14 +136,14 @@ def stage_class_path(name: str) -> str:
     """Return the import path of a stage, e.g. for ``joint``.
 
     Raises:
-        UserError: there is no such stage; the message lists all and the nearest.
+        UserError: no stage has this name; the message lists all of them and the nearest.
     """
     plain = name.lower().replace("-", "_")
     if plain in MODELS:
         return MODELS[plain]
     near = get_close_matches(plain, MODELS, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"unknown model: {name!r}; there are {', '.join(MODELS)}{hint}")
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"unknown model: {name!r}; {hint}Choose from {', '.join(MODELS)}")
 
 
 def stage_name(class_path: str) -> str:
@@ -152,42 +153,42 @@ def stage_name(class_path: str) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what a yaml config holds.
+    """Return the content of a yaml config.
 
     Raises:
-        UserError: it is no yaml (the line is named), or not a set of keys.
+        UserError: the file is not valid YAML (the message gives the line), or not a mapping of keys.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"config: {path}{where} is no yaml: {getattr(error, 'problem', None) or error}") from error
+        raise UserError(
+            f"config: {path}{where} is not valid YAML: {getattr(error, 'problem', None) or error}"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"config: {path} is no text file; give a yaml config") from error
+        raise UserError(f"config: {path} is not a text file; give a yaml config") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise UserError(f"config: {path} holds no keys but {str(content)[:40]!r}; see configs/ for examples")
+        raise UserError(f"config: {path} has no keys, only {str(content)[:40]!r}; see configs/ for examples")
     return content
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (option, value) of those options that are taken out, and ("", argument) of all else."""
+    """Yield (option, value) of --config, --data and --model, and ("", argument) for everything else."""
     waiting = iter(arguments)
     for argument in waiting:
         option, equals, value = argument.partition("=")
-        if option not in _SINGLE:
+        option = "--config" if option == "-c" else option
+        if option not in _EXAMPLES:
             yield "", argument
             continue
         if not equals:
             value = next(waiting, "-")
         if value.startswith("-") or not value:
-            raise UserError(f"{option}: no value given; e.g. {option} {_EXAMPLES[_SINGLE[option]]}")
+            raise UserError(f"{option}: no value given; e.g. {option} {_EXAMPLES[option]}")
         yield option, value
-
-
-_EXAMPLES = {"configs": "configs/tiny/joint.yaml", "data": "cdd11", "model": "joint"}
 
 
 def _class_or_file(value: str) -> str | None:

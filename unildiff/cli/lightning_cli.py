@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-import datamodules
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard, StepSeed
 from unildiff.callbacks.run_record import RunRecord, new_run_folder, newest_checkpoint
 from unildiff.cli.arguments import FILES, MODELS, TrainerArguments, stage_name
 from unildiff.cli.parsing import OneLineErrors, explain, require_class
+from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
 from unildiff.weights.checkpoints import load_file_safely
@@ -120,7 +120,7 @@ class UniLDiffCLI(LightningCLI):
                 "them, another --run_dir starts anew"
             )
         for name in (arguments.data, arguments.model):
-            if name is not None and not name.endswith(FILES):
+            if name is not None and "." in name and not name.endswith(FILES):
                 require_class(name)
         saved = self._read_checkpoint() if self.checkpoint else None
         self._same_class(saved, arguments.model_class)

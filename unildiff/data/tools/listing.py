@@ -1,11 +1,11 @@
 """What is there to choose from, read without loading anything heavy."""
 
-import ast
 import os
 from collections.abc import Iterator, Sequence
 
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.layouts import PictureSet
+from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 
 
@@ -25,16 +25,10 @@ def picture_sets(name: str) -> Sequence[PictureSet]:
 
 def without_folders(known: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the datamodules that read no data set of the catalogue, and the first line of their files."""
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    import datamodules
-
     for name in datamodules.names():
-        spec = find_spec(datamodules.class_path(name).rpartition(".")[0])
-        if name not in known and spec is not None and spec.origin is not None:
-            text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-            yield name, text.partition("\n")[0]
+        if name not in known:
+            text = (datamodules.FOLDER / f"{name}.py").read_text(encoding="utf-8")
+            yield name, text.removeprefix('"""').partition("\n")[0].removesuffix('"""')
 
 
 def available_memory() -> int:
