@@ -64,28 +64,30 @@ def to_srgb(stored: StoredImage) -> tuple[np.ndarray, bool]:
     return (np.repeat(samples, 3, axis=2) if channels == 1 else samples), False
 
 
-def from_srgb(restored: np.ndarray, stored: np.ndarray, icc: bytes) -> np.ndarray:
+def from_srgb(restored: np.ndarray, seen: np.ndarray, stored: np.ndarray, icc: bytes) -> np.ndarray:
     """Return restored colours in the profile of the file that they came from.
 
-    What the stored colours had outside of sRGB, which the network cannot see, is added again: a clean image keeps them.
+    What the stored colours had beyond what the network saw (colours outside of sRGB, fractions of a level) is added again,
+    so that an image which the network leaves alone keeps its colours.
 
     Args:
-        restored: sRGB (H, W, 3), float32 in [0, 1].
-        stored: RGB samples of the file (H, W, 3), uint8 or uint16.
+        restored: sRGB (H, W, 3), float32 in 0..255.
+        seen: sRGB (H, W, 3), uint8 or uint16, as :func:`to_srgb` gave it to the network.
+        stored: RGB samples of the file (H, W, 3) of the same type.
         icc: its profile.
 
     Returns:
-        (H, W, 3), float32 in [0, 1], in the profile's space.
+        (H, W, 3), float32 in 0..255, in the profile's space.
     """
     result = np.empty_like(restored, dtype=np.float32)
+    top = np.float32(np.iinfo(stored.dtype).max)
     rows = max(1, _STRIP // restored.shape[1])
-    for top in range(0, len(restored), rows):
-        part = slice(top, top + rows)
-        before = stored[part].astype(np.float32) / np.iinfo(stored.dtype).max
-        unbounded = _transform(before, icc, srgb_profile(), "RGB", np.float32)
-        wanted = restored[part] + (unbounded - unbounded.clip(0, 1))
-        result[part] = _transform(wanted.astype(np.float32), srgb_profile(), icc, "RGB", np.float32)
-    return result.clip(0, 1)
+    for first in range(0, len(restored), rows):
+        part = slice(first, first + rows)
+        unbounded = _transform(stored[part] / top, icc, srgb_profile(), "RGB", np.float32)
+        wanted = restored[part] / np.float32(255) + (unbounded - seen[part] / top)
+        result[part] = _transform(wanted, srgb_profile(), icc, "RGB", np.float32)
+    return 255 * result.clip(0, 1)
 
 
 def _transform(

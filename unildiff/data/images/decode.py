@@ -99,6 +99,9 @@ def _pillow(path: Path, file: BinaryIO) -> StoredImage:
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             stored.format = "JPEG"  # MPO of phones, too
             stored.encoder = {"qtables": image.quantization, "subsampling": JpegImagePlugin.get_sampling(image)}
+        if image.format == "WEBP":
+            file.seek(0)
+            stored.encoder = {"lossless": b"VP8L" in file.read(4096)}
         return stored
 
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from PIL import Image
-
 from unildiff.data.images.stored import Metadata
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -141,8 +139,3 @@ def _inflate(data: bytes, limit: int) -> bytes:
     if stream.unconsumed_tail:
         raise ValueError(f"it decompresses to more than {limit} bytes")
     return plain
-
-
-def png_exif(exif: Image.Exif) -> bytes:
-    """Return EXIF as the content of an eXIf chunk."""
-    return exif.tobytes().removeprefix(b"Exif\0\0")
