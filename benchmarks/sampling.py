@@ -29,22 +29,22 @@ PART = (0.0, 0.5)  # the first half of the steps: the high noise levels
 
 
 def bare_calls(model: UniLDiff, features: LQFeatures, context: UNetContext, steps: int) -> None:
-    """As many U-Net calls at doubled batch as the sampler makes, and nothing else."""
-    latents = features.latents.repeat(2, 1, 1, 1)
-    timesteps = torch.full((2,), 500)
+    """As many U-Net calls under two captions as the sampler makes, and nothing else."""
+    latents = features.latents
+    timesteps = torch.full((1,), 500)
     for _ in range(steps):
         model.predict(latents, timesteps, context)
 
 
 def with_scheduler(model: UniLDiff, features: LQFeatures, context: UNetContext, steps: int) -> Tensor:
-    """As diffusers' pipelines loop (restated): the scheduler scales and steps, latents are doubled before each call."""
+    """As diffusers' pipelines loop (restated): the scheduler scales and steps, one call per step under both captions."""
     scheduler = EulerDiscreteScheduler.from_config(model.scheduler_config)
     scheduler.set_timesteps(steps)
     noise = torch.randn(features.latents.shape, generator=torch.Generator().manual_seed(0))
     latents = features.latents + scheduler.init_noise_sigma * noise
     for timestep in scheduler.timesteps:
-        doubled = scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
-        without, with_text = model.predict(doubled, timestep.expand(2), context).chunk(2)
+        scaled = scheduler.scale_model_input(latents, timestep)
+        without, with_text = model.predict(scaled, timestep.expand(1), context).chunk(2)
         prediction = without + 5.0 * (with_text - without)
         latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
     return latents
@@ -90,7 +90,7 @@ def rows(effort: Effort) -> list[Row]:
         effort.rounds,
         time.process_time,
     )
-    calls = f"{steps} U-Net calls at doubled batch"
+    calls = f"{steps} U-Net calls under two captions"
     return [
         seconds_row(
             f"sampling: {work}, text and context included", latents, peer_way="a loop over diffusers' scheduler (restated)",

@@ -102,7 +102,7 @@ def test_work_is_done_once_a_picture_not_once_a_step(captions: list[str], scale:
     calls = {name: counter.calls for name, counter in counted.items()}
     once = dict.fromkeys(("lq", "vae", "lq tokens", "fusion's text", "decoder"), 1)
     assert calls == once | {"text": text, "unet": unet, "plain decoder": 0}
-    assert sizes == [2 * text] * 4
+    assert sizes == [2] * 4  # the U-Net repeats what the captions share
 
 
 def test_without_text_there_is_one_pass_and_no_effect_of_captions() -> None:
@@ -222,26 +222,31 @@ def test_a_damaged_config_is_one_line(text: str, tmp_path: Path) -> None:
             read(tmp_path)
 
 
-def test_a_failed_attempt_leaves_no_features_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of memory in the decoder: the next attempt must not begin with the first one's features still there."""
-    model, alive = small_model(), []
-    encode_lq, decode = UniLDiff.encode_lq, UniLDiff.decode
+@pytest.mark.parametrize("fails", ["sample_latents", "decode"])
+def test_a_failed_attempt_leaves_no_features_behind(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory: the next attempt must not begin with the first one's skips or features still in memory."""
+    model = small_model()
+    alive: list[weakref.ref[Tensor]] = []
+    encode_lq, attempt = UniLDiff.encode_lq, getattr(UniLDiff, fails)
+    attempts = [0]
 
-    def encode(self: UniLDiff, *args: Any) -> Any:
+    def encode(self: UniLDiff, *args: Any, **kwargs: Any) -> Any:
         assert not [each for each in alive if each() is not None]
-        features = encode_lq(self, *args)
-        alive.append(weakref.ref(features))
+        features = encode_lq(self, *args, **kwargs)
+        alive.extend(weakref.ref(skip) for skip in features.skips)
         return features
 
-    def too_large(self: UniLDiff, *args: Any) -> Any:
-        if len(alive) == 1:
+    def too_large(self: UniLDiff, *args: Any, **kwargs: Any) -> Any:
+        attempts[0] += 1
+        if attempts[0] == 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return decode(self, *args)
+        assert not [each for each in alive if each() is not None]
+        return attempt(self, *args, **kwargs)
 
     monkeypatch.setattr(UniLDiff, "encode_lq", encode)
-    monkeypatch.setattr(UniLDiff, "decode", too_large)
+    monkeypatch.setattr(UniLDiff, fails, too_large)
     model.restore(torch.zeros(1, 3, 300, 300), [""], [1], SETTINGS)
-    assert len(alive) == 2
+    assert attempts == [2] and len(alive) == 2
 
 
 def test_one_base_serves_one_model() -> None:

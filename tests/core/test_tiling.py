@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.small import NETWORK, sdxl_like_base, small_base, small_model
+from unildiff.core import tiled_model
 from unildiff.core.daem import LevelStatistics
 from unildiff.core.model import UniLDiff
-from unildiff.core.tiled_model import level_statistics
+from unildiff.core.tiled_model import level_statistics, out_of_memory
 from unildiff.core.tiling import axis_share, make_grid
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.planning.tracker import Tracker
@@ -217,8 +218,8 @@ def test_too_little_memory_is_answered_by_smaller_tiles(
         out = model.restore(x, [""], [1], SamplingSettings(1))
     assert torch.equal(out, expected)  # 600 does not fit, 300 neither, 150 does
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
-        "not enough memory for 64 x 600 pixels at once",
-        "not enough memory for 64 x 600 pixels in tiles of 300",
+        "not enough memory for restoration of 64 x 600 pixels in one piece",
+        "not enough memory for restoration of 64 x 600 pixels in tiles of 300",
     ]
 
     class Broken(nn.Module):
@@ -228,6 +229,88 @@ def test_too_little_memory_is_answered_by_smaller_tiles(
     model.lq_encoder = Broken()  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="shapes do not match"):
         model.restore(x, [""], [1], SamplingSettings(1))
+
+
+def test_decoder_without_memory_repeats_only_the_decoder(caplog: pytest.LogCaptureFixture) -> None:
+    model = local(small_model())
+    x, steps, failures = picture(160, 600), [0], [0]
+    expected = model.restore(x, ["a cat"], [1], SamplingSettings(1))
+    decoder = model.decoder.forward
+
+    def limited(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if latents.shape[3] > 320 // 8:
+            failures[0] += 1
+            raise RuntimeError("upsample_nearest2d only supports output tensors with less than INT_MAX elements")
+        return decoder(latents, *args, **kwargs)
+
+    def count(step: int, latents: Tensor) -> None:
+        steps[0] += 1
+
+    model.decoder.forward = limited  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        out = model.restore(x, ["a cat"], [1], SamplingSettings(1), callback=count)
+    assert steps == [1] and failures == [1]  # one failure in one piece (600), then tiles of 300 pixels; sampled once
+    assert "not enough memory for decoding of 160 x 600 pixels in one piece" in caplog.text
+    assert torch.allclose(out, expected, atol=2e-2)  # the tiles of the decoder see a little less
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("MPS backend out of memory (MPS allocated: 18.00 GB)", True),
+        ("Invalid buffer size: 24.00 GiB", True),
+        ("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory", True),
+        ("upsample_nearest2d_nhwc only supports output tensors with less than INT_MAX elements", True),
+        ("Expected canUse32BitIndexMath(input) && canUse32BitIndexMath(output) to be true, but got false", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("GET was unable to find an engine to execute this computation", True),
+        ("CUDA error: device-side assert triggered", False),
+        ("The size of tensor a (3) must match the size of tensor b (4)", False),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_messages_that_smaller_tiles_help_against(message: str, expected: bool) -> None:
+    assert out_of_memory(RuntimeError(message)) is expected
+
+
+def test_pytorchs_own_error_is_out_of_memory() -> None:
+    assert out_of_memory(torch.OutOfMemoryError("whatever"))
+
+
+def test_large_images_are_tiled_at_the_base_models_own_size() -> None:
+    sdxl = small_model(sdxl_like_base())  # sample_size 128 latents of 8 pixels, as SDXL
+    sizes = [(512, 512), (1536, 1536), (1544, 64), (64, 4000)]
+    assert [sdxl.default_tile_size(*size) for size in sizes] == [None, None, 1024, 1024]
+    assert (
+        small_model().default_tile_size(4000, 4000) is None
+    )  # the tiny base: one piece, as it was trained and measured
+
+
+def test_tiles_in_one_batch_equal_tiles_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two images, two captions per image and an uneven last pass; in double precision, so that order is all that differs."""
+    model = small_model(sdxl_like_base()).double()
+    x = torch.cat([picture(64, 400), picture(64, 400, seed=1)]).double()
+    arguments: Any = (x, ["a cat", "the table"], [1, 2], SamplingSettings(2, 3.0, tile_size=128))
+    calls: list[int] = []
+    model.unet.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    expected = model.restore(*arguments)
+    assert calls == [2] * 8  # four tiles and two steps, two images each
+    calls.clear()
+    monkeypatch.setattr(tiled_model, "tiles_per_pass", lambda *_: 3)
+    assert torch.allclose(model.restore(*arguments), expected, atol=1e-6)
+    assert calls == [6, 2] * 2
+
+
+def test_tiles_prepare_their_contexts_once_for_all_steps() -> None:
+    model = small_model(sdxl_like_base())
+    prepared: list[int] = []
+    fusion = model.unet.fusion
+    original = fusion.prepare
+    fusion.prepare = lambda deep, text: (prepared.append(len(text)), original(deep, text))[1]  # type: ignore[method-assign]
+    model.restore(picture(64, 300), ["a cat"], [1], SamplingSettings(4, 3.0, tile_size=128))
+    assert prepared == [2, 2, 2]  # three tiles under two captions each, whatever the number of steps
 
 
 def test_tiles_that_are_too_small_are_refused() -> None:

@@ -63,7 +63,7 @@ class FusionContext:
 
     Attributes:
         lq_tokens: embedded LQ feature (B, L, D), or (B, C, h, w) for plain injection.
-        text_key_value: text keys and values, or None without text attention.
+        text_key_value: keys and values of n captions per image (n B), or None without text attention.
         angles: rotary angles (L, d/2), or None.
     """
 
@@ -85,6 +85,11 @@ class FusionOutput:
     residual: Tensor
     routings: list[Routing] = field(default_factory=list)
     gate: Tensor | None = None
+
+
+def repeated(x: Tensor, times: int) -> Tensor:
+    """Return a batch (B, ...) repeated to (times B, ...)."""
+    return x if times == 1 else x.repeat(times, *[1] * (x.dim() - 1))
 
 
 class DAFF(nn.Module):
@@ -145,6 +150,7 @@ class DAFF(nn.Module):
     ) -> FusionOutput:
         """Return the residual for ``hidden`` = conv_in(latents), (B, C, h, w), at timesteps (B,).
 
+        With n captions per image only what follows the text attention runs n times; the residual is then (n B, C, h, w).
         ``noise`` is the routers' training noise; None in evaluation.
         """
         vector = self.time(timesteps, hidden.dtype)
@@ -159,6 +165,8 @@ class DAFF(nn.Module):
             merged, gate = self._run(block, merged, vector, context.angles)
             gates.append(gate)
         if self.text_attention is not None and context.text_key_value is not None:
+            captions = context.text_key_value[0].shape[0] // merged.shape[0]
+            merged, vector = repeated(merged, captions), repeated(vector, captions)
             merged = self.text_attention(merged, context.text_key_value)
         shift, scale = self.final_modulation(F.silu(vector))[:, None].chunk(2, dim=-1)
         tokens = self.output(self.final(self.final_norm(merged) * (1 + scale) + shift))

@@ -12,14 +12,7 @@ from torch import Tensor
 from unildiff.core.encoders import decode_latents, encode_latents
 from unildiff.core.network import LQFeatures, Network
 from unildiff.core.text import Pixels, TextEmbedding
-from unildiff.core.tiled_model import (
-    decode_tiles,
-    encode_tiles,
-    latent_tiles,
-    out_of_memory,
-    smaller_tile,
-    tiled_predictor,
-)
+from unildiff.core.tiled_model import decode_tiles, encode_tiles, latent_tiles, tiled_predictors, with_smaller_tiles
 from unildiff.core.tiling import TileGrid, make_grid
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import Callback, Predict, SamplingSettings, sample, start_latents
@@ -44,7 +37,12 @@ class UniLDiff(Network):
     """Encodes an LQ image, samples restored latents and decodes them, in one piece or in tiles."""
 
     def encode_lq(
-        self, lq: Tensor, tile_size: int | None = None, corner: Pixels = (0, 0), original: Pixels | None = None
+        self,
+        lq: Tensor,
+        tile_size: int | None = None,
+        corner: Pixels = (0, 0),
+        original: Pixels | None = None,
+        keep_skips: bool = True,
     ) -> LQFeatures:
         """Return features of padded LQ images (B, 3, H, W) in [-1, 1].
 
@@ -54,25 +52,41 @@ class UniLDiff(Network):
                 the features. Gradients are not kept for tiled images.
             corner: top and left pixel of ``lq`` in the original image, one pair or (B, 2).
             original: height and width of the original image, one pair or (B, 2); None is the size of ``lq``.
+            keep_skips: whether to keep the skip features; ``decode`` computes them again where they are missing.
         """
-        factor = self.downscale_factor
         original = (lq.shape[2], lq.shape[3]) if original is None else original
-        grid = tile_size and make_grid(lq.shape[2] // factor, lq.shape[3] // factor, tile_size // factor)
-        if grid:
+        if grid := self._grid(lq, tile_size):
             with torch.no_grad():
                 deep, latents = encode_tiles(self, lq, grid)
             return LQFeatures(deep, [], latents, lq, original, corner, grid)
         deep, skips = self.lq_encoder(lq)
         with torch.no_grad():
             latents = encode_latents(self.vae, lq)
-        return LQFeatures(deep, skips, latents, lq, original, corner)
+        return LQFeatures(deep, skips if keep_skips else [], latents, lq, original, corner)
+
+    def _grid(self, lq: Tensor, tile_size: int | None) -> TileGrid | None:
+        """Return the tiles of padded images (B, 3, H, W), None if one tile holds a whole image."""
+        if tile_size is None:
+            return None
+        factor = self.downscale_factor
+        return make_grid(lq.shape[2] // factor, lq.shape[3] // factor, tile_size // factor)
 
     def encode(self, images: Tensor, grid: TileGrid | None = None) -> Tensor:
-        """Return VAE latents (B, C, h, w) of padded pictures (B, 3, H, W) in [-1, 1], tile by tile where there are some."""
+        """Return VAE latents (B, C, h, w) of padded images (B, 3, H, W) in [-1, 1], tile by tile if there is a grid."""
         return encode_latents(self.vae, images) if grid is None else latent_tiles(self, images, grid)
 
+    def default_tile_size(self, height: int, width: int) -> int | None:
+        """Return the tile size for images whose settings give none: None, or the base's own image size for large images.
+
+        A base made for at least 512 px (SDXL: 1,024) restores images beyond 1.5 times its size in tiles of its size (our
+        choice): attention costs grow with the square of the pixels, and the base has not seen larger images. A smaller
+        base, such as the tiny one, restores every image in one piece.
+        """
+        native = int(self.unet.rest.config.sample_size or 0) * self.downscale_factor
+        return native if native >= 512 and max(height, width) > 1.5 * native else None
+
     def with_own(self, settings: SamplingSettings) -> SamplingSettings:
-        """Return the settings with the model's own values where they name none."""
+        """Return the settings with the model's own last timestep where they give none."""
         own = self.config.last_timestep
         return replace(settings, last_timestep=own) if settings.last_timestep is None else settings
 
@@ -97,24 +111,16 @@ class UniLDiff(Network):
         return sample(conditional, guided, start, self.schedule, settings, callback)
 
     def _predictors(self, features: LQFeatures, text: TextEmbedding) -> tuple[Predict, Predict]:
-        """Return two functions as the sampler wants them: under each picture's last text, and under all its texts.
-
-        With two texts (empty, caption) the second one doubles the batch.
-        """
-        batch = features.latents.shape[0]
+        """Return two functions for the sampler: predictions under each image's last caption, and under all its captions."""
         if features.grid is not None:
-            return tiled_predictor(self, features, text.last(batch)), tiled_predictor(self, features, text)
+            return tiled_predictors(self, features, text)
         seen = (features.lq.shape[2], features.lq.shape[3])
         whole = self.context(features.deep, text, seen, features.corner, features.original)
-        last, repeats = whole.last(batch), text.tokens.shape[0] // batch
-
-        def conditional(latents: Tensor, timesteps: Tensor) -> Tensor:
-            return self.predict(latents, timesteps, last)
-
-        def guided(latents: Tensor, timesteps: Tensor) -> Tensor:
-            return self.predict(latents.repeat(repeats, 1, 1, 1), timesteps.repeat(repeats), whole)
-
-        return conditional, guided
+        last = whole.last(features.latents.shape[0])
+        return (
+            lambda latents, timesteps: self.predict(latents, timesteps, last),
+            lambda latents, timesteps: self.predict(latents, timesteps, whole),
+        )
 
     @torch.no_grad()
     def restore(
@@ -126,7 +132,7 @@ class UniLDiff(Network):
         detail: bool = True,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Restore pictures; see ``restoration``, whose ``image`` (B, 3, H, W) in [-1, 1], float32, is returned."""
+        """Return restored images (B, 3, H, W), float32 in [-1, 1]; see ``restoration`` for the arguments."""
         return self.restoration(lq, captions, keys, settings, detail, callback).image
 
     @torch.no_grad()
@@ -139,45 +145,55 @@ class UniLDiff(Network):
         detail: bool = True,
         callback: Callback | None = None,
     ) -> Restoration:
-        """Restore pictures (B, 3, H, W) in [-1, 1] of any size; where memory runs out, again in (smaller) tiles.
+        """Restore images (B, 3, H, W) in [-1, 1] of any size.
+
+        Large images are tiled, see ``default_tile_size``; where memory runs out, the encoder and sampler, or the decoder
+        alone, are repeated in smaller tiles.
 
         Args:
-            lq: padded by reflection to what the U-Net can halve, and cropped back exactly.
-            captions: one a picture, "" where there is none.
-            keys: one a picture; they decide the noise.
-            settings: steps, guidance, start, tiles.
-            detail: decode with DAEM and the tuned decoder; False takes the base's plain VAE decoder.
+            lq: images; they are padded by reflection, and the result is cropped back exactly.
+            captions: one per image, "" where there is none.
+            keys: one per image; they determine the noise.
+            settings: steps, guidance, start and tiles.
+            detail: decode with DAEM and the tuned decoder; False uses the base's plain VAE decoder.
             callback: called after each step, see ``sampler.Callback``.
         """
+        size, padded = (lq.shape[2], lq.shape[3]), self.pad(lq)
+        first = settings.tile_size or self.default_tile_size(*size)
 
-        def attempt() -> Restoration:  # a function: what a failed one holds goes with it
-            features = self.encode_lq(self.pad(lq), tile_size, original=(lq.shape[2], lq.shape[3]))
-            latents = self.sample_latents(features, captions, keys, settings, callback)
-            return Restoration(self.decode(latents, features, lq.shape, detail), latents, features)
+        def sampled(tile_size: int | None) -> tuple[LQFeatures, Tensor]:
+            # Skips would wait on the device for the decoder: computing them again costs one pass of the encoder.
+            features = self.encode_lq(padded, tile_size, original=size, keep_skips=lq.device.type == "cpu")
+            if features.grid is not None:
+                features = replace(features, grid=replace(features.grid, alone=tile_size != first))
+            return features, self.sample_latents(features, captions, keys, settings, callback)
 
-        tile_size = settings.tile_size
-        while True:
-            try:
-                return attempt()
-            except RuntimeError as error:
-                smaller = smaller_tile((lq.shape[2], lq.shape[3]), tile_size) if out_of_memory(error) else None
-                if smaller is None:
-                    raise
-            tile_size = smaller  # outside the handler, which keeps what filled the memory alive
+        (features, latents), tile_size = with_smaller_tiles(sampled, size, first, "restoration")
+
+        def decoded(decoder_tile: int | None) -> Tensor:
+            nonlocal features
+            if decoder_tile != tile_size:
+                features = replace(features, skips=[], grid=self._grid(padded, decoder_tile))
+            return self.decode(latents, features, lq.shape, detail)
+
+        image, _ = with_smaller_tiles(decoded, size, tile_size, "decoding")
+        return Restoration(image, latents, features)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, features: LQFeatures, size: Sequence[int], detail: bool = True) -> Tensor:
-        """Return pictures (B, 3, H, W) in [-1, 1], float32, of latents of padded pictures, cropped to ``size`` (..., H, W).
+        """Return images (B, 3, H, W), float32 in [-1, 1], of latents of padded images, cropped to ``size`` (..., H, W).
 
-        Of a picture that is not finite all values are NaN, which ``to_uint8`` refuses.
+        If an image has a value that is not finite, all its values become NaN, which ``to_uint8`` refuses.
         """
         latents = latents.to(features.latents.dtype)
         if features.grid is not None:
             image = decode_tiles(self, latents, features, detail)
+        elif detail:
+            needs_skips = len(self.decoder.details) > 0 and not features.skips
+            skips = self.lq_encoder(features.lq)[1] if needs_skips else features.skips
+            image = self.decoder(latents, skips, features.lq)[0]
         else:
-            image = (
-                self.decoder(latents, features.skips, features.lq)[0] if detail else decode_latents(self.vae, latents)
-            )
+            image = decode_latents(self.vae, latents)
         image = image[..., : size[-2], : size[-1]].float()
         low, high = image.amin(dim=(1, 2, 3), keepdim=True), image.amax(dim=(1, 2, 3), keepdim=True)
         finite = low.isfinite() & high.isfinite()  # an infinity would be clamped to a colour

@@ -34,6 +34,16 @@ class TextEmbedding:
             pooled = torch.cat([self.pooled, other.pooled])
         return TextEmbedding(torch.cat([self.tokens, other.tokens]), pooled)
 
+    def repeated(self, batch: int, times: int) -> "TextEmbedding":
+        """Return n B captions as n ``times`` B: each block of ``batch`` captions repeated, for tiles of the images."""
+
+        def repeat(x: Tensor) -> Tensor:
+            return (
+                torch.cat([x.unsqueeze(0)] * times).view(times, -1, batch, *x.shape[1:]).transpose(0, 1).flatten(0, 2)
+            )
+
+        return TextEmbedding(repeat(self.tokens), None if self.pooled is None else repeat(self.pooled))
+
     def last(self, batch: int) -> "TextEmbedding":
         """Return the last ``batch`` embeddings; nothing is copied."""
         return TextEmbedding(self.tokens[-batch:], None if self.pooled is None else self.pooled[-batch:])

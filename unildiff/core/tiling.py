@@ -42,6 +42,7 @@ class TileGrid:
         tile: (height, width) of every tile.
         tops: first rows.
         lefts: first columns.
+        alone: whether each tile goes through the U-Net by itself, because memory is short.
     """
 
     height: int
@@ -49,6 +50,7 @@ class TileGrid:
     tile: tuple[int, int]
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
+    alone: bool = False
 
     def tiles(self) -> Iterator[Tile]:
         """Yield the tiles, row by row."""
@@ -56,23 +58,39 @@ class TileGrid:
             for left in self.lefts:
                 yield Tile((top, top + self.tile[0]), (left, left + self.tile[1]))
 
-    def fuse(self, run: Callable[[Tile], Tensor], scale: int = 1) -> Tensor:
-        """Return the weighted mean (B, C, h * scale, w * scale), float32, of ``run(tile)`` (B, C, ., .) over all tiles."""
+    def passes(self, tiles_per_pass: int) -> Iterator[list[Tile]]:
+        """Yield the tiles in groups that go through a network together."""
+        tiles = list(self.tiles())
+        for first in range(0, len(tiles), tiles_per_pass):
+            yield tiles[first : first + tiles_per_pass]
+
+    def shares(self, scale: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the weights of ``fuse``, (tile rows, H) and (tile columns, W), already divided by their sums."""
+        rows = axis_share(self.height, self.tile[0], self.tops, scale)
+        columns = axis_share(self.width, self.tile[1], self.lefts, scale)
+        return rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
+
+    def fuse(
+        self, run: Callable[[Tile], Tensor], scale: int = 1, shares: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Return the weighted mean (B, C, h * scale, w * scale), float32, of ``run(tile)`` (B, C, ., .) over all tiles.
+
+        Args:
+            run: called once per tile, row by row.
+            scale: values per latent along each axis of ``run``'s result.
+            shares: result of ``shares``; None computes it.
+        """
         total: Tensor | None = None
-        for tile in self.tiles():
+        for index, tile in enumerate(self.tiles()):
             values = run(tile).float()
             if total is None:
                 total = values.new_zeros((*values.shape[:2], self.height * scale, self.width * scale))
-            weight = self._weight(tile, scale, values.device)
-            tile.cut(total, scale).add_(values * weight)
+                shares = shares or self.shares(scale, values.device)
+            assert shares is not None
+            row, column = divmod(index, len(self.lefts))
+            tile.cut(total, scale).add_(values * (shares[0][row, :, None] * shares[1][column]))
         assert total is not None
         return total
-
-    def _weight(self, tile: Tile, scale: int, device: torch.device) -> Tensor:
-        """Return the share (H, W) that a tile has in the result, already divided by that of all tiles."""
-        rows = axis_share(self.height, self.tile[0], self.tops, scale)[self.tops.index(tile.rows[0])]
-        columns = axis_share(self.width, self.tile[1], self.lefts, scale)[self.lefts.index(tile.columns[0])]
-        return (rows[:, None] * columns[None]).to(device)
 
     def inner(self, tile: Tile) -> Tile:
         """Return the part of a tile that is its own: these parts cover the picture without overlap."""

@@ -5,12 +5,11 @@ Axis letters: B batch, C latent channels, h/w latent height and width.
 
 from dataclasses import dataclass, replace
 
-import torch
 from diffusers import UNet2DConditionModel
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from unildiff.core.daff import FusionConfig, FusionContext, FusionOutput, make_fusion
+from unildiff.core.daff import FusionConfig, FusionContext, FusionOutput, make_fusion, repeated
 from unildiff.core.part import Part
 from unildiff.core.text import TextEmbedding
 from unildiff.diffusion.noise import KeyedNoise
@@ -18,12 +17,12 @@ from unildiff.diffusion.noise import KeyedNoise
 
 @dataclass
 class UNetContext:
-    """All that stays the same over the steps of one picture.
+    """Everything that stays the same over the steps, for B images and n captions per image.
 
     Attributes:
-        fusion: prepared LQ tokens and text keys and values; None runs the bare base U-Net (pretraining).
-        text: embedded captions.
-        time_ids: SDXL's size conditioning (B, 6) in pixels; None where the base has none.
+        fusion: prepared LQ tokens (B), text keys and values (n B); None runs the bare base U-Net (pretraining).
+        text: embedded captions (n B): the first caption of every image, then the second, and so on.
+        time_ids: SDXL's size conditioning (n B, 6) in pixels; None where the base has none.
     """
 
     fusion: FusionContext | None
@@ -31,12 +30,12 @@ class UNetContext:
     time_ids: Tensor | None = None
 
     def last(self, batch: int) -> "UNetContext":
-        """Return the context of the last ``batch`` samples; nothing is copied."""
+        """Return the context for the last caption of ``batch`` images; nothing is copied."""
         fusion = self.fusion
         if fusion is not None:
             pair = fusion.text_key_value
             text = None if pair is None else (pair[0][-batch:], pair[1][-batch:])
-            fusion = replace(fusion, lq_tokens=fusion.lq_tokens[-batch:], text_key_value=text)
+            fusion = replace(fusion, text_key_value=text)
         ids = None if self.time_ids is None else self.time_ids[-batch:]
         return UNetContext(fusion, self.text.last(batch), ids)
 
@@ -63,27 +62,27 @@ class FusedUNet(Part):
 
     @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def prepare(self, deep: Tensor, text: Tensor) -> FusionContext:
-        """Return the fusion's context of an LQ feature (B, F, h, w) and text (B, S, D), once a picture.
-
-        Of several texts a picture, (n B, S, D), the context is for a batch of n B; the LQ feature is embedded once.
-        """
+        """Return the fusion's context of LQ features (B, F, h, w) and text (n B, S, D); computed once per image."""
         context: FusionContext = self.fusion.prepare(deep, text)
-        repeats = text.shape[0] // deep.shape[0]
-        return replace(context, lq_tokens=torch.cat([context.lq_tokens] * repeats)) if repeats > 1 else context
+        return context
 
     def forward(
         self, latents: Tensor, timesteps: Tensor, context: UNetContext, noise: KeyedNoise | None = None
     ) -> tuple[Tensor, FusionOutput | None]:
         """Predict from noisy latents (B, C, h, w) at timesteps (B,), in the schedule's prediction type.
 
+        With n captions per image, ``conv_in`` and the part of the fusion before its text attention run once per image.
+
         Returns:
-            the prediction (B, C, h, w) and what the fusion did (None without one).
+            the prediction (n B, C, h, w) and the fusion's output (None without a fusion).
         """
-        hidden = self.conv_in(latents)
+        hidden, captions = self.conv_in(latents), context.text.tokens.shape[0] // latents.shape[0]
         fused = None
         if context.fusion is not None:
             fused = self.fusion(hidden, timesteps, context.fusion, noise)
-            hidden = hidden + fused.residual
+            hidden = repeated(hidden, fused.residual.shape[0] // hidden.shape[0]) + fused.residual
+        hidden = repeated(hidden, captions * latents.shape[0] // hidden.shape[0])
+        timesteps = repeated(timesteps, captions)
         added = None
         if context.time_ids is not None:
             added = {"text_embeds": context.text.pooled, "time_ids": context.time_ids}

@@ -34,8 +34,8 @@ class SamplingSettings:
         last_timestep: where the steps end; the last one goes from there straight to the picture that its prediction implies.
             0 goes all the way (paper) and draws one of the pictures that the model thinks possible; what ends at high
             noise stays near their mean, which PSNR rewards (our choice). None is the model's own, see ``NetworkConfig``.
-        tile_size: pixels of a tile's side; pictures with a longer side are restored in overlapping tiles. None: whole
-            pictures, and tiles only where memory does not suffice.
+        tile_size: pixels of a tile's side; images with a longer side are restored in overlapping tiles. None chooses by
+            the model and the image, see ``UniLDiff.default_tile_size``, and tiles any image that does not fit in memory.
     """
 
     num_inference_steps: int = 20
@@ -98,8 +98,8 @@ def sample(
 
     Args:
         conditional: prediction under the caption.
-        guided: predictions under the empty caption and under the caption in one doubled batch, (2B, C, h, w),
-            unconditional first; None when both would be the same, then one pass is made.
+        guided: predictions under the empty caption and under the caption, (2B, C, h, w), unconditional first; None when
+            both are the same, then one pass is enough.
         latents: the start, from ``start_latents``.
         schedule: of the base.
         settings: steps and guidance; CFG is eps = eps(uncond) + scale * (eps(text) - eps(uncond)).
