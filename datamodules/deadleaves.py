@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from unildiff.data.captions import Captions
+from unildiff.data.clean_images import Clean, MadePairs
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.datasets import EpochOrder, EvalSet
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.deadleaves.cache import SceneCache
-from unildiff.deadleaves.dataset import CLEAR, Clean, MadePairs, Rendered, SceneTrainSet
+from unildiff.deadleaves.dataset import Rendered, SceneTrainSet
 from unildiff.deadleaves.renderer import MIN_SIDE, VERSION, render
-from unildiff.degradations import cdd11
 from unildiff.degradations.cdd11 import DEGRADATIONS
+from unildiff.degradations.tasks import CLEAR, MADE_BY, check_tasks
 from unildiff.utils.errors import UserError, check_share
 from unildiff.utils.keys import sample_key
+from unildiff.utils.parallel import progress
 
 _VAL_SIZE = 12  # below it a photograph of 640x427 keeps no 8 pixels of its height
 
@@ -52,7 +54,7 @@ class DeadLeavesDataModule(RestorationDataModule):
             count: scenes in the cache, and samples an epoch.
             cache: folder to keep rendered scenes in, made once; without it each sample renders a scene of its own.
             scene_seed: of the cached scenes; apart from ``seed``, so that runs with other seeds share a cache.
-            degradations: which to draw from, "clear" (no degradation, for pretraining) among them; by default all 11.
+            degradations: which to draw from, see :mod:`unildiff.degradations.tasks`; by default CDD-11's eleven.
             weights: how often each is drawn, 1 where none is given.
             saturation: bounds of a random factor on the distance of training colours from grey.
             estimated_depth: share of training samples whose haze follows a depth estimated from the picture, as it does
@@ -69,8 +71,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         check_share("estimated_depth", estimated_depth)
         check_share("evening", evening)
         self.degradations: Sequence[str] = DEGRADATIONS if degradations is None else degradations
-        if unknown := sorted(set(self.degradations) - {*DEGRADATIONS, CLEAR}):
-            raise UserError(f"degradations: no {', '.join(unknown)}; choose from {', '.join([*DEGRADATIONS, CLEAR])}")
+        check_tasks("degradations", self.degradations)
         if evening and CLEAR not in self.degradations:
             raise UserError(f"evening: {evening} of the clear samples, but degradations has no {CLEAR}; add it")
         self.side = crop_size if picture_size is None else picture_size
@@ -95,11 +96,7 @@ class DeadLeavesDataModule(RestorationDataModule):
     def prepare_data(self) -> None:
         """Render what the cache lacks; once a machine."""
         if self.cache is not None:
-            from rich.console import Console
-            from rich.progress import track
-
-            console = Console(stderr=True)
-            self.cache.make(lambda steps: track(steps, "rendering scenes", console=console))
+            self.cache.make(lambda steps: progress(steps, len(steps), "Rendering scenes"))
 
     def train_set(self) -> SceneTrainSet:
         """Return the degraded scenes."""
@@ -130,7 +127,7 @@ class DeadLeavesDataModule(RestorationDataModule):
         """See the base class."""
         lines = [
             *super().contents(),
-            f"scenes of side {self.side}, renderer {VERSION}, degradations {cdd11.VERSION}: {self.degradations}",
+            f"scenes of side {self.side}, renderer {VERSION}, {MADE_BY}: {self.degradations}",
         ]
         if "train" in self._sets:
             lines += [

@@ -3,7 +3,6 @@
 Axis letters: C channels, H W pixels.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,18 +10,13 @@ import numpy as np
 
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationSample, picture_tensor
+from unildiff.data.clean_images import lower_light
 from unildiff.data.datasets import EpochOrder
-from unildiff.data.pair import Pair, Which
+from unildiff.data.pair import Pair
 from unildiff.deadleaves.renderer import Scene, render
-from unildiff.degradations.cdd11 import degrade
+from unildiff.degradations import tasks
+from unildiff.degradations.tasks import CLEAR
 from unildiff.utils.keys import generator, sample_key
-
-CLEAR = "clear"
-
-
-def apply_degradation(image: np.ndarray, degradation: str, key: int, depth: np.ndarray | None) -> np.ndarray:
-    """Return a uint8 (H, W, C) image under one of the 11 degradations; "clear" leaves it unchanged."""
-    return image if degradation == CLEAR else degrade(image, degradation, key, depth=depth).image
 
 
 def vary_colour(image: np.ndarray, key: int, low: float, high: float) -> np.ndarray:
@@ -42,20 +36,6 @@ def vary_colour(image: np.ndarray, key: int, low: float, high: float) -> np.ndar
     picture = image.astype(np.float32)
     grey = picture.mean(axis=2, keepdims=True)
     return np.asarray(np.clip((grey + factor * (picture - grey)) * tint, 0, 255), dtype=np.uint8)
-
-
-def lower_light(image: np.ndarray, key: int) -> np.ndarray:
-    """Return a uint8 (H, W, C) picture as of a dark evening, J max(J)^(g - 1) with g in 1.2 to 3 drawn from its key.
-
-    J is the picture in [0, 1], max(J) a pixel's brightest channel.
-
-    Source: our choice. It is CDD-11's low light on the picture's own brightness, but without noise: what tells a dark
-    scene from one that has lost its light is then the noise, and not the darkness.
-    """
-    gamma = np.float32(generator(key, "evening").uniform(1.2, 3))
-    picture = image.astype(np.float32)
-    brightest = picture.max(axis=2, keepdims=True) / 255
-    return np.asarray(np.rint(picture * brightest ** (gamma - 1)), dtype=np.uint8)
 
 
 class SceneSource(Protocol):
@@ -120,7 +100,7 @@ class SceneTrainSet:
         if degradation == CLEAR and generator(key, "dark").random() < self._evening:
             gt = lower_light(gt, key)
         estimated = generator(key, "depth").random() < self._estimated_depth
-        lq = apply_degradation(gt, degradation, key, None if estimated else depth)
+        lq = tasks.apply(gt, degradation, key, None if estimated else depth)
         return {
             "lq": picture_tensor(lq),
             "gt": picture_tensor(gt),
@@ -131,38 +111,3 @@ class SceneTrainSet:
             "original_size": original_size,
             "crop": crop,
         }
-
-
-@dataclass(frozen=True)
-class Clean:
-    """A clean picture that test pairs are made from: uint8 (H, W, C), float32 depth (H, W) or None, and its caption."""
-
-    image: np.ndarray
-    depth: np.ndarray | None
-    caption: str
-
-
-class MadePairs:
-    """A few clean pictures, each under each degradation, made when they are asked for."""
-
-    def __init__(self, clean: Mapping[str, Clean], degradations: Sequence[str], seed: int) -> None:
-        """Args: clean pictures by name, degradations, seed of the degradations' random numbers."""
-        self.pairs = [
-            Pair(degradation, degradation, name, None, None, clean[name].caption)
-            for degradation in degradations
-            for name in clean
-        ]
-        self._clean = clean
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def read(self, index: int, which: Which) -> np.ndarray:
-        """See :class:`unildiff.data.datasets.PairSource`."""
-        pair = self.pairs[index]
-        clean = self._clean[pair.name]
-        if which == "gt":
-            return clean.image
-        key = sample_key(self._seed, pair.name, pair.degradation)
-        return apply_degradation(clean.image, pair.degradation, key, clean.depth)

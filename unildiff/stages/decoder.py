@@ -18,6 +18,7 @@ from unildiff.diffusion.noise import KeyedNoise
 from unildiff.metrics.ssim import training_ssim
 from unildiff.stages.base import batch_images, crop_place, dropped_captions
 from unildiff.stages.denoising import routing_scalars
+from unildiff.stages.image_loss import log_squared_error, tone_error
 from unildiff.stages.latent_cache import cached_datamodule, fill_cache, fingerprint
 from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.settings import DecoderSettings
@@ -29,7 +30,8 @@ from unildiff.weights.stage_parts import INITIALISED_FROM, TRAINED
 class DecoderFinetuneModule(RestorationModule):
     """Trains the VAE decoder with DAEM; everything else, the LQ encoder included, is frozen. Starts from a joint checkpoint.
 
-    Loss on images in [0, 1]: L1 + ssim_weight * (1 - SSIM) + auxiliary_weight * Eq. 7 of the supplement.
+    Loss on images in [0, 1]: L1 + ssim_weight * (1 - SSIM) + auxiliary_weight * Eq. 7 of the supplement,
+    and the two optional terms of ``image_loss``.
 
     Args:
         settings: fields of ``DecoderSettings``.
@@ -169,6 +171,10 @@ class DecoderFinetuneModule(RestorationModule):
         with torch.autocast(image.device.type, enabled=False):  # a variance as a difference of squares needs float32
             ssim = training_ssim(image, gt)
         loss: Tensor = reconstruction + settings.ssim_weight * (1 - ssim)
+        if settings.log_weight:
+            loss = loss + settings.log_weight * log_squared_error(image, gt)
+        if settings.tone_weight:
+            loss = loss + settings.tone_weight * tone_error(image, gt)
         if self.should_log:
             losses = {"loss/reconstruction": reconstruction.detach(), "loss/ssim": ssim.detach()}
             scalars = losses | routing_scalars(routings, "daem")

@@ -161,6 +161,8 @@ class DecoderSettings(StageSettings):
         cache: where ``cached`` keeps the latents, and how many; never read from a checkpoint.
         ssim_weight: weight of 1 - SSIM (authors' refiner script: 0.2).
         auxiliary_weight: lambda of Eq. 7 (supplement: 0.01).
+        log_weight: weight of ln(MSE + 1e-4) of each image, see ``image_loss`` (our choice; paper: 0).
+        tone_weight: weight of the error of means over 16x16 pixels, see ``image_loss`` (our choice; paper: 0).
         cut_every: every this many optimiser steps, crops are cut into quarters that are restored and compared as images
             of their own, so that DAEM also learns to decide for small images (our choice; 0: never, as in the paper).
     """
@@ -170,6 +172,8 @@ class DecoderSettings(StageSettings):
     cache: Cache = field(default_factory=LatentCacheConfig)
     ssim_weight: NonNegativeFloat = 0.2
     auxiliary_weight: NonNegativeFloat = 0.01
+    log_weight: NonNegativeFloat = 0.0
+    tone_weight: NonNegativeFloat = 0.0
     cut_every: NonNegativeInt = 0
 
     never_stored: ClassVar[tuple[str, ...]] = (*StageSettings.never_stored, "training_sampling", "cache")

@@ -8,29 +8,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from unildiff.degradations import blur
 from unildiff.degradations.cdd11 import degrade
 from unildiff.utils.keys import generator
-
-_GAMMA = 2.2  # between stored values and light, near enough
 
 Generator = Callable[[np.ndarray, int], np.ndarray]
 
 
-def motion_blur(picture: np.ndarray, key: int) -> np.ndarray:
-    """Average light over a smooth, random path of the camera of 9 to 15 pixels, as GoPro's frames are averaged."""
-    import cv2
-
+def _motion_blur(picture: np.ndarray, key: int) -> np.ndarray:
     draw = generator(key, "blur")
-    length, steps = float(draw.uniform(9, 15)), 24
-    angles = draw.uniform(0, 2 * np.pi) + np.cumsum(draw.normal(0, 0.12, steps))
-    path = np.cumsum(np.stack([np.cos(angles), np.sin(angles)]) * length / steps, axis=1)
-    path -= path.mean(axis=1, keepdims=True)
-    light = _light(picture)
-    total = np.zeros_like(light)
-    for right, down in path.T:
-        shift = np.array([[1, 0, right], [0, 1, down]], dtype=np.float32)
-        total += cv2.warpAffine(light, shift, light.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101)
-    return _stored(total / steps)
+    return blur.motion_blur(picture, float(draw.uniform(9, 15)), draw)
 
 
 def raindrops(picture: np.ndarray, key: int) -> np.ndarray:
@@ -61,21 +48,22 @@ def toled(picture: np.ndarray, key: int) -> np.ndarray:
     orders = np.arange(-4, 5)
     weights = np.sinc(orders * 0.21) ** 2  # a grating that is open over 0.21 of its period, as reported for T-OLED
     light = sum(
-        w * np.roll(_light(picture), 3 * int(o), axis=1) for o, w in zip(orders, weights / weights.sum(), strict=True)
+        w * np.roll(blur.to_light(picture), 3 * int(o), axis=1)
+        for o, w in zip(orders, weights / weights.sum(), strict=True)
     )
     noise = generator(key, "toled").normal(0, 0.01, picture.shape)
-    return _stored(np.clip(np.asarray(light) + noise, 0, 1))
+    return blur.to_stored(np.clip(np.asarray(light) + noise, 0, 1))
 
 
 def poled(picture: np.ndarray, key: int) -> np.ndarray:
     """See the picture through a yellowish plastic display that lets little through: dim, veiled and noisy."""
     import cv2
 
-    light = _light(picture)
+    light = blur.to_light(picture)
     veiled = 0.6 * cv2.GaussianBlur(light, (0, 0), 2.5) + 0.4 * cv2.GaussianBlur(light, (0, 0), 12)
     dim = veiled * np.array([0.12, 0.11, 0.05], dtype=np.float32)
     noise = generator(key, "poled").normal(0, 0.004, picture.shape)
-    return _stored(np.clip(dim + noise, 0, 1))
+    return blur.to_stored(np.clip(dim + noise, 0, 1))
 
 
 def _low_light(picture: np.ndarray, key: int) -> np.ndarray:
@@ -84,16 +72,8 @@ def _low_light(picture: np.ndarray, key: int) -> np.ndarray:
 
 GENERATORS: Mapping[str, Generator] = {
     "lowlight": _low_light,
-    "blur": motion_blur,
+    "blur": _motion_blur,
     "raindrop": raindrops,
     "toled": toled,
     "poled": poled,
 }
-
-
-def _light(picture: np.ndarray) -> np.ndarray:
-    return np.asarray((picture.astype(np.float32) / 255) ** _GAMMA)
-
-
-def _stored(light: np.ndarray) -> np.ndarray:
-    return np.asarray(np.rint(light ** (1 / _GAMMA) * 255).clip(0, 255), dtype=np.uint8)
