@@ -22,7 +22,7 @@ from benchmarks.table import Goal, Row, seconds_row
 from benchmarks.timing import Effort, alternate
 from datamodules.folder import FolderDataModule
 from unildiff.core.pixels import to_uint8
-from unildiff.data.batch import picture_array
+from unildiff.data.batch import image_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.settings import EvaluationSettings
@@ -44,8 +44,8 @@ def one_after_the_other(stage: DecoderFinetuneModule, data: FolderDataModule, fo
     folder.mkdir(exist_ok=True)
     for batch in data.test_dataloader():
         batch = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
-        restored = picture_array(to_uint8(stage._restore(batch))[0])
-        clean, result = picture_array(batch["gt"][0]) / 255, restored / 255
+        restored = image_array(to_uint8(stage._restore(batch))[0])
+        clean, result = image_array(batch["gt"][0]) / 255, restored / 255
         peak_signal_noise_ratio(clean, result, data_range=1.0)
         structural_similarity(clean, result, channel_axis=2, gaussian_weights=True, data_range=1.0)
         Image.fromarray(restored).save(folder / f"{batch['name'][0]}.png")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_unit
-from unildiff.data.batch import picture_tensor
+from unildiff.data.batch import image_tensor
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.utils.paths import weights_path
 from unildiff.weights.folder import load_model
@@ -29,7 +29,7 @@ def photograph(height: int, width: int | None = None) -> np.ndarray:
 def lq_picture(side: int) -> Tensor:
     """The photograph with noise of 25, as the model takes it: (1, 3, H, W) in [-1, 1]."""
     noisy = photograph(side) + np.random.default_rng(0).normal(0, 25, (side, side, 3))
-    return to_unit(picture_tensor(noisy.clip(0, 255).astype(np.uint8))[None])
+    return to_unit(image_tensor(noisy.clip(0, 255).astype(np.uint8))[None])
 
 
 def released(model: torch.nn.Module) -> list[torch.nn.Parameter]:

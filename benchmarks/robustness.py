@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.held_out import Pictures
 from unildiff.core.model import UniLDiff
-from unildiff.data.batch import picture_array, picture_tensor
+from unildiff.data.batch import image_array, image_tensor
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.data.tools.samples import LONGEST
 from unildiff.diffusion.sampler import SamplingSettings
@@ -62,7 +62,7 @@ def clean_psnr(model: UniLDiff, which: Pictures, settings: SamplingSettings) -> 
     result = {}
     for name, (picture, caption) in clean_photographs(which).items():
         restored = restore_picture(model, picture, caption, settings)
-        result[name] = psnr(restored[None], picture_tensor(picture)[None], protocol=protocol).item()
+        result[name] = psnr(restored[None], image_tensor(picture)[None], protocol=protocol).item()
     return result
 
 
@@ -97,7 +97,7 @@ def restored_array(model: UniLDiff, picture: np.ndarray, caption: str, settings:
     Raises:
         RuntimeError: it is of another size.
     """
-    restored = picture_array(restore_picture(model, picture, caption, settings))
+    restored = image_array(restore_picture(model, picture, caption, settings))
     if restored.shape != picture.shape:
         raise RuntimeError(f"restored {picture.shape} to {restored.shape}")
     return restored

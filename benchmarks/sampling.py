@@ -17,7 +17,7 @@ from unildiff.core.model import UniLDiff
 from unildiff.core.network import LQFeatures
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.core.unet import UNetContext
-from unildiff.data.batch import picture_tensor
+from unildiff.data.batch import image_tensor
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
 from unildiff.diffusion.sampler import SamplingSettings
@@ -113,10 +113,10 @@ def guidance_quality(model: UniLDiff, effort: Effort) -> str:
     scores: dict[str, list[float]] = {}
     for photo in photographs("val")[: 1 if effort.small else 3]:
         clear = load(photo, size, 16)[0]
-        truth = picture_tensor(clear)[None]
+        truth = image_tensor(clear)[None]
         for kind in kinds:
             key = sample_key("guidance", photo.name, kind)
-            lq = to_unit(picture_tensor(degrade(clear, kind, key).image)[None])
+            lq = to_unit(image_tensor(degrade(clear, kind, key).image)[None])
             for name, settings in {
                 "all": SamplingSettings(steps),
                 "the first half": SamplingSettings(steps, guidance_interval=PART),

@@ -25,7 +25,7 @@ from datamodules.deadleaves import DeadLeavesDataModule
 from unildiff.cli.main import main
 from unildiff.core.encoders import encode_latents
 from unildiff.core.pixels import to_unit
-from unildiff.data.batch import RestorationBatch, collate, picture_tensor
+from unildiff.data.batch import RestorationBatch, collate, image_tensor
 from unildiff.stages.alignment import AlignmentModule
 
 LOGGED_EVERY = 50  # the recipe's log_every_n_steps
@@ -80,7 +80,7 @@ class Batches:
 
 
 def fixed_batch(size: int, side: int) -> RestorationBatch:
-    picture = picture_tensor(photograph(side))
+    picture = image_tensor(photograph(side))
     sample = {"lq": picture, "gt": picture, "caption": "a red cat", "degradation": "rain", "name": "x"}
     return collate([{**sample, "key": key} for key in range(size)])  # type: ignore[list-item, return-value]
 

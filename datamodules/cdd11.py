@@ -5,15 +5,15 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from unildiff.data.catalogue import CDD11, DOUBLE, SINGLE, TRIPLE
+from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.layouts import PictureSet
 from unildiff.data.pair import Split
-from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.utils.errors import UserError
 
 _GROUPS = {"single": SINGLE, "double": DOUBLE, "triple": TRIPLE, "all": (*SINGLE, *DOUBLE, *TRIPLE)}
 
 
-class CDD11DataModule(PairedDataModule):
+class CDD11DataModule(CatalogueDataModule):
     """1,183 scenes to train on and 200 to test on (as reported), each under 11 degradations, 1080x720 PNG.
 
     Read as OneRestore (``CDD-11_{train,test}``), MoCE-IR (``cdd11/{train,test}``) and the UniLDiff authors
@@ -30,7 +30,7 @@ class CDD11DataModule(PairedDataModule):
         Args:
             root: folder of the data set.
             degradations: "all", "single", "double", "triple" or names, e.g. ``[low, haze_rain]``; groups may be mixed in.
-            kwargs: see :class:`PairedDataModule`.
+            kwargs: see :class:`CatalogueDataModule`.
         """
         super().__init__(root, **kwargs)
         chosen = [degradations] if isinstance(degradations, str) else degradations

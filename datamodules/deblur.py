@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from unildiff.data.paired_datamodule import PairedDataModule
+from unildiff.data.catalogue_datamodule import CatalogueDataModule
 
 
-class DeblurDataModule(PairedDataModule):
+class DeblurDataModule(CatalogueDataModule):
     """GoPro: 2,103 pairs to train on, 1,111 to test on."""
 
     dataset: ClassVar[str] = "deblur"

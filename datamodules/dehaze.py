@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from unildiff.data.paired_datamodule import PairedDataModule
+from unildiff.data.catalogue_datamodule import CatalogueDataModule
 
 
-class DehazeDataModule(PairedDataModule):
+class DehazeDataModule(CatalogueDataModule):
     """RESIDE: OTS, 72,135 pairs to train on; SOTS-outdoor, 500 to test on."""
 
     dataset: ClassVar[str] = "dehaze"

@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from unildiff.data.paired_datamodule import PairedDataModule
+from unildiff.data.catalogue_datamodule import CatalogueDataModule
 
 
-class DerainDataModule(PairedDataModule):
+class DerainDataModule(CatalogueDataModule):
     """Rain100L: 200 pairs to train on, 100 to test on."""
 
     dataset: ClassVar[str] = "derain"

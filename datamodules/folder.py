@@ -1,120 +1,117 @@
-"""A folder of one's own: any pictures to restore, or pairs named by two patterns."""
+"""Your own folder: any images to restore, or pairs named by two patterns."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from unildiff.data.captions import Captions
-from unildiff.data.datamodule import RestorationDataModule
-from unildiff.data.datasets import EpochOrder, EvalSet, OnError, PredictSet, TrainSet
-from unildiff.data.pack import open_pack
-from unildiff.data.pair import PairSource, files_of
+from unildiff.data.datasets import OnError, PredictSet
+from unildiff.data.pair import Pair, PairSource, Split
+from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.pairing import RULES
-from unildiff.data.sources import View, every_image, pattern_source, readable, report
+from unildiff.data.patterns import folder_patterns, pattern_source
+from unildiff.data.sources import View, every_image, readable, report
 from unildiff.utils.errors import UserError
 
 
-class FolderDataModule(RestorationDataModule):
-    """Pictures below ``root``. ``predict`` restores all of them; ``test`` and ``fit`` pair two glob patterns by name.
+class FolderDataModule(PairedDataModule):
+    """Images below ``root``. ``predict`` restores all of them; ``fit``, ``validate`` and ``test`` pair two glob patterns.
 
-    Examples of patterns, relative to ``root``: ``lq/*.png``, ``scene*/input/*``, ``lq/**/*`` (folders below, linked ones
-    too). Names pair over all folders that a pattern matches: a name that two of them hold is left out as a duplicate.
+    Without patterns the pairs are those in ``train/lq`` and ``train/gt``, ``val/lq`` and ``val/gt``, ``test/lq`` and
+    ``test/gt`` (or ``lq`` and ``gt``). Where there are no validation pairs, a twentieth of the training pairs, from 1 to
+    32, is held out of training. Examples of patterns, relative to ``root``: ``lq/*.png``, ``scene*/input/*``, ``lq/**/*``
+    (folders below, linked ones too). Equal names in several folders pair folder by folder.
     """
+
+    dataset: ClassVar[str] = "folder"
+    captions_above: ClassVar[bool] = True
+    most_held_out: ClassVar[int] = 32
 
     def __init__(
         self,
         root: str = "data/folder",
-        lq: str = "lq/*",
-        gt: str = "gt/*",
+        lq: str | None = None,
+        gt: str | None = None,
         train_lq: str | None = None,
         train_gt: str | None = None,
+        val_lq: str | None = None,
+        val_gt: str | None = None,
         rule: str = "same",
         degradation: str = "folder",
         on_error: OnError = "skip",
-        captions: str | None = None,
-        packed: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Choose the pictures.
+        """Choose the images.
 
         Args:
             root: the folder.
-            lq: pattern of the degraded test pictures.
-            gt: pattern of the clean test pictures.
-            train_lq: pattern of the degraded training pictures.
-            train_gt: pattern of the clean training pictures.
+            lq: pattern of the degraded test images; by default those in test/lq, or in lq.
+            gt: pattern of their ground truth; by default test/gt, or gt.
+            train_lq: pattern of the degraded training images; by default those in train/lq.
+            train_gt: pattern of their ground truth; by default train/gt.
+            val_lq: pattern of the degraded validation images; by default those in val/lq, or else some training pairs.
+            val_gt: pattern of their ground truth; by default val/gt.
             rule: how names pair: "same", "prefix" (before the first "_"), "no" (no + name), "bsd" or "raindrop".
-            degradation: what tables call it.
-            on_error: "skip" reports broken files and goes on, "raise" stops at the first.
-            captions: captions file, its names relative to its own folder or to ``root``; by default ``captions.jsonl`` in
-                ``root`` or in the nearest folder above it. With ``packed`` it replaces the captions in the pack.
-            packed: folder made by ``unildiff data pack folder``, read instead of ``root``: patterns, ``rule`` and
-                ``on_error`` were settled when it was packed.
-            kwargs: see the base class.
+            degradation: its name in tables.
+            on_error: "skip" reports broken files and continues, "raise" stops at the first.
+            kwargs: see :class:`PairedDataModule`; what ``packed`` holds was chosen when it was packed, by
+                ``unildiff data pack folder``.
         """
-        super().__init__(**kwargs)
+        super().__init__(root, on_error=on_error, **kwargs)
         if rule not in RULES:
             raise UserError(f"rule: no {rule!r}; choose from {', '.join(RULES)}")
-        self.root = Path(root)
-        self.patterns = {"test": (lq, gt), "train": (train_lq, train_gt)}
+        self.patterns: dict[Split, tuple[str | None, str | None]] = {
+            "train": (train_lq, train_gt),
+            "val": (val_lq, val_gt),
+            "test": (lq, gt),
+        }
         self.rule = RULES[rule]
         self.degradation = degradation
-        self.on_error: OnError = on_error
-        self.captions = captions
-        self.packed = None if packed is None else Path(packed)
 
-    def train_set(self) -> TrainSet:
-        """Return the training pairs."""
-        source = self._pairs("train")
-        order = EpochOrder({self.degradation: len(source)}, None, len(source), self.seed)
-        captions = self._captions(files_of(source))
-        return TrainSet({self.degradation: source}, order, self.augment, captions, None, self.on_error)
-
-    def test_set(self) -> EvalSet:
-        """Return the test pairs."""
-        source = self._kept(self._pairs("test"))
-        return EvalSet(source, self._captions(files_of(source)), self.test_seed)
-
-    def predict_set(self) -> PredictSet:
-        """Return every picture in the folder and below it; what cannot be read is left out and noted in ``skipped``."""
-        if self.packed is not None:
-            raise UserError(
-                f"packed: {self.packed} holds pairs; to restore files give --data.root and no --data.packed"
-            )
-        kept = self._kept(every_image(self.root, self.degradation, self.skipped))
-        good = [pair.lq for pair in kept.pairs if pair.lq is not None]
-        names = [path.relative_to(self.root).as_posix() for path in good]
-        return PredictSet(good, names, self._captions(good), self.test_seed)
-
-    def contents(self) -> list[str]:
+    def find(self, split: Split) -> PairSource:
         """See the base class."""
-        return (
-            super().contents() if self.packed is None else [open_pack(self.packed, "folder").contents, self.degradation]
-        )
-
-    def _pairs(self, split: str) -> PairSource:
         if self.packed is not None:
-            source = open_pack(self.packed, "folder").source(split)
+            source = self.open_pack().source(split)
             name = self.degradation
             pairs = [replace(pair, task=name, degradation=name) for pair in source.pairs]
             if self.captions is not None:
                 pairs = [replace(pair, caption="") for pair in pairs]
             return View(source, list(enumerate(pairs)))
-        lq, gt = self.patterns[split]
-        if lq is None or gt is None:
+        patterns = folder_patterns(self.root, split, *self.patterns[split])
+        if patterns is None:
+            flags = f"--data.{split}_lq and --data.{split}_gt"
             raise UserError(
-                f"folder: no {split} pairs; give --data.{split}_lq and --data.{split}_gt, e.g. 'lq/*' 'gt/*'"
+                f"folder: no {split} pairs in {self.root}/{split}/lq and gt; move them there or give {flags}"
             )
-        files, faults = pattern_source(self.root, lq, gt, self.rule, self.degradation)
+        files, faults = pattern_source(self.root, *patterns, self.rule, self.degradation)
         report(faults, self.on_error, self.skipped)
         return files
 
-    def _kept(self, source: PairSource) -> PairSource:
-        return readable(source, self.skipped) if self.on_error == "skip" and self.packed is None else source
+    def has_val(self) -> bool:
+        """See the base class."""
+        if self.packed is not None:
+            return "val" in self.open_pack().splits
+        return folder_patterns(self.root, "val", *self.patterns["val"]) is not None
 
-    def _captions(self, files: Sequence[Path]) -> Captions:
-        folder = self.packed or self.root
-        if self.captions is not None:
-            return Captions.given(Path(self.captions), [folder], files)
-        return Captions.find([folder], upwards=self.packed is None)
+    def scene(self, pair: Pair) -> str:
+        """See the base class: below the root, as folders may hold equal names."""
+        assert pair.gt is not None
+        return pair.gt.relative_to(self.packed or self.root).as_posix()
+
+    def default_held_out(self, scenes: int) -> int:
+        """See the base class: at least one, so that every training is validated."""
+        return max(super().default_held_out(scenes), 1) if scenes > 1 else 0
+
+    def predict_set(self) -> PredictSet:
+        """Return every image in the folder and below it; what cannot be read is left out and noted in ``skipped``."""
+        if self.packed is not None:
+            raise UserError(
+                f"packed: {self.packed} holds pairs; to restore files give --data.root and no --data.packed"
+            )
+        found: PairSource = every_image(self.root, self.degradation, self.skipped)
+        kept = readable(found, self.skipped) if self.on_error == "skip" else found
+        good = [pair.lq for pair in kept.pairs if pair.lq is not None]
+        names = [path.relative_to(self.root).as_posix() for path in good]
+        return PredictSet(good, names, self._captions("predict", kept), self.test_seed)
+
+    def contents(self) -> list[str]:
+        """See the base class."""
+        return super().contents() if self.packed is None else [self.open_pack().contents, self.degradation]

@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from unildiff.data.paired_datamodule import PairedDataModule
+from unildiff.data.catalogue_datamodule import CatalogueDataModule
 
 
-class LowLightDataModule(PairedDataModule):
+class LowLightDataModule(CatalogueDataModule):
     """LOL-v1: 485 pairs to train on, 15 to test on."""
 
     dataset: ClassVar[str] = "lowlight"

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from unildiff.data.catalogue import RAINDROP, RAINDROP_B
+from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.layouts import PictureSet
 from unildiff.data.pair import Split
-from unildiff.data.paired_datamodule import PairedDataModule
 
 
-class RaindropDataModule(PairedDataModule):
+class RaindropDataModule(CatalogueDataModule):
     """RainDrop: 861 pairs to train on, 58 in test a and 249 in test b, as reported."""
 
     dataset: ClassVar[str] = "raindrop"
@@ -19,7 +19,7 @@ class RaindropDataModule(PairedDataModule):
 
         Args:
             test_b: test on test b, too; its pictures are averaged apart, as "raindrop_b".
-            kwargs: see :class:`PairedDataModule`.
+            kwargs: see :class:`CatalogueDataModule`.
         """
         super().__init__(**kwargs)
         self.test_b = test_b

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from unildiff.data.catalogue import POLED, TOLED
+from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PictureSet
 from unildiff.data.pair import Split
-from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.raw import Bayer, demosaic, mosaic, raw_to_rgb, read_raw
 from unildiff.utils.errors import UserError
 
@@ -19,7 +19,7 @@ _WHITE = 65535
 _DISPLAYS = {"toled": TOLED, "poled": POLED}
 
 
-class UDCDataModule(PairedDataModule):
+class UDCDataModule(CatalogueDataModule):
     """300 DIV2K scenes behind each display, 1024x2048: 240 to train on, 30 for validation, 30 to test on, as reported.
 
     Read as ``{Poled,Toled}_{train,val,test}/{LQ,HQ}`` or as the UniLDiff authors keep it (``TOLED_test`` + ``TOLED_GT``,
@@ -48,7 +48,7 @@ class UDCDataModule(PairedDataModule):
             white_level: of ``format: raw``, the value that becomes 255.
             through_raw: of ``format: rgb``, take pictures through an 8-bit mosaic and back (the supplement's step from
                 linear RGB to RAW).
-            kwargs: see :class:`PairedDataModule`.
+            kwargs: see :class:`CatalogueDataModule`.
         """
         super().__init__(**kwargs)
         self.displays = list(_DISPLAYS) if displays is None else displays

@@ -32,14 +32,14 @@ from unildiff.weights.text_cache import CachedText, TextCache, text_fingerprint
 
 
 class Pictures:
-    """Eight pictures with captions, of which ``listed_captions`` tells."""
+    """Eight pictures with captions, that ``captions`` lists."""
 
     def __init__(self, seed: int, count: int = 8) -> None:
         self.seed, self.count = seed, count
         self.pairs: list[Any] = []
 
-    def listed_captions(self) -> set[str]:
-        return {self[index]["caption"] for index in range(self.count)}
+    def captions(self) -> list[str]:
+        return [self[index]["caption"] for index in range(self.count)]
 
     def __len__(self) -> int:
         return self.count
@@ -65,8 +65,8 @@ class Validation(list[Any]):
 
     pairs: tuple[Any, ...] = ()
 
-    def listed_captions(self) -> set[str]:
-        return {sample["caption"] for sample in self}
+    def captions(self) -> list[str]:
+        return [sample["caption"] for sample in self]
 
 
 class WithValidation(Data):
@@ -152,7 +152,7 @@ def test_each_caption_is_embedded_once(base_folder: Path, tmp_path: Path, monkey
         seen.append(count_encoded(module))
         data = Data() if validation is None else WithValidation()
         callback.setup(as_rank(module, data), module, "fit")
-    wanted = {"", *Pictures(0).listed_captions()}
+    wanted = {"", *Pictures(0).captions()}
     assert len(seen[0]) == len(wanted) and set(seen[0]) == wanted
     assert seen[1:] == [[], ["the cat"]]
     broken = next((tmp_path / "cache").glob("captions-*"))
@@ -174,7 +174,7 @@ def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path, monkeypatch
 
     def listed() -> None:  # rank 1 lists while nothing is written yet
         cache = TextCache(tmp_path / "cache")
-        states.append({"missing": cache.missing({"", *Pictures(0).listed_captions()})})
+        states.append({"missing": cache.missing({"", *Pictures(0).captions()})})
 
     def embed() -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -185,7 +185,7 @@ def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path, monkeypatch
 
     trainer = as_rank(modules[0], Data(), 0, 2, {"captions: listed": listed, "captions: embedded": embed})
     callbacks[0].setup(trainer, modules[0], "fit")
-    assert set(seen[0]) | set(seen[1]) == {"", *Pictures(0).listed_captions()}
+    assert set(seen[0]) | set(seen[1]) == {"", *Pictures(0).captions()}
     assert not set(seen[0]) & set(seen[1]) and abs(len(seen[0]) - len(seen[1])) <= 1
 
 
@@ -243,9 +243,9 @@ def test_sets_of_files_list_their_captions(tmp_path: Path) -> None:
     files = [tmp_path / f"{index}.png" for index in range(3)]
     captions = Captions({str(files[0]): "a cat", str(files[1]): "a table"})
     pairs = FilePairs([Pair("rain", "rain", file.stem, file, None) for file in files], lambda _: np.zeros((1, 1, 3)))
-    assert EvalSet(pairs, captions, 0).listed_captions() == {"a cat", "a table", ""}
+    assert set(EvalSet(pairs, captions, 0).captions()) == {"a cat", "a table", ""}
     order = EpochOrder({"rain": 3}, None, 3, 0)
-    assert TrainSet({"rain": pairs}, order, Augment(1), captions).listed_captions() == {"a cat", "a table", ""}
+    assert set(TrainSet({"rain": pairs}, order, Augment(1), captions).captions()) == {"a cat", "a table", ""}
 
 
 def test_the_plan_says_the_disk_and_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.fake_trees import cdd11, rain
+from tests.fake_trees.pictures import pair
 from unildiff.cli.main import main
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.tools import captioner, synthesize
@@ -103,7 +104,26 @@ def test_check_tells_and_writes(real_set: Path, tmp_path: Path, capsys: pytest.C
 def test_check_of_a_clean_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rain.write(tmp_path / "rain", "promptir", "test", count=100)
     assert data("check", "derain", "--root", tmp_path / "rain") == 0
-    assert capsys.readouterr().out.endswith("  Rain100L train: not there\nclean\n")
+    assert capsys.readouterr().out.endswith("  Rain100L train: not there\nno findings\n")
+
+
+def test_check_of_your_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("train/{}/a.png", "train/{}/b.png", "test/{}/c.png")):
+        pair(tmp_path, name.format("lq"), name.format("gt"), number)
+    assert data("check", "folder", "--root", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "folder train: layout train/lq/* + train/gt/*; folder 2" in out and out.endswith("\nno findings\n")
+    (tmp_path / "train/gt/b.png").rename(tmp_path / "test/gt/c.png")  # another image, and one without its partner
+    assert data("check", "folder", "--root", tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "FOUND orphan: folder train" in out and "train/lq/b.png" in out
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/raw.dng").write_bytes(b"?")
+    (tmp_path / "photos/broken.png").write_bytes(b"?")
+    assert data("check", "folder", "--root", tmp_path / "photos") == 1
+    out = capsys.readouterr().out
+    assert out.count("FOUND unreadable") == 2 and "raw.dng" in out and "broken.png" in out
+    assert "rule: no 'nearly'" in refused(capsys, "check", "folder", "--root", tmp_path, "--rule", "nearly")
 
 
 def test_pack_then_again(real_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +147,7 @@ def test_pack_of_a_folder(real_set: Path, tmp_path: Path, capsys: pytest.Capture
     root, patterns = real_set / "CDD-11_test", ("--lq", "low/*", "--gt", "clear/*")
     assert data("pack", "folder", "--root", root, "--out", tmp_path / "out", *patterns) == 0
     assert "folder in" in (out := capsys.readouterr().out) and "--data folder --data.packed" in out
-    wanted = "the test pairs need both patterns, of the degraded and of the clean pictures: give --lq and --gt"
+    wanted = "the test pairs need both patterns, lq and gt; give the other one, too"
     assert wanted in refused(capsys, "pack", "folder", "--root", root, "--lq", "low/*")
     assert "patterns and rule are for folder" in refused(capsys, "pack", "cdd11", "--root", real_set, *patterns)
     assert "no pairs to pack" in refused(capsys, "pack", "folder", "--root", root, "--out", tmp_path / "b")

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.small import small_model
 from unildiff.cli.main import main
 from unildiff.core.pixels import to_uint8, to_unit
-from unildiff.data.batch import picture_array
+from unildiff.data.batch import image_array
 from unildiff.data.images import read_rgb
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.files import write_failure
@@ -93,7 +93,7 @@ def test_same_pixels_as_test_and_predict(photos: Path, weights: Path, tmp_path: 
     assert len(names) == len(predicted) == 5
     for name, picture in zip(names, predicted, strict=True):
         restored = read_rgb((tmp_path / "out" / name).with_suffix(".png"))
-        assert np.array_equal(restored, picture_array(picture[0]))
+        assert np.array_equal(restored, image_array(picture[0]))
 
 
 def test_caption_reaches_the_model(photos: Path, weights: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_caption_reaches_the_model(photos: Path, weights: Path, tmp_path: Path) 
     (photos / "captions.jsonl").write_text(line + "\n")
     run(photos / "rgb.png", tmp_path / "with.png", "--model", weights)
     expected = restore_picture(small_model(), read_rgb(photos / "rgb.png"), "a red cat", SamplingSettings(2))
-    assert np.array_equal(read_rgb(tmp_path / "with.png"), picture_array(expected))
+    assert np.array_equal(read_rgb(tmp_path / "with.png"), image_array(expected))
     assert not np.array_equal(read_rgb(tmp_path / "with.png"), read_rgb(tmp_path / "without.png"))
 
 

@@ -214,7 +214,7 @@ def test_validation_pictures_are_held_out_of_training(root):
     ("settings", "message"),
     [
         ({"val_scenes": -1}, "val_scenes: -1; give 0, or"),
-        ({"val_scenes": 3}, "val_scenes: 3 of 3 scenes would leave none to train on; give fewer"),
+        ({"val_scenes": 3}, "val_scenes is 3, but the dataset has only 3 scenes, so none would be left"),
         ({"samples_per_epoch": 0}, "samples_per_epoch: 0; give at least 1"),
         ({"samples_per_epoch": -5}, "samples_per_epoch: -5; give at least 1"),
     ],

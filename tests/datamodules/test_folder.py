@@ -47,7 +47,7 @@ def test_pairs_by_patterns(tmp_path):
     assert data.counts() == {"haze": 11}
     samples, train = data.test_set(), data.train_set()
     assert all((samples[i]["lq"] == samples[i]["gt"] + 40).all() for i in range(11))
-    assert len(train) == 3 and (train[5]["lq"] == train[5]["gt"] + 40).all()
+    assert len(train) == 2 and (train[5]["lq"] == train[5]["gt"] + 40).all()  # one of three is held out
 
 
 def test_two_stars_go_through_folders_and_links(tmp_path):
@@ -95,8 +95,12 @@ def test_users_mistakes_get_one_line(tmp_path):
         (file, "predict", "not a folder but a file"),
         (tmp_path / "empty", "predict", "empty folder"),
         (tmp_path / "none", "predict", "no images in .*none"),
-        (tmp_path / "some", "test", r"no pictures match 'gt/\*' in .*some; give other patterns"),
-        (tmp_path / "some", "fit", r"no train pairs; give --data\.train_lq"),
+        (tmp_path / "some", "test", r"no images match 'gt/\*' in .*some; give other patterns"),
+        (
+            tmp_path / "some",
+            "fit",
+            r"no train pairs in .*some/train/lq and gt; move them there or give --data\.train_lq and --data\.train_gt",
+        ),
     ]:
         with pytest.raises(UserError, match=message) as error:
             module(root).setup(stage)
@@ -109,3 +113,95 @@ def test_only_broken_pictures_is_said(tmp_path):
     (tmp_path / "a.png").write_text("?")
     with pytest.raises(UserError, match="the predict set is empty"):
         module(tmp_path).setup("predict")
+
+
+def write_pairs(root: Path, *folders: str, names: str = "abcdefgh") -> None:
+    for folder in folders:
+        for number, name in enumerate(names):
+            pair(root, f"{folder}/lq/{name}.png", f"{folder}/gt/{name}.png", number + ord(folder[0]))
+
+
+def files(samples) -> list[str]:
+    return sorted(f"{pair.gt.parent.parent.name}/{pair.name}" for pair in samples.pairs)
+
+
+def test_validates_on_a_share_of_the_training_pairs_by_default(tmp_path, caplog):
+    write_pairs(tmp_path, "train", "test")
+    data = module(tmp_path, crop_size=8)
+    data.setup("fit")
+    train, val = files(data.training_samples()), files(data._made("val"))
+    assert len(val) == 1 and sorted(train + val) == [f"train/{name}" for name in "abcdefgh"]
+    assert "validation: 1 of 8 scenes held out of training" in caplog.text
+    again = module(tmp_path, crop_size=8)
+    again.setup("validate")
+    assert files(again._made("val")) == val  # the same at every run
+    assert data.counts() == {"folder": 8}
+    assert len(module(tmp_path, val_scenes=3).val_set()) == 3
+    assert len(module(tmp_path, val_scenes=0).train_set()) == 8
+
+
+@pytest.mark.parametrize("given", [{}, {"val_lq": "valid/lq/*", "val_gt": "valid/gt/*"}])
+def test_validates_on_its_own_pairs_where_there_are_any(tmp_path, given):
+    write_pairs(tmp_path, "train", "valid" if given else "val")
+    data = module(tmp_path, crop_size=8, **given)
+    data.setup("fit")
+    assert len(data.training_samples().pairs) == 8 and len(data._made("val")) == 8
+    assert {pair.gt.parts[-3] for pair in data._made("val").pairs} == {"valid" if given else "val"}
+    with pytest.raises(UserError, match="the val pairs need both patterns, val_lq and val_gt"):
+        module(tmp_path, val_lq="val/lq/*").val_set()
+
+
+def test_nothing_to_validate_is_said(tmp_path, caplog):
+    write_pairs(tmp_path, "train", names="a")
+    data = module(tmp_path, crop_size=8)
+    data.setup("fit")
+    assert "no validation: FolderDataModule has no validation images" in caplog.text
+    with pytest.raises(UserError, match="has no validation images and holds none out of training; add some"):
+        module(tmp_path).setup("validate")
+
+
+def test_validation_images_are_centres_that_say_where_they_were(tmp_path):
+    pair(tmp_path, "val/lq/a.png", "val/gt/a.png", 1)
+    sample = module(tmp_path, val_crop=8).val_set()[0]
+    assert (sample["gt"].permute(1, 2, 0).numpy() == scene(1)[2:10, 4:12]).all()
+    assert (sample["original_size"], sample["crop"]) == ((12, 16), (2, 4))
+    whole = module(tmp_path, val_crop=None).val_set()[0]
+    assert whole["gt"].shape == (3, 12, 16) and "crop" not in whole
+
+
+def test_equal_names_in_several_folders_pair_folder_by_folder(tmp_path):
+    numbers = {}
+    for number, place in enumerate(("one", "two", "three")):
+        for name in ("001", "002"):
+            numbers[f"scene_{place}", name] = 10 * number + int(name)
+            pair(tmp_path, f"scene_{place}/input/{name}.png", f"scene_{place}/gt/{name}.png", 10 * number + int(name))
+    data = module(tmp_path, lq="scene_*/input/*", gt="scene_*/gt/*", on_error="raise")
+    samples = data.test_set()
+    assert [(p.name, p.lq.parts[-3], p.gt.parts[-3]) for p in samples.pairs] == [
+        (f"{place}_{name}", f"scene_{place}", f"scene_{place}")
+        for place in ("one", "three", "two")
+        for name in ("001", "002")
+    ]
+    assert all((samples[i]["lq"] == samples[i]["gt"] + 40).all() for i in range(6))
+    # a missing partner is not looked for in another folder, where a name means something else
+    (tmp_path / "scene_one/gt/002.png").unlink()
+    (tmp_path / "scene_two/input/002.png").unlink()
+    with pytest.raises(UserError, match=r"scene_one/input/002\.png"):
+        data = module(tmp_path, lq="scene_*/input/*", gt="scene_*/gt/*", on_error="raise")
+        data.test_set()
+
+
+def test_one_folder_of_ground_truth_serves_several_of_degraded_images(tmp_path):
+    for number, place in enumerate(("day", "night")):
+        pair(tmp_path, f"lq/{place}/{number}.png", f"gt/{number}.png", number)
+    assert module(tmp_path, lq="lq/*/*", gt="gt/*", on_error="raise").counts() == {"folder": 2}
+    assert module(tmp_path, lq="lq/**/*", gt="gt/**/*", on_error="raise").counts() == {"folder": 2}
+
+
+def test_share_of_captioned_images(tmp_path, caplog):
+    write_pairs(tmp_path, "test")
+    (tmp_path / "captions.jsonl").write_text('{"file": "test/gt/a.png", "caption": "a cat"}\n')
+    data = module(tmp_path)
+    data.setup("test")
+    assert data.captioned() == {"test": 1 / 8}
+    assert "captions: 12% of the test images have one" in caplog.text

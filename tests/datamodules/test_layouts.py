@@ -202,7 +202,10 @@ def test_users_mistakes_get_one_line(tmp_path):
     other = tmp_path / "other"
     (other / "stuff").mkdir(parents=True)
     for root, message in [
-        (tmp_path / "absent", "no data: .*absent does not exist; `unildiff data sample cdd11 --root .*absent` writes"),
+        (
+            tmp_path / "absent",
+            "no data: .*absent does not exist; run `unildiff data sample cdd11 --root .*absent` to create",
+        ),
         (file, "not a folder but a file: .*file"),
         (empty, "empty folder: .*empty"),
         (other, "CDD-11 .test. not in .*other: expected onerestore: CDD-11_test/low .* found stuff/; see"),

@@ -23,7 +23,7 @@ from unildiff.analysis.figures import (
 from unildiff.analysis.inspection import Inside, look_inside, reference_pictures
 from unildiff.analysis.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
 from unildiff.core.model import UniLDiff
-from unildiff.data.batch import RestorationSample, picture_array
+from unildiff.data.batch import RestorationSample, image_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import METRICS, load_scorers
@@ -172,7 +172,7 @@ def _draw_inside(
         for name in [list(groups)[index] for index in spread]:
             first = groups[name][0]
             lines.append(f"experts_map_{name}")
-            expert_map_figure(picture_array(samples[first]["lq"]), inside[first].maps, out / lines[-1])
+            expert_map_figure(image_array(samples[first]["lq"]), inside[first].maps, out / lines[-1])
     else:
         lines.append("experts_usage, experts_map: left out, this model has no routed layer")
     if 2 <= len(groups) < len(samples):

@@ -1,4 +1,4 @@
-"""Crops, flips and rotations, the same on every picture of a sample.
+"""Crops, flips and rotations, the same on every image of a sample.
 
 Arrays are (H, W, ...) and share H and W; the random draws come from the sample's key alone.
 """
@@ -14,7 +14,7 @@ from unildiff.utils.mapped import prefetch
 
 @dataclass(frozen=True)
 class Augment:
-    """How training pictures are cut and turned.
+    """How training images are cut and turned.
 
     Attributes:
         crop: side of the square crop in pixels (512 in the paper).
@@ -35,7 +35,7 @@ class Augment:
             ValueError: the arrays differ in height or width.
         """
         if len({array.shape[:2] for array in arrays}) != 1:
-            raise ValueError(f"pictures of a sample differ in size: {[array.shape for array in arrays]}")
+            raise ValueError(f"images of a sample differ in size: {[array.shape for array in arrays]}")
         top, left, hflip, vflip, turns = self._draw(arrays[0].shape[0], arrays[0].shape[1], key)
         views = [array[top : top + self.crop, left : left + self.crop] for array in arrays]
         prefetch(views)
@@ -66,7 +66,7 @@ class Augment:
         return top, left, bool(self.hflip and hflip), bool(self.vflip and vflip), turns
 
     def _pad(self, array: np.ndarray) -> np.ndarray:
-        """Reflect a picture that is smaller than the crop, as often as it takes."""
+        """Reflect an image that is smaller than the crop, as often as needed."""
         below, right = self.crop - array.shape[0], self.crop - array.shape[1]
         if below <= 0 and right <= 0:
             return array
@@ -86,7 +86,7 @@ class Augment:
             hflip, vflip = not hflip, not vflip
         if not (odd or hflip or vflip):
             return np.ascontiguousarray(array)
-        import cv2  # numpy's copy of a turned view takes four times as long (flips, speeds.md 1), or eight (quarters)
+        import cv2  # numpy's copy of a turned view takes four times as long (flips, measured), or eight (quarters)
 
         if odd:
             array = np.asarray(cv2.transpose(array))

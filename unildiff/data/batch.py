@@ -1,4 +1,4 @@
-"""What a sample and a batch hold, and how samples become a batch.
+"""The fields of a sample and of a batch, and how samples become a batch.
 
 Axis letters: B batch, C channels (3, RGB), H W pixels.
 """
@@ -15,11 +15,11 @@ from unildiff.utils.keys import sample_key
 
 
 class RestorationSample(TypedDict):
-    """One picture pair; ``lq`` and ``gt`` are uint8 (C, H, W) in 0..255."""
+    """One image pair; ``lq`` and ``gt`` are uint8 (C, H, W) in 0..255."""
 
     lq: Tensor
     gt: Tensor
-    caption: str  # what is in the picture, "" when unknown; never names a degradation
+    caption: str  # what the image shows, "" when unknown; never names a degradation
     degradation: str  # e.g. "low_haze", "rain", "noise_25"
     name: str  # file stem, unique within its degradation
     key: int  # see unildiff.utils.keys: every random draw of the sample comes from it
@@ -41,7 +41,7 @@ class RestorationBatch(TypedDict):
 
 
 class PredictSample(TypedDict):
-    """One picture to restore, without a truth; ``lq`` is uint8 (C, H, W) in 0..255."""
+    """One image to restore, without ground truth; ``lq`` is uint8 (C, H, W) in 0..255."""
 
     lq: Tensor
     caption: str
@@ -71,32 +71,32 @@ class SampleSet(Protocol):
     def __getitem__(self, index: int) -> RestorationSample | PredictSample: ...
 
 
-def picture_tensor(picture: np.ndarray) -> Tensor:
+def image_tensor(image: np.ndarray) -> Tensor:
     """Return uint8 (H, W, C) as a uint8 (C, H, W) tensor that shares its memory when that is possible."""
-    array = np.ascontiguousarray(picture)
+    array = np.ascontiguousarray(image)
     if not array.flags.writeable:  # a memory map: torch warns of tensors over read-only memory
         array = array.copy()
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def picture_array(picture: Tensor) -> np.ndarray:
+def image_array(image: Tensor) -> np.ndarray:
     """Return a uint8 (C, H, W) tensor as a contiguous uint8 (H, W, C) array."""
-    return np.ascontiguousarray(picture.cpu().permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
 
 
-def _stack(pictures: Sequence[Tensor]) -> Tensor:
+def _stack(images: Sequence[Tensor]) -> Tensor:
     # Stacked as H W C, as they lie in memory: a copy without transposing, nine times faster than through floats.
-    shapes = {tuple(picture.shape) for picture in pictures}
+    shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
-        raise ValueError(f"pictures of one batch must have one size, got {sorted(shapes)}; use a batch size of 1")
-    return torch.stack([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
+        raise ValueError(f"images of one batch must have one size, got {sorted(shapes)}; use a batch size of 1")
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def collate(samples: Sequence[RestorationSample | PredictSample]) -> RestorationBatch | PredictBatch:
-    """Return the batch of ``samples``: pictures stacked, text as lists, keys as int64 (B,).
+    """Return the batch of ``samples``: images stacked, text as lists, keys as int64 (B,).
 
     Raises:
-        ValueError: the pictures differ in size.
+        ValueError: the images differ in size.
     """
     batch: dict[str, object] = {}
     for field in samples[0]:
@@ -111,7 +111,7 @@ def collate(samples: Sequence[RestorationSample | PredictSample]) -> Restoration
 
 
 def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
-    """Return each picture (C, H, W) as its ``parts`` x ``parts`` pieces (C, H / parts, W / parts), row by row; uint8 as they are.
+    """Return each image (C, H, W) as its ``parts`` x ``parts`` pieces (C, H / parts, W / parts), row by row; uint8 as they are.
 
     A piece has the image's caption, its own place in the original, and a key derived from the image's and its number.
     Other fields are dropped.
@@ -119,14 +119,14 @@ def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
     Raises:
         ValueError: the sides cannot be cut evenly.
     """
-    pictures = {}
+    images = {}
     for field in ("lq", "gt"):
         whole = cast(dict[str, Tensor], batch)[field]
         count, channels, height, width = whole.shape
         if height % parts or width % parts:
-            raise ValueError(f"pictures of {height}x{width} cannot be cut into {parts}x{parts} pieces")
+            raise ValueError(f"images of {height}x{width} cannot be cut into {parts}x{parts} pieces")
         pieces = whole.reshape(count, channels, parts, height // parts, parts, width // parts)
-        pictures[field] = pieces.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        images[field] = pieces.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
     numbers = range(parts**2)
     place: dict[str, Tensor] = {}
     if "crop" in batch and "original_size" in batch:
@@ -135,8 +135,8 @@ def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
         place["crop"] = (batch["crop"][:, None] + corners.to(batch["crop"].device)).flatten(0, 1)
         place["original_size"] = batch["original_size"].repeat_interleave(parts**2, dim=0)
     whole_batch = {
-        "lq": pictures["lq"],
-        "gt": pictures["gt"],
+        "lq": images["lq"],
+        "gt": images["gt"],
         "caption": [caption for caption in batch["caption"] for _ in numbers],
         "degradation": [degradation for degradation in batch["degradation"] for _ in numbers],
         "name": [f"{name}_{number}" for name in batch["name"] for number in numbers],

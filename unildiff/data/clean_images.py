@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from unildiff.data.augment import Augment
-from unildiff.data.batch import RestorationSample, SampleSet, picture_tensor
+from unildiff.data.batch import RestorationSample, SampleSet, image_tensor
 from unildiff.data.datasets import EpochOrder
 from unildiff.data.images import read_rgb
 from unildiff.data.pair import Pair, Which
@@ -144,8 +144,8 @@ class CleanTrainSet:
         if degradation == tasks.CLEAR and generator(key, "dark").random() < self._evening:
             gt = lower_light(gt, key)
         return {
-            "lq": picture_tensor(tasks.apply(gt, degradation, key)),
-            "gt": picture_tensor(gt),
+            "lq": image_tensor(tasks.apply(gt, degradation, key)),
+            "gt": image_tensor(gt),
             "caption": pair.caption,
             "degradation": degradation,
             "name": f"{pair.name}_{key:016x}",

@@ -4,6 +4,7 @@ Axis letters: B batch, C channels, H W pixels.
 """
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from typing import Any, ClassVar
@@ -14,11 +15,13 @@ from torch.utils.data import DataLoader
 
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationBatch, SampleSet, collate
-from unildiff.data.datasets import EvalSet, WithoutTruth
+from unildiff.data.datasets import EvalSet, WithoutGroundTruth
 from unildiff.data.pair import Split
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
 from unildiff.utils.errors import UserError
 from unildiff.utils.parallel import cores
+
+_LOG = logging.getLogger(__name__)
 
 
 class RestorationDataModule(lightning.LightningDataModule):
@@ -107,7 +110,7 @@ class RestorationDataModule(lightning.LightningDataModule):
 
     def predict_set(self) -> SampleSet:
         """Return the pictures to restore; those of the test set where a subclass says nothing else."""
-        return WithoutTruth(self.test_set())
+        return WithoutGroundTruth(self.test_set())
 
     def predict_names(self) -> list[str]:
         """Return the names of all pictures to restore, as far as the set knows them, the same on every rank; after ``setup``."""
@@ -129,21 +132,34 @@ class RestorationDataModule(lightning.LightningDataModule):
         """Return every caption of the sets that were set up.
 
         Raises:
-            UserError: a set makes its captions along with its pictures, without end.
+            UserError: a set makes its captions along with its images, without end.
         """
         found: set[str] = set()
         for split, made in self._sets.items():
-            if made is not None and not hasattr(made, "listed_captions"):
+            if made is not None and not hasattr(made, "captions"):
                 raise UserError(
                     f"captions: those of {type(self).__name__} ({split}) cannot be listed; leave CaptionCache out"
                 )
-            found |= set() if made is None else made.listed_captions()
+            found |= set() if made is None else set(made.captions())
         return found
+
+    def captioned(self) -> dict[Split, float]:
+        """Return the share of images with a caption in each set that was set up, 1 where captions come with the images."""
+        shares: dict[Split, float] = {}
+        for split, made in self._sets.items():
+            if made is not None:
+                captions = made.captions() if hasattr(made, "captions") else ["generated"]
+                shares[split] = sum(map(bool, captions)) / len(captions)
+        return shares
 
     # Lightning's side.
 
     def setup(self, stage: str) -> None:
-        """Make the sets that ``stage`` (fit, validate, test or predict) needs, so that faults show before any work."""
+        """Make the sets that ``stage`` (fit, validate, test or predict) needs, so that faults show before any work.
+
+        Raises:
+            UserError: a set is empty, or there is nothing to validate.
+        """
         wanted: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -158,6 +174,25 @@ class RestorationDataModule(lightning.LightningDataModule):
                         f"{type(self).__name__}: the {split} set is empty; check the folder and the settings"
                     )
                 self._sets[split] = made
+                if rank_and_world()[0] == 0:
+                    self._warn_of_captions(split)
+        if "val" in wanted[stage] and self._sets["val"] is None:
+            nothing = f"{type(self).__name__} has no validation images and holds none out of training"
+            if stage == "validate":
+                raise UserError(f"{nothing}; add some (see `unildiff data layout`), or give --data.val_scenes")
+            if rank_and_world()[0] == 0:
+                _LOG.warning("no validation: %s, so no checkpoint is the best one", nothing)
+
+    def _warn_of_captions(self, split: Split) -> None:
+        share = self.captioned().get(split, 1.0)
+        if share < 1:
+            which = "none" if share == 0 else f"{share:.0%}"
+            _LOG.warning(
+                "captions: %s of the %s images have one; without a caption text and guidance have no effect "
+                "(`unildiff data caption` writes them)",
+                which,
+                split,
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the training stream, from ``consumed`` on."""
@@ -200,12 +235,12 @@ class RestorationDataModule(lightning.LightningDataModule):
             moved["gt"] = moved["gt"].contiguous()
         return moved
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the position in the training stream."""
         return {"consumed": self.consumed}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on at the position that a checkpoint holds."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume at the position that a checkpoint holds."""
         self.consumed = int(state_dict["consumed"])
 
     # What runs are described by.

@@ -1,6 +1,6 @@
-"""The sample sets that every datamodule builds: training draws, evaluation pairs, pictures to restore.
+"""The sample sets that every datamodule builds: training draws, evaluation pairs and images to restore.
 
-Axis letters: C channels, H W pixels. Pictures are uint8 RGB; arrays are (H, W, C), tensors (C, H, W).
+Axis letters: C channels, H W pixels. Images are uint8 RGB; arrays are (H, W, C), tensors (C, H, W).
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from unildiff.data.augment import Augment
-from unildiff.data.batch import PredictSample, RestorationSample, picture_tensor
+from unildiff.data.batch import PredictSample, RestorationSample, image_tensor
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
 from unildiff.data.pair import Pair, PairSource, Which
@@ -46,14 +46,14 @@ class FilePairs:
 
 
 class Degrader(Protocol):
-    """Makes the degraded picture of pairs that have none on disk (noise)."""
+    """Makes the degraded image of pairs that have none on disk (noise)."""
 
     def train(self, gt: np.ndarray, key: int) -> tuple[np.ndarray, str]:
         """Return the degraded crop and its degradation's name."""
         ...
 
     def test(self, gt: np.ndarray, pair: Pair, key: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the degraded picture and the clean one to compare it with."""
+        """Return the degraded image and the ground truth to compare it with."""
         ...
 
 
@@ -61,15 +61,15 @@ class EpochOrder:
     """Which task, and which of its items, comes at a position: a pure function of (seed, epoch, index).
 
     A task is drawn by weight at each position; its item is the one at that position, modulo the task's size, of an order
-    that is shuffled anew for each epoch. So one task alone gives each item once an epoch. With several tasks the positions
-    of a task are drawn, and what stands at the others is not seen: of two tasks of equal size and weight a quarter of the
-    items is missed in an epoch, of many more than a third (1/e), by chance, and others come more than once.
+    that is shuffled again for each epoch. So one task alone gives each item once per epoch. With several tasks the
+    positions of each task are random: of two tasks of equal size and weight a quarter of the items is missed in an epoch,
+    of many tasks more than a third (1/e), and others come more than once.
     """
 
     def __init__(
         self, sizes: Mapping[str, int], weights: Mapping[str, float] | None, per_epoch: int, seed: int
     ) -> None:
-        """Args: items a task, weight a task (1 where none is given; None: all equal), samples an epoch, seed.
+        """Args: items per task, weight per task (1 where none is given; None: all equal), samples per epoch, seed.
 
         Raises:
             UserError: a weight is negative, names no task, or all are 0.
@@ -120,7 +120,7 @@ class TrainSet:
         degrader: Degrader | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        """Args: pairs a task, the order, the crops, captions, what degrades pairs without a file, broken files' fate."""
+        """Args: pairs per task, the order, the crops, captions, what degrades pairs without a file, what to do with broken files."""
         self._sources = sources
         self._order = order
         self._augment = augment
@@ -137,9 +137,9 @@ class TrainSet:
     def __len__(self) -> int:
         return self._order.per_epoch
 
-    def listed_captions(self) -> set[str]:
-        """Return every caption that a sample can have."""
-        return {_caption(pair, self._captions) for pair in self.pairs}
+    def captions(self) -> list[str]:
+        """Return the caption of each pair."""
+        return [_caption(pair, self._captions) for pair in self.pairs]
 
     def __getitem__(self, position: int) -> RestorationSample:
         """Return the sample at any position, also beyond the first epoch.
@@ -157,7 +157,7 @@ class TrainSet:
                 if str(error) not in self._reported:
                     self._reported.add(str(error))
                     _LOG.warning("skipped: %s", error)
-        raise UserError(f"{_ATTEMPTS} training pictures in a row cannot be read; run `unildiff data check`")
+        raise UserError(f"{_ATTEMPTS} training images in a row cannot be read; run `unildiff data check`")
 
     def _sample(self, source: PairSource, item: int, key: int) -> RestorationSample:
         pair = source.pairs[item]
@@ -172,8 +172,8 @@ class TrainSet:
             check_sizes(pair, lq, gt)
             lq, gt = self._augment([lq, gt], key)
         return {
-            "lq": picture_tensor(lq),
-            "gt": picture_tensor(gt),
+            "lq": image_tensor(lq),
+            "gt": image_tensor(gt),
             "caption": _caption(pair, self._captions),
             "degradation": degradation,
             "name": pair.name,
@@ -184,14 +184,30 @@ class TrainSet:
 
 
 class EvalSet:
-    """Whole pairs in a fixed order; what is random in making them depends on (seed, name, degradation) only."""
+    """Whole pairs, or their centres, in a fixed order; whatever is random in them depends on (seed, name, degradation)."""
 
-    def __init__(self, source: PairSource, captions: Captions, seed: int, degrader: Degrader | None = None) -> None:
-        """Args: the pairs, captions, seed of the test randomness, what degrades pairs without a file."""
+    def __init__(
+        self,
+        source: PairSource,
+        captions: Captions,
+        seed: int,
+        degrader: Degrader | None = None,
+        crop: int | None = None,
+    ) -> None:
+        """Set what is evaluated.
+
+        Args:
+            source: the pairs.
+            captions: captions of their files.
+            seed: seed of the test randomness.
+            degrader: makes the degraded image of pairs that have none on disk.
+            crop: longest side in pixels; of larger images the centre is taken.
+        """
         self.source = source
         self._captions = captions
         self._seed = seed
         self._degrader = degrader
+        self._crop = crop
 
     @property
     def pairs(self) -> Sequence[Pair]:
@@ -201,9 +217,9 @@ class EvalSet:
     def __len__(self) -> int:
         return len(self.source)
 
-    def listed_captions(self) -> set[str]:
-        """Return every caption that a sample can have."""
-        return {_caption(pair, self._captions) for pair in self.pairs}
+    def captions(self) -> list[str]:
+        """Return the caption of each pair."""
+        return [_caption(pair, self._captions) for pair in self.pairs]
 
     def __getitem__(self, index: int) -> RestorationSample:
         """Return pair ``index``.
@@ -218,21 +234,28 @@ class EvalSet:
         else:
             lq = self.source.read(index, "lq")
             check_sizes(pair, lq, gt)
-        return {
-            "lq": picture_tensor(lq),
-            "gt": picture_tensor(gt),
+        original_size = gt.shape[0], gt.shape[1]
+        side = self._crop or max(original_size)
+        top, left = (max(length - side, 0) // 2 for length in original_size)
+        lq, gt = (image[top : top + side, left : left + side] for image in (lq, gt))
+        sample: RestorationSample = {
+            "lq": image_tensor(lq),
+            "gt": image_tensor(gt),
             "caption": _caption(pair, self._captions),
             "degradation": pair.degradation,
             "name": pair.name,
-            "key": picture_key(self._seed, lq),
+            "key": image_key(self._seed, lq),
         }
+        if lq.shape[:2] != original_size:
+            sample |= {"original_size": original_size, "crop": (top, left)}
+        return sample
 
 
 class PredictSet:
-    """Degraded pictures without a truth; ``names[i]`` is what the restored picture will be called."""
+    """Degraded images without a ground truth; ``names[i]`` is the name of the restored image."""
 
     def __init__(self, files: Sequence[Path], names: Sequence[str], captions: Captions, seed: int) -> None:
-        """Args: the pictures, their names, captions, seed of the sampling noise."""
+        """Args: the files, their names, captions, seed of the sampling noise."""
         self.files = files
         self.names = names
         self._captions = captions
@@ -240,29 +263,33 @@ class PredictSet:
 
     @property
     def pairs(self) -> list[Pair]:
-        """The pictures as pairs without a truth."""
+        """The images as pairs without a ground truth."""
         return [Pair("", "", name, file, None) for name, file in zip(self.names, self.files, strict=True)]
 
     def __len__(self) -> int:
         return len(self.files)
 
+    def captions(self) -> list[str]:
+        """Return the caption of each image."""
+        return [self._captions.of(file) for file in self.files]
+
     def __getitem__(self, index: int) -> PredictSample:
-        """Return picture ``index``.
+        """Return image ``index``.
 
         Raises:
             UserError: the file cannot be read.
         """
         lq = read_rgb(self.files[index])
         return {
-            "lq": picture_tensor(lq),
+            "lq": image_tensor(lq),
             "caption": self._captions.of(self.files[index]),
             "name": self.names[index],
-            "key": picture_key(self._seed, lq),
+            "key": image_key(self._seed, lq),
         }
 
 
-class WithoutTruth:
-    """The pictures of an evaluation set, as if there were no truth; named ``<degradation>/<name>.png``."""
+class WithoutGroundTruth:
+    """The images of an evaluation set without their ground truth; named ``<degradation>/<name>.png``."""
 
     def __init__(self, pairs: EvalSet) -> None:
         """Args: the evaluation set."""
@@ -270,7 +297,7 @@ class WithoutTruth:
 
     @property
     def names(self) -> list[str]:
-        """What the restored pictures will be called."""
+        """The names of the restored images."""
         return [_predicted_name(pair.degradation, pair.name) for pair in self.pairs]
 
     @property
@@ -281,8 +308,12 @@ class WithoutTruth:
     def __len__(self) -> int:
         return len(self._whole)
 
+    def captions(self) -> list[str]:
+        """Return the caption of each image."""
+        return self._whole.captions()
+
     def __getitem__(self, index: int) -> PredictSample:
-        """Return picture ``index``."""
+        """Return image ``index``."""
         sample = self._whole[index]
         return {
             "lq": sample["lq"],
@@ -300,14 +331,14 @@ def _caption(pair: Pair, captions: Captions) -> str:
     return pair.caption or captions.of(pair.lq, pair.gt)
 
 
-def picture_key(seed: int, lq: np.ndarray) -> int:
-    """Return the key of a picture that is restored: from its pixels, so that ``test`` and ``restore`` agree on any copy."""
+def image_key(seed: int, lq: np.ndarray) -> int:
+    """Return the key of an image to restore. It comes from the pixels, so that ``test`` and ``restore`` agree on any copy."""
     digest = hashlib.blake2b(np.ascontiguousarray(lq).data, digest_size=8).hexdigest()
     return sample_key(seed, *lq.shape, digest)
 
 
 def check_sizes(pair: Pair, lq: np.ndarray, gt: np.ndarray) -> None:
-    """Raise a UserError that names both files when the pictures of a pair differ in size."""
+    """Raise a UserError that names both files when the images of a pair differ in size."""
     if lq.shape[:2] != gt.shape[:2]:
         sizes = f"{lq.shape[1]}x{lq.shape[0]} against {gt.shape[1]}x{gt.shape[0]}"
         raise UserError(f"sizes differ: {pair.lq} and {pair.gt} ({sizes}); pairs must match pixel by pixel")

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from unildiff.data.batch import RestorationBatch, RestorationSample, SampleSet, picture_array
-from unildiff.data.datasets import picture_key
+from unildiff.data.batch import RestorationBatch, RestorationSample, SampleSet, image_array
+from unildiff.data.datasets import image_key
 from unildiff.data.pair import Pair
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import write_whole
@@ -141,7 +141,7 @@ class CachedTrainSet:
 
 def picture_hash(picture: Tensor) -> int:
     """Return a 63-bit hash of a uint8 picture (3, H, W)."""
-    return picture_key(0, picture_array(picture))
+    return image_key(0, image_array(picture))
 
 
 def entries_of(batch: RestorationBatch, latents: Tensor, skips: list[Tensor]) -> dict[str, Tensor]:

@@ -5,17 +5,17 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from unildiff.data.catalogue import dataset
+from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.datasets import Degrader
 from unildiff.data.gaussian_noise import GaussianNoise, Recipe, check_levels, sigma_of
 from unildiff.data.layouts import PictureSet
 from unildiff.data.pair import Pair, PairSource, Split
-from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.sources import View
 from unildiff.utils.errors import UserError
 
 
-class NoisyDataModule(PairedDataModule):
-    """Pairs, some of which are clean pictures that get their noise here; see :class:`PairedDataModule`."""
+class NoisyDataModule(CatalogueDataModule):
+    """Pairs, some of which are clean pictures that get their noise here; see :class:`CatalogueDataModule`."""
 
     test_levels: ClassVar[tuple[int, ...]] = (15, 25, 50)
 
@@ -37,7 +37,7 @@ class NoisyDataModule(PairedDataModule):
             test_noise: "keyed" makes it from (test_seed, file name, sigma) alone; "peers" as PromptIR, AdaIR, DFPIR and
                 MoCE-IR do, for comparison with their numbers.
             also_test: further test sets of clean pictures, e.g. [urban100, kodak24].
-            kwargs: see :class:`PairedDataModule`.
+            kwargs: see :class:`CatalogueDataModule`.
         """
         super().__init__(**kwargs)
         known = dataset(self.dataset)

@@ -1,42 +1,51 @@
-"""The datamodule of sets that lie on disk in one of the known layouts, or packed."""
+"""The datamodule of image pairs: training, validation on held-out or separate pairs, and tests."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unildiff.data.captions import Captions
-from unildiff.data.catalogue import dataset
 from unildiff.data.datamodule import RestorationDataModule
-from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, Reader, TrainSet
-from unildiff.data.images import read_rgb
-from unildiff.data.layouts import PictureSet, SeveralLayouts, is_there, sample_of
+from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, TrainSet
 from unildiff.data.pair import Pair, PairSource, Split, files_of
-from unildiff.data.sources import View, disk_source, readable, report
+from unildiff.data.sharding import rank_and_world
+from unildiff.data.sources import View, readable
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
 
 if TYPE_CHECKING:
     from unildiff.data.pack import Pack
 
+_LOG = logging.getLogger(__name__)
+
 
 class PairedDataModule(RestorationDataModule):
-    """Pairs of one data set of :mod:`unildiff.data.catalogue`, whose layouts are recognised by themselves.
+    """Pairs on disk or in a pack.
 
-    A subclass says which data set, and may narrow or widen what is read in :meth:`pictures`, from files and from a pack
-    alike, and give pairs other descriptions in :meth:`choose`.
+    A subclass finds the pairs of a split (:meth:`find`) and says whether there are validation pairs (:meth:`has_val`).
+    It may drop or multiply pairs in :meth:`choose`, and make degraded images itself in :meth:`degrader`.
+
+    Attributes:
+        dataset: name under which a pack must hold it.
+        captions_above: look for ``captions.jsonl`` in the folders above the data, too.
+        most_held_out: how many scenes of each task are held out for validation by default.
+        held_out_share: and at most this share of them.
     """
 
     dataset: ClassVar[str]
+    captions_above: ClassVar[bool] = False
+    most_held_out: ClassVar[int] = 4
+    held_out_share: ClassVar[float] = 0.05
 
     def __init__(
         self,
-        root: str | None = None,
-        folders: dict[str, str] | None = None,
-        layout: str | None = None,
+        root: str,
         weights: dict[str, float] | None = None,
         samples_per_epoch: int | None = None,
-        val_scenes: int = 0,
+        val_scenes: int | None = None,
+        val_crop: int | None = 512,
         on_error: OnError = "raise",
         captions: str | None = None,
         packed: str | None = None,
@@ -45,69 +54,80 @@ class PairedDataModule(RestorationDataModule):
         """Choose what is read.
 
         Args:
-            root: folder of the data set; by default ``data/`` and the set's short name.
-            folders: another folder for some of the sets, e.g. ``{haze: /data/RESIDE}``.
-            layout: take this layout where several lie in one folder; see ``unildiff data layout NAME``.
+            root: folder of the dataset.
             weights: how often each task is drawn, 1 where none is given, so by default all equally often.
             samples_per_epoch: by default the number of training pairs.
-            val_scenes: clean pictures held out of training, with all their degraded ones, for validation; only used
-                where a set has no validation pictures of its own.
-            on_error: "raise" stops at files without a partner, double names, unequal sizes and broken files; "skip"
-                reports them and goes on without.
+            val_scenes: ground-truth images held out of training, with all their degraded ones, for validation, where the
+                dataset has no validation images of its own; 0 holds out none. By default a few of each task.
+            val_crop: longest side of the validation images in pixels, the centre of larger ones (our choice: the paper's
+                crop size); null validates on whole images.
+            on_error: "raise" stops at files without a partner, repeated names, unequal sizes and broken files; "skip"
+                reports them and continues without them.
             captions: captions file, its names relative to its own folder or to that of the data; by default the
                 ``captions.jsonl`` beside the data. With ``packed`` it replaces the captions in the pack.
-            packed: folder made by ``unildiff data pack``, read instead of the pictures.
+            packed: folder made by ``unildiff data pack``, read instead of the images.
             kwargs: see the base class.
         """
         super().__init__(**kwargs)
-        self.root = Path(root or f"data/{self.dataset}")
-        self.folders = {name: Path(folder) for name, folder in (folders or {}).items()}
-        known = dataset(self.dataset)
-        names = [pictures.name for pictures in (*known.sets, *known.optional)]
-        if unknown := sorted(set(self.folders) - set(names)):
-            raise UserError(f"folders: {self.dataset} has no set {', '.join(unknown)}; it has {', '.join(names)}")
-        if val_scenes < 0:
+        self.root = Path(root)
+        if val_scenes is not None and val_scenes < 0:
             raise UserError(f"val_scenes: {val_scenes}; give 0, or how many scenes to hold out")
+        if val_crop is not None and val_crop < 1:
+            raise UserError(f"val_crop: {val_crop}; give at least 1, or null for whole images")
         if samples_per_epoch is not None and samples_per_epoch < 1:
-            raise UserError(f"samples_per_epoch: {samples_per_epoch}; give at least 1, or none for the number of pairs")
-        self.layout = layout
+            raise UserError(f"samples_per_epoch: {samples_per_epoch}; give at least 1, or null for the number of pairs")
         self.weights = weights
         self.samples_per_epoch = samples_per_epoch
         self.val_scenes = val_scenes
+        self.val_crop = val_crop
         self.on_error: OnError = on_error
         self.captions = captions
         self.packed = None if packed is None else Path(packed)
-        self.reader: Reader = read_rgb
+        self._train_source: PairSource | None = None
 
-    @property
-    def is_sample(self) -> bool:
-        """Whether any test pictures are a sample set written by ``unildiff data sample``, not the real data."""
-        if self.packed is not None:
-            return self._pack().sample is not None
-        return any(sample_of(self.folders.get(s.name, self.root)) is not None for s in self.pictures("test"))
+    # What subclasses give.
 
-    # What subclasses may change.
+    @abstractmethod
+    def find(self, split: Split) -> PairSource:
+        """Return the pairs of a split.
 
-    def pictures(self, split: Split) -> Sequence[PictureSet]:
-        """Return the sets to read."""
-        return dataset(self.dataset).sets
+        Raises:
+            UserError: there are none, or something is wrong with them.
+        """
+
+    @abstractmethod
+    def has_val(self) -> bool:
+        """Return whether the dataset has validation pairs of its own."""
 
     def choose(self, source: PairSource, split: Split) -> PairSource:
-        """Return the pairs of ``source``, all of sets that are read: some of them, or several of one (a noise level each)."""
+        """Return the pairs to use: some of ``source``, or several of one (a noise level each)."""
         return source
 
     def degrader(self, split: Split, source: PairSource) -> Degrader | None:
-        """Return what makes the degraded pictures that are not on disk."""
+        """Return what makes the degraded images that are not on disk."""
         return None
+
+    def scene(self, pair: Pair) -> str:
+        """Return what the pairs of one scene have in common; they are held out together."""
+        assert pair.gt is not None  # only images to restore have none
+        return f"{pair.gt.parent.name}/{pair.gt.name}"
+
+    def caption_folders(self) -> list[Path]:
+        """Return where the captions of files may lie."""
+        return [self.root]
 
     # The sets.
 
     def train_set(self) -> TrainSet:
         """See the base class."""
-        source = self._source("train")
-        if self.val_scenes and not self._has_val():
-            held = self._held_out(source)
-            source = View(source, [(i, pair) for i, pair in enumerate(source.pairs) if _scene(pair) not in held])
+        source = self._training_pairs()
+        held = self._held_out(source)
+        if held:
+            kept = [(i, pair) for i, pair in enumerate(source.pairs) if self.scene(pair) not in held]
+            if rank_and_world()[0] == 0:
+                out = f"{len(held)} of {len({self.scene(pair) for pair in source.pairs}):,} scenes"
+                _LOG.warning("validation: %s held out of training (set --data.val_scenes 0 to train on all)", out)
+            source = View(source, kept)
         source = self.choose(source, "train")
         tasks: dict[str, list[tuple[int, Pair]]] = {}
         for index, pair in enumerate(source.pairs):
@@ -123,102 +143,85 @@ class PairedDataModule(RestorationDataModule):
         return TrainSet(views, order, self.augment, captions, self.degrader("train", source), self.on_error)
 
     def val_set(self) -> EvalSet | None:
-        """See the base class: the set's own validation pictures, or else those held out of training."""
-        if self._has_val():
-            return self._eval_set(self._source("val"), "val")
-        if not self.val_scenes:
+        """See the base class: the dataset's own validation pairs, or else those held out of training."""
+        if self.has_val():
+            return self._eval_set(self.find("val"), "val")
+        if self.val_scenes == 0:
             return None
-        source = self._source("train")
+        source = self._training_pairs()
         held = self._held_out(source)
-        picks = [(i, pair) for i, pair in enumerate(source.pairs) if _scene(pair) in held]
-        return self._eval_set(View(source, picks), "val")
+        picks = [(i, pair) for i, pair in enumerate(source.pairs) if self.scene(pair) in held]
+        if self.val_scenes is None:  # of several degraded images of a scene the first one: a small set
+            first: dict[tuple[str, str], tuple[int, Pair]] = {}
+            for index, pair in picks:
+                first.setdefault((pair.degradation, self.scene(pair)), (index, pair))
+            picks = list(first.values())
+        return self._eval_set(View(source, picks), "val") if picks else None
 
     def test_set(self) -> EvalSet:
         """See the base class."""
-        return self._eval_set(self._source("test"), "test")
+        return self._eval_set(self.find("test"), "test")
 
-    def contents(self) -> list[str]:
-        """See the base class."""
-        if self.packed is None:
-            return super().contents()
-        sets = [pictures.name for split in self._sets for pictures in self.pictures(split)]
-        known = {pictures.name for pictures in dataset(self.dataset).sets}
-        return [self._pack().contents, *([] if set(sets) == known else [f"sets {sets}"])]
+    def state_dict(self) -> dict[str, Any]:
+        """See the base class; checkpoints also say that scenes may be held out by default."""
+        return {**super().state_dict(), "holds_out": True}
 
-    def _eval_set(self, source: PairSource, split: Split) -> EvalSet:
-        source = self.choose(source, split)
-        if self.on_error == "skip" and self.packed is None:
-            source = readable(source, self.skipped)
-        return EvalSet(source, self._captions(split, source), self.test_seed, self.degrader(split, source))
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See the base class. A run of an earlier release trained on all pairs by default, and resumes on all."""
+        super().load_state_dict(state_dict)
+        if "holds_out" not in state_dict and self.val_scenes is None and "train" in self._sets and not self.has_val():
+            self.val_scenes = 0
+            self._sets |= {"train": self.train_set(), "val": None}
+            _LOG.warning("validation: the run that is resumed held out no scenes, so it has nothing to validate on")
 
-    def _source(self, split: Split) -> PairSource:
-        if self.packed is not None:
-            if self.reader is not read_rgb:
-                raise UserError(f"packed: {self.packed} holds RGB pictures, not RAW; leave out --data.packed")
-            wanted = frozenset[str]().union(*(pictures.degradations for pictures in self.pictures(split)))
-            packed = self._pack().source(split, lambda pair: pair.degradation in wanted)
-            if absent := self._absent(packed, split):
-                raise UserError(
-                    f"packed: {self.packed} has no {split} pairs of {', '.join(absent)}; pack a folder that holds them, "
-                    "or do not ask for them"
-                )
-            if self.captions is not None:
-                return View(packed, [(i, replace(pair, caption="")) for i, pair in enumerate(packed.pairs)])
-            return packed
-        self._refuse_nothing()
-        roots = [(self.folders.get(pictures.name, self.root), pictures) for pictures in self.pictures(split)]
-        try:
-            source, faults = disk_source(roots, split, self.layout, split != "train", self.reader)
-        except SeveralLayouts as error:
-            raise UserError(f"{error}, or choose with --data.layout") from None
-        report(faults, self.on_error, self.skipped)
-        return source
-
-    def _pack(self) -> "Pack":
+    def open_pack(self) -> "Pack":
+        """Return the pack that is read instead of files."""
         from unildiff.data.pack import open_pack
 
         assert self.packed is not None
         return open_pack(self.packed, self.dataset)
 
-    def _absent(self, source: PairSource, split: Split) -> list[str]:
-        """Return the titles of the wanted sets that a pack has no pair of."""
-        there = {pair.degradation for pair in source.pairs}
-        return [pictures.title for pictures in self.pictures(split) if there.isdisjoint(pictures.degradations)]
+    def _training_pairs(self) -> PairSource:
+        if self._train_source is None:
+            self._train_source = self.find("train")
+        return self._train_source
 
-    def _refuse_nothing(self) -> None:
-        """Tell a new user where data comes from."""
-        try:
-            absent = not self.root.exists()
-        except PermissionError:
-            absent = False  # what lies there is said by whoever opens it
-        if absent and not self.folders:
-            raise UserError(
-                f"no data: {self.root} does not exist; `unildiff data sample {self.dataset} --root {self.root}` writes a "
-                f"small sample set, `unildiff data layout {self.dataset}` shows how the real one must lie"
-            )
-
-    def _has_val(self) -> bool:
-        if self.packed is not None:
-            pack = self._pack()
-            return "val" in pack.splits and not self._absent(pack.source("val"), "val")
-        self._refuse_nothing()
-        return all(is_there(self.folders.get(s.name, self.root), s, "val", self.layout) for s in self.pictures("val"))
+    def _eval_set(self, source: PairSource, split: Split) -> EvalSet:
+        source = self.choose(source, split)
+        if self.on_error == "skip" and self.packed is None:
+            source = readable(source, self.skipped)
+        crop = self.val_crop if split == "val" else None
+        return EvalSet(source, self._captions(split, source), self.test_seed, self.degrader(split, source), crop)
 
     def _held_out(self, source: PairSource) -> set[str]:
-        scenes = sorted({_scene(pair) for pair in source.pairs}, key=lambda scene: sample_key("held out", scene))
+        """Return the scenes that are held out of training for validation, the same at every run."""
+        if self.val_scenes == 0 or self.has_val():
+            return set()
+        by_task: dict[str, set[str]] = {}
+        for pair in source.pairs:
+            by_task.setdefault(pair.task, set()).add(self.scene(pair))
+        if self.val_scenes is None:
+            return {
+                scene for scenes in by_task.values() for scene in _drawn(scenes, self.default_held_out(len(scenes)))
+            }
+        scenes = set[str]().union(*by_task.values())
         if self.val_scenes >= len(scenes):
             raise UserError(
-                f"val_scenes: {self.val_scenes} of {len(scenes)} scenes would leave none to train on; give fewer"
+                f"val_scenes is {self.val_scenes}, but the dataset has only {len(scenes)} scenes, so none would be left for "
+                "training; use a smaller number"
             )
-        return set(scenes[: self.val_scenes])
+        return set(_drawn(scenes, self.val_scenes))
+
+    def default_held_out(self, scenes: int) -> int:
+        """Return how many of a task's scenes are held out where ``val_scenes`` does not say."""
+        return min(self.most_held_out, int(scenes * self.held_out_share))
 
     def _captions(self, split: Split, source: PairSource) -> Captions:
-        folders = [self.root, *self.folders.values()] if self.packed is None else [self.packed]
+        folders = self.caption_folders() if self.packed is None else [self.packed]
         if self.captions is None:
-            return Captions.find(folders)
-        return Captions.given(Path(self.captions), folders, files_of(source), needed=split == "train")
+            return Captions.find(folders, upwards=self.packed is None and self.captions_above)
+        return Captions.given(Path(self.captions), folders, files_of(source), needed=split in ("train", "predict"))
 
 
-def _scene(pair: Pair) -> str:
-    assert pair.gt is not None  # only pictures to restore have none
-    return f"{pair.gt.parent.name}/{pair.gt.name}"
+def _drawn(scenes: Iterable[str], count: int) -> list[str]:
+    return sorted(scenes, key=lambda scene: sample_key("held out", scene))[:count]

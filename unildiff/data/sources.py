@@ -1,10 +1,8 @@
 """From folders to pair sources: reading layouts, reporting faults, leaving out what cannot be read."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +12,8 @@ from unildiff.data.datasets import FilePairs, OnError, Reader, check_sizes
 from unildiff.data.images import image_size, read_rgb
 from unildiff.data.layouts import PictureSet, read_pairs, recognise, sample_of
 from unildiff.data.pair import Pair, PairSource, Split, Which
-from unildiff.data.pairing import Fault, Rule, pair_by_name, size_faults
-from unildiff.data.walk import files_below, find_images, is_image
+from unildiff.data.pairing import Fault, size_faults
+from unildiff.data.walk import find_images
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder
 from unildiff.utils.parallel import progress
@@ -76,20 +74,6 @@ def disk_source(
         pairs += more
         faults += wrong
     return FilePairs(pairs, reader), faults
-
-
-def pattern_source(root: Path, lq: str, gt: str, rule: Rule, degradation: str) -> tuple[FilePairs, list[Fault]]:
-    """Return the pairs of two glob patterns below ``root``, and what is wrong with the other files.
-
-    Raises:
-        UserError: no such folder, or a pattern that matches no picture.
-    """
-    input_folder(root, "the pictures")
-    paired = pair_by_name(_matching(root, lq), _matching(root, gt), rule)
-    faults = [*paired.faults, *size_faults(paired.pairs, image_size)]
-    bad = {file for fault in faults for file in fault.files}
-    good = [pair for pair in paired.pairs if bad.isdisjoint(pair)]
-    return FilePairs([Pair(degradation, degradation, a.stem, a, b) for a, b in good]), faults
 
 
 def every_image(root: Path, degradation: str, skipped: list[str]) -> FilePairs:
@@ -155,46 +139,6 @@ def _compare_counts(where: str, pairs: Sequence[Pair], published: int) -> None:
         if count != published:
             of = f" of {', '.join(degradations)}" if len(found) > 1 else ""
             _LOG.warning("%s: %d found%s, %d published", where, count, of, published)
-
-
-def _matching(root: Path, pattern: str) -> list[Path]:
-    parts = Path(pattern).parts
-    if not parts or Path(pattern).is_absolute():
-        raise UserError(f"pattern {pattern!r}: give it relative to {root}, e.g. 'lq/*'")
-    if wrong := [part for part in parts if "**" in part and part != "**"]:
-        raise UserError(f"pattern {pattern!r}: ** stands for folders and not in {wrong[0]!r}; write '**/' or '*'")
-    files = sorted(path for path in _expanded(root, parts) if is_image(path))
-    if not files:
-        raise UserError(f"no pictures match {pattern!r} in {root}; give other patterns for lq and gt")
-    return files
-
-
-def _expanded(root: Path, parts: tuple[str, ...]) -> set[Path]:
-    """Return what a glob pattern matches; its ``**`` enters linked folders too, as ``predict`` does."""
-    files = set(root.glob("/".join(parts)))
-    if "**" not in parts:
-        return files
-    seen = {_lies(path) for path in files}  # a folder and a link to it are one place
-    first = parts.index("**")
-    for folder in list(root.glob("/".join(parts[:first]))) if first else [root]:
-        for path in files_below(folder) if folder.is_dir() else ():
-            if _fits(path.relative_to(folder).parts, parts[first:]) and _lies(path) not in seen:
-                seen.add(_lies(path))
-                files.add(path)
-    return files
-
-
-def _fits(names: tuple[str, ...], parts: tuple[str, ...]) -> bool:
-    """Return whether a path fits a glob pattern, both by their parts."""
-    if not parts or not names:
-        return not parts and not names
-    if parts[0] == "**":
-        return _fits(names, parts[1:]) or _fits(names[1:], parts)
-    return fnmatchcase(names[0], parts[0]) and _fits(names[1:], parts[1:])
-
-
-def _lies(path: Path) -> str:
-    return os.path.join(os.path.realpath(path.parent), path.name)
 
 
 def _decoded_size(reader: Reader, path: Path) -> tuple[int, int]:

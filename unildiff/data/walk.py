@@ -114,19 +114,19 @@ def find_images(folder: Path, recursive: bool = True) -> Walk:
     return Walk([path for path in files if is_image(path)], [path for path in files if path.suffix.lower() in foreign])
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and below it, each folder once, links to folders followed after all real folders.
+def files_below(*folders: Path) -> Iterator[Path]:
+    """Yield the files in folders and below them, each folder once, links to folders followed after all real folders.
 
-    Folders of thumbnails, trash and metadata are not entered unless ``folder`` itself is one.
+    Folders of thumbnails, trash and metadata are not entered unless they are among ``folders``.
 
     Raises:
         UserError: a folder may not be read.
     """
     seen: set[tuple[int, int]] = set()
-    waiting = [folder]
+    waiting = list(folders)
     while waiting:
         links: list[Path] = []
-        for start in sorted(waiting):
+        for start in sorted(waiting, key=lambda path: (path.is_symlink(), path)):
             yield from _real_files(start, seen, links)
         waiting = links
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from unildiff.data.augment import Augment
-from unildiff.data.batch import RestorationSample, picture_tensor
+from unildiff.data.batch import RestorationSample, image_tensor
 from unildiff.data.clean_images import lower_light
 from unildiff.data.datasets import EpochOrder
 from unildiff.data.pair import Pair
@@ -102,8 +102,8 @@ class SceneTrainSet:
         estimated = generator(key, "depth").random() < self._estimated_depth
         lq = tasks.apply(gt, degradation, key, None if estimated else depth)
         return {
-            "lq": picture_tensor(lq),
-            "gt": picture_tensor(gt),
+            "lq": image_tensor(lq),
+            "gt": image_tensor(gt),
             "caption": scene.caption,
             "degradation": degradation,
             "name": f"{key:016x}",

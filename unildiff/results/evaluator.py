@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unildiff.data.batch import picture_array
+from unildiff.data.batch import image_array
 from unildiff.data.images import write_png
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import Scorer, load_scorers
@@ -112,7 +112,7 @@ class Evaluator:
     def _save_and_score(self, name: str, degradation: str, pictures: Sequence[Tensor]) -> Row:
         restored, gt = pictures[:2]
         if self._out_dir is not None:
-            write_png(self._out_dir / degradation / f"{name}.png", picture_array(restored))
+            write_png(self._out_dir / degradation / f"{name}.png", image_array(restored))
         row: Row = {"degradation": degradation, "name": name}
         row |= score_picture(restored, gt, self._scorers, self._names)
         for lq in pictures[2:]:

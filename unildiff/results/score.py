@@ -12,7 +12,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from unildiff.data.batch import picture_tensor
+from unildiff.data.batch import image_tensor
 from unildiff.data.images import read_rgb
 from unildiff.metrics.perceptual import MetricUnavailable, NetworkScorer
 from unildiff.metrics.protocols import Protocol
@@ -119,7 +119,7 @@ def _one_thread() -> None:
 
 
 def _read(pair: ScoredPair) -> tuple[Tensor, Tensor]:
-    restored, clean = picture_tensor(read_rgb(pair.restored)), picture_tensor(read_rgb(pair.clean))
+    restored, clean = image_tensor(read_rgb(pair.restored)), image_tensor(read_rgb(pair.clean))
     return restored, clean
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unildiff.data.batch import RestorationBatch, picture_array
+from unildiff.data.batch import RestorationBatch, image_array
 from unildiff.data.images import write_png
 from unildiff.metrics.registry import metric_info
 from unildiff.results.blindness import told_degradations
@@ -95,7 +95,7 @@ class TestRun:
             if self.settings.save_inputs:
                 for kind, image in (("input", lq), ("truth", gt)):
                     path = self.folder / kind / degradation / f"{name}.png"
-                    self._written.append(self._writer.submit(write_png, path, picture_array(image)))
+                    self._written.append(self._writer.submit(write_png, path, image_array(image)))
 
     def finish(self, about: dict[str, Any]) -> list[Row]:
         """Wait for all images, gather the rows of all ranks, write the folder.
@@ -172,7 +172,7 @@ class Predictions:
     def write(self, name: str, image: Tensor) -> None:
         """Write an image (3, H, W) uint8 under the name that `unildiff restore` would use."""
         path = self.folder / (self._targets.get(name) or png_names([name])[0])
-        self._written.append(self._writer.submit(write_png, path, picture_array(image)))
+        self._written.append(self._writer.submit(write_png, path, image_array(image)))
 
     def finish(self) -> int:
         """Wait for all files and return their number."""

@@ -25,7 +25,7 @@ from unildiff.core.network import NetworkConfig
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEncoders
 from unildiff.core.unet import FusedUNet
-from unildiff.data.batch import picture_array
+from unildiff.data.batch import image_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
@@ -249,7 +249,7 @@ def as_array(picture: Picture) -> np.ndarray:
             )
         if not picture.isfinite().all():
             raise ValueError("a tensor picture must be finite, got NaN or infinity")
-        return picture_array(to_uint8(picture * 2 - 1))
+        return image_array(to_uint8(picture * 2 - 1))
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"an array picture must be uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
     return picture
@@ -272,7 +272,7 @@ def _one_each(value: Any, count: int, name: str) -> list[Any]:
 
 def _as_output(picture: Tensor, output_type: str) -> Any:
     if output_type == "pil":
-        return Image.fromarray(picture_array(picture))
+        return Image.fromarray(image_array(picture))
     if output_type == "np":
-        return picture_array(picture).astype(np.float32) / 255
+        return image_array(picture).astype(np.float32) / 255
     return picture.float() / 255

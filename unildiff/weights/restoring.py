@@ -9,8 +9,8 @@ from torch import Tensor
 
 from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
-from unildiff.data.batch import picture_tensor
-from unildiff.data.datasets import picture_key
+from unildiff.data.batch import image_tensor
+from unildiff.data.datasets import image_key
 from unildiff.diffusion.sampler import Callback, SamplingSettings
 
 
@@ -40,9 +40,9 @@ def restore_picture(
         UserError: what the model makes of it is not finite.
     """
     weight = next(model.parameters())
-    lq = to_unit(picture_tensor(picture)[None].to(device or weight.device)).to(weight.dtype)
+    lq = to_unit(image_tensor(picture)[None].to(device or weight.device)).to(weight.dtype)
     with torch.inference_mode():
         restored = model.restore(
-            lq, [caption], [picture_key(seed, picture)], settings or SamplingSettings(), callback=callback
+            lq, [caption], [image_key(seed, picture)], settings or SamplingSettings(), callback=callback
         )
     return to_uint8(restored, [name])[0]

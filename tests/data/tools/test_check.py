@@ -51,7 +51,7 @@ def found(root: Path, name: str = "derain") -> set[tuple[str, str, tuple[str, ..
 def test_a_whole_set_is_clean(rain100l: Path) -> None:
     report = check("derain", rain100l)
     assert report.findings == [] and report.absent == []
-    assert report.pictures == 600
+    assert report.images == 600
     assert [(part.split, part.layout, part.counts) for part in report.parts] == [
         ("train", "promptir", {"rain": 200}),
         ("test", "promptir", {"rain": 100}),
@@ -119,7 +119,7 @@ def test_memory_grows_little_with_the_number_of_files(tmp_path: Path) -> None:
             report = check("derain", root)
             peak.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
-        assert report.pictures == 2 * count and report.looked_at == 0
+        assert report.images == 2 * count and report.looked_at == 0
     for peak in peaks.values():
         assert (peak[1] - peak[0]) / (2 * (counts[1] - counts[0])) < BYTES_A_FILE
 

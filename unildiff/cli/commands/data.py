@@ -7,7 +7,10 @@ from unildiff.utils.errors import UserError
 
 if TYPE_CHECKING:
     from unildiff.data.layouts import PictureSet
+    from unildiff.data.pair import Split
     from unildiff.data.tools.check import Report
+
+    Half = tuple[str | None, str | None]
 
 
 def list_() -> None:
@@ -57,24 +60,45 @@ def layout(name: str) -> None:
     print("\nThe layout is recognised by itself. To folders of clean pictures alone noise is added as they are read.")
 
 
-def check(name: str, root: Path | None = None, json: Path | None = None) -> int:
-    """Look for everything that is wrong with a data set on disk; exit code 0 clean, 1 findings.
+def check(
+    name: str,
+    root: Path | None = None,
+    json: Path | None = None,
+    lq: str | None = None,
+    gt: str | None = None,
+    train_lq: str | None = None,
+    train_gt: str | None = None,
+    val_lq: str | None = None,
+    val_gt: str | None = None,
+    rule: str = "same",
+) -> int:
+    """Look for everything that is wrong with a dataset on disk; exit code 0 without findings, 1 with findings.
 
-    Counts against the published ones, layout, files without a partner, double names, unreadable files, unequal sizes,
-    pictures of one colour, and pictures that are in training and in test. Files that have not changed since the last
-    check are not read again.
+    Counts against the published ones, layout, files without a partner, repeated names, unreadable files, unequal sizes,
+    images of one colour, and images that are in training and in test. Files that have not changed since the last check
+    are not read again.
 
     Args:
-        name: a data set or one of its sets, see `unildiff data list`.
+        name: a dataset or one of its sets, see `unildiff data list`, or folder: your own images.
         root: its folder; by default data/NAME.
-        json: write the report to this file too.
+        json: write the report to this file, too.
+        lq: of folder: pattern of the degraded test images, relative to root; by default those in test/lq, or lq.
+        gt: of folder: pattern of their ground truth; by default test/gt, or gt.
+        train_lq: of folder: pattern of the degraded training images; by default those in train/lq.
+        train_gt: of folder: pattern of their ground truth; by default train/gt.
+        val_lq: of folder: pattern of the degraded validation images; by default those in val/lq.
+        val_gt: of folder: pattern of their ground truth; by default val/gt.
+        rule: of folder: how names pair, see `unildiff test --data folder --help`.
     """
     from unildiff.data.tools.check import check as examine
+    from unildiff.data.tools.check import check_folder
     from unildiff.utils.files import output_file
 
     if json is not None:
-        output_file(json)  # not after an hour of looking at pictures
-    return _tell(examine(name, root or Path("data") / name), json)
+        output_file(json)  # not after an hour of looking at images
+    patterns = _patterns(name, (train_lq, train_gt), (val_lq, val_gt), (lq, gt), rule)
+    root = root or Path("data") / name
+    return _tell(check_folder(root, patterns, rule) if name == "folder" else examine(name, root), json)
 
 
 def pack(
@@ -85,6 +109,8 @@ def pack(
     gt: str | None = None,
     train_lq: str | None = None,
     train_gt: str | None = None,
+    val_lq: str | None = None,
+    val_gt: str | None = None,
     rule: str = "same",
 ) -> None:
     """Decode a data set once, into a folder that datamodules read many times faster (`--data.packed OUT`).
@@ -95,10 +121,12 @@ def pack(
         name: a data set, see `unildiff data list`, or folder: pictures of one's own, found by the patterns below.
         root: its folder; by default data/NAME.
         out: folder to write; by default that of the data set with -packed at its end.
-        lq: of folder: pattern of the degraded test pictures, relative to root.
-        gt: of folder: pattern of the clean test pictures.
-        train_lq: of folder: pattern of the degraded training pictures.
-        train_gt: of folder: pattern of the clean training pictures.
+        lq: of folder: pattern of the degraded test images, relative to root; by default those in test/lq, or lq.
+        gt: of folder: pattern of their ground truth; by default test/gt, or gt.
+        train_lq: of folder: pattern of the degraded training images; by default those in train/lq.
+        train_gt: of folder: pattern of their ground truth; by default train/gt.
+        val_lq: of folder: pattern of the degraded validation images; by default those in val/lq.
+        val_gt: of folder: pattern of their ground truth; by default val/gt.
         rule: of folder: how names pair, see `unildiff test --data folder --help`.
     """
     from unildiff.data.tools.listing import available_memory
@@ -106,19 +134,8 @@ def pack(
 
     root = root or Path("data") / name
     out = out or Path(f"{root.resolve() if not root.name.strip('.') else root}-packed")
-    given = {"train": (train_lq, train_gt), "test": (lq, gt)}
-    patterns = {split: pair for split, pair in given.items() if any(pair)}
-    if half := [split for split, pair in patterns.items() if not all(pair)]:
-        flags = "--train_lq and --train_gt" if half[0] == "train" else "--lq and --gt"
-        raise UserError(
-            f"the {half[0]} pairs need both patterns, of the degraded and of the clean pictures: give {flags}"
-        )
-    if name == "folder":
-        packed = pack_folder(root, out, patterns, rule)  # type: ignore[arg-type]
-    elif patterns or rule != "same":
-        raise UserError(f"patterns and rule are for folder; {name} has a layout of its own, see `unildiff data layout`")
-    else:
-        packed = pack_set(name, root, out)
+    patterns = _patterns(name, (train_lq, train_gt), (val_lq, val_gt), (lq, gt), rule)
+    packed = pack_folder(root, out, patterns, rule) if name == "folder" else pack_set(name, root, out)
     pairs = ", ".join(f"{split} {len(packed.source(split)):,} pairs" for split in packed.splits)
     print(f"{name} in {out}: {pairs}; {len(packed.files):,} pictures, {packed.bytes / 1e9:.2f} GB, checksums right")
     if packed.bytes > (free := available_memory()):
@@ -237,13 +254,22 @@ def sample(name: str, root: Path | None = None) -> None:
     print(f"{count} pictures in {root}; what they are: {root / 'README.md'}")
 
 
+def _patterns(name: str, train: "Half", val: "Half", test: "Half", rule: str) -> "dict[Split, Half]":
+    """Return the patterns of each split; of a dataset that has its own layout they are refused."""
+    if name != "folder" and (any((*train, *val, *test)) or rule != "same"):
+        raise UserError(
+            f"patterns and rule are for folder; {name} has its own layout, see `unildiff data layout {name}`"
+        )
+    return {"train": train, "val": val, "test": test}
+
+
 def _tell(report: "Report", json: Path | None) -> int:
     """Print a report, write it where asked, and return the exit code."""
     from json import dumps
 
     from unildiff.utils.files import write_whole
 
-    print(f"{report.name} in {report.root}: {report.pictures:,} pictures, {report.looked_at:,} read anew")
+    print(f"{report.name} in {report.root}: {report.images:,} images, {report.looked_at:,} read")
     for part in report.parts:
         counts = ", ".join(f"{degradation} {count:,}" for degradation, count in part.counts.items()) or "no pairs"
         print(f"  {part.where}: layout {part.layout}; {counts}")
@@ -255,7 +281,8 @@ def _tell(report: "Report", json: Path | None) -> int:
             print(f"    {file}")
         if len(found.files) > 20:
             print(f"    and {len(found.files) - 20:,} more" + ("" if json else "; --json lists all"))
-    print("clean" if not report.findings else f"{len(report.findings)} findings")
+    count = len(report.findings)
+    print("no findings" if not count else f"{count} finding{'s' if count > 1 else ''}")
     if json is not None:
         write_whole(json, dumps(report.as_dict(), indent=1).encode() + b"\n")
     return 1 if report.findings else 0

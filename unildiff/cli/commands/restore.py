@@ -88,7 +88,7 @@ def _restore_all(
     seed: int,
 ) -> tuple[int, list[str]]:
     """Restore (source, target) pairs; return how many succeeded and one line for each that did not."""
-    from unildiff.data.batch import picture_array
+    from unildiff.data.batch import image_array
     from unildiff.data.images import write_png
     from unildiff.utils.parallel import ordered, progress
     from unildiff.weights.restoring import restore_picture
@@ -105,7 +105,7 @@ def _restore_all(
             except UserError as error:
                 failed.append(str(error))
                 continue
-            write_png(target, picture_array(result))  # what cannot be written ends the run: the next would not either
+            write_png(target, image_array(result))  # what cannot be written ends the run: the next would not either
     return len(work) - len(failed), failed
 
 

@@ -19,7 +19,10 @@ import numpy as np
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs, recognise
 from unildiff.data.pair import SUFFIXES, Pair, Split
+from unildiff.data.pairing import RULES, Fault
+from unildiff.data.patterns import all_patterns, matching, pair_by_folder
 from unildiff.data.raw import read_raw
+from unildiff.data.sources import every_image
 from unildiff.data.tools.check_cache import Look, LookCache
 from unildiff.data.tools.listing import picture_sets
 from unildiff.utils.errors import UserError
@@ -77,7 +80,7 @@ class Report:
     parts: list[Part] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    pictures: int = 0
+    images: int = 0
     looked_at: int = 0  # those that were not known from an earlier check
 
     def as_dict(self) -> dict[str, object]:
@@ -85,7 +88,7 @@ class Report:
         return {
             "dataset": self.name,
             "root": str(self.root),
-            "pictures": self.pictures,
+            "images": self.images,
             "splits": [
                 {
                     "set": part.title,
@@ -106,10 +109,10 @@ class Report:
 
 
 def check(name: str, root: Path) -> Report:
-    """Examine a data set.
+    """Examine a dataset of the catalogue.
 
     Args:
-        name: a data set or one of its sets, see ``unildiff data list``.
+        name: a dataset or one of its sets, see ``unildiff data list``.
         root: its folder.
 
     Raises:
@@ -136,16 +139,47 @@ def check(name: str, root: Path) -> Report:
             pairs, faults = read_pairs(root, pictures, found)
             expected = pictures.expected.get(split)
             part = Part(pictures.title, split, found.layout, pairs, expected, pictures.expected_source)
-            report.parts.append(part)
             report.findings.extend(_counts(part))
-            report.findings.extend(
-                Finding(fault.kind, part.where, fault.text, tuple(_below(root, file) for file in fault.files))
-                for fault in faults
-            )
+            _add(report, part, faults)
     if not report.parts:
         raise refusal or UserError(f"nothing of {name} in {root}; see `unildiff data layout {name}`")
     _examine(report, root)
     return report
+
+
+def check_folder(root: Path, patterns: Mapping[Split, tuple[str | None, str | None]], rule: str = "same") -> Report:
+    """Examine your own folder: the pairs of its patterns, or all images in it where there are no pairs.
+
+    Args:
+        root: the folder.
+        patterns: of degraded and ground-truth images, for each split; those of the default folders where none is given.
+        rule: how names pair, a key of ``RULES``.
+
+    Raises:
+        UserError: no such folder or rule, a pattern that matches nothing, or no image at all.
+    """
+    if rule not in RULES:
+        raise UserError(f"rule: no {rule!r}; choose from {', '.join(RULES)}")
+    root = input_folder(root, "the images").absolute()
+    report = Report("folder", root)
+    for split, pair in all_patterns(root, patterns).items():
+        paired = pair_by_folder(matching(root, pair[0]), matching(root, pair[1]), RULES[rule])
+        pairs = [Pair("folder", "folder", lq.stem, lq, gt) for lq, gt in paired.pairs]
+        _add(report, Part("folder", split, " + ".join(pair), pairs, None, ""), paired.faults)
+    skipped: list[str] = []
+    if not report.parts:
+        pairs = list(every_image(root, "folder", skipped).pairs)
+        _add(report, Part("folder", "predict", "images without ground truth", pairs, None, ""), [])
+    report.findings.extend(Finding("unreadable", "folder", text) for text in skipped)
+    _examine(report, root)
+    return report
+
+
+def _add(report: Report, part: Part, faults: Iterable[Fault]) -> None:
+    report.parts.append(part)
+    for fault in faults:
+        files = tuple(_below(report.root, file) for file in fault.files)
+        report.findings.append(Finding(fault.kind, part.where, fault.text, files))
 
 
 def _is_there(root: Path, pictures: PictureSet, split: str) -> bool:
@@ -201,7 +235,7 @@ def _look(files: Sequence[Path], cache: LookCache, report: Report) -> tuple[dict
         if (known := cache.get(path)) is not None:
             looks[path] = known
     new = [path for path in files if path not in looks]
-    report.pictures, report.looked_at = len(files), len(new)
+    report.images, report.looked_at = len(files), len(new)
     with ThreadPoolExecutor(cores()) as pool:  # decoding and hashing hold no lock
         for path, look in progress(ordered(pool, look_at, new, ahead=4 * cores()), len(new), "Checking"):
             if isinstance(look, str):

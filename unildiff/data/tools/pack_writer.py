@@ -24,7 +24,8 @@ from unildiff.data.layouts import is_there, recognise, sample_of
 from unildiff.data.pack import COLUMNS, FORMAT, INDEX, Pack, index_bytes, picture_checksum
 from unildiff.data.pair import PairSource, Split, Which
 from unildiff.data.pairing import RULES
-from unildiff.data.sources import disk_source, pattern_source, report
+from unildiff.data.patterns import all_patterns, pattern_source
+from unildiff.data.sources import disk_source, report
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, some, write_failure, write_whole
 from unildiff.utils.journal import Journal
@@ -269,13 +270,15 @@ def pack_set(name: str, root: Path, out: Path) -> Pack:
     return PackWriter(sources, out, name, root, Captions.find([root])).run()
 
 
-def pack_folder(root: Path, out: Path, patterns: Mapping[Split, tuple[str, str]], rule: str = "same") -> Pack:
-    """Pack the pairs of a folder of one's own.
+def pack_folder(
+    root: Path, out: Path, patterns: Mapping[Split, tuple[str | None, str | None]], rule: str = "same"
+) -> Pack:
+    """Pack the pairs of your own folder.
 
     Args:
         root: the folder.
         out: folder to write.
-        patterns: of degraded and clean pictures, for each split.
+        patterns: of degraded and ground-truth images, for each split; those of the default folders where none is given.
         rule: how names pair, a key of ``RULES``.
 
     Raises:
@@ -283,12 +286,12 @@ def pack_folder(root: Path, out: Path, patterns: Mapping[Split, tuple[str, str]]
     """
     if rule not in RULES:
         raise UserError(f"rule: no {rule!r}; choose from {', '.join(RULES)}")
-    if not patterns:
-        raise UserError("no pairs to pack; give --lq and --gt, or --train_lq and --train_gt, e.g. 'lq/*' 'gt/*'")
     sources: dict[str, PairSource] = {}
-    for split, (lq, gt) in patterns.items():
+    for split, (lq, gt) in all_patterns(root, patterns).items():
         sources[split], faults = pattern_source(root, lq, gt, RULES[rule], "folder")
         report(faults, "raise", [], "mend or move them, or narrow the patterns")
+    if not sources:
+        raise UserError("no pairs to pack; give --lq and --gt, or --train_lq and --train_gt, e.g. 'lq/*' 'gt/*'")
     return PackWriter(sources, out, "folder", root, Captions.find([root], upwards=True)).run()
 
 

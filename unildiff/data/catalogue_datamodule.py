@@ -1,0 +1,121 @@
+"""The datamodule of the datasets of the catalogue, in any of their known layouts or packed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unildiff.data.catalogue import dataset
+from unildiff.data.datasets import Reader
+from unildiff.data.images import read_rgb
+from unildiff.data.layouts import PictureSet, SeveralLayouts, is_there, sample_of
+from unildiff.data.pair import PairSource, Split
+from unildiff.data.paired_datamodule import PairedDataModule
+from unildiff.data.sources import View, disk_source, report
+from unildiff.utils.errors import UserError
+
+
+class CatalogueDataModule(PairedDataModule):
+    """Pairs of one dataset of :mod:`unildiff.data.catalogue`, whose layout is recognised automatically.
+
+    A subclass names the dataset, and may narrow or widen what is read in :meth:`pictures`, from files and packs alike.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        folders: dict[str, str] | None = None,
+        layout: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Choose what is read.
+
+        Args:
+            root: folder of the dataset; by default ``data/`` and its short name.
+            folders: another folder for some of the sets, e.g. ``{haze: /data/RESIDE}``.
+            layout: the layout to read where several lie in one folder; see ``unildiff data layout NAME``.
+            kwargs: see :class:`PairedDataModule`.
+        """
+        super().__init__(root or f"data/{self.dataset}", **kwargs)
+        self.folders = {name: Path(folder) for name, folder in (folders or {}).items()}
+        known = dataset(self.dataset)
+        names = [pictures.name for pictures in (*known.sets, *known.optional)]
+        if unknown := sorted(set(self.folders) - set(names)):
+            raise UserError(f"folders: {self.dataset} has no set {', '.join(unknown)}; it has {', '.join(names)}")
+        self.layout = layout
+        self.reader: Reader = read_rgb
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether any test images are a sample set written by ``unildiff data sample``, not the real data."""
+        if self.packed is not None:
+            return self.open_pack().sample is not None
+        return any(sample_of(self.folders.get(s.name, self.root)) is not None for s in self.pictures("test"))
+
+    def pictures(self, split: Split) -> Sequence[PictureSet]:
+        """Return the sets to read."""
+        return dataset(self.dataset).sets
+
+    def contents(self) -> list[str]:
+        """See the base class."""
+        if self.packed is None:
+            return super().contents()
+        sets = [pictures.name for split in self._sets for pictures in self.pictures(split)]
+        known = {pictures.name for pictures in dataset(self.dataset).sets}
+        return [self.open_pack().contents, *([] if set(sets) == known else [f"sets {sets}"])]
+
+    def find(self, split: Split) -> PairSource:
+        """See the base class."""
+        if self.packed is not None:
+            return self._find_packed(self.packed, split)
+        self._refuse_nothing()
+        roots = [(self.folders.get(pictures.name, self.root), pictures) for pictures in self.pictures(split)]
+        try:
+            source, faults = disk_source(roots, split, self.layout, split != "train", self.reader)
+        except SeveralLayouts as error:
+            raise UserError(f"{error}, or choose with --data.layout") from None
+        report(faults, self.on_error, self.skipped)
+        return source
+
+    def has_val(self) -> bool:
+        """See the base class."""
+        if self.packed is not None:
+            pack = self.open_pack()
+            return "val" in pack.splits and not self._absent(pack.source("val"), "val")
+        self._refuse_nothing()
+        return all(is_there(self.folders.get(s.name, self.root), s, "val", self.layout) for s in self.pictures("val"))
+
+    def caption_folders(self) -> list[Path]:
+        """See the base class."""
+        return [self.root, *self.folders.values()]
+
+    def _find_packed(self, folder: Path, split: Split) -> PairSource:
+        if self.reader is not read_rgb:
+            raise UserError(f"packed: {folder} holds RGB images, not RAW; leave out --data.packed")
+        wanted = frozenset[str]().union(*(pictures.degradations for pictures in self.pictures(split)))
+        packed = self.open_pack().source(split, lambda pair: pair.degradation in wanted)
+        if absent := self._absent(packed, split):
+            raise UserError(
+                f"packed: {folder} has no {split} pairs of {', '.join(absent)}; pack a folder that holds them, or do not "
+                "request them"
+            )
+        if self.captions is not None:
+            return View(packed, [(i, replace(pair, caption="")) for i, pair in enumerate(packed.pairs)])
+        return packed
+
+    def _absent(self, source: PairSource, split: Split) -> list[str]:
+        """Return the titles of the requested sets of which a pack has no pair."""
+        there = {pair.degradation for pair in source.pairs}
+        return [pictures.title for pictures in self.pictures(split) if there.isdisjoint(pictures.degradations)]
+
+    def _refuse_nothing(self) -> None:
+        """Tell a new user where data comes from."""
+        try:
+            absent = not self.root.exists()
+        except PermissionError:
+            absent = False  # opening it reports the reason
+        if absent and not self.folders:
+            raise UserError(
+                f"no data: {self.root} does not exist; run `unildiff data sample {self.dataset} --root {self.root}` to create "
+                f"a small sample set, or `unildiff data layout {self.dataset}` to see the expected layout"
+            )
