@@ -6,6 +6,7 @@ import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler
 
 from unildiff.core.sizes import SDXL, TINY
+from unildiff.diffusion.sampler import SamplingSettings, start_latents
 from unildiff.diffusion.schedule import NoiseSchedule
 
 # scheduler/scheduler_config.json of SDXL base 1.0, as published.
@@ -126,11 +127,39 @@ def test_every_number_of_steps_gives_as_many_descending_timesteps(spacing: str) 
         ("use_karras_sigmas", True),
         ("rescale_betas_zero_snr", True),  # with SDXL's epsilon
         ("trained_betas", [0.1, 0.2]),
+        ("use_exponential_sigmas", True),
+        ("use_beta_sigmas", True),
+        ("use_flow_sigmas", True),
+        ("use_lu_lambdas", True),
+        ("interpolation_type", "log_linear"),
+        ("final_sigmas_type", "sigma_min"),
+        ("timestep_type", "continuous"),
+        ("sigma_max", 80.0),
     ],
 )
 def test_what_is_not_known_is_refused(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         NoiseSchedule(PUBLISHED | {key: value})
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_trailing_by_a_setting_on_a_base_whose_config_says_leading(steps: int) -> None:
+    """As SDXL-Lightning and SDXL-Turbo are sampled: diffusers with SDXL's config and ``timestep_spacing="trailing"``."""
+    reference = EulerDiscreteScheduler.from_config(PUBLISHED, timestep_spacing="trailing")
+    reference.set_timesteps(steps)
+    schedule, settings = NoiseSchedule(PUBLISHED), SamplingSettings(steps, timestep_spacing="trailing")
+    timesteps = settings.timesteps(schedule)
+    assert timesteps[0] == 999 != SamplingSettings(steps).timesteps(schedule)[0]
+    np.testing.assert_array_equal(timesteps.numpy(), reference.timesteps.numpy())
+    np.testing.assert_allclose(schedule.sampling_sigmas(timesteps).numpy(), reference.sigmas.numpy(), rtol=1e-6)
+    latents = torch.zeros(1, 4, 2, 2)
+    start = start_latents(latents, torch.ones_like(latents), schedule, settings)
+    assert float(start.max()) == pytest.approx(float(reference.sigmas[0]), rel=1e-6)
+
+
+@pytest.mark.parametrize("config", [EulerDiscreteScheduler().config, dict(PUBLISHED)])
+def test_configs_that_diffusers_writes_by_default_are_accepted(config: dict[str, object]) -> None:
+    NoiseSchedule(config)
 
 
 def test_timesteps_that_end_early() -> None:

@@ -199,7 +199,7 @@ def test_damaged_files_are_named(folder: Path, file: str) -> None:
     ("key", "value", "message"),
     [
         ("prediction_type", None, "lacks 'prediction_type'"),
-        ("beta_schedule", "squaredcos_cap_v2", "is not known here: beta_schedule 'squaredcos_cap_v2'"),
+        ("beta_schedule", "squaredcos_cap_v2", "is not supported: beta_schedule 'squaredcos_cap_v2'"),
         ("use_karras_sigmas", True, "sets use_karras_sigmas"),
     ],
 )
@@ -212,6 +212,24 @@ def test_another_schedule_is_named_before_weights_are_read(
     monkeypatch.setattr("unildiff.weights.base._part", lambda *_: pytest.fail("read"))
     said = failure(folder)
     assert message in said and str(file.parent) in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("time_cond_proj_dim", 256, "sets time_cond_proj_dim to 256: it needs a guidance embedding"),
+        ("class_embed_type", "timestep", "it needs class labels"),
+        ("addition_embed_type", "image", "sets addition_embed_type to 'image'"),
+    ],
+)
+def test_a_unet_with_other_inputs_is_named_before_weights_are_read(
+    key: str, value: object, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    monkeypatch.setattr("unildiff.weights.base._part", lambda *_: pytest.fail("read"))
+    found = failure(folder)
+    assert message in found and str(file.parent) in found
 
 
 def test_a_weight_that_is_not_there_is_named(folder: Path) -> None:

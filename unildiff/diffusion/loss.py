@@ -17,7 +17,7 @@ def diffusion_loss(
     timesteps: Tensor,
     schedule: NoiseSchedule,
 ) -> Tensor:
-    """Return the L1 loss between prediction and target, one number a sample (B,).
+    """Return the L1 loss between prediction and target, one number per sample (B,).
 
     Args:
         predict: the network, (noisy latents (B, C, h, w), timesteps (B,)) -> prediction (B, C, h, w).
@@ -26,7 +26,7 @@ def diffusion_loss(
         timesteps: int64 (B,) in 0..T-1.
         schedule: gives the noisy latents and the target; the paper's base predicts epsilon.
 
-    Source: paper.md, "Three stages" (L1 on epsilon).
+    Source: L1 on epsilon is the loss of the authors' public training scripts (docs/sources.md, "Diffusion").
     """
     noisy = schedule.add_noise(latents, noise, timesteps)
     error = predict(noisy, timesteps).float() - schedule.target(latents, noise, timesteps)

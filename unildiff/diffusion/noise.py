@@ -1,7 +1,7 @@
-"""Noise keyed by sample: what a sample draws depends on its key and the stream's name, never on the batch around it.
+"""Noise keyed by sample: it depends on the sample's key and the stream's name, never on the batch around it.
 
 Axis letters: B batch, other letters as the caller names them.
-One process with a global batch and several ranks with its parts therefore train on the same noise (our choice).
+One process with a global batch and several ranks with parts of it therefore train on the same noise (our choice).
 """
 
 import torch
@@ -15,7 +15,7 @@ class KeyedNoise:
 
     Args:
         keys: int64 tensor or list of B sample keys.
-        device: where the drawn tensors go.
+        device: device to which the drawn tensors are moved.
     """
 
     def __init__(self, keys: Tensor | list[int], device: torch.device | str = "cpu") -> None:
@@ -31,11 +31,11 @@ class KeyedNoise:
         return torch.stack(rows).to(self.device)
 
     def uniform(self, stream: str) -> Tensor:
-        """Return one number in [0, 1) a sample, (B,), float32."""
+        """Return one number in [0, 1) per sample, (B,), float32."""
         rows = [torch.rand((), generator=self._generator(key, stream)) for key in self.keys]
         return torch.stack(rows).to(self.device)
 
     def integers(self, stream: str, high: int) -> Tensor:
-        """Return one integer in [0, high) a sample, (B,), int64."""
+        """Return one integer in [0, high) per sample, (B,), int64."""
         rows = [torch.randint(high, (), generator=self._generator(key, stream)) for key in self.keys]
         return torch.stack(rows).to(self.device)

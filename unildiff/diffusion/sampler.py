@@ -10,32 +10,35 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unildiff.diffusion.schedule import NoiseSchedule
+from unildiff.diffusion.schedule import SPACINGS, NoiseSchedule
 
 SMALLEST_TILE = 128
-"""Pixels; smaller tiles would see too little of the picture to restore it (our choice)."""
+"""Smallest tile side in pixels; smaller tiles would see too little of the image to restore it (our choice)."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(scaled noisy latents (B, C, h, w), timesteps (B,)) -> prediction of the same shape."""
 
 Callback = Callable[[int, Tensor], Tensor | None]
-"""(step index, latents (B, C, h, w)) -> latents to go on with, or None to go on with the same."""
+"""(step index, latents (B, C, h, w)) -> latents to continue with, or None to keep them."""
 
 
 @dataclass
 class SamplingSettings:
-    """How pictures are sampled; never stored in a checkpoint.
+    """How images are sampled; never stored in a checkpoint.
 
     Args:
         num_inference_steps: Euler steps (paper: 20).
         guidance_scale: classifier-free guidance (paper: 5); 1 switches guidance off.
         start: ``lq`` starts from the noised LQ latents (authors' scripts), ``noise`` from noise alone.
         guidance_interval: share of the steps, from first to last, that are guided: (0, 1) guides all (paper).
-        last_timestep: where the steps end; the last one goes from there straight to the picture that its prediction implies.
-            0 goes all the way (paper) and draws one of the pictures that the model thinks possible; what ends at high
-            noise stays near their mean, which PSNR rewards (our choice). None is the model's own, see ``NetworkConfig``.
+        last_timestep: last timestep; from there one step leads to the clean latents that its prediction implies. 0
+            follows the whole trajectory (paper) and draws one of the images that the model considers possible; ending at
+            high noise stays near their mean, which PSNR rewards (our choice). None is the model's own, see
+            ``NetworkConfig``.
         tile_size: pixels of a tile's side; images with a longer side are restored in overlapping tiles. None chooses by
             the model and the image, see ``UniLDiff.default_tile_size``, and tiles any image that does not fit in memory.
+        timestep_spacing: spacing of the steps; None is the base's own. Few-step bases that ship with SDXL's scheduler
+            config (SDXL-Lightning, SDXL-Turbo) need ``trailing``.
     """
 
     num_inference_steps: int = 20
@@ -44,6 +47,7 @@ class SamplingSettings:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     last_timestep: int | None = None
     tile_size: int | None = None
+    timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None
 
     def __post_init__(self) -> None:
         low, high = self.guidance_interval
@@ -57,16 +61,19 @@ class SamplingSettings:
             raise ValueError(f"last_timestep is {self.last_timestep}; it must be 0 (all the way) or above")
         if self.tile_size is not None and self.tile_size < SMALLEST_TILE:
             raise ValueError(f"tile_size is {self.tile_size}; it must be at least {SMALLEST_TILE} pixels")
+        if self.timestep_spacing not in (None, *SPACINGS):
+            raise ValueError(f"timestep_spacing is {self.timestep_spacing!r}; it must be one of {', '.join(SPACINGS)}")
 
     def timesteps(self, schedule: NoiseSchedule) -> Tensor:
         """Return the steps' timesteps, float32, descending."""
-        return schedule.sampling_timesteps(self.num_inference_steps, self.last_timestep or 0)
+        return schedule.sampling_timesteps(self.num_inference_steps, self.last_timestep or 0, self.timestep_spacing)
 
 
 def start_latents(lq_latents: Tensor, noise: Tensor, schedule: NoiseSchedule, settings: SamplingSettings) -> Tensor:
     """Return the sampler's start (B, C, h, w) in variance-exploding scale: z_LQ (or 0) + sigma_max * noise.
 
-    Source: paper.md, "Start"; equals diffusers' ``EulerDiscreteScheduler.add_noise`` at its first timestep.
+    Equals diffusers' ``EulerDiscreteScheduler.add_noise`` at its first timestep. Starting from the LQ latents is the default of
+    FaithDiff's public scripts (https://github.com/JyChen9811/FaithDiff), on which the authors' code builds.
     """
     timesteps = settings.timesteps(schedule)
     sigma = float(schedule.sampling_sigmas(timesteps)[0])

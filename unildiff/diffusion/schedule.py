@@ -1,8 +1,8 @@
 """The noise schedule, read from the base's own scheduler config.
 
 Axis letters: B batch, T training timesteps, N sampling steps.
-A scheduler built without the base's config has other betas and spacing and is silently wrong, so there are no defaults
-here: every number comes from the config (diffusers' keys). Variance preserving: x_t = a_t x_0 + s_t noise.
+A scheduler built without the base's config has other betas and another spacing and is silently wrong, so there are no
+defaults: every number comes from the config (diffusers' keys). Variance preserving: x_t = a_t x_0 + s_t noise.
 """
 
 from collections.abc import Mapping
@@ -13,13 +13,21 @@ import torch
 from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-UNKNOWN_HERE = (
-    "trained_betas",
-    "use_karras_sigmas",
-    "use_exponential_sigmas",
-    "use_beta_sigmas",
-)
-"""Keys of diffusers that change the schedule and are not followed here."""
+SPACINGS = ("leading", "trailing", "linspace")
+NOT_IMPLEMENTED: dict[str, tuple[object, ...]] = {
+    "trained_betas": (None,),
+    "use_karras_sigmas": (None, False),
+    "use_exponential_sigmas": (None, False),
+    "use_beta_sigmas": (None, False),
+    "use_flow_sigmas": (None, False),
+    "use_lu_lambdas": (None, False),
+    "interpolation_type": (None, "linear"),
+    "final_sigmas_type": (None, "zero"),
+    "timestep_type": (None, "discrete"),
+    "sigma_min": (None,),
+    "sigma_max": (None,),
+}
+"""Keys of diffusers that change the schedule, with the values that leave it unchanged; all others are refused."""
 
 
 class NoiseSchedule:
@@ -28,15 +36,16 @@ class NoiseSchedule:
     Args:
         config: a diffusers scheduler config: ``num_train_timesteps``, ``beta_schedule`` (``linear`` or
             ``scaled_linear``), ``beta_start``, ``beta_end``, ``prediction_type``, ``timestep_spacing``, for ``leading``
-            spacing ``steps_offset``, and ``rescale_betas_zero_snr``: the last timestep is noise alone (Lin et al. 2023).
+            spacing ``steps_offset``, and ``rescale_betas_zero_snr``: the last timestep is pure noise (Lin et al. 2023).
 
     Raises:
-        ValueError: for a schedule, spacing or prediction type that is not known here, or a key of ``UNKNOWN_HERE``.
+        ValueError: the schedule, spacing or prediction type is unknown, or a key of ``NOT_IMPLEMENTED`` is set.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        if unknown := [key for key in UNKNOWN_HERE if config.get(key)]:
-            raise ValueError(f"the scheduler config sets {', '.join(unknown)}; such schedules are not known here")
+        for key, harmless in NOT_IMPLEMENTED.items():
+            if config.get(key) not in harmless:
+                raise ValueError(f"the scheduler config sets {key} to {config[key]!r}, which is not implemented")
         self.num_train_timesteps = int(config["num_train_timesteps"])
         self.prediction_type: str = config["prediction_type"]
         self.timestep_spacing: str = config["timestep_spacing"]
@@ -54,7 +63,7 @@ class NoiseSchedule:
         if config.get("rescale_betas_zero_snr"):
             if self.prediction_type == "epsilon":
                 raise ValueError(
-                    "rescale_betas_zero_snr needs v_prediction or sample: noise alone tells nothing of epsilon"
+                    "rescale_betas_zero_snr needs v_prediction or sample: pure noise does not determine epsilon"
                 )
             self.alphas_cumprod = _without_signal_at_the_end(self.alphas_cumprod)
 
@@ -69,7 +78,7 @@ class NoiseSchedule:
         return signal * latents + sigma * noise
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return what the network learns to predict, (B, C, h, w): noise, velocity (Salimans & Ho 2022) or picture."""
+        """Return what the network learns to predict, (B, C, h, w): noise, velocity (Salimans & Ho 2022) or latents."""
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
@@ -86,28 +95,32 @@ class NoiseSchedule:
             return (noisy - sigma * prediction) / signal
         return signal * noisy - sigma * prediction
 
-    def sampling_timesteps(self, num_inference_steps: int, last: int = 0) -> Tensor:
-        """Return the N timesteps of a sampler, float32, descending, in the spacing of the base's config.
+    def sampling_timesteps(self, num_inference_steps: int, last: int = 0, spacing: str | None = None) -> Tensor:
+        """Return the N timesteps of a sampler, float32, descending.
 
-        With ``last`` above 0 they go in equal steps from the spacing's first timestep to that one (one step: the first).
+        Args:
+            num_inference_steps: N.
+            last: 0 follows the spacing; above 0 the timesteps are equally spaced from the spacing's first one to
+                ``last`` (a single step uses the first one).
+            spacing: ``leading``, ``trailing`` or ``linspace``; None uses the base's config.
 
         Raises:
-            ValueError: if the number of steps is not in 1..T, the spacing is unknown, or ``last`` is not below the first.
+            ValueError: the number of steps is not in 1..T, the spacing is unknown, or ``last`` is not below the first.
         """
-        total = self.num_train_timesteps
+        total, spacing = self.num_train_timesteps, spacing or self.timestep_spacing
         if not 1 <= num_inference_steps <= total:
             raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be in 1..{total}")
-        if self.timestep_spacing == "leading":
+        if spacing == "leading":
             steps = np.arange(num_inference_steps) * (total // num_inference_steps)
             timesteps = steps[::-1].astype(np.float32) + self.steps_offset
-        elif self.timestep_spacing == "trailing":
-            # Cut: for some N (61, 103, ...) the rounding of the stride gives one step more, at timestep -1.
+        elif spacing == "trailing":
+            # Truncated: for some N (61, 103, ...) rounding of the stride gives one step too many, at timestep -1.
             places = np.arange(total, 0, -total / num_inference_steps)[:num_inference_steps]
             timesteps = places.round().astype(np.float32) - 1
-        elif self.timestep_spacing == "linspace":
+        elif spacing == "linspace":
             timesteps = np.linspace(0, total - 1, num_inference_steps, dtype=np.float32)[::-1].copy()
         else:
-            raise ValueError(f"timestep_spacing {self.timestep_spacing!r} is not one of leading, trailing, linspace")
+            raise ValueError(f"timestep_spacing {spacing!r} is not one of {', '.join(SPACINGS)}")
         if last:
             if not last < timesteps[0]:
                 raise ValueError(f"last_timestep is {last}; it must be below the sampler's first, {timesteps[0]:g}")
@@ -122,7 +135,7 @@ class NoiseSchedule:
 
 
 NO_SIGNAL = 2.0**-24
-"""The last timestep's squared signal scale where there is to be none: diffusers' value, a sigma of 4096 and not infinity."""
+"""Squared signal scale of a last timestep without signal: diffusers' value, which gives a sigma of 4096, not infinity."""
 
 
 def _without_signal_at_the_end(alphas_cumprod: Tensor) -> Tensor:

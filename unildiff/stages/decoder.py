@@ -73,7 +73,11 @@ class DecoderFinetuneModule(RestorationModule):
             self.model,
             train,
             self.trained,
-            training_sampling=asdict(settings.training_sampling),
+            training_sampling={  # a setting that is not used leaves the fingerprints of earlier caches as they are
+                key: value
+                for key, value in asdict(settings.training_sampling).items()
+                if key != "timestep_spacing" or value is not None
+            },
             text_dropout=settings.text_dropout,
             precision=str(self.trainer.precision),
             skips=settings.cache.skips,

@@ -43,10 +43,11 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
         configs = source
     missing = [part for part in ("unet", "scheduler", "text_encoder", "tokenizer") if not (configs / part).is_dir()]
     if missing:
-        raise UserError(f"base model: {configs} is no diffusers folder, it lacks {', '.join(missing)}/; {WAY_ON}")
+        raise UserError(f"base model: {configs} is not a diffusers folder: it lacks {', '.join(missing)}/; {WAY_ON}")
     with quiet():
         scheduler = _read(configs / "scheduler", EulerDiscreteScheduler.load_config)
         check_scheduler(scheduler, configs / "scheduler")
+        check_unet(_read(configs / "unet", UNet2DConditionModel.load_config), configs / "unet")
         names = [name for name in ("tokenizer", "tokenizer_2") if (configs / name).is_dir()]
         tokenizers = [_read(configs / name, _tokenizer) for name in names]
         autoencoder = None
@@ -65,23 +66,40 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
 
 
 def check_scheduler(config: dict[str, Any], where: Path) -> None:
-    """Refuse a scheduler config that is not known here, before gigabytes are read.
+    """Refuse a scheduler config that is not supported, before gigabytes are read.
 
     Raises:
-        UserError: a key is missing, or has a value of another schedule.
+        UserError: a key is missing, or a value is not implemented.
     """
     try:
         NoiseSchedule(config)
     except KeyError as error:
         raise UserError(
-            f"base model: the scheduler config in {where} lacks {error}; add it, as its authors set it"
+            f"base model: the scheduler config in {where} lacks {error}; add the value that its authors used"
         ) from None
     except ValueError as error:
-        raise UserError(f"base model: the scheduler config in {where} is not known here: {error}") from None
+        raise UserError(f"base model: the scheduler config in {where} is not supported: {error}") from None
+
+
+def check_unet(config: dict[str, Any], where: Path) -> None:
+    """Refuse a U-Net whose conditioning is not implemented, before gigabytes are read.
+
+    Raises:
+        UserError: the U-Net expects an input that UniLDiff does not give.
+    """
+    needs = {
+        "time_cond_proj_dim": "a guidance embedding (a latent consistency model); use the base it was distilled from",
+        "class_embed_type": "class labels",
+        "encoder_hid_dim_type": "projected image or text embeddings",
+        "addition_embed_type": "additional embeddings other than SDXL's",
+    }
+    for key, what in needs.items():
+        if config.get(key) not in ((None, "text_time") if key == "addition_embed_type" else (None,)):
+            raise UserError(f"base model: the U-Net in {where} sets {key} to {config[key]!r}: it needs {what}")
 
 
 def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Load one part; every weight must be in the files and have its place.
+    """Load one part; the files must hold exactly the weights that its config asks for.
 
     Raises:
         UserError: a file or a weight is missing.
@@ -107,7 +125,7 @@ def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _read(path: Path, load: Callable[[Path], Any]) -> Any:
-    """Return what ``load`` makes of ``path``; what the libraries raise (no JSON, other shapes, ...) names the path."""
+    """Return ``load(path)``; errors of the libraries (invalid JSON, wrong shapes, ...) become one line with the path."""
     try:
         return load(path)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -123,7 +141,7 @@ def _single_vae(path: Path, configs: Path, dtype: torch.dtype) -> Any:
 
 def _single_file(path: Path, configs: Path, dtype: torch.dtype) -> tuple[Any, Any, list[Any]]:
     """Return U-Net, VAE and text encoders of a checkpoint in the layout that SDXL was published in."""
-    from diffusers import StableDiffusionXLPipeline  # slow to import, and seldom needed
+    from diffusers import StableDiffusionXLPipeline  # slow to import and rarely needed
 
     pipeline = StableDiffusionXLPipeline.from_single_file(
         str(path), config=str(configs), torch_dtype=dtype, local_files_only=True
