@@ -82,6 +82,21 @@ def test_a_checkpoint_is_the_whole_model_again(stage: str, chain: dict[str, tupl
     assert same_weights(model_from_checkpoint(path)[0], model)
 
 
+def test_the_stage_before_is_found_from_another_folder(
+    chain: dict[str, tuple[Path, UniLDiff]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, model = chain["decoder"]
+    root = path.parents[2]
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"] |= {"init_from": "joint/checkpoints/last.ckpt", "base": "base"}
+    run = root / "relative"
+    (run / "checkpoints").mkdir(parents=True)
+    torch.save(content, run / "checkpoints" / "last.ckpt")
+    (run / "run.fit.json").write_text(json.dumps({"folder": str(root)}))
+    monkeypatch.chdir(tmp_path)
+    assert same_weights(model_from_checkpoint(run / "checkpoints" / "last.ckpt")[0], model)
+
+
 def test_restore_reads_checkpoints(chain: dict[str, tuple[Path, UniLDiff]], tmp_path: Path) -> None:
     path, model = chain["decoder"]
     Image.fromarray(PICTURE).save(tmp_path / "picture.png")
@@ -178,7 +193,7 @@ def test_the_stage_before_may_have_moved(
     [
         (["nothing.ckpt", "--out", "x"], "no file or folder nothing.ckpt"),
         (["text.ckpt", "--out", "x"], "is no checkpoint"),
-        (["text.ckpt"], "missing: --out"),
+        (["text.ckpt"], "nothing to write; give --out DIR"),
         (["text.ckpt", "--out", "full"], "is not empty"),
         (["text.ckpt", "--out", "text.ckpt"], "is a file"),
         (["full", "--out", "x"], "no unildiff.json"),

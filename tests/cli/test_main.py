@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from unildiff import __version__
 from unildiff.cli import main as cli
@@ -86,12 +87,15 @@ MISTAKES = {
     "abbreviated option with its value": (["fit", *TOY, "--trainer.max_step=3"], "unknown option: --trainer.max_step; did you mean"),
     "abbreviated option of a command": (["restore", "a", "b", "--se", "3"], "unknown option: --se"),
     "required option of a command": (["data", "caption"], "missing: --root, --model;"),
+    "a name that is not UTF-8": (["data", "check", "cdd11", "--root", "caf\udce9"], "no such folder: caf"),
+    "a name that is not UTF-8 as positional": (["restore", "caf\udce9", "out"], "no such folder: caf"),
+    "a captioner without a network": (["data", "caption", "--root", "images", "--model", "some/blip"], "cannot be downloaded"),
     "wrong value of a command": (["restore", "a", "b", "--seed", "x"], "seed: Expected a int. Got value: x"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line(mistake: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(mistake: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     Path("broken.yaml").write_text("model: [1\n x: {")
     Path("words.yaml").write_text("just words")
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
@@ -99,6 +103,9 @@ def test_a_mistake_is_one_line(mistake: str, capfd: pytest.CaptureFixture[str]) 
     Path("top.yaml").write_text("modell: 1")
     Path("class.yaml").write_text("model: {class_path: tests.callbacks.toy.Nope}")
     Path("empty").mkdir()
+    Path("images").mkdir()
+    Image.new("RGB", (8, 8)).save("images/a.png")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     Path("other/holiday").mkdir(parents=True)
     Path("other/holiday/notes.txt").write_text("x")
     Path("setting.yaml").write_text(

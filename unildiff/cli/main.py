@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import getfullargspec
+from io import TextIOWrapper
 
 from unildiff import __version__
 from unildiff.cli.commands import COMMANDS, GROUPS
@@ -26,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. With ``UNILDIFF_DEBUG=1`` a mistake of the user raises, with its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # file names that are not UTF-8 are printed as the bytes they are
+            stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")
     try:
         try:
             return run(list(sys.argv[1:] if argv is None else argv))

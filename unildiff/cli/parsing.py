@@ -9,8 +9,9 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn, get_args, get_origin
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader
 from jsonargparse._typehints import ActionTypeHint
+from yaml import YAMLError
 
 from unildiff.utils.errors import UserError
 
@@ -18,6 +19,17 @@ _UNKNOWN = re.compile(r"(?:does not accept option|Option|Key|unrecognized argume
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[\w.]+)'")
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _TYPE = re.compile(r"<class '([\w.]+)'>")
+
+
+_read_yaml = get_loader("yaml")
+
+
+def _read_value(text: str) -> Any:
+    """Read a value as YAML; file names that are not UTF-8 (lone surrogates) are plain text, YAML cannot hold them."""
+    return text if any("\ud800" <= character <= "\udfff" for character in text) else _read_yaml(text)
+
+
+set_loader("yaml", _read_value, (YAMLError,))
 
 
 class HelpFormatter(DefaultHelpFormatter):

@@ -3,8 +3,10 @@
 Shared by the stages, `restore`, `export` and the pipeline; nothing here imports Lightning.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -94,7 +96,7 @@ def model_from_checkpoint(
     checkpoint = read_checkpoint(path)
     settings = checkpoint.settings
     trained = _trained_prefixes(checkpoint)
-    before = init_from or settings.get("init_from")
+    before = init_from or _located(settings.get("init_from"), path)
     if before is not None and weights_folder(before) is None:
         if trained != TRAINED["decoder"]:
             before = None  # its own weights cover all that the stage before handed over
@@ -104,8 +106,8 @@ def model_from_checkpoint(
             )
     network = settings.get("network")
     model, source = assemble(
-        settings.get("base", "tiny"),
-        settings.get("base_vae"),
+        _located(settings.get("base", "tiny"), path),
+        _located(settings.get("base_vae"), path),
         network_config(network) if network else None,
         before,
         INITIALISED_FROM["decoder"],
@@ -115,6 +117,20 @@ def model_from_checkpoint(
         check_source(checkpoint.source, source.fingerprint(), source.path, str(path))
     _fill(model, checkpoint, {prefix: prefix for prefix in trained})
     return model, checkpoint
+
+
+def _located(name: Any, checkpoint: Path) -> Any:
+    """Return where a relative path in a checkpoint's settings leads: from here, else from the folder in which its run began."""
+    if not isinstance(name, str) or Path(name).exists():
+        return name
+    for record in sorted(checkpoint.resolve().parent.parent.glob("run.fit*.json")):
+        try:
+            began = json.loads(record.read_text(encoding="utf-8"))["folder"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(began, str) and (Path(began) / name).exists():
+            return str(Path(began) / name)
+    return name
 
 
 def _fill(model: UniLDiff, checkpoint: StageCheckpoint, rules: dict[str, str]) -> None:

@@ -1,25 +1,26 @@
-"""``unildiff plan``: what a fit would need, before a GPU is rented."""
+"""``unildiff plan``: what a training run will need, before you rent a GPU."""
 
+import sys
 from dataclasses import replace
 
 from unildiff.utils.errors import UserError
 
 _HELP = """usage: unildiff plan --config FILE [all that `unildiff fit` takes] [--throughput TFLOPS]
 
-Parameters, memory a device, steps, epochs, operations, time and disk of a fit, from its shapes alone: no weights, no data
-and no GPU are needed. Figures for GPUs are estimates.
+Print parameters, memory per device, steps, epochs, operations, time and disk of a training run. They follow from shapes
+alone, so you need neither weights nor data nor a GPU. Figures for GPUs are estimates.
 
-  --throughput TFLOPS  what a device is assumed to reach (default: 120 for a GPU, 0.1 for a CPU)"""
+  --throughput TFLOPS  assumed speed of a device (default: 120 for a GPU, 0.1 for a CPU)"""
 
 
 def plan(*arguments: str) -> int:
-    """Say what a fit will need: memory, time and disk, without weights, data or GPU.
+    """Print what a training run will need: memory, time and disk; takes no weights, data or GPU.
 
     Args:
         arguments: those of ``unildiff fit``, and ``--throughput``.
 
     Raises:
-        UserError: the config is none of a restoration stage, or whatever `fit` would complain of.
+        UserError: the config does not train a restoration stage, or `fit` would refuse it.
     """
     if {"--help", "-h"} & set(arguments) or not arguments:
         print(_HELP)
@@ -30,14 +31,19 @@ def plan(*arguments: str) -> int:
     except ValueError:
         tflops = 0.0
     if tflops is not None and not tflops > 0:
-        raise UserError(f"--throughput {throughput}: give TFLOP/s a device, e.g. 120")
+        raise UserError(f"--throughput {throughput}: give the TFLOP/s of a device, e.g. 120")
 
+    from unildiff.cli.arguments import TrainerArguments
+
+    TrainerArguments.parse("fit", rest)  # most mistakes are reported before Lightning is imported
+    _progress("reading the configuration")
     from unildiff.cli.plan_inputs import parse_run
     from unildiff.planning.report import plan_text
     from unildiff.planning.shapes import base_sizes
     from unildiff.planning.step import measure_step
 
     parsed = parse_run(rest, tflops)
+    _progress("measuring a training step on shapes alone, with and without gradient checkpointing")
     sizes = base_sizes(parsed.base)
     step = parsed.run.step
     cost, other = (
@@ -48,8 +54,12 @@ def plan(*arguments: str) -> int:
     return 0
 
 
+def _progress(text: str) -> None:
+    print(f"plan: {text} ...", file=sys.stderr, flush=True)
+
+
 def _taken(arguments: list[str], option: str) -> tuple[list[str], str | None]:
-    """Return the arguments without an option, and its value."""
+    """Return the arguments without one option, and the value of that option."""
     rest, value = [], None
     waiting = iter(arguments)
     for argument in waiting:

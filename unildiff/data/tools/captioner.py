@@ -142,6 +142,8 @@ def load_captioner(model: str, length: int) -> Captioner:
     Raises:
         UserError: the model cannot be found or loaded, or is of another kind.
     """
+    local = _only_local(model)  # before the seconds that transformers takes to import
+
     import torch
     import transformers
 
@@ -149,14 +151,18 @@ def load_captioner(model: str, length: int) -> Captioner:
     library.utils.logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        network = library.AutoModelForImageTextToText.from_pretrained(model, dtype="auto").to(device).eval()
-        processor: Any = library.AutoProcessor.from_pretrained(model)
+        network = (
+            library.AutoModelForImageTextToText.from_pretrained(model, dtype="auto", local_files_only=local)
+            .to(device)
+            .eval()
+        )
+        processor: Any = library.AutoProcessor.from_pretrained(model, local_files_only=local)
         if hasattr(processor, "image_processor"):
             images, tokenizer = processor, processor.tokenizer
         else:  # an encoder and a decoder that were put together keep their processors apart
             images, tokenizer = (
-                library.AutoImageProcessor.from_pretrained(model),
-                library.AutoTokenizer.from_pretrained(model),
+                library.AutoImageProcessor.from_pretrained(model, local_files_only=local),
+                library.AutoTokenizer.from_pretrained(model, local_files_only=local),
             )
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -178,6 +184,29 @@ def load_captioner(model: str, length: int) -> Captioner:
         return " ".join(str(tokenizer.decode(answer, skip_special_tokens=True)).split())
 
     return caption
+
+
+def _only_local(model: str) -> bool:
+    """Return whether a model is read from this machine alone; one short request finds out, transformers retries for a minute.
+
+    Raises:
+        UserError: the model is not on this machine, and the hub cannot be reached or does not have it.
+    """
+    if Path(model).is_dir():
+        return True
+    import huggingface_hub
+
+    try:
+        huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(model, timeout=10)
+        return False
+    except Exception as error:  # noqa: BLE001  the hub's own errors and those of its HTTP client have no base class in common
+        if isinstance(huggingface_hub.try_to_load_from_cache(model, "config.json"), str):
+            return True
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"captioning model {model} is not a folder, not in the cache of the Hugging Face hub, and cannot be downloaded "
+            f"({reason}); give the id or the folder of an image-to-text model"
+        ) from None
 
 
 def _end_last_line(path: Path) -> None:
