@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unildiff.results.report_curves import Curve, read_curves
+from unildiff.results.curves import Curve, read_curves
 from unildiff.utils.files import output_folder, write_whole
 
 LOSSES = {

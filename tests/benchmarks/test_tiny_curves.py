@@ -6,7 +6,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.tiny_curves import LOSSES, averaged, main
-from unildiff.results.report_curves import Curve
+from unildiff.results.curves import Curve
 
 
 def test_stretches_are_means_at_their_last_step() -> None:

@@ -8,16 +8,21 @@ from sklearn.metrics import silhouette_samples
 from tests.results.made_up_run import CDD11, made_up_rows, write_pictures, write_run
 from unildiff.analysis.figures import (
     ExpertMap,
-    _look,
     embedding_figure,
     expert_map_figure,
     expert_usage_figure,
     gate_figure,
-    perception_distortion_figure,
 )
-from unildiff.results.figures import comparison_figure, median_picture, paper_figure, zoom_window
-from unildiff.results.figures_style import PALETTE
-from unildiff.results.tables import load_run, write_table
+from unildiff.results.figures import (
+    comparison_figure,
+    median_image,
+    paper_figure,
+    perception_distortion_figure,
+    zoom_window,
+)
+from unildiff.results.figures_style import PALETTE, look
+from unildiff.results.runs import load_run
+from unildiff.results.table_files import write_table
 from unildiff.utils.errors import UserError
 
 
@@ -108,15 +113,15 @@ def kept_run(tmp_path, rows):
     return load_run(folder)
 
 
-def test_the_median_picture_is_shown(tmp_path):
+def test_the_median_image_is_shown(tmp_path):
     rows = made_up_rows(("low",), ("a", "b", "c"))
     for row, psnr in zip(rows, (30.0, 20.0, 21.0), strict=True):
         row["psnr"] = psnr
     run = kept_run(tmp_path, rows)
-    assert median_picture(run, "low") == 2  # the median of 20, 21, 30 is 21
+    assert median_image(run, "low") == 2  # the median of 20, 21, 30 is 21
     (run.folder / "restored/low/c.png").unlink()
-    assert median_picture(run, "low") == 0  # 30 and 20 are equally near to their median: the first
-    assert median_picture(run, "haze") is None
+    assert median_image(run, "low") == 0  # 30 and 20 are equally near to their median: the first
+    assert median_image(run, "haze") is None
 
 
 def test_the_papers_figures(tmp_path):
@@ -126,7 +131,7 @@ def test_the_papers_figures(tmp_path):
     width, height = Image.open(png).size
     # Eleven lines in two stacks of six: 6.9 inches at 300 dpi wide, and no higher than wide for pictures of 4:3.
     assert width == 2070 and height < width
-    with pytest.raises(UserError, match="no pictures to show"):
+    with pytest.raises(UserError, match="no images to show"):
         paper_figure("figure3", run, tmp_path / "figure3")
     with pytest.raises(UserError, match="nowhere"):
         paper_figure("figure2", run, tmp_path / "figure2", {"peer": tmp_path / "nowhere"})
@@ -195,4 +200,4 @@ def test_curves_and_planes_are_drawn(tmp_path):
 
 
 def test_no_two_curves_look_alike():
-    assert len({_look(index) for index in range(64)}) == 64
+    assert len({look(index) for index in range(64)}) == 64

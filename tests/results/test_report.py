@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import shutil
@@ -11,11 +12,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tests.results.chromium import Browser
 from tests.results.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.report import report
+from unildiff.results.curves import Curve, curves_by_folder, drawn_curves, read_curves
 from unildiff.results.report import write_report
-from unildiff.results.report_curves import Curve, curves_html, read_curves
-from unildiff.results.report_images import PictureStore, picture_side
-from unildiff.results.report_tables import fitting_table
-from unildiff.results.tables import load_run
+from unildiff.results.report_images import ImageStore, image_side
+from unildiff.results.runs import load_run
+from unildiff.results.specs import fitting_table
 from unildiff.utils.errors import UserError
 
 ODD = "</script><b>\"low\" & 'haze'"  # a name that would break a careless page
@@ -116,13 +117,13 @@ def test_pictures_are_kept_once_and_small(tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(picture).save(tmp_path / name)
     Image.fromarray(picture[::-1]).save(tmp_path / "c.png")
-    store = PictureStore(120)
+    store = ImageStore(120)
     first = store.add(tmp_path / "a.png")
     assert first[1:] == (300, 100)
     assert store.add(tmp_path / "b.png") == first != store.add(tmp_path / "c.png")
     assert len(store.uris) == 2
     # 2,200 pictures of CDD-11 with inputs and 200 truths: sqrt(48 MiB / 4600 / 0.3) = 191 pixels; a few: 640.
-    assert picture_side(4600) == 190 and picture_side(3) == 640 and picture_side(10**6) == 160
+    assert image_side(4600) == 190 and image_side(3) == 640 and image_side(10**6) == 160
 
 
 def test_curves_are_read_back(tmp_path):
@@ -144,20 +145,46 @@ def test_a_file_cut_short_gives_what_it_holds(tmp_path):
     assert 5 < len(kept.steps) < 100 and kept.values[3] == pytest.approx(0.25)
 
 
-def test_curves_are_drawn_to_scale():
+def test_each_event_folder_is_a_curve(tmp_path):
+    for stage, scale in (("alignment", 1.0), ("joint", 3.0)):
+        write_curves(tmp_path / "run" / stage / "logs", range(5), scale)
+    curves = curves_by_folder(tmp_path / "run", "demo")
+    assert list(curves) == ["demo/alignment/logs", "demo/joint/logs"]
+    assert [found["train/loss"].values[0] for found in curves.values()] == [1.0, 3.0]
+    report([tmp_path / "run"], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('class="curve"') == 2  # train/loss and val/psnr, two lines each
+    assert "run/alignment/logs: 0.2 at step 4" in text and "run/joint/logs: 0.6 at step 4" in text
+    assert "hp_metric" not in text
+
+
+def test_curves_are_drawn():
     straight = Curve(np.array([0.0, 50.0, 100.0]), np.array([0.0, 1.0, 2.0]))
     broken = Curve(np.array([0.0, 1.0]), np.array([np.nan, np.inf]))
-    svg = curves_html({"a": {"x": straight}, "b": {"x": broken}})
-    points = [
-        tuple(map(float, pair.split()))
-        for pair in re.search(r'class="line line0"[^>]*d="M([^h"]*)h', svg)[1].split("L")
-    ]
-    assert points[0][0] == 52 and points[2][0] == 350  # the frame: 360 wide, 52 left, 10 right
-    assert points[1] == pytest.approx(tuple((a + b) / 2 for a, b in zip(points[0], points[2], strict=True)), abs=0.1)
-    assert points[0][1] > points[2][1]  # SVG counts down
-    assert "2 values not finite" in svg and "nan" not in svg.lower()
-    decades = curves_html({"a": {"x": Curve(np.arange(1000.0), 1 / (1 + np.arange(1000.0)))}})
-    assert "logarithmic" in decades and decades.count("L") < 450
+    ((tag, image, legend),) = drawn_curves({"a": {"x": straight}, "b": {"x": broken}})
+    assert tag == "x" and legend == ["a: 2 at step 100", "b, 2 values not finite"]
+    svg = base64.b64decode(image.removeprefix("data:image/svg+xml;base64,")).decode()
+    assert "<svg" in svg and ">step<" in svg and "http://www.w3.org/1999/xlink" in svg
+    many = Curve(np.arange(100_000.0), 1 / (1 + np.arange(100_000.0)))
+    ((_, image, _),) = drawn_curves({"a": {"x": many}})
+    assert len(image) < 60_000 and "10^{" in base64.b64decode(image.split(",")[1]).decode().replace("$", "")
+
+
+def test_only_files_of_the_run_or_of_a_named_root_are_embedded(tmp_path):
+    secret = tmp_path / "private" / "secret.png"
+    secret.parent.mkdir()
+    Image.new("RGB", (20, 10), (200, 0, 0)).save(secret)
+    rows = [row | {"input_path": str(secret)} for row in made_up_rows(("mine",), ("a",))]
+    folder = write_run(tmp_path / "run", rows)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "gate.png").symlink_to(secret)
+    (folder / "config.yaml").symlink_to("/etc/hostname")
+    report([folder], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "data:image/webp" not in text and "config.yaml" not in text
+    report([folder], tmp_path / "report.html", [tmp_path / "private"])
+    data = embedded((tmp_path / "report.html").read_text())
+    assert data["rows"][0]["size"] == [20, 10]
 
 
 def test_runs_find_their_table(tmp_path):
@@ -167,7 +194,7 @@ def test_runs_find_their_table(tmp_path):
     six = made_up_rows(("haze", "rain", "noise_25", "blur", "low", "raindrop"))
     assert fitting_table(load_run(write_run(tmp_path / "c", six))) == "table3"
     assert fitting_table(load_run(write_run(tmp_path / "d", made_up_rows(("toled",))))) == "udc"
-    assert fitting_table(load_run(write_run(tmp_path / "e", made_up_rows(("mine",))))) is None
+    assert fitting_table(load_run(write_run(tmp_path / "e", made_up_rows(("mine",))))) == "single"
 
 
 def test_runs_of_any_kind_are_reported(tmp_path):
@@ -175,7 +202,7 @@ def test_runs_of_any_kind_are_reported(tmp_path):
     write_curves(tmp_path / "training", range(3))
     report([tmp_path / "mine", tmp_path / "training"], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert "Means by degradation" in text and "The runs kept no pictures." in text
+    assert "Means by degradation" in text and "The runs kept no images." in text
     data = embedded(text)
     assert len(data["rows"]) == 3 and data["pictures"] == {}
 
@@ -188,10 +215,10 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert "<title>UniLDiff report: a, b</title>" in text
     assert "<summary>a: config.yaml</summary>" in text and "<summary>b: config.yaml</summary>" in text
-    assert embedded(text)["runs"] == ["ours: made-up, a", "ours: made-up, b"]
+    assert embedded(text)["runs"] == ["made-up, a", "made-up, b"]
     write_run(tmp_path / "c" / "1" / "test", made_up_rows(("toled", "poled")), data="udc")
     report([tmp_path / name / "1" for name in ("a", "c")], tmp_path / "report.html")
-    assert embedded((tmp_path / "report.html").read_text())["runs"] == ["ours: made-up, cdd11", "ours: made-up, udc"]
+    assert embedded((tmp_path / "report.html").read_text())["runs"] == ["made-up, cdd11", "made-up, udc"]
 
 
 def test_folders_that_are_no_runs_are_refused(tmp_path):
@@ -199,10 +226,10 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
         report([], tmp_path / "report.html")
     with pytest.raises(UserError, match="no such folder"):
         report([tmp_path / "none"], tmp_path / "report.html")
-    with pytest.raises(UserError, match="no run"):
+    with pytest.raises(UserError, match="not a run"):
         report([tmp_path], tmp_path / "report.html")
     folder = write_run(tmp_path / "run", count=34)
-    with pytest.raises(UserError, match="wrong number of pictures"):
+    with pytest.raises(UserError, match="wrong number of images"):
         report([folder], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
     (tmp_path / "file").touch()
@@ -294,7 +321,7 @@ def test_the_slider_moves_and_the_table_sorts(browser, page):
         " { const e = document.getElementById(id); e.value = value; e.dispatchEvent(new Event('input', {bubbles: true})); }"
     )
     assert [line.rsplit(" ", 1)[0] for line in browser.run(ORDER)] == ["snow rocket"]
-    assert browser.run("document.getElementById('shown').value") == "1 of 33 pictures"
+    assert browser.run("document.getElementById('shown').value") == "1 of 33 images"
     filled(browser, 0)
     browser.run(
         "{ const e = document.getElementById('pair'); e.value = 1; e.dispatchEvent(new Event('change', {bubbles: true})); }"

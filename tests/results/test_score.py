@@ -60,7 +60,7 @@ def test_table_and_csv_hold_what_scikit_image_says(flat, tmp_path, capsys):
     mean = np.mean([float(row["psnr"]) for row in rows])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{flat[0]} against {flat[1]}"
-    assert lines[2].split() == ["PSNR", "SSIM", "pictures"]
+    assert lines[2].split() == ["PSNR", "SSIM", "images"]
     assert lines[3].split()[:2] == ["average", f"{mean:.2f}"] and lines[3].split()[-1] == "3"
     assert lines[5] == f"protocol {PROTOCOLS['onerestore']}"
 
@@ -83,7 +83,7 @@ def test_all_protocols_side_by_side(flat, tmp_path, capsys):
     for protocol in PROTOCOLS.values():
         assert str(protocol) in out
     heads = [line.split() for line in out.splitlines() if line.split()[:1] in (["PSNR"], ["SSIM"])]
-    assert [head[1:] for head in heads] == [[*PROTOCOLS, "pictures"]] * 2
+    assert [head[1:] for head in heads] == [[*PROTOCOLS, "images"]] * 2
     with (tmp_path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     for name, protocol in PROTOCOLS.items():
@@ -110,7 +110,7 @@ def test_processes_give_the_rows_of_one(nested):
 def test_from_the_command_line(flat, capsys):
     folders = [str(folder) for folder in flat]
     assert main(["score", *folders, "--protocol", "moceir", "--metrics", "ssim", "psnr"]) == 0
-    assert capsys.readouterr().out.splitlines()[2].split() == ["SSIM", "PSNR", "pictures"]
+    assert capsys.readouterr().out.splitlines()[2].split() == ["SSIM", "PSNR", "images"]
     assert main(["score", *folders, "--protocol", "mocier"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("unildiff: error: unknown protocol 'mocier': did you mean 'moceir'?")
@@ -174,7 +174,7 @@ def test_names_lead_to_their_truth_by_the_rule(tmp_path, rule, restored, clean):
     ]
     pairs = find_pairs(*folders, rule=rule)
     assert [pair.name for pair in pairs] == restored
-    assert [pair.clean.stem for pair in pairs] == (clean if rule != "prefix" else ["0001", "0001", "0002"])
+    assert [pair.gt.stem for pair in pairs] == (clean if rule != "prefix" else ["0001", "0001", "0002"])
 
 
 def test_truths_may_lie_in_folders_of_the_same_names(tmp_path):
@@ -182,7 +182,7 @@ def test_truths_may_lie_in_folders_of_the_same_names(tmp_path):
         write(tmp_path / "r" / name, {"a": np.zeros((8, 8, 3), np.uint8)})
         write(tmp_path / "c" / name, {"a": np.zeros((8, 8, 3), np.uint8)})
     pairs = find_pairs(tmp_path / "r", tmp_path / "c")
-    assert [(pair.degradation, pair.clean.parent.name) for pair in pairs] == [("haze",) * 2, ("noise_25",) * 2]
+    assert [(pair.degradation, pair.gt.parent.name) for pair in pairs] == [("haze",) * 2, ("noise_25",) * 2]
 
 
 def one_line(*arguments, **options):
@@ -195,7 +195,7 @@ def one_line(*arguments, **options):
 def test_missing_and_left_over_pictures_are_named(flat):
     (flat[0] / "coffee.png").rename(flat[0] / "tea.png")
     message = one_line(*flat)
-    assert f"1 in {flat[0]} have no truth in {flat[1]}: tea" in message
+    assert f"1 in {flat[0]} have no ground truth in {flat[1]}: tea" in message
     assert f"1 of {flat[1]} are missing in {flat[0]}: coffee" in message
     assert "--rule (now exact)" in message
 
@@ -209,7 +209,7 @@ def test_many_missing_pictures_are_counted(tmp_path):
 def test_pictures_of_another_size_are_named(flat):
     Image.fromarray(TRUTHS["coffee"][:, :-1]).save(flat[0] / "coffee.png")
     message = one_line(*flat)
-    assert "1 pictures differ in size" in message and "coffee.png is 63x48" in message and "64x48" in message
+    assert "1 images differ in size" in message and "coffee.png is 63x48" in message and "64x48" in message
 
 
 def test_a_broken_picture_is_named(flat):
@@ -230,10 +230,10 @@ def test_other_mistakes_get_one_line(flat, tmp_path):
     assert "no such folder" in one_line(tmp_path / "nowhere", flat[1])
     assert "empty folder" in one_line(flat[0], write(tmp_path / "empty", {}))
     (tmp_path / "hollow" / "folder").mkdir(parents=True)
-    assert "no pictures in" in one_line(tmp_path / "hollow", flat[1])
+    assert "no images in" in one_line(tmp_path / "hollow", flat[1])
     assert "--workers -1" in one_line(*flat, workers=-1)
     write(flat[0] / "low", TRUTHS)
-    assert "both pictures and folders of pictures" in one_line(*flat)
+    assert "both images and folders of images" in one_line(*flat)
     (flat[1] / "coffee.jpg").write_bytes((flat[1] / "coffee.png").read_bytes())
     shutil.rmtree(flat[0] / "low")
-    assert "two pictures of one name" in one_line(*flat)
+    assert "two images of one name" in one_line(*flat)

@@ -13,7 +13,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from tests.processes import process_context
 from unildiff.data.batch import RestorationBatch
 from unildiff.results.blindness import told_degradations
-from unildiff.results.tables import build_table, load_run
+from unildiff.results.runs import load_run
+from unildiff.results.tables import build_table
 from unildiff.stages.settings import EvaluationSettings
 from unildiff.stages.testing import TestRun, means_text
 from unildiff.utils.errors import UserError
@@ -62,7 +63,7 @@ def test_a_folder_that_becomes_a_table(tmp_path):
     loaded = load_run(tmp_path)
     assert loaded.blind and loaded.info["protocol"] == "onerestore" and loaded.info["peak_memory_mib"] > 0
     assert [stage.label for stage in loaded.stages] == ["LQ latent, no diffusion"]
-    assert all(loaded.picture(kind, index) for kind in ("input", "restored", "truth") for index in range(6))
+    assert all(loaded.image(kind, index) for kind in ("input", "restored", "truth") for index in range(6))
     assert means_text(rows).splitlines()[-1].split()[-1] == "6"
 
 
@@ -91,7 +92,7 @@ def test_captions_that_name_the_degradation_make_a_test_not_blind(tmp_path):
     loaded = load_run(tmp_path / "told")
     assert not loaded.blind and "captions name it, low (in 2 of 3)" in run.notes[0]
     table = build_table("table2", [loaded])
-    assert any(row.label.endswith("†") for row in table.rows if row.kind == "ours")
+    assert table.labels[table.kinds.index("ours")].endswith("†")
     assert run.notes[0] in table.notes and any(note.startswith("† was told") for note in table.notes)
     run_test(tmp_path / "chance", captions={0: "a man in a dark coat", 1: "snow on a roof"})
     assert load_run(tmp_path / "chance").blind

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from unildiff.results.figures_style import LINES, MARKERS, PAGE_WIDTH, PALETTE, SEQUENTIAL, new_figure, save_figure
+from unildiff.results.figures_style import LINES, PAGE_WIDTH, PALETTE, SEQUENTIAL, look, new_figure, save_figure
 
 _HALF = PAGE_WIDTH / 2
 _MAX_NUMBERS = 300  # more numbers than this would hide the map
@@ -176,7 +176,7 @@ def embedding_figure(features: ArrayLike, labels: Sequence[str], out: Path) -> f
         axes = figure.subplots()
         for index, label in enumerate(dict.fromkeys(labels)):
             chosen = np.array([each == label for each in labels])
-            colour, marker = _look(index)
+            colour, marker = look(index)
             axes.scatter(
                 points[chosen, 0],
                 points[chosen, 1],
@@ -194,39 +194,7 @@ def embedding_figure(features: ArrayLike, labels: Sequence[str], out: Path) -> f
     return score
 
 
-def perception_distortion_figure(
-    points: Mapping[str, tuple[float, float]], out: Path, *, perception: str = "LPIPS"
-) -> list[Path]:
-    """Draw methods in the plane of distortion (PSNR) and perception; the better corner is the lower right.
-
-    Args:
-        points: by method, (PSNR in dB, perceptual distance, lower is better).
-        out: path without suffix.
-        perception: the name of the perceptual distance.
-    """
-    many = len(points) > 4  # their legend would cover the points
-    with new_figure(_HALF + 1.6 * many, 2.4) as figure:
-        axes = figure.subplots()
-        for index, (label, (psnr, distance)) in enumerate(points.items()):
-            colour, marker = _look(index)
-            axes.scatter([psnr], [distance], s=24, color=colour, marker=marker, label=label, zorder=3)
-        axes.set(xlabel="PSNR (dB), higher is better", ylabel=f"{perception}, lower is better")
-        axes.margins(0.15)
-        axes.grid(linewidth=0.3, alpha=0.5)
-        if many:
-            figure.legend(loc="outside right upper")
-        else:
-            axes.legend(loc="best")
-        return save_figure(figure, out)
-
-
-def _look(index: int) -> tuple[str, str]:
-    """Return colour and marker of a curve or group; the first 64 are all different."""
-    turn = index // len(MARKERS)
-    return PALETTE[(index + turn) % len(PALETTE)], MARKERS[index % len(MARKERS)]
-
-
 def _line(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], index: int, label: str) -> None:
-    colour, marker = _look(index)
+    colour, marker = look(index)
     dashes = LINES[index % len(LINES)]
     axes.plot(x, y, label=label, color=colour, marker=marker, linestyle=dashes, markevery=max(1, len(x) // 10))

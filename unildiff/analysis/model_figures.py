@@ -18,7 +18,6 @@ from unildiff.analysis.figures import (
     expert_map_figure,
     expert_usage_figure,
     gate_figure,
-    perception_distortion_figure,
 )
 from unildiff.analysis.inspection import Inside, look_inside, reference_pictures
 from unildiff.analysis.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
@@ -28,6 +27,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import METRICS, load_scorers
 from unildiff.results.evaluator import score_picture
+from unildiff.results.figures import perception_distortion_figure
 from unildiff.results.rows import Row, summarise
 from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError

@@ -1,6 +1,6 @@
-"""Pictures side by side with a zoomed inset, and the paper's Figures 1 to 3 made from a scored run.
+"""Images side by side with a zoomed inset, and the paper's Figures 1 to 3 from a scored run.
 
-Letters: H W pixels. Pictures are (H, W, 3) uint8 RGB in 0..255.
+Letters: H W pixels. Images are (H, W, 3) uint8 RGB in 0..255.
 """
 
 import math
@@ -15,13 +15,13 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from unildiff.data.images import read_rgb
-from unildiff.results.figures_style import PAGE_WIDTH, PALETTE, new_figure, save_figure
-from unildiff.results.paper_rows import TableId
-from unildiff.results.tables_runs import Run
-from unildiff.results.tables_specs import SPECS
+from unildiff.results import TableId
+from unildiff.results.figures_style import PAGE_WIDTH, PALETTE, look, new_figure, save_figure
+from unildiff.results.runs import Run
+from unildiff.results.specs import table_spec
 from unildiff.utils.errors import UserError
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 FigureName = Literal["figure1", "figure2", "figure3"]
 
 FIGURES: dict[FigureName, TableId] = {"figure1": "table1", "figure2": "table2", "figure3": "udc"}
@@ -29,28 +29,28 @@ _INSET = 0.42  # side of the inset in units of the panel's shorter side
 _GAP, _LABEL, _TITLE, _CAPTION = 0.04, 0.17, 0.17, 0.13  # inches
 
 
-def zoom_window(pictures: Sequence[Picture], fraction: float = 0.2) -> tuple[int, int, int]:
-    """Find the square in which the pictures' detail differs most.
+def zoom_window(images: Sequence[Image], fraction: float = 0.2) -> tuple[int, int, int]:
+    """Find the square in which the images' detail differs most.
 
-    Each picture's local mean (over a square of the same side) is taken off first, or low light and haze would lead to
-    whatever is brightest, with nothing to see in it. The difference at a pixel is then the variance over the pictures,
+    Each image's local mean (over a square of the same side) is taken off first, or low light and haze would lead to
+    whatever is brightest, with nothing to see in it. The difference at a pixel is then the variance over the images,
     summed over colours; the square with the largest sum is taken, the first in reading order where several are equal.
     Nobody's hand chooses it (our choice).
 
     Args:
-        pictures: versions of one picture, all (H, W, 3).
+        images: versions of one image, all (H, W, 3).
         fraction: side of the square in units of the shorter side.
 
     Returns:
-        (top, left, side) in pixels, inside the picture.
+        (top, left, side) in pixels, inside the image.
 
     Raises:
-        ValueError: no picture, or their sizes differ.
+        ValueError: no image, or their sizes differ.
     """
-    if not pictures or len({picture.shape for picture in pictures}) > 1:
-        raise ValueError(f"need pictures of one size, got {[picture.shape for picture in pictures]}")
-    side = max(1, round(fraction * min(pictures[0].shape[:2])))
-    detail = [picture - cv2.blur(picture.astype(np.float64), (side, side)) for picture in pictures]
+    if not images or len({image.shape for image in images}) > 1:
+        raise ValueError(f"need images of one size, got {[image.shape for image in images]}")
+    side = max(1, round(fraction * min(images[0].shape[:2])))
+    detail = [image - cv2.blur(image.astype(np.float64), (side, side)) for image in images]
     variance_HW = np.stack(detail).var(axis=0).sum(axis=-1)
     sums = np.pad(variance_HW, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
     windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
@@ -59,48 +59,48 @@ def zoom_window(pictures: Sequence[Picture], fraction: float = 0.2) -> tuple[int
 
 
 def comparison_figure(
-    rows: Sequence[tuple[str, Mapping[str, Picture]]],
+    rows: Sequence[tuple[str, Mapping[str, Image]]],
     out: Path,
     *,
     captions: Mapping[tuple[str, str], str] | None = None,
     stacks: int = 1,
     fraction: float = 0.2,
 ) -> list[Path]:
-    """Draw pictures in a grid: one line a row of ``rows``, one column a name; each panel with its zoomed inset.
+    """Draw images in a grid: one line a row of ``rows``, one column a name; each panel with its zoomed inset.
 
     The window of :func:`zoom_window` is framed in every panel, and shown enlarged in the corner farthest from it.
 
     Args:
-        rows: (label, pictures by column name); a column that a row lacks stays empty. Pictures of a row have one size.
+        rows: (label, images by column name); a column that a row lacks stays empty. Images of a row have one size.
         out: path without suffix.
         captions: text below a panel by (row label, column name), e.g. its PSNR.
         stacks: in how many stacks, side by side, the rows stand.
-        fraction: side of the zoomed window in units of the picture's shorter side.
+        fraction: side of the zoomed window in units of the image's shorter side.
 
     Returns:
         The PDF and the PNG.
 
     Raises:
-        ValueError: no row, or pictures of one row differ in size.
+        ValueError: no row, or images of one row differ in size.
     """
     if not rows:
         raise ValueError("a comparison needs at least one row")
-    columns = list(dict.fromkeys(column for _, pictures in rows for column in pictures))
+    columns = list(dict.fromkeys(column for _, images in rows for column in images))
     lines = math.ceil(len(rows) / stacks)
     panel = (PAGE_WIDTH - stacks * _LABEL) / (stacks * len(columns)) - _GAP
     caption = _CAPTION if captions else 0.0
-    aspects = [max(picture.shape[0] / picture.shape[1] for picture in pictures.values()) for _, pictures in rows]
+    aspects = [max(image.shape[0] / image.shape[1] for image in images.values()) for _, images in rows]
     heights = [panel * min(1.25, max(aspects[line::lines])) for line in range(lines)]
     total = _TITLE + sum(heights) + lines * (_GAP + caption)
     with new_figure(PAGE_WIDTH, total) as figure:
         figure.set_layout_engine("none")
-        for index, (label, pictures) in enumerate(rows):
+        for index, (label, images) in enumerate(rows):
             stack, line = divmod(index, lines)
             x0 = stack * (PAGE_WIDTH / stacks)
             y = total - _TITLE - sum(heights[: line + 1]) - line * (_GAP + caption)
             middle = (y + heights[line] / 2) / total
             figure.text((x0 + _LABEL / 2) / PAGE_WIDTH, middle, label, rotation=90, ha="center", va="center", size=7)
-            window = zoom_window(list(pictures.values()), fraction)
+            window = zoom_window(list(images.values()), fraction)
             for position, column in enumerate(columns):
                 x = x0 + _LABEL + position * (panel + _GAP)
                 axes = figure.add_axes((x / PAGE_WIDTH, y / total, panel / PAGE_WIDTH, heights[line] / total))
@@ -108,22 +108,22 @@ def comparison_figure(
                 if line == 0:
                     centre = (x + panel / 2) / PAGE_WIDTH
                     figure.text(centre, 1 - _TITLE / 2 / total, column, ha="center", va="center", size=7)
-                if column in pictures:
-                    _draw_panel(axes, pictures[column], window)
+                if column in images:
+                    _draw_panel(axes, images[column], window)
                 text = (captions or {}).get((label, column), "")
                 axes.text(0.5, -0.02, text, transform=axes.transAxes, ha="center", va="top", size=5.5)
         return save_figure(figure, out)
 
 
-def _draw_panel(axes: Axes, picture: Picture, window: tuple[int, int, int]) -> None:
+def _draw_panel(axes: Axes, image: Image, window: tuple[int, int, int]) -> None:
     top, left, side = window
-    height, width = picture.shape[:2]
-    axes.imshow(picture)
+    height, width = image.shape[:2]
+    axes.imshow(image)
     size = _INSET * min(height, width)
     inset_left = 0.0 if left + side / 2 > width / 2 else width - size
     inset_top = 0.0 if top + side / 2 > height / 2 else height - size
     inset = axes.inset_axes((inset_left, inset_top, size, size), transform=axes.transData)
-    inset.imshow(picture[top : top + side, left : left + side])
+    inset.imshow(image[top : top + side, left : left + side])
     inset.set_xticks([])
     inset.set_yticks([])
     inset.spines[:].set(visible=True, color=PALETTE[1], linewidth=0.9)
@@ -139,71 +139,97 @@ def paper_figure(name: FigureName, run: Run, out: Path, others: Mapping[str, Pat
 
 
 def table_figure(table_id: TableId, run: Run, out: Path, others: Mapping[str, Path] | None = None) -> list[Path]:
-    """Draw a scored run's pictures, one line a degradation of a table: input, other methods, the run, truth.
+    """Draw a scored run's images, one line a degradation of a table: input, other methods, the run, ground truth.
 
-    The picture of each line is the one whose PSNR is nearest to the degradation's median: neither the best nor
+    The image of each line is the one whose PSNR is nearest to the degradation's median: neither the best nor
     hand-picked. More than six lines stand in two stacks, to fit a page.
 
     Args:
         table_id: whose columns are the lines.
-        run: its pictures must have been kept, see :meth:`Run.picture`.
+        run: its images must have been kept, see :meth:`Run.image`.
         out: path without suffix.
-        others: by label, folders of other methods' pictures, ``<degradation>/<name>.png`` in each.
+        others: by label, folders of other methods' images, ``<degradation>/<name>.png`` in each.
 
     Returns:
         The PDF and the PNG.
 
     Raises:
-        UserError: the run has no pictures for the figure, or another method's folder lacks one.
+        UserError: the run has no images for the figure, or another method's folder lacks one.
     """
-    spec = SPECS[table_id]
-    rows: list[tuple[str, Mapping[str, Picture]]] = []
+    spec = table_spec(table_id, [run])
+    rows: list[tuple[str, Mapping[str, Image]]] = []
     captions: dict[tuple[str, str], str] = {}
     for position, column in enumerate(spec.columns):
-        key = spec.key(position, run.scores)
-        chosen = median_picture(run, key)
+        key = spec.key(position, run)
+        chosen = None if key is None else median_image(run, key)
         if chosen is None:
             continue
-        panels: dict[str, Path | None] = {"input": run.picture("input", chosen)}
+        name = run.scores["name"].iloc[chosen]
+        panels: dict[str, Path | None] = {"input": run.image("input", chosen)}
         for label, folder in (others or {}).items():
-            panels[label] = folder / key / f"{run.scores.names[chosen]}.png"
-        panels[run.label] = run.picture("restored", chosen)
-        panels["truth"] = run.picture("truth", chosen)
+            panels[label] = folder / str(key) / f"{name}.png"
+        panels[run.label] = run.image("restored", chosen)
+        panels["ground truth"] = run.image("truth", chosen)
         rows.append((column.title, {label: read_rgb(path) for label, path in panels.items() if path}))
         for label, metric in (("input", "input_psnr"), (run.label, "psnr")):
-            captions[column.title, label] = f"{run.scores.metrics[metric][chosen]:.2f} dB"
-        captions[column.title, "truth"] = run.scores.names[chosen]
+            if metric in run.scores:
+                captions[column.title, label] = f"{run.scores[metric].iloc[chosen]:.2f} dB"
+        captions[column.title, "ground truth"] = name
     if not rows:
-        raise UserError(f"no pictures to show: {run.folder} kept none of {spec.title}, test again and save pictures")
+        raise UserError(f"no images to show: {run.folder} kept none of {spec.title}, test again and save images")
     return comparison_figure(rows, out, captions=captions, stacks=2 if len(rows) > 6 else 1)
 
 
-def median_picture(run: Run, degradation: str) -> int | None:
-    """Return the index of the kept picture whose PSNR is nearest to the degradation's median; ``None`` without any."""
-    psnr = run.scores.metrics["psnr"]
-    members = [index for index, found in enumerate(run.scores.degradations) if found == degradation]
-    members = [index for index in members if math.isfinite(psnr[index]) and run.picture("restored", index)]
-    if not members:
+def median_image(run: Run, degradation: str | None) -> int | None:
+    """Return the index of the kept image whose PSNR is nearest to the degradation's median; None without any."""
+    if degradation is None or "psnr" not in run.scores:
         return None
-    median = float(np.median(psnr[members]))
-    return min(members, key=lambda index: abs(float(psnr[index]) - median))
+    psnr = run.scores.loc[run.scores["degradation"] == degradation, "psnr"]
+    psnr = psnr[np.isfinite(psnr)]
+    psnr = psnr[[run.image("restored", index) is not None for index in psnr.index]]
+    return None if psnr.empty else int((psnr - psnr.median()).abs().idxmin())
+
+
+def perception_distortion_figure(
+    points: Mapping[str, tuple[float, float]], out: Path, *, perception: str = "LPIPS"
+) -> list[Path]:
+    """Draw methods in the plane of distortion (PSNR) and perception; the better corner is the lower right.
+
+    Args:
+        points: by method, (PSNR in dB, perceptual distance, lower is better).
+        out: path without suffix.
+        perception: the name of the perceptual distance.
+    """
+    many = len(points) > 4  # their legend would cover the points
+    with new_figure(PAGE_WIDTH / 2 + 1.6 * many, 2.4) as figure:
+        axes = figure.subplots()
+        for index, (label, (psnr, distance)) in enumerate(points.items()):
+            colour, marker = look(index)
+            axes.scatter([psnr], [distance], s=24, color=colour, marker=marker, label=label, zorder=3)
+        axes.set(xlabel="PSNR (dB), higher is better", ylabel=f"{perception}, lower is better")
+        axes.margins(0.15)
+        axes.grid(linewidth=0.3, alpha=0.5)
+        if many:
+            figure.legend(loc="outside right upper")
+        else:
+            axes.legend(loc="best")
+        return save_figure(figure, out)
 
 
 def perception_distortion_points(runs: Sequence[Run], metric: str = "lpips") -> dict[str, tuple[float, float]]:
     """Return (mean PSNR, mean perceptual distance) of each run and stage that has both, by label, and of the input.
 
-    The input's point is there where ``input_{metric}`` was computed. Means are over pictures, finite values only.
+    The input's point is present where `input_{metric}` was computed. Means are over images, finite values only.
     """
     parts = [("input", run.scores, "input_") for run in runs[:1]]
     for run in runs:
-        parts += [(f"{run.label}, {stage.label}", stage.scores, "") for stage in run.stages] + [
-            (run.label, run.scores, "")
-        ]
+        parts += [(f"{run.label}, {stage.label}", stage.scores, "") for stage in run.stages]
+        parts.append((run.label, run.scores, ""))
     points = {}
     for label, scores, prefix in parts:
-        if f"{prefix}{metric}" in scores.metrics:
-            psnr, distance = scores.metrics[f"{prefix}psnr"], scores.metrics[f"{prefix}{metric}"]
-            both = np.isfinite(psnr) & np.isfinite(distance)
-            if both.any():
-                points[label] = float(psnr[both].mean()), float(distance[both].mean())
+        columns = [f"{prefix}psnr", f"{prefix}{metric}"]
+        if set(columns) <= set(scores.columns):
+            both = scores[columns][np.isfinite(scores[columns]).all(axis=1)]
+            if len(both):
+                points[label] = float(both[columns[0]].mean()), float(both[columns[1]].mean())
     return points

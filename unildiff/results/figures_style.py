@@ -1,4 +1,4 @@
-"""One look for all figures: legible in print, told apart without colour, the same file for the same input."""
+"""The style of all figures: legible in print, distinct without colour, the same file for the same input."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,12 @@ SEQUENTIAL = "cividis"  # monotone in lightness, so that it survives a black-and
 PAGE_WIDTH = 6.9  # inches, both columns of a two-column paper
 
 _STYLE = Path(__file__).parent / "assets" / "figures.mplstyle"
+
+
+def look(index: int) -> tuple[str, str]:
+    """Return colour and marker of a curve or group; the first 64 are all different."""
+    turn = index // len(MARKERS)
+    return PALETTE[(index + turn) % len(PALETTE)], MARKERS[index % len(MARKERS)]
 
 
 @contextmanager

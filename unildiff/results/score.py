@@ -1,4 +1,4 @@
-"""Scoring a folder of restored pictures against a folder of clean ones, under one protocol or several side by side.
+"""Score a folder of restored images against the ground truth, under one protocol or several side by side.
 
 Axis letters: H W pixels.
 """
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 
 import cv2
 import torch
@@ -19,7 +20,7 @@ from unildiff.metrics.protocols import Protocol
 from unildiff.metrics.registry import Scorer, check_names, load_scorers, make_scorer, metric_info
 from unildiff.results.evaluator import score_picture
 from unildiff.results.file_pairs import ScoredPair
-from unildiff.results.rows import Row, Summary, mean_of, summarise
+from unildiff.results.rows import Row, Summary, summarise
 from unildiff.results.workers import process_count, worker_context
 from unildiff.utils.errors import UserError
 from unildiff.utils.parallel import ordered, progress
@@ -27,14 +28,14 @@ from unildiff.utils.parallel import ordered, progress
 
 @dataclass(frozen=True)
 class Scored:
-    """What one protocol makes of a folder.
+    """The scores of a folder under one protocol.
 
     Attributes:
-        protocol: What the numbers are measured under.
-        metrics: The names asked for, in that order.
-        rows: One a picture.
-        summary: Means by degradation and `avg` (see :func:`unildiff.results.rows.summarise`), with metrics of sets.
-        unavailable: Why a metric's column is empty, by name.
+        protocol: The protocol.
+        metrics: The requested metrics, in that order.
+        rows: One per image; `input_` columns where inputs were given.
+        summary: Means by degradation and `avg` (see :func:`unildiff.results.rows.means`), with metrics of sets.
+        unavailable: By name, why a metric's column is empty.
     """
 
     protocol: Protocol
@@ -47,26 +48,26 @@ class Scored:
 def score_pairs(
     pairs: Sequence[ScoredPair], protocols: Sequence[Protocol], metrics: Sequence[str], workers: int = 0
 ) -> list[Scored]:
-    """Score pictures under each protocol, reading each file once.
+    """Score images under each protocol, reading each file once.
 
-    Processes, not threads: the many short calls into OpenCV hand Python's lock over and over, which on a busy machine made
-    two threads slower than one (measured).
+    Processes, not threads: many short calls into OpenCV compete for Python's lock, which on a busy machine made two threads
+    slower than one (measured).
 
     Args:
         pairs: From :func:`unildiff.results.file_pairs.find_pairs`.
         protocols: One or more.
-        metrics: Names of registry.METRICS.
-        workers: Processes; 0: one a core, fewer where there are few pictures; 1: none beside this one.
+        metrics: Names of metrics.
+        workers: Processes; 0: one per core, fewer where there are few images; 1: only this one.
 
     Returns:
-        One result a protocol, in their order.
+        One result per protocol, in their order.
 
     Raises:
-        UserError: No such metric, an unreadable picture, or one too small for a protocol.
+        UserError: There is no such metric, an image cannot be read, or one is too small for a protocol.
     """
     check_names(metrics)
     names = tuple(name for name in metrics if metric_info(name).kind != "set")
-    _, unavailable = _scorers(names, tuple(protocols))  # known before the first picture
+    _, unavailable = _scorers(names, tuple(protocols))  # known before the first image
     work = partial(_score_pair, names, tuple(protocols))
     processes = process_count(workers, len(pairs))
     if processes == 1:
@@ -90,19 +91,24 @@ def score_pairs(
 
 
 def _score_pair(names: tuple[str, ...], protocols: tuple[Protocol, ...], pair: ScoredPair) -> list[Row]:
-    """One row a protocol; runs in a worker process, which loads its metrics once."""
+    """Return one row per protocol; runs in a worker process, which loads its metrics once."""
     scorers, _ = _scorers(names, protocols)
-    restored, clean = _read(pair)
-    label: Row = {"degradation": pair.degradation, "name": pair.name}
+    restored, gt = _read(pair.restored), _read(pair.gt)
+    lq = None if pair.input is None else _read(pair.input)
+    rows = []
     try:
-        return [label | score_picture(restored, clean, under, names) for under in scorers]
+        for under in scorers:
+            row: Row = {"degradation": pair.degradation, "name": pair.name}
+            row |= score_picture(restored, gt, under, names)
+            rows.append(row if lq is None else row | score_picture(lq, gt, under, names, prefix="input_"))
     except ValueError as error:
-        raise UserError(f"cannot score {pair.restored}: {error}; leave out the metric or the picture") from None
+        raise UserError(f"cannot score {pair.restored}: {error}; leave out the metric or the image") from None
+    return rows
 
 
 @lru_cache(maxsize=1)
 def _scorers(names: tuple[str, ...], protocols: tuple[Protocol, ...]) -> tuple[list[dict[str, Scorer]], dict[str, str]]:
-    """The metrics under each protocol, sharing their networks, and why some are unavailable."""
+    """Return the metrics under each protocol, sharing their networks, and why some are unavailable."""
     first, unavailable = load_scorers(names, protocols[0])
     return [
         {
@@ -118,29 +124,27 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _read(pair: ScoredPair) -> tuple[Tensor, Tensor]:
-    restored, clean = image_tensor(read_rgb(pair.restored)), image_tensor(read_rgb(pair.clean))
-    return restored, clean
+def _read(path: Path) -> Tensor:
+    return image_tensor(read_rgb(path))
 
 
 def _add_fid(summary: Summary, pairs: Sequence[ScoredPair], protocol: Protocol) -> None:
     """Put FID into each degradation's entry, and its mean over degradations into `avg`.
 
     Raises:
-        MetricUnavailable: The network cannot be had.
+        MetricUnavailable: The network cannot be loaded.
     """
     from unildiff.metrics.fid import FID  # torchmetrics takes seconds to import, and only this needs it
 
     fid = FID(protocol)
-    values = []
+    values: list[float] = []
     for degradation, entry in summary.items():
         members = [pair for pair in pairs if pair.degradation == degradation]
-        if degradation == "avg" or len(members) < 2:  # a covariance needs two pictures
+        if degradation == "avg" or len(members) < 2:  # a covariance needs two images
             continue
         fid.reset()
         for pair in progress(members, len(members), f"FID {degradation}".strip()):
-            restored, clean = _read(pair)
-            fid.update(restored[None], clean[None])
-        entry["fid"] = float(fid.compute())
-        values.append(entry["fid"])
-    summary["avg"]["fid"] = mean_of(values)
+            fid.update(_read(pair.restored)[None], _read(pair.gt)[None])
+        values.append(float(fid.compute()))
+        entry["fid"] = values[-1]
+    summary["avg"]["fid"] = sum(values) / len(values) if values else None

@@ -1,38 +1,41 @@
-"""What `unildiff score` prints and writes: text tables, CSV rows, JSON."""
+"""The output of `unildiff score`: text tables, CSV rows, JSON, a run's folder, a bundle."""
 
 import json
 import math
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from unildiff.metrics.registry import metric_info, metric_settings
-from unildiff.results.rows import LABELS, Row, count_identical
+from unildiff.results.bundle import ScoredFile, write_bundle
+from unildiff.results.file_pairs import ScoredPair
+from unildiff.results.rows import LABELS, Row, count_identical, csv_text
 from unildiff.results.score import Scored
+from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_whole
+
+_PACKAGES = ("unildiff", "torch", "numpy", "opencv-python-headless", "pillow", "piq", "pytorch-msssim", "lpips")
 
 
 def format_text(scored: Sequence[Scored]) -> str:
-    """The tables: one column a metric for one protocol, else one table a metric with one column a protocol.
+    """Return the tables: one column per metric for one protocol, else one table per metric with a column per protocol.
 
-    Each is followed by how many pictures went in, under what, and what was left out.
+    They are followed by the number of images, the protocol, the settings of pyiqa's metrics, and what was left out.
     """
     first = scored[0]
     if len(scored) == 1:
-        columns = [metric_info(name).title for name in first.metrics]
-        cells = {
-            degradation: [_number(entry.get(name), name) for name in first.metrics]
-            for degradation, entry in first.summary.items()
-        }
-        tables = [_table("", columns, cells, first)]
+        columns = {metric_info(name).title: _column(first, name) for name in first.metrics}
+        tables = [_table("", columns, first)]
     else:
         tables = [
-            _table(
-                metric_info(name).title,
-                [result.protocol.name for result in scored],
-                {key: [_number(result.summary[key].get(name), name) for result in scored] for key in first.summary},
-                first,
-            )
+            _table(metric_info(name).title, {each.protocol.name: _column(each, name) for each in scored}, first)
             for name in first.metrics
         ]
     notes = [f"protocol {result.protocol}{_identical(result)}" for result in scored]
@@ -41,23 +44,23 @@ def format_text(scored: Sequence[Scored]) -> str:
     return "\n\n".join([*tables, "\n".join(notes)])
 
 
-def _table(title: str, columns: list[str], cells: dict[str, list[str]], scored: Scored) -> str:
+def _column(scored: Scored, metric: str) -> list[str]:
+    digits = metric_info(metric).digits
+    found = (entry.get(metric) for entry in scored.summary.values())
+    return ["-" if value is None else f"{value:.{digits}f}" for value in found]
+
+
+def _table(title: str, columns: dict[str, list[str]], scored: Scored) -> str:
     """Lay out one table; a single nameless degradation has no line of its own beside the average."""
     names = [key for key in scored.summary if key != "avg"]
-    lines = [(key, key) for key in names] if names != [""] else []
-    lines.append(("avg", "average over degradations" if len(names) > 1 else "average"))
-    label_width = max(len(title), *(len(label) for _, label in lines))
-    widths = [max(len(column), *(len(cells[key][i]) for key, _ in lines)) for i, column in enumerate(columns)]
-    heads = [column.rjust(width) for column, width in zip(columns, widths, strict=True)]
-    text = ["  ".join([title.ljust(label_width), *heads, "pictures"])]
-    for key, label in lines:
-        numbers = [cell.rjust(width) for cell, width in zip(cells[key], widths, strict=True)]
-        text.append("  ".join([label.ljust(label_width), *numbers, f"{scored.summary[key]['count']:8.0f}"]))
-    return "\n".join(text)
-
-
-def _number(value: float | None, metric: str) -> str:
-    return "-" if value is None else f"{value:.{metric_info(metric).digits}f}"
+    labels = [*names, "average over degradations" if len(names) > 1 else "average"]
+    counts = [f"{entry['count']:.0f}" for entry in scored.summary.values()]
+    frame = pd.DataFrame({**columns, "images": counts}, index=pd.Index(labels))
+    frame = frame.iloc[-1:] if names == [""] else frame
+    width = max(len(title), *map(len, labels))
+    frame.index = pd.Index([label.ljust(width) for label in frame.index])
+    lines = frame.to_string(col_space=2).splitlines()
+    return "\n".join([title.ljust(width) + lines[0][width:], *lines[1:]])
 
 
 def _identical(scored: Scored) -> str:
@@ -67,7 +70,7 @@ def _identical(scored: Scored) -> str:
 
 
 def merge_rows(scored: Sequence[Scored]) -> list[Row]:
-    """One row a picture; metrics are called `PROTOCOL/METRIC` where there are several protocols."""
+    """Return one row per image; metrics are called `PROTOCOL/METRIC` where there are several protocols."""
     if len(scored) == 1:
         return scored[0].rows
     merged: list[Row] = []
@@ -79,17 +82,17 @@ def merge_rows(scored: Sequence[Scored]) -> list[Row]:
     return merged
 
 
-def write_json(scored: Sequence[Scored], restored: Path, clean: Path, path: Path) -> None:
-    """Write everything: protocols with all their choices, means, counts, per-picture values.
+def write_json(scored: Sequence[Scored], restored: Path, gt: Path, path: Path) -> None:
+    """Write everything: protocols with all their choices, means, counts, per-image values.
 
-    JSON knows no infinity: PSNR of a picture equal to its truth, where the protocol does not cap it, is null.
+    JSON knows no infinity: PSNR of an image equal to its ground truth, where the protocol does not cap it, is null.
 
     Raises:
         UserError: The file cannot be written.
     """
     content = {
         "restored": str(restored),
-        "clean": str(clean),
+        "clean": str(gt),
         "count": len(scored[0].rows),
         "results": [
             {
@@ -111,3 +114,88 @@ def _finite(entry: Row | dict[str, float | None]) -> Row:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
     }
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is known of scored images beside the images: recorded in `run.json`, and empty in tables where not given.
+
+    Attributes:
+        label: Name of the method.
+        data: Name of the data set.
+        data_kind: `real` or `sample`.
+        blind: Whether the method was not told the degradation.
+    """
+
+    label: str
+    data: str | None = None
+    data_kind: str | None = None
+    blind: bool | None = None
+
+
+def provenance(scored: Scored, method: Method) -> dict[str, Any]:
+    """Return the content of `run.json` for scored images."""
+    counts = {key: int(entry["count"] or 0) for key, entry in scored.summary.items() if key != "avg"}
+    return {
+        "model": method.label,
+        "label": method.label,
+        "data": method.data,
+        "data_kind": method.data_kind,
+        "blind": method.blind,
+        "count": counts,
+        "protocol": scored.protocol.name,
+        "metric_settings": [settings for name in scored.metrics if (settings := metric_settings(name))],
+        "notes": [f"{metric_info(name).title} is left empty: {reason}." for name, reason in scored.unavailable.items()],
+        "command": shlex.join(["unildiff", *sys.argv[1:]]),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except ImportError:  # PackageNotFoundError: a checkout that is not installed, or another build of OpenCV
+            continue
+    return found
+
+
+def write_run(scored: Scored, method: Method, pairs: Sequence[ScoredPair], run_dir: Path, images: bool) -> None:
+    """Write a folder that `unildiff table`, `compare` and `report` read like a tested run.
+
+    Args:
+        scored: The scores.
+        method: Provenance.
+        pairs: The scored files.
+        run_dir: The folder; it is created.
+        images: Also copy the images (PNGs only), for figures and the report.
+
+    Raises:
+        UserError: The folder holds another run, or cannot be written.
+    """
+    output_folder(run_dir)
+    if (run_dir / "run.json").exists():
+        raise UserError(f"--run_dir {run_dir} already holds a run; give another folder")
+    write_whole(run_dir / "scores.csv", csv_text(scored.rows).encode())
+    write_whole(run_dir / "run.json", (json.dumps(provenance(scored, method), indent=2) + "\n").encode())
+    for pair in pairs if images else ():
+        for kind, source in (("restored", pair.restored), ("truth", pair.gt), ("input", pair.input)):
+            if source is not None and source.suffix.lower() == ".png":
+                target = run_dir / kind / pair.degradation / f"{pair.name}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+
+def bundle_scores(scored: Scored, method: Method, pairs: Sequence[ScoredPair], out: Path, images: bool) -> None:
+    """Write a score bundle, see :func:`unildiff.results.bundle.write_bundle`."""
+    files = []
+    for pair in pairs:
+        for kind, path in (("restored", pair.restored), ("gt", pair.gt), ("input", pair.input)):
+            if path is not None:
+                name = "/".join(filter(None, (pair.degradation, f"{pair.name}{path.suffix}")))
+                files.append(ScoredFile(kind, name, path))
+    about = provenance(scored, method)
+    texts = {"scores.csv": csv_text(scored.rows), "run.json": json.dumps(about, indent=2) + "\n"}
+    extra = {key: about[key] for key in ("versions", "metric_settings", "command")}
+    write_bundle(out, texts, scored.protocol, files, {"label": method.label, **extra}, images)

@@ -1,6 +1,6 @@
 """How sure a mean is, and whether one run is better than another: percentile bootstrap and exact sign test.
 
-Letters: N pictures, R draws.
+Letters: N images, R draws.
 """
 
 import math
@@ -18,13 +18,13 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean of the columns' means.
 
-    A table's average is a mean over degradations of means over pictures, so the same is done to each draw.
+    A table's average is a mean over degradations of means over images, so the same is done to each draw.
     Values that are not finite (a metric that was not computed, an identical pair that the protocol excludes) are left out.
-    With few pictures the percentile interval is too narrow (our choice all the same: it assumes nothing; see any
+    With few images the percentile interval is too narrow (our choice all the same: it assumes nothing; see any
     text on the bootstrap); the tables print the count beside it.
 
     Args:
-        columns: one array of N per-picture values for each degradation; one array alone gives the interval of its mean.
+        columns: One array of N per-image values for each degradation; one array alone gives the interval of its mean.
         together: row i of every column is the same scene, so that scenes are drawn once for all columns; the columns must
             then be equally long.
         level: coverage in (0, 1).
@@ -65,10 +65,10 @@ def sign_test(better: int, worse: int) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run against another, picture by picture.
+    """A run against another, image by image.
 
     Attributes:
-        count: number of units compared (pictures, or scenes where pictures of one scene were averaged).
+        count: number of units compared (images, or scenes where images of one scene were averaged).
         difference: mean of second minus first, in the metric's unit.
         low: lower end of the 95% bootstrap interval of ``difference``.
         high: upper end.
@@ -91,7 +91,7 @@ class Comparison:
         return (self.low > 0 or self.high < 0) and self.p_value < 0.05
 
     def verdict(self, units: str) -> str:
-        """Return in words what may be said; ``units`` is what was counted, e.g. pictures."""
+        """Return in words what may be said; ``units`` is what was counted, e.g. images."""
         if sign_test(self.count, 0) >= 0.05:  # even if all had gone one way
             return f"too few {units} to tell"
         return "a difference" if self.conclusive else "no difference shown"
@@ -105,19 +105,19 @@ def compare_paired(
     *,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two runs on the same pictures.
+    """Compare two runs on the same images.
 
     Args:
         first: (N,) values of the first run.
         second: (N,) values of the second run, in the same order.
-        scenes: (N,) names of scenes; pictures of one scene (CDD-11 degrades each in 11 ways) are not independent, so
-            their differences are averaged before anything is counted. ``None``: every picture stands for itself.
+        scenes: (N,) names of scenes; images of one scene (CDD-11 degrades each in 11 ways) are not independent, so
+            their differences are averaged before anything is counted. ``None``: every image stands for itself.
         columns: (N,) names of degradations, for a difference that is a mean of their means, as a table's average is,
-            whatever their sizes; not together with ``scenes``. ``None``: all pictures weigh the same.
+            whatever their sizes; not together with ``scenes``. ``None``: all images weigh the same.
         seed: of the bootstrap.
 
     Returns:
-        The comparison; differences that are not finite are left out. A degradation with a single picture leaves the
+        The comparison; differences that are not finite are left out. A degradation with a single image leaves the
         interval empty.
 
     Raises:

@@ -5,18 +5,18 @@ from multiprocessing.context import BaseContext
 
 from unildiff.utils.parallel import cores
 
-_WORTH_A_PROCESS = 32  # a process takes about as long to load as this many pictures of 512x512 take to be scored
+_WORTH_A_PROCESS = 32  # a process takes about as long to load as this many images of 512x512 take to be scored
 
 
-def process_count(workers: int, pictures: int) -> int:
-    """How many processes to use: `workers`, or for 0 one a core, fewer where there are few pictures."""
-    return workers or max(1, min(cores(), pictures // _WORTH_A_PROCESS))
+def process_count(workers: int, images: int) -> int:
+    """Return how many processes to use: `workers`, or for 0 one per core, fewer where there are few images."""
+    return workers or max(1, min(cores(), images // _WORTH_A_PROCESS))
 
 
 def worker_context() -> BaseContext:
-    """Where worker processes come from: forks of a process that has only imported what scoring needs.
+    """Return the context of worker processes: forks of a process that has only imported what scoring needs.
 
-    That process begins to load with the first call. Forking it is as fast as forking this one, which may hold threads.
+    That process starts to load with the first call. Forking it is as fast as forking this one, which may have threads.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

@@ -199,7 +199,7 @@ class RestorationModule(StageModule):
         rows = self.test_run.finish(
             {
                 "model": str(self.trainer.ckpt_path or self.hparams.get("init_from") or self.hparams.get("base")),
-                "label": f"ours: {self.hparams.get('base')}{', trained on' if self.trainer.ckpt_path else ''}",
+                "label": f"UniLDiff ({Path(str(self.hparams.get('base'))).name}{', trained' if self.trainer.ckpt_path else ''})",
                 "stage": type(self).__name__,
                 "data": name,
                 "data_kind": "sample" if datamodule.is_sample else "real",

@@ -14,6 +14,7 @@ COMMANDS = {
     "score": "score.score",
     "table": "table.table",
     "compare": "compare.compare",
+    "leaderboard": "leaderboard.leaderboard",
     "figures": "figures.figures",
     "report": "report.report",
     "plan": "plan.plan",

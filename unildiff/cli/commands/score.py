@@ -1,4 +1,4 @@
-"""`unildiff score`: any method's pictures under any protocol."""
+"""`unildiff score`: any method's images under any protocol."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,33 +6,55 @@ from typing import Literal
 
 def score(
     restored: Path,
-    clean: Path,
+    gt: Path,
     protocol: str = "unildiff",
     metrics: list[str] = ["psnr", "ssim"],  # noqa: B006  jsonargparse shows it as the default; never changed here
     csv: Path | None = None,
     json: Path | None = None,
     rule: Literal["exact", "prefix", "no-prefix"] = "exact",
     workers: int = 0,
+    input: Path | None = None,
+    label: str | None = None,
+    run_dir: Path | None = None,
+    bundle: Path | None = None,
+    images: bool = False,
+    degradation: str | None = None,
+    data: str | None = None,
+    data_kind: Literal["real", "sample"] | None = None,
+    blind: bool | None = None,
 ) -> None:
-    """Score a folder of restored pictures against the clean ones.
+    """Score a folder of restored images against the ground truth.
 
-    Prints a table with the protocol and the number of pictures, and writes per-picture values if asked to. Pictures are
-    paired by name, whatever their suffixes; one that is missing, left over or of another size is an error.
+    Prints a table with the protocol and the number of images, and writes per-image values if requested. Images are paired
+    by name, whatever their suffixes; one that is missing, left over or of another size is an error.
 
     Args:
-        restored: Folder of restored pictures, or of one folder a degradation.
-        clean: Folder of the clean pictures, or of folders named as those in `restored`.
-        protocol: unildiff, promptir, moceir, onerestore, daclip, diffuir, pyiqa-y, basicsr-y, or all.
-        metrics: Any of psnr, ssim, ms_ssim, gmsd, lpips, lpips_vgg, dists, fid, musiq, maniqa, clipiqa, niqe.
-        csv: File for one line a picture.
-        json: File for everything: the protocol's choices, means, counts, and each picture.
-        rule: How a restored name leads to its clean one: the same; what stands before the first "_" (SOTS); "no" put in
+        restored: Folder of restored images, or of one folder per degradation.
+        gt: Folder of ground truth images, or of folders named as those in `restored`.
+        protocol: unildiff, promptir, moceir, moceir-cdd11, onerestore, daclip, diffuir, pyiqa-y, basicsr-y, instructir, or
+            all.
+        metrics: Any of psnr, ssim, ms_ssim, gmsd, lpips, lpips_vgg, dists, fid, musiq, maniqa, clipiqa, niqe, and any name
+            of pyiqa's where it is installed (pyiqa:NAME where the name is also ours).
+        csv: File for one line per image.
+        json: File for everything: the protocol's choices, means, counts, and each image.
+        rule: How a restored name leads to its ground truth: the same; the part before the first "_" (SOTS); "no" put in
             front (Rain100L).
-        workers: Processes; 0 means one a core, fewer for few pictures.
+        workers: Processes; 0 means one per core, fewer for few images.
+        input: Folder of the degraded images, named as those in `restored`: they are scored too.
+        label: Name of the method in tables; by default the name of the folder.
+        run_dir: Folder to write that `unildiff table`, `compare` and `report` take.
+        bundle: Zip to write with scores, protocol, versions and the hash of every file; `unildiff table` reads it.
+        images: Also put the images into run_dir (PNGs) and the restored images into the bundle.
+        degradation: Name of the degradation of a flat folder, e.g. rain, for the tables.
+        data: Name of the data set, e.g. cdd11, for the tables.
+        data_kind: Whether the images are the real data set's or a sample set's, for the tables.
+        blind: Whether the method was not told the degradation, for the tables.
 
     Raises:
-        UserError: No such protocol or metric, folders that do not pair, an unreadable picture, or one too small.
+        UserError: There is no such protocol or metric, folders do not pair, or an image cannot be read or is too small.
     """
+    from dataclasses import replace
+
     from unildiff.metrics.protocols import PROTOCOLS, get_protocol
     from unildiff.results.file_pairs import find_pairs
     from unildiff.results.workers import process_count, worker_context
@@ -41,19 +63,37 @@ def score(
 
     protocols = list(PROTOCOLS.values()) if protocol == "all" else [get_protocol(protocol)]
     if workers < 0:
-        raise UserError(f"--workers {workers}: give 0 for one a core, or a positive number")
-    pairs = find_pairs(input_folder(restored, "the restored pictures"), input_folder(clean, "the clean pictures"), rule)
+        raise UserError(f"--workers {workers}: give 0 for one per core, or a positive number")
+    if len(protocols) > 1 and (run_dir or bundle):
+        raise UserError("--protocol all has no run_dir and no bundle; choose one protocol")
+    if images and not (run_dir or bundle):
+        raise UserError("--images needs --run_dir or --bundle to put them into")
+    inputs = None if input is None else input_folder(input, "the degraded images")
+    pairs = find_pairs(
+        input_folder(restored, "the restored images"), input_folder(gt, "the ground truth"), rule, inputs
+    )
+    if degradation is not None:
+        if any(pair.degradation for pair in pairs):
+            raise UserError(f"--degradation {degradation}: {restored} has a folder per degradation; leave it out")
+        pairs = [replace(pair, degradation=degradation) for pair in pairs]
     if process_count(workers, len(pairs)) > 1:
-        worker_context()  # loads beside what follows
+        worker_context()  # loads during the following imports
 
     from unildiff.results.rows import write_csv
     from unildiff.results.score import score_pairs
-    from unildiff.results.score_report import format_text, merge_rows, write_json
+    from unildiff.results.score_report import Method, bundle_scores, format_text, merge_rows, write_json, write_run
 
     scored = score_pairs(pairs, protocols, metrics, workers)
-    print(f"{restored} against {clean}\n")
+    print(f"{restored} against {gt}\n")
     print(format_text(scored))
     if csv is not None:
         write_csv(merge_rows(scored), csv)
     if json is not None:
-        write_json(scored, restored, clean, json)
+        write_json(scored, restored, gt, json)
+    method = Method(label or restored.resolve().name, data, data_kind, blind)
+    if run_dir is not None:
+        write_run(scored[0], method, pairs, run_dir, images)
+        print(f"run: {run_dir}; `unildiff table` takes it")
+    if bundle is not None:
+        bundle_scores(scored[0], method, pairs, bundle, images)
+        print(f"bundle: {bundle} ({bundle.stat().st_size / 2**10:.0f} KiB)")

@@ -1,5 +1,5 @@
 "use strict";
-// The report's table of pictures and its gallery. What is shown comes from the JSON in #data:
+// The report's table of images and its gallery. What is shown comes from the JSON in #data:
 //   runs: [label]; metrics: [{key, title, digits, higher}]; pictures: {id: data URI};
 //   rows: [{run, degradation, name, values: [number or null], pictures: {kind: id}, size: [width, height]}]
 (() => {
@@ -14,7 +14,7 @@
     { title: "name", text: (row) => row.name },
     ...data.metrics.map((metric, index) => ({ ...metric, value: (row) => row.values[index] })),
   ];
-  const psnr = columns.find((column) => column.key === "psnr");
+  const psnr = columns.find((column) => column.key === "psnr") ?? columns[columns.length - 1];
   const state = { column: psnr, descending: false, pair: ["input", "restored"] };
 
   const make = (tag, properties = {}, ...children) => {
@@ -119,7 +119,7 @@
       if (column === state.column) column.cell.setAttribute("aria-sort", state.descending ? "descending" : "ascending");
       else column.cell.removeAttribute("aria-sort");
     }
-    document.getElementById("shown").value = `${visible.length} of ${data.rows.length} pictures`;
+    document.getElementById("shown").value = `${visible.length} of ${data.rows.length} images`;
   }
 
   function options(select, entries) {

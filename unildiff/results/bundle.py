@@ -1,0 +1,159 @@
+"""Score bundles: one zip with scores, protocol, versions and the hashes of every file, so that others can verify a result."""
+
+import atexit
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from unildiff.metrics.protocols import Protocol
+from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_folder, write_failure
+
+FORMAT = 1
+_MANIFEST = "bundle.json"
+_MAX_UNPACKED = 64 * 2**30  # bytes; CDD-11's 2,200 restored images take about 3 GiB
+_MAX_TEXT = 256 * 2**20
+_DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
+
+
+@dataclass(frozen=True)
+class ScoredFile:
+    """A file behind a score: which image it is (`restored`, `gt` or `input`), its name below that folder, its path."""
+
+    kind: str
+    name: str
+    path: Path
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bundle(
+    out: Path,
+    texts: Mapping[str, str],
+    protocol: Protocol,
+    files: Sequence[ScoredFile],
+    about: Mapping[str, Any],
+    images: bool = False,
+) -> None:
+    """Write a bundle.
+
+    Args:
+        out: The zip.
+        texts: Content of `scores.csv`, `run.json` and tables of stages, by name.
+        protocol: The protocol of the scores; every choice of it is recorded.
+        files: All files behind the scores; their hashes are recorded.
+        about: Further provenance (versions, settings of metrics).
+        images: Also pack the restored images themselves.
+
+    Raises:
+        UserError: The bundle cannot be written.
+    """
+    output_folder(out.parent)
+    if out.exists() and not out.is_file():
+        raise UserError(f"--bundle {out} is not a regular file; give the name of a zip file")
+    hashes = [{"kind": file.kind, "name": file.name, "sha256": sha256(file.path)} for file in files]
+    packed = [file for file in files if file.kind == "restored"] if images else []
+    manifest = {
+        "format": FORMAT,
+        "protocol": asdict(protocol),
+        **about,
+        "contents": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+        "images": bool(packed),
+        "files": hashes,
+    }
+    target = out.resolve()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in {_MANIFEST: json.dumps(manifest, indent=1) + "\n", **texts}.items():
+                archive.writestr(zipfile.ZipInfo(name, _DATE), text, zipfile.ZIP_DEFLATED)
+            for file in packed:
+                info = zipfile.ZipInfo(f"restored/{file.name}", _DATE)
+                with (
+                    file.path.open("rb") as source,
+                    archive.open(info, "w") as packed_file,
+                ):  # stored: PNGs are deflated
+                    shutil.copyfileobj(source, packed_file)
+        os.replace(partial, target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise write_failure(out, error) from None
+
+
+def is_bundle(path: Path) -> bool:
+    """Return whether a path is a zip file."""
+    return path.is_file() and path.suffix.lower() == ".zip"
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return a bundle's manifest after checking it against the contents.
+
+    Raises:
+        UserError: The file is not a bundle, or a text or image in it does not have the recorded hash.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(info.file_size for info in archive.infolist()) > _MAX_UNPACKED:
+                raise UserError(f"not a score bundle: {path} unpacks to more than {_MAX_UNPACKED >> 30} GiB")
+            manifest = json.loads(_text(archive, _MANIFEST))
+            if manifest["format"] != FORMAT:
+                raise UserError(
+                    f"score bundle of format {manifest['format']}: {path}; this version reads format {FORMAT}"
+                )
+            for name, digest in manifest["contents"].items():
+                if hashlib.sha256(_text(archive, name)).hexdigest() != digest:
+                    raise UserError(f"score bundle was changed: {path}, {name} does not have the recorded hash")
+            if manifest["images"]:
+                for file in manifest["files"]:
+                    if file["kind"] == "restored":
+                        with archive.open(f"restored/{file['name']}") as image:
+                            if hashlib.file_digest(image, "sha256").hexdigest() != file["sha256"]:  # type: ignore[arg-type]
+                                raise UserError(f"score bundle was changed: {path}, {file['name']} has another hash")
+            return dict(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"not a score bundle: {path} ({type(error).__name__}: {error}); give one that `unildiff score --bundle` wrote"
+        ) from None
+    except (EOFError, NotImplementedError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+        raise UserError(f"damaged score bundle: {path} ({error}); get it again") from None
+
+
+def _text(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > _MAX_TEXT:
+        raise ValueError(f"{name} is larger than {_MAX_TEXT >> 20} MiB")
+    return archive.read(name)
+
+
+def opened_bundle(path: Path) -> Path:
+    """Unpack a verified bundle into a temporary folder, which lasts as long as the process.
+
+    Raises:
+        UserError: See :func:`read_manifest`; or a name in it leads out of the folder.
+    """
+    manifest = read_manifest(path)
+    names = list(manifest["contents"])
+    if manifest["images"]:
+        names += [f"restored/{file['name']}" for file in manifest["files"] if file["kind"] == "restored"]
+    folder = Path(tempfile.mkdtemp(prefix="unildiff-bundle-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            parts = PurePosixPath(name).parts
+            if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
+                raise UserError(f"not a score bundle: {path} has the name {name!r}, which leads out of its folder")
+            target = folder.joinpath(*parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(name) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+    return folder
