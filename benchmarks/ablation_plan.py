@@ -47,29 +47,47 @@ PLAIN = {"network.fusion.kind": "plain", "network.detail.kind": "none"}
 NO_TEXT = {"network.use_text": False}
 NO_DAEM = {"network.detail.kind": "none"}
 
-PAPER, TUNED, EXPERTS, DROPOUT, BALANCE = (
+PAPER, TUNED, EXPERTS, DROPOUT, BALANCE, ROUTING = (
     "The paper's ablation",
     "Decoder tuned with and without experts",
     "Token experts in DAFF",
     "Caption dropout",
     "Weight of the balancing loss (lambda)",
+    "What chooses a detail expert",
 )
 VARIANTS = (
     Variant("none", (PAPER,), PLAIN | NO_TEXT),
     Variant("text", (PAPER,), PLAIN),
     Variant("DAFF", (PAPER,), NO_DAEM | NO_TEXT),
     Variant("DAFF + text", (PAPER, EXPERTS, DROPOUT), NO_DAEM),
-    Variant("DAFF + text + DAEM", (PAPER, TUNED, BALANCE), {}, {}),
+    Variant("DAFF + text + DAEM", (PAPER, TUNED, BALANCE, ROUTING), {}, {}),
     # The paper's rows compare a tuned decoder with the plain one; this one is tuned, too.
     Variant("DAFF + text, tuned decoder without DAEM", (TUNED,), {}, NO_DAEM),
     Variant("DAFF + text + DAEM on LQ latents", (TUNED,), {}, {"latents": "lq"}),
     Variant("token experts", (EXPERTS,), NO_DAEM | {"network.fusion.token_experts": 4}),
     *(Variant(f"dropout {share:g}", (DROPOUT,), NO_DAEM | {"text_dropout": share}) for share in (0.0, 0.1, 0.4)),
     *(Variant(f"lambda {weight:g}", (BALANCE,), {}, {"auxiliary_weight": weight}) for weight in (0.0, 0.001, 0.1)),
+    *(
+        Variant(
+            f"windows of {side}",
+            (ROUTING,),
+            {},
+            {"network.detail.routing": "window", "network.detail.window_size": side},
+        )
+        for side in (8, 16)
+    ),
+    Variant("positions", (ROUTING,), {}, {"network.detail.routing": "position"}),
 )
-TABLES = {"paper": PAPER, "decoder": TUNED, "experts": EXPERTS, "dropout": DROPOUT, "lambda": BALANCE}
+TABLES = {
+    "paper": PAPER,
+    "decoder": TUNED,
+    "experts": EXPERTS,
+    "dropout": DROPOUT,
+    "lambda": BALANCE,
+    "routing": ROUTING,
+}
 AS_IN_GROUP = {(EXPERTS, "DAFF + text"): "no token experts", (DROPOUT, "DAFF + text"): "dropout 0.2"}
-AS_IN_GROUP |= {(BALANCE, "DAFF + text + DAEM"): "lambda 0.01"}
+AS_IN_GROUP |= {(BALANCE, "DAFF + text + DAEM"): "lambda 0.01", (ROUTING, "DAFF + text + DAEM"): "images"}
 """What a variant that stands in several tables is called in one that is not its first."""
 
 

@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics
 from unildiff.core.moe import Routing
@@ -86,12 +85,67 @@ def test_windows_with_their_halo_equal_the_whole_pictures_expert() -> None:
     window, whole = level(**settings, routing="window", window_size=8), level(**settings)
     assert window.halo == 4
     x = seen_by_experts(window, hidden, skip)
-    result, routing = window._route_windows(x, None, "s")
+    result, routing = window._route_cells(x, None, "s")
     assert routing.gates.tolist() == [[1.0]] * (2 * 3 * 3)  # 21 x 18 pixels are 3 x 3 windows of 8
-    padded = whole.experts[0](F.pad(x, (4, 4, 4, 4)))[..., 4:-4, 4:-4]  # around a picture windows see zeros
-    torch.testing.assert_close(result, padded, atol=1e-5, rtol=0)
-    inside = (..., slice(4, -4), slice(4, -4))
-    torch.testing.assert_close(result[inside], whole.experts[0](x)[inside], atol=1e-5, rtol=0)
+    torch.testing.assert_close(result, whole.experts[0](x), atol=1e-5, rtol=0)  # up to the edges
+
+
+def by_hand(module: DetailLevel, x: Tensor, routing: Routing, m: int) -> Tensor:
+    """Return sum over the chosen i of g_i E_i(x), every expert on the whole image, position by position."""
+    outputs = [expert(x) for expert in module.experts]
+    columns = -(-x.shape[3] // m)
+    rows = -(-x.shape[2] // m)
+    mixed = torch.zeros_like(x)
+    for image in range(x.shape[0]):
+        for row in range(x.shape[2]):
+            for column in range(x.shape[3]):
+                cell = (image * rows + row // m) * columns + column // m
+                for gate, chosen in zip(routing.gates[cell], routing.indices[cell], strict=True):
+                    mixed[image, :, row, column] += gate * outputs[int(chosen)][image, :, row, column]
+    return mixed
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize(
+    "settings", [{"routing": "position"}, *({"window_size": side} for side in (1, 3, 8, 16))], ids=str
+)
+@torch.no_grad()
+def test_cells_get_exactly_their_experts(settings: dict[str, Any], top_k: int) -> None:
+    """For every size of a cell, by whichever of the two ways it is computed, up to the edges of the image."""
+    module = level(**{"routing": "window"} | settings, kernel_sizes=(3, 5, 7), expert_depth=2, top_k=top_k)
+    x = draw(2, 6, 14, 19)
+    x[1] = 4 * x[1] - 3  # other experts for the second image
+    torch.nn.init.normal_(module.router.weight.weight, std=3, generator=torch.Generator().manual_seed(2))
+    m = module.cell_size(14, 19)
+    result, routing = module._route_cells(x, None, "s")
+    assert len(routing.indices[:, 0].unique()) > 1 and len(routing.gates) == 2 * -(-14 // m) * -(-19 // m)
+    expected = by_hand(module, x, routing, m)
+    for computed in (result, module._everywhere(x, routing, m), module._in_windows(x, routing, m)):
+        torch.testing.assert_close(computed, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("routing", "window_size", "expected"), [("position", 64, 4), ("window", 8, 4), ("window", 64, 1)]
+)
+def test_small_cells_cost_one_pass_per_expert_and_no_halo(routing: str, window_size: int, expected: int) -> None:
+    """Pixels that the experts' blocks see, in images: 4 experts of the paper's kernels on 128 x 128."""
+    module = level(routing=routing, window_size=window_size, kernel_sizes=(3, 5, 7, 9))
+    pixels = [0]
+    for expert in module.experts:
+        expert[0].register_forward_pre_hook(
+            lambda block, args: pixels.__setitem__(0, pixels[0] + args[0][:, 0].numel())
+        )
+    with torch.no_grad():
+        module(draw(1, 4, 128, 128), draw(1, 3, 128, 128, seed=1), None, "s")
+    assert expected <= pixels[0] / 128**2 < expected * 1.3  # windows of 64 with a halo of 4: (72 / 64)^2 = 1.27
+
+
+def test_a_position_learns_by_its_own_gate() -> None:
+    module = level(routing="position", kernel_sizes=(3, 5))
+    hidden, skip = draw(1, 4, 8, 8), draw(1, 3, 8, 8, seed=1)
+    module(hidden, skip, KeyedNoise([1]), "s")[0].square().mean().backward()
+    gradients = [module.router.weight.weight.grad, *(p.grad for p in module.experts.parameters())]
+    assert all(gradient is not None and gradient.any() for gradient in gradients)
 
 
 @torch.no_grad()
@@ -100,39 +154,23 @@ def test_a_window_does_not_see_what_lies_far_away() -> None:
     x = draw(1, 6, 24, 24)
     far = x.clone()
     far[..., 12:, 12:] = 10 * draw(1, 6, 12, 12, seed=1)  # the first window ends at 8, its halo at 12
-    first, routing = module._route_windows(x, None, "s")
-    second, changed = module._route_windows(far, None, "s")
+    first, routing = module._route_cells(x, None, "s")
+    second, changed = module._route_cells(far, None, "s")
     torch.testing.assert_close(first[..., :8, :8], second[..., :8, :8], atol=1e-6, rtol=0)
     assert torch.equal(routing.logits[0], changed.logits[0]) and not torch.equal(routing.logits[8], changed.logits[8])
-    # Image routing sees all of it.
-    logits = [module._route(x, LevelStatistics.of(x), None, "s")[1].logits for x in (x, far)]
-    assert not torch.equal(*logits)
 
 
 @torch.no_grad()
-def test_windows_at_the_edge_are_judged_by_what_lies_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_at_the_edge_are_judged_by_what_lies_in_the_image() -> None:
     module = level(routing="window", window_size=8, kernel_sizes=(3, 5))
     x = draw(2, 6, 21, 18)
-    seen: list[LevelStatistics] = []
-    route = module._route
-    monkeypatch.setattr(module, "_route", lambda tiles, of, *rest: seen.append(of) or route(tiles, of, *rest))
-    module._route_windows(x, None, "s")
     windows = [x[..., top : top + 8, left : left + 8] for top in (0, 8, 16) for left in (0, 8, 16)]
-    for name in ("mean", "spread"):
-        expected = torch.stack([getattr(LevelStatistics.of(window), name) for window in windows], dim=1).flatten(0, 1)
-        torch.testing.assert_close(getattr(seen[0], name), expected)
+    means = torch.stack([window.mean((2, 3)) for window in windows], dim=1).flatten(0, 1)
+    spreads = torch.stack([window.std((2, 3), unbiased=False) for window in windows], dim=1).flatten(0, 1)
+    torch.testing.assert_close(module._seen(x, 8), torch.cat([means, spreads], dim=1))
 
 
-@torch.no_grad()
-def test_windows_come_back_to_their_places() -> None:
-    # Experts that return their input and gates of 1 must leave the picture as it is.
-    module = level(routing="window", window_size=4, kernel_sizes=(3,))
-    module.experts[0] = torch.nn.Identity()
-    x = draw(2, 6, 9, 14)
-    assert torch.equal(module._route_windows(x, None, "s")[0], x)
-
-
-@pytest.mark.parametrize("routing", ["image", "window"])
+@pytest.mark.parametrize("routing", ["image", "window", "position"])
 @torch.no_grad()
 def test_a_batch_equals_its_pictures_one_by_one(routing: str) -> None:
     module = level(routing=routing, window_size=4, kernel_sizes=(3, 5, 7, 9))
@@ -148,7 +186,7 @@ def test_a_batch_equals_its_pictures_one_by_one(routing: str) -> None:
             torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("routing, routed", [("image", 2), ("window", 2 * 6)])
+@pytest.mark.parametrize("routing, routed", [("image", 2), ("window", 2 * 6), ("position", 2 * 96)])
 @torch.no_grad()
 def test_noise_in_training_alone(routing: str, routed: int) -> None:
     module = level(routing=routing, window_size=4, kernel_sizes=(3, 5, 7, 9))

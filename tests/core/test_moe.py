@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unildiff.core.moe import (
     Router,
     Routing,
+    StepBalance,
     auxiliary_loss,
     dispatch,
     importance_loss,
@@ -235,3 +236,54 @@ def test_idle_experts_get_zeros_in_their_own_precision_and_frozen_ones_nothing()
     busy, idle, frozen = (expert.weight.grad for expert in experts)
     assert busy is not None and busy.abs().sum() > 0 and frozen is None
     assert idle is not None and idle.dtype == torch.float32 and not idle.any()
+
+
+def routings_of(*features: Tensor) -> list[Routing]:
+    """Return the routings of micro-batches by one router, with its parameters' gradients on."""
+    torch.manual_seed(3)
+    router = Router(5, 4)
+    return [
+        router(each, torch.randn(len(each), 4, generator=torch.Generator().manual_seed(i)))
+        for i, each in enumerate(features)
+    ]
+
+
+def test_accumulated_statistics_are_those_of_the_whole_step() -> None:
+    draws = [torch.randn(6, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    parts = routings_of(*draws)
+    together = Routing(
+        *(
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("logits", "noisy_logits", "indices", "gates")
+        ),
+        noise_std=0.25,
+    )
+    balance = StepBalance()
+    values = [balance([part, part], step=7) for part in parts]  # two layers
+    assert values[0].item() == pytest.approx(auxiliary_loss([parts[0]]).item(), rel=1e-6)
+    assert values[-1].item() == pytest.approx(auxiliary_loss([together]).item(), rel=1e-5)
+    assert balance([parts[0]], step=8).item() == pytest.approx(values[0].item(), rel=1e-6)  # a new step starts again
+
+
+def test_accumulated_gradient_is_that_of_one_large_batch_where_micro_batches_agree() -> None:
+    """As a trainer accumulates: each micro-batch's loss divided by their number, gradients summed."""
+    features = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(3)
+    router = Router(5, 4)
+    noise = torch.randn(6, 4)
+    balance = StepBalance()
+    for _ in range(4):
+        (balance([router(features, noise)], step=0) / 4).backward()
+    accumulated = router.weight.weight.grad.clone()
+    router.weight.weight.grad = None
+    auxiliary_loss([router(features.repeat(4, 1), noise.repeat(4, 1))]).backward()
+    torch.testing.assert_close(accumulated, router.weight.weight.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_small_batches_look_unbalanced_though_the_router_is_perfect() -> None:
+    """The bias that moe.py states: (E - 1) / N for certain gates of randomly drawn experts."""
+    generator = torch.Generator().manual_seed(0)
+    for n, rtol in ((8, 0.1), (64, 0.1)):
+        chosen = torch.randint(4, (4000, n), generator=generator)
+        losses = [importance_loss(100 * torch.nn.functional.one_hot(each, 4).float()) for each in chosen]
+        assert torch.stack(losses).mean().item() == pytest.approx(3 / n, rel=rtol)

@@ -95,6 +95,12 @@ SWITCHES: dict[str, tuple[NetworkConfig, NetworkConfig, str, tuple[str, ...]]] =
         "picture",
         ("decoder.details.0.router.", "decoder.details.1.router."),
     ),
+    "positions": (
+        network(detail={"routing": "window", "window_size": 1}),
+        network(detail={"routing": "position"}),
+        "picture",
+        ("decoder.details.0.router.", "decoder.details.1.experts."),
+    ),
     "window size": (
         network(detail={"routing": "window", "window_size": 8}),
         network(detail={"routing": "window", "window_size": 4}),

@@ -96,7 +96,7 @@ def look_inside(model: UniLDiff, sample: RestorationSample, settings: SamplingSe
         def seen(inputs: tuple[Any, ...], output: tuple[Tensor, Routing, Tensor, LevelStatistics]) -> None:
             height, width = inputs[0].shape[2:]
             scale = padded[0] / height, padded[1] / width
-            side = level.config.window_size if level.config.routing == "window" else max(height, width)
+            side = level.cell_size(height, width)
             grid = -(-height // side), -(-width // side)
             cell = (side * scale[0], side * scale[1]) if grid != (1, 1) else (float(padded[0]), float(padded[1]))
             routed(layer, output[1], grid, cell, [f"{size}x{size}" for size in level.config.kernel_sizes])

@@ -1,8 +1,8 @@
 """DAEM, detail-aware expert module: gives the VAE decoder back the detail that its compression lost.
 
 Axis letters: B batch, C decoder channels, K skip channels, D width of the branch, H/W height and width at one level,
-N routed inputs (B images, or B times the windows of a picture), E experts, k chosen experts, m window side, r halo.
-Sources: paper.md "Two modules" (DAEM) and "Expert gate"; block shapes and the shared branch's form are our choice.
+N routed inputs (B images, or B times the windows or positions of an image), E experts, k chosen experts, m window side, r halo.
+Sources: docs/sources.md, "DAEM"; block shapes and the form of the shared branch are our choice.
 """
 
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ class DetailConfig:
         width: D, channels inside the branch.
         kernel_sizes: depthwise kernel of each expert; their number is E (authors: 3, 5, 7, 9).
         top_k: experts chosen for an input (paper: 1).
-        routing: ``image`` (authors' code) or ``window``.
+        routing: what chooses an expert: every ``position`` of a level (the paper's text), a ``window`` of positions, or a
+            whole ``image`` (authors' code). See ``moe.py`` for what few routed inputs do to the balancing loss.
         window_size: m, side of a window at the level's own resolution; used by ``window`` routing.
-        expert_depth: blocks an expert.
-        mix_depth: blocks that decoder features and skip go through together before an expert is chosen.
-        to_pixels: the finest level also reaches the picture itself, past the decoder's last norm, which takes a picture's
-            absolute brightness and contrast away: see ``pixel_mix.py`` (our choice for small decoders, docs/tiny-model.md;
-            paper: no).
+        expert_depth: blocks per expert.
+        mix_depth: blocks that decoder features and skip pass together before an expert is chosen.
+        to_pixels: the finest level also reaches the image itself, past the decoder's last norm, which removes absolute
+            brightness and contrast: see ``pixel_mix.py`` (our choice for small decoders, docs/tiny-model.md; paper: no).
     """
 
     kind: Literal["daem", "none"] = "daem"
     width: int = 64
     kernel_sizes: tuple[int, ...] = (3, 5, 7, 9)
     top_k: int = 1
-    routing: Literal["image", "window"] = "image"
+    routing: Literal["image", "window", "position"] = "image"
     window_size: int = 64
     expert_depth: int = 1
     mix_depth: int = 1
@@ -49,8 +49,8 @@ class DetailConfig:
 class NAFBlock(nn.Module):
     """A light nonlinear-activation-free block (Chen et al. 2022) whose depthwise kernel sets the receptive field.
 
-    Without its global channel attention: an expert sees its neighbourhood, the shared branch sees the picture, and so
-    a window gives the same result whatever lies far away.
+    Without its global channel attention: an expert sees its neighbourhood and the shared branch sees the image, so the
+    result of a window does not depend on what lies far away.
     """
 
     def __init__(self, dim: int, kernel_size: int) -> None:
@@ -62,17 +62,34 @@ class NAFBlock(nn.Module):
         self.mlp_in = nn.Conv2d(dim, 2 * dim, 1)
         self.mlp_out = nn.Conv2d(dim, dim, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (B, D, H, W)."""
-        first, second = self.depthwise(self.expand(self.norm1(x))).chunk(2, dim=1)
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Keep the shape (B, D, H, W); ``inside`` (B, 1, H, W) is 0 beyond the image, which then counts as padding."""
+        expanded = self.expand(self.norm1(x))
+        first, second = self.depthwise(expanded if inside is None else expanded * inside).chunk(2, dim=1)
         x = x + self.project(first * second)
         first, second = self.mlp_in(self.norm2(x)).chunk(2, dim=1)
         mixed: Tensor = self.mlp_out(first * second)
         return x + mixed
 
 
+class Expert(nn.Sequential):
+    """E_i: NAF blocks of one kernel size, on whole images or on windows cut out with a halo."""
+
+    def __init__(self, dim: int, kernel_size: int, depth: int) -> None:
+        super().__init__(*(NAFBlock(dim, kernel_size) for _ in range(depth)))
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, D, H, W) of (N, D, H, W), or of (N, D + 1, H, W) whose last channel is 1 inside the image."""
+        inside = x[:, self.dim :] if x.shape[1] > self.dim else None
+        x = x[:, : self.dim]
+        for block in self:
+            x = block(x, inside)
+        return x
+
+
 class SharedBranch(nn.Module):
-    """S(x): one gate for every expert from the whole picture, 2 * sigmoid(local + global), 1 where both are silent."""
+    """S(x): one gate for every expert from the whole image, 2 * sigmoid(local + global); 1 if both inputs are zero."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -80,15 +97,15 @@ class SharedBranch(nn.Module):
         self.pooled = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, x: Tensor, mean: Tensor) -> Tensor:
-        """Return the gate (B, D, H, W) of features (B, D, H, W) and their mean (B, D) over the whole picture."""
+        """Return the gate (B, D, H, W) of features (B, D, H, W) and their mean (B, D) over the whole image."""
         return 2 * torch.sigmoid(self.local(x) + self.pooled(mean)[:, :, None, None])
 
 
 @dataclass
 class LevelStatistics:
-    """What a level's decisions for a whole picture rest on: mean and spread (B, D) of its merged features.
+    """Statistics that a level's decisions for a whole image depend on: mean and spread (B, D) of its merged features.
 
-    The spread sits beside the mean: rain and snow hardly move a mean (our choice).
+    The spread is used beside the mean because rain and snow hardly change a mean (our choice).
     """
 
     mean: Tensor
@@ -96,7 +113,7 @@ class LevelStatistics:
 
     @classmethod
     def of(cls, x: Tensor, weights: Tensor | None = None) -> "LevelStatistics":
-        """Return those of features (B, D, H, W); with ``weights`` (B, 1, H, W) of the pixels that these weigh."""
+        """Return the statistics of features (B, D, H, W), weighted per pixel by ``weights`` (B, 1, H, W) if given."""
         if weights is not None:
             share = weights / weights.sum(dim=(2, 3), keepdim=True)
             mean = (x.float() * share).sum(dim=(2, 3), keepdim=True)
@@ -122,11 +139,8 @@ class DetailLevel(nn.Module):
         dim, experts = config.width, len(config.kernel_sizes)
         self.merge = nn.Conv2d(channels + skip_channels, dim, 1)
         self.mix = nn.Sequential(*(NAFBlock(dim, 3) for _ in range(config.mix_depth)))
-        self.router = Router(2 * dim, experts, config.top_k)
-        self.experts = nn.ModuleList(
-            nn.Sequential(*(NAFBlock(dim, kernel) for _ in range(config.expert_depth)))
-            for kernel in config.kernel_sizes
-        )
+        self.router = Router(dim if config.routing == "position" else 2 * dim, experts, config.top_k)
+        self.experts = nn.ModuleList(Expert(dim, kernel, config.expert_depth) for kernel in config.kernel_sizes)
         self.halo = config.expert_depth * (max(config.kernel_sizes) // 2)
         self.shared = SharedBranch(dim)
         self.output = nn.Conv2d(dim, channels, 1)
@@ -146,43 +160,93 @@ class DetailLevel(nn.Module):
         stream: str,
         whole: LevelStatistics | None = None,
     ) -> tuple[Tensor, Routing, Tensor, LevelStatistics]:
-        """Return hidden (B, C, H, W) with detail added, the routing, the detail (B, D, H, W), and the picture's statistics.
+        """Add detail to decoder features (B, C, H, W).
 
-        ``skip`` is (B, K, H, W); ``whole`` decides for the whole picture where ``hidden`` is only a tile of it.
+        Args:
+            hidden: decoder features (B, C, H, W).
+            skip: LQ skip features (B, K, H, W).
+            noise: the router's training noise; None in evaluation.
+            stream: name of the noise stream.
+            whole: statistics of the whole image where ``hidden`` is only a tile of it.
+
+        Returns:
+            the features with detail added, the routing, the detail (B, D, H, W), and the image's statistics.
         """
         x = self.merged(hidden, skip)
         whole = whole or LevelStatistics.of(x)
         if self.config.routing == "image":
-            mixed, routing = self._route(x, whole, noise, stream)
+            routing = self._route(torch.cat([whole.mean, whole.spread], dim=1), noise, stream)
+            mixed = dispatch(x, routing, list(self.experts))
         else:
-            mixed, routing = self._route_windows(x, noise, stream)
+            mixed, routing = self._route_cells(x, noise, stream)
         detail = mixed * self.shared(x, whole.mean)
         return hidden + self.output(detail), routing, detail, whole
 
-    def _route(self, x: Tensor, seen: LevelStatistics, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
-        """Route x (N, D, ., .) by what was seen of it, or of the picture that it is a tile of."""
+    def cell_size(self, height: int, width: int) -> int:
+        """Return the side of the squares that choose one expert each, at a level of H x W."""
+        sides = {"position": 1, "window": self.config.window_size, "image": max(height, width)}
+        return sides[self.config.routing]
+
+    def _route(self, features: Tensor, noise: KeyedNoise | None, stream: str) -> Routing:
+        """Route N inputs by their features (N, .), those of an image one after the other."""
         xi = None
         if noise is not None:
-            per_picture = x.shape[0] // len(noise.keys)
-            xi = noise.normal(stream, per_picture, len(self.experts)).flatten(0, 1)
-        routing = self.router(torch.cat([seen.mean, seen.spread], dim=1), xi)
-        return dispatch(x, routing, list(self.experts)), routing
+            per_image = features.shape[0] // len(noise.keys)
+            xi = noise.normal(stream, per_image, len(self.experts)).flatten(0, 1)
+        routing: Routing = self.router(features, xi)
+        return routing
 
-    def _route_windows(self, x: Tensor, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
-        """Route windows of m x m; each is read with a halo r so that its experts see across its edges."""
-        m, r = self.config.window_size, self.halo
-        batch, dim, height, width = x.shape
-        rows, columns = -(-height // m), -(-width // m)
-        padded = F.pad(x, (r, r + columns * m - width, r, r + rows * m - height))
-        tiles = padded.unfold(2, m + 2 * r, m).unfold(3, m + 2 * r, m)  # (B, D, rows, columns, m+2r, m+2r)
-        tiles = tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-        inner = tiles[..., r : r + m, r : r + m]
-        beyond = (columns * m - width, rows * m - height)
+    def _route_cells(self, x: Tensor, noise: KeyedNoise | None, stream: str) -> tuple[Tensor, Routing]:
+        """Return mixed features (B, D, H, W) of cells of m x m positions, each with its own choice, and the routing.
+
+        Both ways of computing the experts give the same result; the one with fewer operations is taken.
+        """
+        m = self.cell_size(*x.shape[2:])
+        by_position = self.config.routing == "position"
+        routing = self._route(x.permute(0, 2, 3, 1).flatten(0, 2) if by_position else self._seen(x, m), noise, stream)
+        experts, k = len(self.experts), routing.indices.shape[1]
+        everywhere = experts * m**2 <= k * (m + 2 * self.halo) ** 2
+        return self._everywhere(x, routing, m) if everywhere else self._in_windows(x, routing, m), routing
+
+    def _seen(self, x: Tensor, m: int) -> Tensor:
+        """Return mean and spread (N, 2 D) of windows of m x m, of the part that lies in the image."""
+        below, right = -x.shape[2] % m, -x.shape[3] % m
+        windows = _windows(F.pad(x, (0, right, 0, below)), m, m)
         weights = None
-        if any(beyond):  # what lies beyond the edges says nothing of the picture
-            inside = F.pad(x.new_ones(1, 1, height, width, dtype=torch.float32), (0, beyond[0], 0, beyond[1]))
-            weights = inside.unfold(2, m, m).unfold(3, m, m).reshape(-1, 1, m, m).repeat(batch, 1, 1, 1)
-        mixed, routing = self._route(tiles, LevelStatistics.of(inner, weights), noise, stream)
+        if below or right:
+            inside = F.pad(x.new_ones(x.shape[0], 1, *x.shape[2:], dtype=torch.float32), (0, right, 0, below))
+            weights = _windows(inside, m, m)
+        seen = LevelStatistics.of(windows, weights)
+        return torch.cat([seen.mean, seen.spread], dim=1)
+
+    def _everywhere(self, x: Tensor, routing: Routing, m: int) -> Tensor:
+        """Run every expert on the whole image and weight each position by its gate, 0 where the expert is not chosen.
+
+        That costs E passes of light blocks, where windows of one position would cost (1 + 2 r)^2. Nothing is read back from
+        the device, and every expert always has a gradient.
+        """
+        batch, _, height, width = x.shape
+        gates = torch.zeros_like(routing.logits).scatter(1, routing.indices, routing.gates)
+        maps = gates.view(batch, -(-height // m), -(-width // m), len(self.experts)).permute(0, 3, 1, 2)
+        if m > 1:
+            maps = maps.repeat_interleave(m, 2).repeat_interleave(m, 3)[..., :height, :width]
+        mixed = torch.zeros_like(x)
+        for index, expert in enumerate(self.experts):
+            mixed = mixed + expert(x) * maps[:, index : index + 1].to(x.dtype)
+        return mixed
+
+    def _in_windows(self, x: Tensor, routing: Routing, m: int) -> Tensor:
+        """Run the chosen experts on each window of m x m, cut out with a halo r so that they see across its edges."""
+        r, (batch, dim, height, width) = self.halo, x.shape
+        rows, columns = -(-height // m), -(-width // m)
+        beyond = (r, r + columns * m - width, r, r + rows * m - height)
+        marked = torch.cat([x, x.new_ones(batch, 1, height, width)], dim=1)  # 0 beyond the image, where experts pad
+        mixed = dispatch(_windows(F.pad(marked, beyond), m + 2 * r, m), routing, list(self.experts))
         mixed = mixed[..., r : r + m, r : r + m].reshape(batch, rows, columns, dim, m, m)
-        picture = mixed.permute(0, 3, 1, 4, 2, 5).reshape(batch, dim, rows * m, columns * m)
-        return picture[..., :height, :width], routing
+        image = mixed.permute(0, 3, 1, 4, 2, 5).reshape(batch, dim, rows * m, columns * m)
+        return image[..., :height, :width]
+
+
+def _windows(x: Tensor, side: int, step: int) -> Tensor:
+    """Return (B, D, H, W) cut into squares (B rows columns, D, side, side) whose corners are ``step`` apart."""
+    return x.unfold(2, side, step).unfold(3, side, step).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)

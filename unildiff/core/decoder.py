@@ -74,7 +74,9 @@ class DetailDecoder(Part):
             if level < len(self.details):
                 detail = self.details[level]
                 given = whole[level] if whole is not None else None
-                hidden, routing, finest, statistics = detail(hidden, skips[-1 - level], noise, f"daem{level}", given)
+                arguments = (hidden, skips[-1 - level], noise, f"daem{level}", given)
+                made = run_block(detail, *arguments, recompute=self.gradient_checkpointing)
+                hidden, routing, finest, statistics = made
                 routings.append(routing)
         picture = F.pixel_shuffle(self.conv_out(self.conv_act(self.conv_norm_out(hidden))), self.factor)
         return picture if self.pixels is None else self.pixels(picture, lq, finest, statistics), routings

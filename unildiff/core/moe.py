@@ -1,7 +1,12 @@
-"""Mixture of experts: one router, one dispatcher and one balancing loss for tokens, windows and whole pictures.
+"""Mixture of experts: one router, one dispatcher and one balancing loss for tokens, positions, windows and whole images.
 
-Axis letters: N what is routed (tokens, windows or images), E experts, k chosen experts (k <= E), D router features.
-The router returns everything it knows; nothing is kept in module state. Equations: paper-supplement.txt, Eq. 1-7.
+Axis letters: N routed inputs (tokens, positions, windows or images), E experts, k chosen experts (k <= E), D router features.
+The router returns everything it knows; nothing is kept in module state. Equations: supplement of UniLDiff
+(arXiv 2507.23685), Eq. 1-7.
+
+Small N biases the loss: if every input had its expert for certain and experts were drawn by chance, Eq. 2 would still be
+(E - 1) / N on average (0.375 for 4 experts at N = 8, 0.19 at 16, 0.003 at 1,024), and pushes the gates towards uniform. Route
+positions or windows, or sum the statistics over more inputs (``StepBalance``), before raising the loss's weight.
 """
 
 import math
@@ -35,7 +40,7 @@ class Routing:
     def metrics(self) -> dict[str, Tensor]:
         """Return ``importance_loss``, ``load_loss`` (only with noise) and ``usage``, the share of choices per expert (E,).
 
-        All are over the inputs of all ranks, so every rank must ask.
+        All are over the inputs of all ranks, so every rank must call this.
         """
         experts, k = self.logits.shape[1], self.indices.shape[1]
         chosen = _over_ranks(torch.bincount(self.indices.flatten(), minlength=experts).float())
@@ -46,10 +51,12 @@ class Routing:
 
 
 class Router(nn.Module):
-    """Noisy top-k router: top-k(softmax(W x + xi)), xi ~ N(0, 1/E^2) in training, none in evaluation (paper.md, DAEM).
+    """Noisy top-k router: top-k(softmax(W x + xi)), xi ~ N(0, 1/E^2) in training, none in evaluation.
+
+    Riquelme et al. 2021 (V-MoE, arXiv 2106.05974), whose losses the supplement of UniLDiff restates.
 
     Args:
-        dim: features D of what is routed.
+        dim: features D of a routed input.
         num_experts: E.
         top_k: k chosen experts, 1..E.
 
@@ -95,7 +102,7 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
     counts = assignment_counts(routing, len(experts))
     busy = [expert for expert, count in zip(experts, counts, strict=True) if count]
     assigned = torch.split(order, [count for count in counts if count])
-    if k == 1 and len(busy) == 1:  # always so for one picture alone
+    if k == 1 and len(busy) == 1:
         output = busy[0](inputs)
         combined: Tensor = output * _broadcast(routing.gates.flatten(), output)
     else:
@@ -110,7 +117,7 @@ def dispatch(inputs: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> 
 
 
 class _Touch(torch.autograd.Function):
-    """Values as they are; parameters that had no part in them get a gradient of zeros."""
+    """Identity; parameters that did not contribute to the values get a gradient of zeros."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, *idle: Tensor) -> Tensor:
@@ -123,7 +130,7 @@ class _Touch(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Inputs (N, ...) -> each busy expert's own, (count, ...). With k = 1 each input goes to one place only."""
+    """Inputs (N, ...) -> the inputs of each busy expert, (count, ...). With k = 1 each input goes to one expert only."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, k: int, *assigned: Tensor) -> tuple[Tensor, ...]:
@@ -136,9 +143,9 @@ class _Gather(torch.autograd.Function):
 
 
 class _Combine(torch.autograd.Function):
-    """Gates (N, k) and the busy experts' outputs (count, ...) -> (N, ...), written where they belong at once.
+    """Gates (N, k) and the busy experts' outputs (count, ...) -> (N, ...), weighted and written to their places in one pass.
 
-    Joining, weighting and adding up would each pass over all of the memory once more, forward and backward.
+    Concatenating, weighting and summing would each pass over all the memory once more, forward and backward.
     """
 
     @staticmethod
@@ -168,9 +175,9 @@ class _Combine(torch.autograd.Function):
 
 
 def _few_and_large(values: Tensor) -> bool:
-    """Whether rows are better written one by one: pictures on a CPU, where indexed copies are several times slower.
+    """Whether rows are better written one by one: images on a CPU, where indexed copies are several times slower.
 
-    Never for tensors without data, whose places cannot be read.
+    Never for tensors without data (fake tensors), whose indices cannot be read.
     """
     return values.device.type == "cpu" and values[0].numel() >= 4096 and type(values) is Tensor
 
@@ -182,7 +189,7 @@ def _broadcast(gates: Tensor, values: Tensor) -> Tensor:
 def _put_together(
     n: int, k: int, assigned: Sequence[Tensor], values: Sequence[Tensor], gates: Tensor | None = None
 ) -> Tensor:
-    """Return (n, ...) with each value, times its gate of (n k,), where it belongs; those of one place are added up."""
+    """Return (n, ...) with each value, times its gate of (n k,), at its place; values of the same place are summed."""
     shape = (n, *values[0].shape[1:])
     whole = values[0].new_empty(shape) if k == 1 else values[0].new_zeros(shape)
     for part, value in zip(assigned, values, strict=True):
@@ -203,7 +210,7 @@ def _put_together(
 
 
 def assignment_counts(routing: Routing, num_experts: int) -> list[int]:
-    """Return how many inputs each of E experts got."""
+    """Return how many inputs each of E experts has."""
     counts: list[int] = torch.bincount(routing.indices.flatten(), minlength=num_experts).tolist()
     return counts
 
@@ -261,20 +268,60 @@ def load_loss(logits: Tensor, noisy_logits: Tensor, k: int, noise_std: float) ->
 def auxiliary_loss(routings: Sequence[Routing]) -> Tensor:
     """Return Eq. 7, half importance and half load, averaged over the routed layers (our choice).
 
-    Without noise only the importance half is counted. Statistics are summed over ranks but not over the micro-batches
-    of an accumulated step: there the loss is per micro-batch.
+    Statistics are summed over all ranks. Without noise (evaluation) only the importance half is counted. Use
+    ``StepBalance`` where several micro-batches make one optimiser step.
 
     Raises:
-        ValueError: if there is no routed layer.
+        ValueError: there is no routed layer.
     """
-    if not routings:
-        raise ValueError("auxiliary_loss needs at least one routed layer")
-    losses = []
-    for routing in routings:
-        half = 0.5 * importance_loss(routing.logits)
-        if routing.noise_std > 0:
-            half = half + 0.5 * load_loss(
-                routing.logits, routing.noisy_logits, routing.indices.shape[1], routing.noise_std
-            )
-        losses.append(half)
-    return torch.stack(losses).mean()
+    return StepBalance()(routings, 0)
+
+
+class StepBalance:
+    """Eq. 7 over the micro-batches of one accumulated optimiser step and over all ranks.
+
+    The sums of Eq. 1 and 5 are not additive in the loss: the variation of many inputs is smaller than the mean variation of
+    few. Sums of earlier micro-batches are kept without gradient, and each micro-batch adds its own. The value returned for
+    the m-th micro-batch is the loss of all m so far. Its gradient is that of the value times m: a partial sum of m of M
+    micro-batches is m / M of the final one, which raises the gradient of Eq. 2 by M / m, and the trainer divides by M.
+    """
+
+    def __init__(self) -> None:
+        self.step, self.count = -1, 0
+        self.sums: list[list[Tensor]] = []
+
+    def __call__(self, routings: Sequence[Routing], step: int) -> Tensor:
+        """Return the loss of one micro-batch.
+
+        Args:
+            routings: one routing per routed layer.
+            step: number of the optimiser step; a new number starts new sums.
+
+        Raises:
+            ValueError: there is no routed layer.
+        """
+        if not routings:
+            raise ValueError("auxiliary_loss needs at least one routed layer")
+        if step != self.step:
+            self.step, self.count, self.sums = step, 0, []
+        sums = [_statistics(routing) for routing in routings]
+        if self.sums:
+            sums = [
+                [before + now for before, now in zip(*layer, strict=True)]
+                for layer in zip(self.sums, sums, strict=True)
+            ]
+        self.sums = [[values.detach() for values in layer] for layer in sums]
+        self.count += 1
+        halves = [torch.stack([0.5 * _squared_variation(values) for values in layer]).sum() for layer in sums]
+        loss = torch.stack(halves).mean()
+        return loss if self.count == 1 else loss.detach() + self.count * (loss - loss.detach())
+
+
+def _statistics(routing: Routing) -> list[Tensor]:
+    """Return importance and, with noise, load of each expert (E,), summed over the inputs of all ranks."""
+    sums = [routing.logits.float().softmax(dim=-1).sum(dim=0)]
+    if routing.noise_std > 0:
+        k = routing.indices.shape[1]
+        probability = load_probability(routing.logits.float(), routing.noisy_logits.float(), k, routing.noise_std)
+        sums.append(probability.sum(dim=0))
+    return [_over_ranks(values) for values in sums]

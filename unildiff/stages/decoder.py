@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from unildiff.core.moe import auxiliary_loss
 from unildiff.core.network import LQFeatures
 from unildiff.data.batch import RestorationBatch, cut_batch
 from unildiff.data.latents import CachedBatch, LatentCache, entries_of, of_batch
@@ -183,4 +182,4 @@ class DecoderFinetuneModule(RestorationModule):
             losses = {"loss/reconstruction": reconstruction.detach(), "loss/ssim": ssim.detach()}
             scalars = losses | routing_scalars(routings, "daem")
             self.log_scalars({f"{name}_of_quarters" if quarters else name: value for name, value in scalars.items()})
-        return loss + settings.auxiliary_weight * auxiliary_loss(routings) if routings else loss
+        return loss + settings.auxiliary_weight * self.balance(routings, self.global_step) if routings else loss

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unildiff.core.encoders import encode_latents
-from unildiff.core.moe import Routing, auxiliary_loss
+from unildiff.core.moe import Routing
 from unildiff.data.batch import RestorationBatch
 from unildiff.diffusion.loss import diffusion_loss
 from unildiff.diffusion.noise import KeyedNoise
@@ -61,7 +61,7 @@ class DenoisingModule(RestorationModule):
                 if gates:
                     scalars[f"fusion_gate/quarter{quarter}"] = gates[0][inside].mean()
             self.log_scalars(scalars)
-        return loss + settings.auxiliary_weight * auxiliary_loss(routings) if routings else loss
+        return loss + settings.auxiliary_weight * self.balance(routings, self.global_step) if routings else loss
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from unildiff.core.model import UniLDiff
+from unildiff.core.moe import StepBalance
 from unildiff.core.pixels import to_uint8
 from unildiff.core.text import TextEmbedding
 from unildiff.data.batch import PredictBatch, RestorationBatch
@@ -49,6 +50,7 @@ class RestorationModule(StageModule):
 
     def __init__(self, settings: StageSettings) -> None:
         super().__init__(settings.optimizer)
+        self.balance = StepBalance()
         self.save_hyperparameters(ignore=["settings", *settings.never_stored])
         for name, value in settings.stored().items():
             self.hparams.setdefault(name, value)
