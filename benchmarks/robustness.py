@@ -16,7 +16,7 @@ from unildiff.data.tools.samples import LONGEST
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import get_protocol
 from unildiff.metrics.psnr import psnr
-from unildiff.weights.restoring import restore_picture
+from unildiff.weights.restoring import restore_image
 
 WINDOWS = ((101, 75), (131, 257), (64, 64))  # (H, W); the first two no multiple of anything; all in every photograph
 TIMED_ROUNDS = 3
@@ -31,7 +31,7 @@ def clean_photographs(which: Pictures) -> dict[str, tuple[np.ndarray, str]]:
 def same_bytes(model: UniLDiff, again: UniLDiff, which: Pictures, settings: SamplingSettings) -> bool:
     """Restore one photograph by a model and by the same one loaded once more; the sampler's noise has the same seed."""
     picture, caption = next(iter(clean_photographs(which).values()))
-    first, second = (restore_picture(each, picture[:128, :160], caption, settings).numpy() for each in (model, again))
+    first, second = (restore_image(each, picture[:128, :160], caption, settings).numpy() for each in (model, again))
     return bool((first == second).all())
 
 
@@ -61,7 +61,7 @@ def clean_psnr(model: UniLDiff, which: Pictures, settings: SamplingSettings) -> 
     protocol = get_protocol("onerestore")
     result = {}
     for name, (picture, caption) in clean_photographs(which).items():
-        restored = restore_picture(model, picture, caption, settings)
+        restored = restore_image(model, picture, caption, settings)
         result[name] = psnr(restored[None], image_tensor(picture)[None], protocol=protocol).item()
     return result
 
@@ -69,11 +69,11 @@ def clean_psnr(model: UniLDiff, which: Pictures, settings: SamplingSettings) -> 
 def seconds_for_512(model: UniLDiff, settings: SamplingSettings) -> tuple[float, float]:
     """Return wall and processor seconds for one captioned 512x512 picture: medians of three, after a small warm-up."""
     picture = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
-    restore_picture(model, picture[:128, :128], "a stone", settings)
+    restore_image(model, picture[:128, :128], "a stone", settings)
     wall, processor = [], []
     for _ in range(TIMED_ROUNDS):
         start, began = time.perf_counter(), time.process_time()
-        restore_picture(model, picture, "a stone", settings)
+        restore_image(model, picture, "a stone", settings)
         wall.append(time.perf_counter() - start)
         processor.append(time.process_time() - began)
     return median(wall), median(processor)
@@ -97,7 +97,7 @@ def restored_array(model: UniLDiff, picture: np.ndarray, caption: str, settings:
     Raises:
         RuntimeError: it is of another size.
     """
-    restored = image_array(restore_picture(model, picture, caption, settings))
+    restored = image_array(restore_image(model, picture, caption, settings))
     if restored.shape != picture.shape:
         raise RuntimeError(f"restored {picture.shape} to {restored.shape}")
     return restored

@@ -14,7 +14,7 @@ from unildiff.data.shipped_photographs import load, photographs
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.weights.load import load_restorer
-from unildiff.weights.restoring import restore_picture
+from unildiff.weights.restoring import restore_image
 
 
 def make_sample(name: str = "a", caption: str = "a red cat") -> RestorationSample:
@@ -124,7 +124,7 @@ def test_guidance_changes_pixels_of_the_shipped_model() -> None:
     model, photo = load_restorer("tiny"), photographs("val")[0]
     picture = load(photo, 96)[0]
     pictures = {
-        key: restore_picture(model, picture, caption, SamplingSettings(2, guidance)).int()
+        key: restore_image(model, picture, caption, SamplingSettings(2, guidance)).int()
         for key, caption, guidance in (
             ("unguided", photo.caption, 1.0),
             ("guided", photo.caption, 5.0),

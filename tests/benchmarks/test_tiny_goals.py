@@ -121,7 +121,7 @@ def test_a_shift_of_colour_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(picture.shape[:2])
         return torch.from_numpy(picture // 2 + np.array([0, 0, 3], np.uint8)).permute(2, 0, 1)
 
-    monkeypatch.setattr(robustness, "restore_picture", brighter)
+    monkeypatch.setattr(robustness, "restore_image", brighter)
     black = {"black": (np.zeros((300, 384, 3), np.uint8), "nothing")}
     monkeypatch.setattr(robustness, "clean_photographs", lambda which: black)
     shifts = robustness.mean_colour_shift(small_model(), "validation", SamplingSettings())

@@ -22,7 +22,7 @@ from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.weights.folder import load_model, save_base
 from unildiff.weights.load import model_from_checkpoint
 from unildiff.weights.pipeline import UniLDiffPipeline
-from unildiff.weights.restoring import restore_picture
+from unildiff.weights.restoring import restore_image
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
@@ -102,7 +102,7 @@ def test_restore_reads_checkpoints(chain: dict[str, tuple[Path, UniLDiff]], tmp_
     Image.fromarray(PICTURE).save(tmp_path / "picture.png")
     arguments = [tmp_path / "picture.png", tmp_path / "out.png", "--model", path, "--num_inference_steps=2"]
     assert main(["restore", *map(str, arguments)]) == 0
-    expected = restore_picture(model, PICTURE, settings=SamplingSettings(2)).permute(1, 2, 0).numpy()
+    expected = restore_image(model, PICTURE, settings=SamplingSettings(2)).permute(1, 2, 0).numpy()
     assert np.array_equal(read_rgb(tmp_path / "out.png"), expected)
 
 
@@ -116,7 +116,7 @@ def test_exported_folder_has_the_same_pixels(
     printed = capsys.readouterr()
     assert printed.err == "" and str(out) in printed.out
     assert same_weights(load_model(out), model)
-    expected = restore_picture(model, PICTURE, "a cat", SamplingSettings(2)).permute(1, 2, 0).numpy()
+    expected = restore_image(model, PICTURE, "a cat", SamplingSettings(2)).permute(1, 2, 0).numpy()
     pipeline = UniLDiffPipeline.from_pretrained(out)
     pipeline.set_progress_bar_config(disable=True)
     assert np.array_equal(np.asarray(pipeline(PICTURE, "a cat", 2).images[0]), expected)

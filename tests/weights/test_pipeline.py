@@ -16,7 +16,7 @@ from unildiff.data.batch import image_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.weights.pipeline import UniLDiffPipeline
-from unildiff.weights.restoring import restore_picture
+from unildiff.weights.restoring import restore_image
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
 
@@ -34,10 +34,10 @@ def pipeline(model: UniLDiff) -> UniLDiffPipeline:
 
 
 def test_same_pixels_as_restore(model: UniLDiff, pipeline: UniLDiffPipeline) -> None:
-    expected = image_array(restore_picture(model, PICTURE, "a red cat", SamplingSettings(3, 4.0)))
+    expected = image_array(restore_image(model, PICTURE, "a red cat", SamplingSettings(3, 4.0)))
     out = pipeline(Image.fromarray(PICTURE), "a red cat", 3, 4.0)
     assert np.array_equal(np.asarray(out.images[0]), expected)
-    seeded = image_array(restore_picture(model, PICTURE, "a red cat", SamplingSettings(3, 4.0), seed=7))
+    seeded = image_array(restore_image(model, PICTURE, "a red cat", SamplingSettings(3, 4.0), seed=7))
     out = pipeline(PICTURE, "a red cat", 3, 4.0, generator=torch.Generator().manual_seed(7))
     assert np.array_equal(np.asarray(out.images[0]), seeded)
     assert not np.array_equal(seeded, expected)

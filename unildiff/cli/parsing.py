@@ -155,7 +155,8 @@ def _in_json(parameters: Mapping[str, inspect.Parameter], arguments: Sequence[st
     """Return the arguments with lists and flags as jsonargparse expects them.
 
     ``--metrics psnr ssim``, ``--metrics psnr,ssim`` and several positional arguments for a final list become JSON, ``--flag``
-    becomes ``--flag=true``, and ``--seed_everything`` is another name of ``--seed``, as in the commands of the Trainer.
+    becomes ``--flag=true``, ``--no-flag`` becomes ``--flag=false``, dashes in a name stand for underscores, and
+    ``--seed_everything`` is another name of ``--seed``, as in the commands of the Trainer.
 
     Args:
         parameters: those of the command.
@@ -174,6 +175,13 @@ def _in_json(parameters: Mapping[str, inspect.Parameter], arguments: Sequence[st
             continue
         if name.partition("=")[0] == "--seed_everything":
             name = name.replace("_everything", "", 1)
+        given, equals, value = name[2:].partition("=")
+        given = given if given in parameters else given.replace("-", "_")
+        if given in parameters:
+            name = f"--{given}{equals}{value}"
+        elif given[:3] == "no_" and given[3:] in parameters and parameters[given[3:]].annotation is bool:
+            options.append(f"--{given[3:]}=false")
+            continue
         annotation = parameters[name[2:]].annotation if name[2:] in parameters else None
         if annotation is bool and not (waiting and waiting[0].lower() in ("true", "false")):
             options.append(f"{name}=true")

@@ -31,7 +31,7 @@ from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
 from unildiff.weights.folder import save_model
 from unildiff.weights.load import load_restorer
-from unildiff.weights.restoring import restore_picture
+from unildiff.weights.restoring import restore_image
 
 Picture = Image.Image | np.ndarray | Tensor
 StepEnd = Callable[["UniLDiffPipeline", int, float, dict[str, Tensor]], dict[str, Tensor]]
@@ -214,7 +214,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
 
             for number, (picture, text, drawn) in enumerate(zip(pictures, prompts, generators, strict=True), 1):
                 seed = 0 if drawn is None else drawn.initial_seed()
-                restored = restore_picture(
+                restored = restore_image(
                     model,
                     as_array(picture),
                     text,

@@ -1,18 +1,22 @@
-"""``unildiff restore``: any pictures, one after the other, by a model from a folder or a checkpoint."""
+"""``unildiff restore``: images in, images of the same names and formats out."""
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from types import FrameType
+from typing import TYPE_CHECKING, Literal, NoReturn
 
+from unildiff.restoring.options import RestoreOptions
 from unildiff.utils.errors import UserError
 
-if TYPE_CHECKING:  # the command line reads this signature before anybody waits for torch
-    import numpy as np
-
-    from unildiff.core.model import UniLDiff
-    from unildiff.diffusion.sampler import SamplingSettings
+if TYPE_CHECKING:
+    from unildiff.restoring.jobs import Job, Work
+    from unildiff.restoring.run import Outcome
 
 
 def restore(
@@ -26,124 +30,228 @@ def restore(
     start: Literal["lq", "noise"] = "lq",
     last_timestep: int | None = None,
     tile_size: int | None = None,
+    batch_size: int = 1,
+    format: Literal["jpg", "png", "tif", "webp", "avif"] | None = None,
+    provenance: bool = True,
+    overwrite: bool = False,
+    skip_existing: bool = True,
+    shard: str | None = None,
+    devices: str | None = None,
     device: str = "auto",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    max_pixels: int | None = None,
 ) -> int:
-    """Restore a picture, or all pictures in a folder and below it, at any size; PNGs of the same names and sizes.
+    """Restore an image, or all images in a folder and below it, at any size.
 
-    A picture that cannot be read, or of which the model makes nothing finite, is named and left out, and the exit code is
-    then 3. The result depends on the picture and the seed only, and equals what `unildiff test` scores.
+    The results have the names, formats, depth, transparency and metadata of the images. A folder of results has a manifest
+    (manifest.jsonl): the same command again skips what is done and repeats what failed. An image that cannot be read, or
+    whose result is not finite, is listed and left out, and the exit code is then 3. The pixels depend on the image and the
+    seed only, and equal those that `unildiff test` scores.
 
     Args:
-        src: a picture or a folder of pictures.
-        out: folder for the restored pictures, or a .png file where src is one picture.
-        model: tiny (comes with the package), a folder made by `unildiff export`, or a checkpoint.
-        num_inference_steps: sampling steps.
-        guidance_scale: strength of the caption; 1 switches guidance off.
-        seed: of the sampling noise.
-        captions: captions.jsonl; by default the one in src. Without captions guidance has no effect.
-        start: sample from the noised degraded picture (lq) or from noise alone.
-        last_timestep: where the steps end: 0 goes all the way, higher ones stay nearer to the mean of what is possible.
-            By default the model's own.
-        tile_size: pixels of a tile's side; larger pictures are restored in overlapping tiles. By default whole, and in tiles
-            where memory does not suffice.
+        src: image or folder of images
+        out: folder for the results, or the name of a file if src is one image
+        model: tiny (comes with the package), a folder made by `unildiff export`, or a checkpoint
+        num_inference_steps: sampling steps
+        guidance_scale: strength of the caption; 1 turns guidance off
+        seed: seed of the sampling noise
+        captions: captions.jsonl, by default the one in src; without captions guidance has no effect
+        start: start from the noised image (lq) or from noise alone
+        last_timestep: timestep at which sampling ends; 0 samples to the end, higher values stay nearer to the mean of what
+            is possible; by default the model's own
+        tile_size: side of the tiles in pixels in which larger images are restored; by default chosen by model and memory
+        batch_size: images of equal size that go through the model together; results can differ by rounding
+        format: format of the results, by default that of each image (PNG where it is not written)
+        provenance: note software, model, seed and settings in EXIF and XMP; --no-provenance leaves the note out
+        overwrite: restore everything again, and replace files that restore did not write
+        skip_existing: skip images whose result is in the manifest with the same content and settings
+        shard: part I of N of the work, as I/N; by default from SLURM's or torchrun's environment
+        devices: several devices at once, e.g. 0,1 or all; each restores a share
         device: auto, cpu, cuda, cuda:1, mps, ...
-        dtype: of weights and arithmetic; bfloat16 halves the memory.
+        dtype: type of the weights; auto is bfloat16 on GPUs that have it and float32 on CPUs
+        max_pixels: largest image that is read, in pixels (268 million)
 
     Raises:
-        UserError: there are no pictures, the model cannot be loaded, it has no such timesteps, or ``out`` cannot be
-            written.
+        UserError: there is nothing to restore, the model cannot be loaded, a setting is out of range, or the results cannot
+            be written.
     """
-    import torch
+    from unildiff.data.walk import shown
+    from unildiff.restoring import jobs as planned
+    from unildiff.utils.validation import PositiveInt, build
 
-    from unildiff.diffusion.sampler import SamplingSettings
-    from unildiff.utils.files import input_folder, output_folder
-    from unildiff.weights.load import check_sampling, load_restorer, pick_device
-
-    if not src.is_file():
-        input_folder(src, "the pictures to restore")
-    work = _targets(src, out)
-    caption_of = _captions(src, captions, [source for source, _ in work])
-    try:
-        settings = SamplingSettings(
-            num_inference_steps, guidance_scale, start, last_timestep=last_timestep, tile_size=tile_size
-        )
-    except ValueError as error:
-        raise UserError(f"restore: {error}") from None
-    restorer = load_restorer(model, getattr(torch, dtype)).to(pick_device(device))
-    check_sampling(restorer, settings, "restore")
-    output_folder(out.parent if work[0][1] == out else out)
-    restored, failed = _restore_all(work, restorer, settings, caption_of, seed)
-    print(f"{restored} of {len(work)} pictures restored to {out}")
-    for line in failed:
+    options = RestoreOptions(
+        model=model,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        start=start,
+        last_timestep=last_timestep,
+        tile_size=tile_size,
+        device=device,
+        dtype=dtype,
+        format=format,
+        provenance=provenance,
+        batch_size=batch_size,
+    )
+    if max_pixels is not None:
+        os.environ["UNILDIFF_MAX_PIXELS"] = str(build(PositiveInt, max_pixels, "max_pixels"))
+    work = planned.find_work(src, out, format)
+    part, parts, origin = planned.shard(shard, os.environ)
+    caption_of = _captions(src, captions, [job.source for job in work.jobs])
+    check_model(options)
+    names = _device_names(devices)
+    if work.warning:
+        print(f"unildiff: {work.warning}", file=sys.stderr)
+    if parts > 1:
+        print(f"part {part + 1} of {parts} (from {origin})", file=sys.stderr)
+    with _ended_by_signals():
+        if len(names) > 1:
+            return _on_devices(names, part, parts)
+        if names:
+            options = RestoreOptions(**{**vars(options), "device": names[0]})
+        mine = work.jobs[part::parts]
+        outcome, skipped = _restore(mine, work, options, caption_of, (part, parts), overwrite, skip_existing)
+    known = f", {skipped} done before" if skipped else ""
+    print(f"{outcome.restored} of {len(mine)} images restored to {shown(out)}{known}")
+    for line in outcome.warnings:
+        print(f"unildiff: {line}", file=sys.stderr)
+    for line in outcome.failed:
         print(f"unildiff: not restored: {line}", file=sys.stderr)
-    return 3 if failed else 0
+    return 3 if outcome.failed else 0
 
 
-def _restore_all(
-    work: list[tuple[Path, Path]],
-    model: "UniLDiff",
-    settings: "SamplingSettings",
+def _restore(
+    mine: "list[Job]",
+    work: "Work",
+    options: RestoreOptions,
     caption_of: Callable[[Path], str],
-    seed: int,
-) -> tuple[int, list[str]]:
-    """Restore (source, target) pairs; return how many succeeded and one line for each that did not."""
-    from unildiff.data.batch import image_array
-    from unildiff.data.images import write_png
-    from unildiff.utils.parallel import ordered, progress
-    from unildiff.weights.restoring import restore_picture
+    share: tuple[int, int],
+    overwrite: bool,
+    skip_existing: bool,
+) -> "tuple[Outcome, int]":
+    """Restore what is not done yet; return what became of it and how many images were skipped."""
+    from unildiff.data.walk import shown
+    from unildiff.restoring.manifest import Done
 
-    failed = []
-    with ThreadPoolExecutor(1) as reader:  # the next picture is decoded while the model works on this one
-        read: Iterator[tuple[tuple[Path, Path], np.ndarray | UserError]]
-        read = ordered(reader, lambda item: _read(item[0]), work, ahead=2)
-        for (source, target), picture in progress(read, len(work), "Restoring"):
-            try:
-                if isinstance(picture, UserError):
-                    raise picture
-                result = restore_picture(model, picture, caption_of(source), settings, seed, name=str(source))
-            except UserError as error:
-                failed.append(str(error))
-                continue
-            write_png(target, image_array(result))  # what cannot be written ends the run: the next would not either
-    return len(work) - len(failed), failed
+    done = None if work.folder is None else Done(work.folder)
+    if done is not None and not overwrite and (foreign := done.foreign(mine)):
+        raise UserError(
+            f"restore: {shown(foreign[0])} exists and was not written by restore ({len(foreign)} such files); give another "
+            "folder, or --overwrite"
+        )
+    from unildiff.restoring.load import load, recipe
+    from unildiff.restoring.manifest import Manifest
+    from unildiff.restoring.run import Outcome, run
 
-
-def _read(path: Path) -> "np.ndarray | UserError":
-    """Return the picture, or the error to report in its turn: a broken file does not end the run."""
-    from unildiff.data.images import read_rgb
-
+    made = recipe(options, caption_of)
+    waiting = mine
+    if done is not None and skip_existing and not overwrite:
+        waiting = [job for job in mine if not done.is_done(job, made.settings(job))]
+    if not waiting:
+        return Outcome(), len(mine)
+    restorer = load(made)
+    if work.folder is None:
+        return run(waiting, restorer, None), 0
+    manifest = Manifest(work.folder, *share)
     try:
-        return read_rgb(path)
-    except UserError as error:
-        return error
+        return run(waiting, restorer, manifest), len(mine) - len(waiting)
+    finally:
+        manifest.close()
 
 
-def _targets(src: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Return (picture, file to write) in order of names.
+def _device_names(devices: str | None) -> list[str]:
+    """Return the devices of ``--devices``: numbers are CUDA's; ``all`` is every GPU of this machine."""
+    if devices is None:
+        return []
+    if devices == "all":
+        import torch
+
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    names = [f"cuda:{name}" if name.isdecimal() else name for name in devices.split(",") if name]
+    if not names:
+        raise UserError(f"devices: {devices!r} names no device; give e.g. 0,1 or all")
+    return names
+
+
+def _on_devices(names: Sequence[str], part: int, parts: int) -> int:
+    """Run this command once for each device, on a share of the work; return the gravest of their exit codes."""
+    arguments = _without(sys.argv[1:], ("--devices", "--device", "--shard"))
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "unildiff", *arguments, "--device", name]
+            + ["--shard", f"{part * len(names) + number + 1}/{parts * len(names)}"]
+        )
+        for number, name in enumerate(names)
+    ]
+    try:
+        codes = [child.wait() for child in children]
+    except BaseException:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait()
+        raise
+    return next((code for code in (1, 2, 143, 130, 3) if code in codes), max(codes, key=abs))
+
+
+def _without(arguments: Sequence[str], options: tuple[str, ...]) -> list[str]:
+    """Return command line arguments without some options and their values."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in options:
+            skip = True
+        elif argument.partition("=")[0] not in options:
+            kept.append(argument)
+    return kept
+
+
+class _ended_by_signals:  # used like a function
+    """Turn SIGTERM into an exit with code 143 for a block, so that files and processes are tidied up as on Ctrl+C."""
+
+    def __enter__(self) -> None:
+        def end(number: int, frame: FrameType | None) -> NoReturn:
+            raise SystemExit(143)
+
+        try:
+            self._before = signal.signal(signal.SIGTERM, end)
+        except ValueError:  # not in the main thread
+            self._before = None
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def check_model(options: RestoreOptions) -> None:
+    """Refuse a model that is neither tiny, an exported folder nor a checkpoint, before torch is imported.
 
     Raises:
-        UserError: nothing to restore, or a target is one of the pictures.
+        UserError: see above, or the folder's schedule has fewer steps than are asked for.
     """
-    from unildiff.data.images import list_images
-    from unildiff.utils.files import png_names
+    from zipfile import is_zipfile
 
-    if src.is_file():
-        target = out if out.suffix.lower() == ".png" and not out.is_dir() else out / f"{src.stem}.png"
-        pairs = [(src, target)]
-    else:
-        inside = out.resolve()
-        files = [file for file in list_images(src, recursive=True) if inside not in file.resolve().parents]
-        if not files and inside in (src.resolve(), *src.resolve().parents):
-            raise UserError(f"restore: {out} holds the pictures to restore; give another folder for the results")
-        if not files:
-            raise UserError(f"restore: no pictures in {src}; give a folder that holds some (png, jpg, tif, ...)")
-        names = png_names([file.relative_to(src).as_posix() for file in files])
-        pairs = [(file, out / name) for file, name in zip(files, names, strict=True)]
-    taken = {target.resolve() for _, target in pairs} & {source.resolve() for source, _ in pairs}
-    if taken:
-        raise UserError(f"restore: {min(taken)} would be overwritten; give another folder for the results")
-    return pairs
+    from unildiff.utils.paths import weights_path
+
+    model = options.model
+    path = weights_path(model) if model == "tiny" else Path(model)
+    if path.is_dir():
+        if not (path / "unildiff.json").is_file():
+            raise UserError(f"model: {path} has no unildiff.json; give a folder made by `unildiff export`, or tiny")
+        with contextlib.suppress(
+            OSError, ValueError, KeyError, TypeError
+        ):  # a damaged folder is reported when it is loaded
+            schedule = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+            if options.num_inference_steps > (steps := int(schedule["num_train_timesteps"])):
+                raise UserError(
+                    f"restore: num_inference_steps is {options.num_inference_steps}; it must be in 1..{steps}"
+                )
+    elif not path.is_file():
+        raise UserError(f"model: no file or folder {model}; give a checkpoint, an exported folder, or tiny")
+    elif not is_zipfile(path):
+        raise UserError(f"model: {model} is not a checkpoint; give a file written by `unildiff fit`")
 
 
 def _captions(src: Path, given: Path | None, files: Sequence[Path]) -> Callable[[Path], str]:

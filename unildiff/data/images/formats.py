@@ -18,18 +18,6 @@ from unildiff.data.images.provenance import exif_bytes
 from unildiff.data.images.stored import Metadata
 from unildiff.data.png import encode_png
 
-SUFFIXES = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".png": "PNG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-    ".avif": "AVIF",
-}
-"""File name endings, in lower case, and the format that is written under them."""
 HAS_ALPHA = frozenset({"PNG", "TIFF", "WEBP", "AVIF"})
 HAS_SIXTEEN_BITS = frozenset({"PNG", "TIFF"})
 _QUALITY = 95
