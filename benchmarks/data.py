@@ -24,7 +24,8 @@ from unildiff.data.datasets import EpochOrder, FilePairs, TrainSet
 from unildiff.data.pair import Pair
 from unildiff.data.tools.pack_writer import PackWriter
 from unildiff.deadleaves.renderer import render
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.cdd11 import degrade
+from unildiff.degradations.names import DEGRADATIONS
 
 WIDTH, HEIGHT = 1080, 720
 PAIRS = 48  # 224 MB unpacked: more than the processor's caches

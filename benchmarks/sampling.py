@@ -19,7 +19,8 @@ from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.core.unet import UNetContext
 from unildiff.data.batch import image_tensor
 from unildiff.data.shipped_photographs import load, photographs
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.cdd11 import degrade
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr

@@ -15,9 +15,10 @@ from benchmarks.data import HEIGHT, WIDTH, write_pairs
 from benchmarks.table import Goal, Row, seconds_row
 from benchmarks.timing import Effort, alternate
 from unildiff.data.tools.synthesize import Scene, make_scene, read_map, write_picture
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.cdd11 import degrade
 from unildiff.degradations.maps import estimate_depth, estimate_illumination
 from unildiff.degradations.masks import rain_streaks, snow_flakes
+from unildiff.degradations.names import DEGRADATIONS
 
 FASTER = 3
 EXAMPLE = "low_haze_rain"

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from unildiff.data.catalogue import CDD11, DOUBLE, SINGLE, TRIPLE
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.layouts import PictureSet
 from unildiff.data.pair import Split
+from unildiff.degradations.names import DEGRADATIONS, DOUBLE, SINGLE, TRIPLE
 from unildiff.utils.errors import UserError
 
-_GROUPS = {"single": SINGLE, "double": DOUBLE, "triple": TRIPLE, "all": (*SINGLE, *DOUBLE, *TRIPLE)}
+_GROUPS = {"single": SINGLE, "double": DOUBLE, "triple": TRIPLE, "all": DEGRADATIONS}
 
 
 class CDD11DataModule(CatalogueDataModule):
@@ -42,8 +42,8 @@ class CDD11DataModule(CatalogueDataModule):
 
     def pictures(self, split: Split) -> Sequence[PictureSet]:
         """Return the set without the folders that are not asked for."""
-        folders = tuple(folders for folders in CDD11.folders if folders.degradation in self.degradations)
-        return [replace(CDD11, folders=folders)]
+        (whole,) = self.known.sets
+        return [replace(whole, folders=tuple(f for f in whole.folders if f.degradation in self.degradations))]
 
     def contents(self) -> list[str]:
         """See the base class."""

@@ -12,7 +12,7 @@ from unildiff.data.shipped_photographs import load, photographs
 from unildiff.deadleaves.cache import SceneCache
 from unildiff.deadleaves.dataset import Rendered, SceneTrainSet
 from unildiff.deadleaves.renderer import MIN_SIDE, VERSION, render
-from unildiff.degradations.cdd11 import DEGRADATIONS
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.tasks import CLEAR, MADE_BY, check_tasks
 from unildiff.utils.errors import UserError, check_share
 from unildiff.utils.keys import sample_key

@@ -1,12 +1,8 @@
 """Raindrops on the lens alone."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from unildiff.data.catalogue import RAINDROP, RAINDROP_B
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
-from unildiff.data.layouts import PictureSet
-from unildiff.data.pair import Split
 
 
 class RaindropDataModule(CatalogueDataModule):
@@ -15,15 +11,12 @@ class RaindropDataModule(CatalogueDataModule):
     dataset: ClassVar[str] = "raindrop"
 
     def __init__(self, test_b: bool = False, **kwargs: Any) -> None:
-        """Choose the test pictures.
+        """Choose the test images.
 
         Args:
-            test_b: test on test b, too; its pictures are averaged apart, as "raindrop_b".
+            test_b: test on test b, too, the same as ``also_test: [raindrop_b]``; its images are averaged separately.
             kwargs: see :class:`CatalogueDataModule`.
         """
         super().__init__(**kwargs)
-        self.test_b = test_b
-
-    def pictures(self, split: Split) -> Sequence[PictureSet]:
-        """See the base class."""
-        return [RAINDROP, RAINDROP_B] if split == "test" and self.test_b else [RAINDROP]
+        if test_b:
+            self.also_test = ["raindrop_b"]

@@ -7,25 +7,27 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from unildiff.data.catalogue import POLED, TOLED
+from unildiff.data.catalogue import SETS
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PictureSet
-from unildiff.data.pair import Split
+from unildiff.data.pair import PairSource, Split
 from unildiff.data.raw import Bayer, demosaic, mosaic, raw_to_rgb, read_raw
 from unildiff.utils.errors import UserError
 
 _WHITE = 65535
-_DISPLAYS = {"toled": TOLED, "poled": POLED}
+_DISPLAYS = {name: SETS[name] for name in ("toled", "poled")}
 
 
 class UDCDataModule(CatalogueDataModule):
     """300 DIV2K scenes behind each display, 1024x2048: 240 to train on, 30 for validation, 30 to test on, as reported.
 
     Read as ``{Poled,Toled}_{train,val,test}/{LQ,HQ}`` or as the UniLDiff authors keep it (``TOLED_test`` + ``TOLED_GT``,
-    ``POLED/poled_images`` + ``POLED/test_GT``). 8-bit RGB by default. With ``format: raw`` the files are 16-bit mosaics
+    ``POLED/poled_images`` + ``POLED/test_GT``). 8-bit RGB by default; the challenge's RGB files are linear, not
+    gamma-encoded, so they look dark and scores on them are not those of photographs. With ``format: raw`` the files are 16-bit mosaics
     (PNG, TIFF, npy or mat), for which the Bayer pattern must be given: no file says which it is, and a wrong one swaps
-    colours without a word. The public test split came without truths: restore it with ``--data folder``.
+    colours. The public test split came without ground truth: test on the validation split with ``test_split: val``, and
+    restore the test images with ``--data folder``.
     """
 
     dataset: ClassVar[str] = "udc"
@@ -37,6 +39,7 @@ class UDCDataModule(CatalogueDataModule):
         bayer: Bayer | None = None,
         white_level: int = _WHITE,
         through_raw: bool = False,
+        test_split: Literal["test", "val"] = "test",
         **kwargs: Any,
     ) -> None:
         """Choose displays and file format.
@@ -48,9 +51,11 @@ class UDCDataModule(CatalogueDataModule):
             white_level: of ``format: raw``, the value that becomes 255.
             through_raw: of ``format: rgb``, take pictures through an 8-bit mosaic and back (the supplement's step from
                 linear RGB to RAW).
+            test_split: which images ``test`` uses; "val" where the test images have no ground truth.
             kwargs: see :class:`CatalogueDataModule`.
         """
         super().__init__(**kwargs)
+        self.test_split: Split = test_split
         self.displays = list(_DISPLAYS) if displays is None else displays
         if unknown := [name for name in self.displays if name not in _DISPLAYS]:
             raise UserError(f"displays: no {', '.join(unknown)}; choose from {', '.join(_DISPLAYS)}")
@@ -74,6 +79,10 @@ class UDCDataModule(CatalogueDataModule):
     def pictures(self, split: Split) -> Sequence[PictureSet]:
         """Return the displays asked for."""
         return [_DISPLAYS[name] for name in self.displays]
+
+    def find(self, split: Split) -> PairSource:
+        """See the base class."""
+        return super().find(self.test_split if split == "test" else split)
 
     def contents(self) -> list[str]:
         """See the base class."""

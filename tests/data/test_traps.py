@@ -14,7 +14,7 @@ from datamodules.five_task import FiveTaskDataModule
 from datamodules.three_task import ThreeTaskDataModule
 from tests.fake_trees import haze, lowlight, noise, rain
 from tests.fake_trees.pictures import SHIFT, save, scene
-from unildiff.data.catalogue import NOISE
+from unildiff.data.catalogue import SETS
 from unildiff.data.images import read_rgb
 from unildiff.utils.errors import UserError
 
@@ -106,7 +106,7 @@ def test_a_count_that_differs_from_the_published_one_is_said(tmp_path, caplog):
 def test_counts_are_those_of_each_degradation(tmp_path, caplog, monkeypatch):
     """Three noise levels of 68 pictures are not 204 of 68."""
     noise.write(tmp_path, "instructir", "test")
-    monkeypatch.setitem(NOISE.expected, "test", 2)
+    monkeypatch.setitem(SETS["noise"].expected, "test", 2)
     with caplog.at_level(logging.WARNING):
         DenoiseDataModule(root=str(tmp_path)).test_set()
     assert "published" not in caplog.text

@@ -29,7 +29,7 @@ def test_it_opens_with_its_command_and_builds(path):
         path.read_text().startswith("# unildiff ") and f"configs/data/{path.name}" in path.read_text().splitlines()[0]
     )
     module = build(f"--data={path}", "--data.batch_size=3", "--data.test_seed=5")
-    assert type(module).__module__ == f"datamodules.{path.stem}"
+    assert type(module).__module__ == f"datamodules.{path.stem}" or module.dataset == path.stem
     assert (module.batch_size, module.test_seed) == (3, 5)
 
 
@@ -47,6 +47,8 @@ def test_most_sets_are_trained_on_with_the_papers_recipe():
         "folder",
         "photographs",
         "udc",
+        "foundir",
+        "mio100",
     }
 
 

@@ -12,7 +12,8 @@ from unildiff.data.clean_images import lower_light
 from unildiff.deadleaves import cache as scene_cache
 from unildiff.deadleaves import dataset as scenes
 from unildiff.deadleaves.renderer import render
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.cdd11 import degrade
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
 

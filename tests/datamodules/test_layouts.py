@@ -1,7 +1,7 @@
 """Every layout in use is recognised by itself and gives the right pairs."""
 
-import importlib
 import logging
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from unildiff.data.catalogue import DATASETS, dataset
 from unildiff.data.tools.captioner import picture_files
 from unildiff.data.tools.check import check
 from unildiff.data.tools.pack_writer import pack_set
+from unildiff.utils.datamodules import constructor
 from unildiff.utils.errors import UserError
 
 OF = {  # which datamodule reads which fake trees
@@ -25,6 +26,8 @@ OF = {  # which datamodule reads which fake trees
     "cdd11": (cdd11, cdd11.PLACES),
     "udc": (udc, {layout: ("train", "val", "test") if layout == "udc" else ("test",) for layout in udc.PLACES}),
 }
+NEW = [import_module(f"tests.fake_trees.{file.stem}") for file in Path(rain.__file__).parent.glob("[a-z]*.py")]
+OF |= {tree.DATASET: (tree, tree.PLACES) for tree in NEW if hasattr(tree, "DATASET")}
 CASES = [
     (name, layout, split)
     for name, (_, places) in OF.items()
@@ -41,20 +44,25 @@ FURTHER = [(name, layout) for name, layouts in noise.FURTHER.items() for layout 
 
 def test_no_layout_of_the_catalogue_is_without_a_fake_tree():
     covered = {(s.name, layout.split()[0], split) for name, layout, split in CASES for s in dataset(name).sets}
+    covered |= {
+        (s.name, layout, split) for name, layout, split in CASES if name == "allweather" for s in dataset(name).also
+    }
     covered |= {(name, layout, "test") for name, layout in FURTHER}
-    covered.add(("raindrop_b", "original", "test"))  # see further test sets, below
+    covered |= {
+        ("raindrop_b", "original", "test"),
+        ("rain2800", "diffuir-test", "test"),
+    }  # see further test sets, below
     known = {
         (pictures.name, folders.layout, folders.split)
         for data in DATASETS.values()
-        for pictures in (*data.sets, *data.optional)
+        for pictures in data.all_sets
         for folders in pictures.folders
     }
     assert known <= covered, sorted(known - covered)
 
 
 def make(name: str, **settings):
-    path, _, cls = datamodules.class_path(name).rpartition(".")
-    return getattr(importlib.import_module(path), cls)(num_workers=0, **settings)
+    return constructor(name)(num_workers=0, **settings)
 
 
 def found(source, root: Path) -> dict:
@@ -141,6 +149,13 @@ def test_further_test_sets_are_averaged_apart(tmp_path):
     (tmp_path / "test/denoise/bsd68/8023.png").rename(tmp_path / "test/denoise/urban100/img_001.png")
     module = make("denoise", root=str(tmp_path), also_test=["urban100"], test_sigmas=[15])
     assert module.counts() == {"noise_15": 2, "urban100_noise_15": 1}
+    assert make("denoise", root=str(tmp_path), test_sigmas=[15]).counts() == {"noise_15": 2, "urban100_noise_15": 1}
+    assert make("denoise", root=str(tmp_path), test_sigmas=[15], also_test=[]).counts() == {"noise_15": 2}
+    rain.write(tmp_path, "diffuir", "test")
+    expected = rain.write_2800(tmp_path)
+    module = make("derain", root=str(tmp_path), also_test=["rain2800"])
+    assert module.counts() == {"rain": 12, "rain2800": 2}
+    assert expected.items() <= found(module.test_set().source, tmp_path).items()
     raindrop.write(tmp_path, "original", "test")
     expected = raindrop.write(tmp_path, "original", "test_b")
     module = make("raindrop", root=str(tmp_path), test_b=True)
@@ -216,10 +231,29 @@ def test_users_mistakes_get_one_line(tmp_path):
 
 
 def test_unknown_names_are_answered_with_the_list():
-    with pytest.raises(UserError, match=r"unknown dataset: 'cdd12'; there are autodir, cdd11, .* did you mean cdd11\?"):
+    with pytest.raises(
+        UserError, match=r"unknown dataset: 'cdd12'; did you mean cdd11\? Choose from allweather, autodir"
+    ):
         datamodules.class_path("cdd12")
     assert datamodules.class_path("CDD11") == "datamodules.cdd11.CDD11DataModule"
     with pytest.raises(UserError, match="folders: derain has no set haze; it has rain"):
         make("derain", folders={"haze": "x"})
     with pytest.raises(UserError, match="degradations: no fog; choose from single, double"):
         make("cdd11", degradations="fog")
+
+
+def test_displays_without_test_ground_truth_are_tested_on_validation_images(tmp_path):
+    """The public test split of the challenge came without ground truth."""
+    expected = udc.write(tmp_path, "udc", "val")
+    module = make("udc", root=str(tmp_path), test_split="val")
+    assert found(module.test_set().source, tmp_path) == expected
+    with pytest.raises(UserError, match=r"T-OLED .test. not in"):
+        make("udc", root=str(tmp_path)).test_set()
+
+
+def test_a_set_with_a_folder_per_degradation_travels_in_a_pack(tmp_path):
+    tree = import_module("tests.fake_trees.mio100")
+    expected = tree.write(tmp_path / "set", "agenticir", "test")
+    pack_set("mio100", tmp_path / "set", tmp_path / "packed")
+    module = make("mio100", packed=str(tmp_path / "packed"))
+    assert {(pair.degradation, pair.name) for pair in module.test_set().pairs} == set(expected)

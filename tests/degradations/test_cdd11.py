@@ -6,8 +6,9 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.degradations import maps, operators
-from unildiff.degradations.cdd11 import DEGRADATIONS, CleanImage, degrade
+from unildiff.degradations.cdd11 import CleanImage, degrade
 from unildiff.degradations.masks import rain_streaks
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.keys import generator
 
 

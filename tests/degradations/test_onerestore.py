@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from unildiff.degradations import operators
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.cdd11 import degrade
+from unildiff.degradations.names import DEGRADATIONS
 
 HEIGHT, WIDTH = 33, 41
 NOISE = np.random.default_rng(5).normal(0, 0.05, (HEIGHT, WIDTH, 3)).astype(np.float32)  # in RGB

@@ -6,7 +6,8 @@ from scipy import ndimage
 
 from unildiff.degradations import tasks
 from unildiff.degradations.blur import gaussian_blur, motion_blur
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.cdd11 import degrade
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(40, 216, (48, 56, 3)).astype(np.uint8)

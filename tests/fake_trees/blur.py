@@ -22,6 +22,14 @@ PLACES = {
         "train": ("Restoration/Deblur/train/input/{}.png", "Restoration/Deblur/train/target/{}.png"),
         "test": ("Deblur/test/input/{}.png", "Deblur/test/target/{}.png"),
     },
+    "daclip-test": {"test": ("universal/motion-blurry/LQ/{}.png", "universal/motion-blurry/GT/{}.png")},
+    "diffuir-test": {
+        "test": ("Restoration/Deblur/test/GoPro/input/{}.png", "Restoration/Deblur/test/GoPro/target/{}.png")
+    },
+    "dfpir-five": {
+        split: (f"GOPRO_Large/{split}/blur/{{}}.png", f"GOPRO_Large/{split}/sharp/{{}}.png")
+        for split in ("train", "test")
+    },
     "instructir": {"test": ("GoPro/input/{}.png", "GoPro/target/{}.png")},
     "unildiff-authors": {
         "train": ("motion-blurry/LQ/{}.png", "motion-blurry/GT/{}.png"),

@@ -22,6 +22,7 @@ PLACES = {
         "train": ("datasets/universal/train/hazy/LQ/{id}_0.8_0.{n}.png", "datasets/universal/train/hazy/GT/{id}.png"),
         "test": ("universal/val/hazy/LQ/{id}_0.8_0.{n}.png", "universal/val/hazy/GT/{id}.png"),
     },
+    "daclip-test": {"test": ("universal/hazy/LQ/{id}_0.8_0.{n}.png", "universal/hazy/GT/{id}.png")},
     "diffuir": {
         "train": ("RESIDE/OTS_ALPHA/haze/OTS/{id}_0.8_0.{n}.jpg", "RESIDE/OTS_ALPHA/clear/clear_images/{id}.jpg"),
         "test": ("RESIDE/SOTS/outdoor/hazy/{id}_0.8_0.{n}.jpg", "RESIDE/SOTS/outdoor/gt/{id}.png"),

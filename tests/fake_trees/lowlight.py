@@ -25,6 +25,11 @@ PLACES = {
         "train": ("LOL/train/low/{}.png", "LOL/train/high/{}.png"),
         "test": ("Restoration/LOL/test/low/{}.png", "Restoration/LOL/test/high/{}.png"),
     },
+    "daclip-test": {"test": ("universal/low-light/LQ/{}.png", "universal/low-light/GT/{}.png")},
+    "dfpir-five": {
+        "train": ("data/LOLdataset/train485/low/{}.png", "data/LOLdataset/train485/high/{}.png"),
+        "test": ("LOLdataset/test15/low/{}.png", "LOLdataset/test15/high/{}.png"),
+    },
     "instructir": {"test": ("LOL/low/{}.png", "LOL/high/{}.png")},
     "original": {
         "train": ("our485/low/{}.png", "our485/high/{}.png"),

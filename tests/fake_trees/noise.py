@@ -20,6 +20,13 @@ CLEAN = {
         "test": ["denoising/cBSD68/original_png/0000.png", "denoising/cBSD68/original_png/0001.png"],
     },
     "instructir-clean": {"test": ["test-data/denoising_testsets/CBSD68/0000.png"]},
+    "deepinv": {
+        "train": [
+            "BSDS500-master/BSDS500/data/images/train/100075.jpg",
+            "BSDS500-master/BSDS500/data/images/test/100007.jpg",
+        ],
+        "test": ["BSDS500-master/BSDS500/data/images/val/101085.jpg"],
+    },
     "unildiff": {split: [f"{split}/noise/gt/a.png"] for split in ("train", "val", "test")},
 }
 # (degraded, clean) with {s} the sigma, where it is known
@@ -29,6 +36,7 @@ STORED = {
         "train": ("allinone/BSDWED{s}/LQ/{n}.png", "allinone/BSDWED{s}/GT/a{n}.png"),
         "test": ("data/test/BSD68_{s}/LQ/{n}.png", "data/test/BSD68_{s}/GT/{n}.png"),
     },
+    "daclip-test": {"test": ("universal/noisy/LQ/{n}.png", "universal/noisy/GT/{n}.png")},
     "daclip": {
         "train": ("universal/train/noisy/LQ/{n}.png", "universal/train/noisy/GT/{n}.png"),
         "test": ("universal/val/noisy/LQ/{n}.png", "universal/val/noisy/GT/{n}.png"),
@@ -40,8 +48,12 @@ FURTHER = {
         "promptir": f"test/denoise/{name}",
         "instructir": f"test-data/denoising_testsets/{title}",
         "instructir-clean": f"denoising_testsets/{title}",
+        "deepinv": deepinv,
     }
-    for name, title in {"urban100": "urban100", "kodak24": "Kodak24"}.items()
+    for name, title, deepinv in (
+        ("urban100", "urban100", "Urban100_HR"),
+        ("kodak24", "Kodak24", "Kodak-Lossless-True-Color-Image-Suite-master/PhotoCD_PCD0992"),
+    )
 }
 
 

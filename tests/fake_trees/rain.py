@@ -25,6 +25,7 @@ PLACES = {
         "train": ("Restoration/syn_rain/train/input/{}.jpg", "Restoration/syn_rain/train/target/{}.jpg"),
         "test": ("Restoration/syn_rain/test/input/{}.png", "Restoration/syn_rain/test/target/{}.png"),
     },
+    "daclip-test": {"test": ("datasets/universal/rainy/LQ/{}.png", "datasets/universal/rainy/GT/{}.png")},
     "instructir": {"test": ("test-data/Rain100L/input/{}.png", "test-data/Rain100L/target/{}.png")},
     "unildiff-authors": {
         "train": ("allinone/Rain100L/LQ/rain-{}.png", "allinone/Rain100L/GT/norain-{}.png"),
@@ -44,3 +45,12 @@ def write(root: Path, layout: str, split: str, count: int = 12) -> Expected:
         files = pair(root, lq.format(number), gt.format(number), number)
         expected["rain", Path(files[0]).stem] = files
     return expected
+
+
+def write_2800(root: Path) -> Expected:
+    """Write two pairs of Test2800 as DiffUIR keeps it."""
+    place = "Restoration/syn_rain/test/Test2800"
+    return {
+        ("rain2800", f"{n}_1"): pair(root, f"{place}/input/{n}_1.png", f"{place}/target/{n}_1.png", n - 900)
+        for n in (901, 902)
+    }

@@ -14,6 +14,7 @@ PLACES = {
         "train": ("train/raindrop/LQ/{}_rain.png", "train/raindrop/GT/{}_clean.png"),
         "test": ("val/raindrop/LQ/{}.png", "val/raindrop/GT/{}.png"),
     },
+    "daclip-test": {"test": ("universal/raindrop/LQ/{}.png", "universal/raindrop/GT/{}.png")},
     "unildiff": {
         split: (f"{split}/raindrop/lq/{{}}.png", f"{split}/raindrop/gt/{{}}.png") for split in ("train", "val", "test")
     },

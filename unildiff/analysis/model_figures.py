@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +73,9 @@ def test_samples(
     """
     if pictures < 1 or side < 16:
         raise UserError(f"figures: pictures {pictures}, side {side}; give at least 1 and 16")
-    module, _, name = datamodules.class_path(data).rpartition(".")
     given = {} if root is None else {"root": str(root)}
     try:
-        datamodule = getattr(import_module(module), name)(test_seed=seed, num_workers=0, **given)
+        datamodule = datamodules.constructor(data)(test_seed=seed, num_workers=0, **given)
     except TypeError:
         raise UserError(f"figures: {data} takes no root; leave out --root") from None
     test = datamodule.test_set()

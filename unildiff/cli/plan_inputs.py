@@ -154,7 +154,7 @@ def _epoch_samples(class_path: str, data: Any) -> int | None:
     for setting in ("samples_per_epoch", "count"):
         if data.get(setting):
             return int(data[setting])
-    known = DATASETS.get(class_path.split(".")[-2])
+    known = DATASETS.get(data.get("dataset") or class_path.split(".")[-2])
     if known is None or not all(pictures.expected.get("train") for pictures in known.sets):
         return None
     return sum(pictures.expected["train"] * _SCENES.get(pictures.name, 1) for pictures in known.sets)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unildiff.data.catalogue import dataset
+from unildiff.data.catalogue import dataset as find_dataset
 from unildiff.data.datasets import Reader
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PictureSet, SeveralLayouts, is_there, sample_of
@@ -24,24 +24,35 @@ class CatalogueDataModule(PairedDataModule):
     def __init__(
         self,
         root: str | None = None,
+        dataset: str | None = None,
         folders: dict[str, str] | None = None,
         layout: str | None = None,
+        also_test: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Choose what is read.
 
         Args:
             root: folder of the dataset; by default ``data/`` and its short name.
+            dataset: short name in the catalogue, where the class has none of its own.
             folders: another folder for some of the sets, e.g. ``{haze: /data/RESIDE}``.
             layout: the layout to read where several lie in one folder; see ``unildiff data layout NAME``.
+            also_test: further test sets, e.g. [urban100, kodak24]; by default those whose folders are found among the sets
+                that the dataset is usually tested on (Urban100 beside BSD68, as in the paper's supplement); [] for none.
             kwargs: see :class:`PairedDataModule`.
         """
+        if dataset is not None:
+            self.dataset = dataset  # type: ignore[misc]  # of the instance, where the class has none
+        self.known = find_dataset(getattr(self, "dataset", ""))
         super().__init__(root or f"data/{self.dataset}", **kwargs)
         self.folders = {name: Path(folder) for name, folder in (folders or {}).items()}
-        known = dataset(self.dataset)
-        names = [pictures.name for pictures in (*known.sets, *known.optional)]
+        names = [pictures.name for pictures in self.known.all_sets]
         if unknown := sorted(set(self.folders) - set(names)):
             raise UserError(f"folders: {self.dataset} has no set {', '.join(unknown)}; it has {', '.join(names)}")
+        further = [pictures.name for pictures in (*self.known.also, *self.known.optional)]
+        if unknown := [name for name in also_test or () if name not in further]:
+            raise UserError(f"also_test: no {', '.join(unknown)}; choose from {', '.join(further) or 'nothing'}")
+        self.also_test = also_test
         self.layout = layout
         self.reader: Reader = read_rgb
 
@@ -54,14 +65,29 @@ class CatalogueDataModule(PairedDataModule):
 
     def pictures(self, split: Split) -> Sequence[PictureSet]:
         """Return the sets to read."""
-        return dataset(self.dataset).sets
+        sets = [pictures for pictures in self.known.sets if pictures.has(split)]
+        if split == "test":
+            if self.also_test is None:
+                sets += [pictures for pictures in self.known.also if self._is_there(pictures, split)]
+            else:
+                further = (*self.known.also, *self.known.optional)
+                sets += [pictures for pictures in further if pictures.name in self.also_test]
+            sets = sets or list(self.known.also)
+        return sets or self.known.sets
+
+    def _is_there(self, pictures: PictureSet, split: Split) -> bool:
+        if self.packed is not None:
+            pack = self.open_pack()
+            return split in pack.splits and any(map(pictures.holds, pack.source(split).pairs))
+        root = self.folders.get(pictures.name, self.root)
+        return root.is_dir() and is_there(root, pictures, split)
 
     def contents(self) -> list[str]:
         """See the base class."""
         if self.packed is None:
             return super().contents()
         sets = [pictures.name for split in self._sets for pictures in self.pictures(split)]
-        known = {pictures.name for pictures in dataset(self.dataset).sets}
+        known = {pictures.name for pictures in self.known.sets}
         return [self.open_pack().contents, *([] if set(sets) == known else [f"sets {sets}"])]
 
     def find(self, split: Split) -> PairSource:
@@ -92,8 +118,8 @@ class CatalogueDataModule(PairedDataModule):
     def _find_packed(self, folder: Path, split: Split) -> PairSource:
         if self.reader is not read_rgb:
             raise UserError(f"packed: {folder} holds RGB images, not RAW; leave out --data.packed")
-        wanted = frozenset[str]().union(*(pictures.degradations for pictures in self.pictures(split)))
-        packed = self.open_pack().source(split, lambda pair: pair.degradation in wanted)
+        wanted = self.pictures(split)
+        packed = self.open_pack().source(split, lambda pair: any(pictures.holds(pair) for pictures in wanted))
         if absent := self._absent(packed, split):
             raise UserError(
                 f"packed: {folder} has no {split} pairs of {', '.join(absent)}; pack a folder that holds them, or do not "
@@ -105,8 +131,7 @@ class CatalogueDataModule(PairedDataModule):
 
     def _absent(self, source: PairSource, split: Split) -> list[str]:
         """Return the titles of the requested sets of which a pack has no pair."""
-        there = {pair.degradation for pair in source.pairs}
-        return [pictures.title for pictures in self.pictures(split) if there.isdisjoint(pictures.degradations)]
+        return [pictures.title for pictures in self.pictures(split) if not any(map(pictures.holds, source.pairs))]
 
     def _refuse_nothing(self) -> None:
         """Tell a new user where data comes from."""

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import escape as glob_escape
 from pathlib import Path
 
 from unildiff.data.pair import SUFFIXES, Pair, Split
@@ -33,6 +34,7 @@ class Folders:
         rule: how names pair, see ``unildiff.data.pairing.RULES``.
         degradation: name of the degradation; None takes the set's.
         optional: the layout is recognised without this folder too.
+        by_folder: the degradation is what the last ``*`` of ``lq`` above a plain folder name, or at its end, stands for.
     """
 
     layout: str
@@ -42,6 +44,7 @@ class Folders:
     rule: str = "same"
     degradation: str | None = None
     optional: bool = False
+    by_folder: bool = False
 
     def patterns(self) -> tuple[str, ...]:
         """Return the folder patterns."""
@@ -76,26 +79,19 @@ class PictureSet:
     licence: str = "not known"
     suffixes: frozenset[str] = SUFFIXES
 
-    @property
-    def degradations(self) -> frozenset[str]:
-        """What its pairs may be called: by this a pack's pairs are told apart, as two sets may be of one task."""
-        return frozenset(folders.degradation or self.degradation for folders in self.folders)
+    def has(self, split: Split) -> bool:
+        """Return whether any project keeps this split of it."""
+        return any(folders.split == split for folders in self.folders)
+
+    def holds(self, pair: Pair) -> bool:
+        """Return whether a pair is of this set; two sets may be of one task."""
+        if any(folders.by_folder for folders in self.folders):
+            return pair.task == self.task
+        return pair.degradation in {folders.degradation or self.degradation for folders in self.folders}
 
 
-# Folders that a project's README puts above the tree; the root given may be above or below them.
-PREFIXES: Mapping[str, tuple[str, ...]] = {
-    "promptir": ("", "data/"),
-    "adair": ("", "data/"),
-    "dfpir": ("", "data/"),
-    "daclip": ("", "universal/", "datasets/universal/"),
-    "diffuir": ("", "Restoration/"),
-    "instructir": ("", "test-data/"),
-    "instructir-clean": ("", "test-data/"),
-    "unildiff-authors": ("", "allinone/", "data/"),
-    "moceir": ("", "cdd11/"),
-    "onerestore": ("", "CDD-11/", "data/"),
-    "original": ("", "LOLdataset/", "RainDrop/", "raindrop/"),
-}
+PREFIXES: dict[str, tuple[str, ...]] = {}
+"""Folders that a project's README puts above its tree, by layout; filled from the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +149,11 @@ def read_pairs(root: Path, pictures: PictureSet, found: Found) -> tuple[list[Pai
         gt = list_folder(base, folders.gt, pictures.suffixes)
         degradation = folders.degradation or pictures.degradation
         task = pictures.task or degradation
+        if folders.by_folder:
+            more, wrong = _by_folder(base, folders, pictures)
+            pairs += more
+            faults += wrong
+            continue
         if folders.lq is None:
             alone = pair_by_name(gt, gt, RULES["same"])  # finds the names that come twice
             pairs.extend(Pair(task, degradation, clean.stem, None, clean) for _, clean in alone.pairs)
@@ -162,6 +163,26 @@ def read_pairs(root: Path, pictures: PictureSet, found: Found) -> tuple[list[Pai
         paired: Pairing = pair_by_name(lq, gt, RULES[folders.rule])
         pairs.extend(Pair(task, degradation, degraded.stem, degraded, clean) for degraded, clean in paired.pairs)
         faults.extend(paired.faults)
+    return pairs, faults
+
+
+def _by_folder(base: Path, folders: Folders, pictures: PictureSet) -> tuple[list[Pair], list[Fault]]:
+    """Return the pairs of a set with one folder per degradation, each beside its ground truth or sharing one folder of it."""
+    assert folders.lq is not None
+    pairs: list[Pair] = []
+    faults: list[Fault] = []
+    for place in _folders(base, folders.lq):
+        below = place.relative_to(base)
+        beside = "*" in folders.gt
+        kind = below.parent.name if beside else below.name
+        gt = below.with_name(Path(folders.gt).name).as_posix() if beside else folders.gt
+        paired = pair_by_name(
+            list_folder(base, glob_escape(below.as_posix()), pictures.suffixes),
+            list_folder(base, glob_escape(gt), pictures.suffixes),
+            RULES[folders.rule],
+        )
+        pairs += [Pair(pictures.task, kind, lq.stem, lq, clean) for lq, clean in paired.pairs]
+        faults += paired.faults
     return pairs, faults
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from unildiff.data.catalogue import dataset
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.datasets import Degrader
 from unildiff.data.gaussian_noise import GaussianNoise, Recipe, check_levels, sigma_of
@@ -25,7 +24,6 @@ class NoisyDataModule(CatalogueDataModule):
         sigmas: list[int] | None = None,
         test_sigmas: list[int] | None = None,
         test_noise: Recipe = "keyed",
-        also_test: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Choose tasks and noise.
@@ -36,11 +34,10 @@ class NoisyDataModule(CatalogueDataModule):
             test_sigmas: test noise; by default what the benchmark reports.
             test_noise: "keyed" makes it from (test_seed, file name, sigma) alone; "peers" as PromptIR, AdaIR, DFPIR and
                 MoCE-IR do, for comparison with their numbers.
-            also_test: further test sets of clean pictures, e.g. [urban100, kodak24].
             kwargs: see :class:`CatalogueDataModule`.
         """
         super().__init__(**kwargs)
-        known = dataset(self.dataset)
+        known = self.known
         self.tasks = [pictures.task for pictures in known.sets] if tasks is None else tasks
         _refuse_unknown("tasks", self.tasks, [pictures.task for pictures in known.sets])
         self.sigmas = [15, 25, 50] if sigmas is None else sigmas
@@ -48,17 +45,13 @@ class NoisyDataModule(CatalogueDataModule):
         for name, given in (("sigmas", self.sigmas), ("test_sigmas", self.test_sigmas)):
             check_levels(name, given)
         self.test_noise: Recipe = test_noise
-        self.also_test = also_test or []
-        _refuse_unknown("also_test", self.also_test, [pictures.name for pictures in known.optional])
-        for pictures in known.optional:
-            if pictures.name in self.also_test and pictures.task not in self.tasks:
+        for pictures in (*known.also, *known.optional):
+            if pictures.name in (self.also_test or []) and pictures.task not in self.tasks:
                 raise UserError(f"also_test: {pictures.name} is of the task {pictures.task}; add it to tasks")
 
     def pictures(self, split: Split) -> Sequence[PictureSet]:
         """See the base class."""
-        known = dataset(self.dataset)
-        further = [pictures for pictures in known.optional if pictures.name in self.also_test and split == "test"]
-        return [pictures for pictures in known.sets if pictures.task in self.tasks] + further
+        return [pictures for pictures in super().pictures(split) if pictures.task in self.tasks]
 
     def choose(self, source: PairSource, split: Split) -> PairSource:
         """Return the wanted noise levels; in tests clean pictures come once for each of them."""

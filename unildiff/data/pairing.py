@@ -31,12 +31,17 @@ def _bsd(stem: str) -> tuple[str, ...]:
     return (stem, f"a{stem}", stem[1:]) if stem[:1] == "a" and stem[1:].isdigit() else (stem, f"a{stem}")
 
 
-# What each rule answers to: peers.md 0.4, 1.4, 1.6, 1.9, 1.13.
+def _two_parts(stem: str) -> tuple[str, ...]:
+    return (stem, "_".join(stem.split("_")[:2]))
+
+
+# docs/sources.md says which project's code each rule follows.
 RULES: Mapping[str, Rule] = {
     "same": Rule(lambda stem: (stem,), "same name"),
     "prefix": Rule(lambda stem: (stem, stem.split("_")[0]), "same name, or the part before the first '_'", shared=True),
     "no": Rule(lambda stem: (stem, f"no{stem}"), "same name, or 'no' + name (rain-1 and norain-1)"),
     "bsd": Rule(_bsd, "same name, with or without the leading 'a' of BSD400"),
+    "two_parts": Rule(_two_parts, "same name, or the part before the second '_' (Outdoor-Rain)", shared=True),
     "raindrop": Rule(lambda stem: (stem, stem.removesuffix("_rain") + "_clean"), "same name, or N_rain and N_clean"),
 }
 

@@ -14,22 +14,8 @@ import cv2
 import numpy as np
 
 from unildiff.degradations import maps, masks, operators
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.keys import generator
-
-DEGRADATIONS: tuple[str, ...] = (
-    "low",
-    "haze",
-    "rain",
-    "snow",
-    "low_haze",
-    "low_rain",
-    "low_snow",
-    "haze_rain",
-    "haze_snow",
-    "low_haze_rain",
-    "low_haze_snow",
-)
-"""CDD-11's folder names, in the order of the papers' tables: four single, five double, two triple."""
 
 VERSION = 2
 """Raised when an image of some key changes. 2: low light weights grey as OneRestore's script does."""

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from unildiff.degradations.blur import DISPLAY_GAMMA, gaussian_blur, motion_blur
-from unildiff.degradations.cdd11 import DEGRADATIONS, VERSION, CleanImage, degrade
+from unildiff.degradations.cdd11 import VERSION, CleanImage, degrade
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import generator

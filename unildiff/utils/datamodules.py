@@ -5,15 +5,18 @@ Configs and checkpoints name their classes ``datamodules.cdd11.CDD11DataModule``
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.paths import configs_folder
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _INSTALLED = (_PACKAGE / "datamodules").is_dir()
@@ -23,8 +26,12 @@ _ALIAS = "datamodules" if _INSTALLED else "unildiff.datamodules"
 
 
 def names() -> list[str]:
-    """Return the short names of all datamodules, sorted: the names of their files."""
-    return sorted(file.stem for file in FOLDER.glob("[a-z]*.py"))
+    """Return the short names of all datasets, sorted: each has a datamodule of its own, a config, or both."""
+    return sorted({*_modules(), *(file.stem for file in (configs_folder() / "data").glob("*.yaml"))})
+
+
+def _modules() -> list[str]:
+    return [file.stem for file in FOLDER.glob("[a-z]*.py")]
 
 
 def known_name(name: str) -> str:
@@ -47,7 +54,7 @@ def known_name(name: str) -> str:
 def class_path(name: str) -> str:
     """Return the import path of a datamodule, e.g. ``"datamodules.cdd11.CDD11DataModule"`` for ``"cdd11"``.
 
-    This imports the module.
+    This imports the module. Of a dataset without a datamodule of its own the config is returned, which names a class, too.
 
     Args:
         name: short name; capitals, hyphens and underscores do not matter.
@@ -56,9 +63,23 @@ def class_path(name: str) -> str:
         UserError: no datamodule has this name.
     """
     name = known_name(name)
+    if name not in _modules():
+        return str(configs_folder() / "data" / f"{name}.yaml")
     module = import_module(f"{PREFIX}.{name}")
     found = next(each for each in vars(module) if _plain(each) == _plain(f"{name}DataModule"))
     return f"{module.__name__}.{found}"
+
+
+def constructor(name: str) -> Callable[..., Any]:
+    """Return what makes the datamodule of a short name, see :func:`class_path`; it takes the class's arguments."""
+    path, fixed = class_path(name), {}
+    if path.endswith(".yaml"):
+        import yaml
+
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        path, fixed = config["class_path"], config["init_args"]
+    module, _, found = path.rpartition(".")
+    return partial(getattr(import_module(module), found), **fixed)
 
 
 class Finder:
@@ -72,7 +93,7 @@ class Finder:
     ) -> ModuleSpec | None:
         """Return a spec for ``datamodules``, ``datamodules.NAME`` and the same below ``unildiff``."""
         package, _, module = name.removeprefix("unildiff.").partition(".")
-        if package != "datamodules" or (module and module not in names()):
+        if package != "datamodules" or (module and module not in _modules()):
             return None
         if name == _ALIAS or name.startswith(f"{_ALIAS}."):
             return ModuleSpec(name, self, is_package=not module)  # type: ignore[arg-type]

@@ -14,7 +14,8 @@ from unildiff.data.images import read_rgb
 from unildiff.data.tools import synthesize as module
 from unildiff.data.tools.synthesize import synthesize
 from unildiff.data.tools.synthesize_inputs import Sources
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.cdd11 import degrade
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
 

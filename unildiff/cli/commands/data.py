@@ -26,7 +26,7 @@ def list_() -> None:
     for name, data in DATASETS.items():
         further = f"; its test can be joined by {', '.join(s.name for s in data.optional)}" if data.optional else ""
         print(f"  {name:11} {data.title}: {', '.join(pictures.name for pictures in data.sets)}{further}")
-        sets |= {pictures.name: pictures for pictures in (*data.sets, *data.optional)}
+        sets |= {pictures.name: pictures for pictures in data.all_sets}
     for name, text in without_folders(list(DATASETS)):
         print(f"  {name:11} {text}")
     print("\nsets, with the number of pictures that each should have:")

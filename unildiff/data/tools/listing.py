@@ -16,8 +16,8 @@ def picture_sets(name: str) -> Sequence[PictureSet]:
         UserError: there is none.
     """
     if name in DATASETS:
-        return (*DATASETS[name].sets, *DATASETS[name].optional)
-    by_name = {pictures.name: pictures for data in DATASETS.values() for pictures in (*data.sets, *data.optional)}
+        return DATASETS[name].all_sets
+    by_name = {pictures.name: pictures for data in DATASETS.values() for pictures in data.all_sets}
     if name not in by_name:
         raise UserError(f"unknown set: {name!r}; choose from {', '.join(dict.fromkeys([*DATASETS, *by_name]))}")
     return (by_name[name],)

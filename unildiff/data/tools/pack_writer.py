@@ -261,7 +261,7 @@ def pack_set(name: str, root: Path, out: Path) -> Pack:
     data = dataset(name)
     sources: dict[str, PairSource] = {}
     for split in get_args(Split):
-        there = [pictures for pictures in (*data.sets, *data.optional) if is_there(root, pictures, split)]
+        there = [pictures for pictures in data.all_sets if is_there(root, pictures, split)]
         if there:
             sources[split], faults = disk_source([(root, pictures) for pictures in there], split, sizes=False)
             report(faults, "raise", [], "mend them, see `unildiff data check`")

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from unildiff.data.captions import FILE_NAME
-from unildiff.data.catalogue import CDD11, dataset
+from unildiff.data.catalogue import dataset
 from unildiff.data.images import write_png
 from unildiff.data.layouts import SAMPLE_MARKER, sample_of
 from unildiff.data.shipped_photographs import Photograph, load, photographs
 from unildiff.data.tools.sample_generators import GENERATORS
-from unildiff.degradations.cdd11 import DEGRADATIONS, degrade
+from unildiff.degradations.cdd11 import degrade
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import write_failure
 from unildiff.utils.keys import sample_key
@@ -78,12 +79,16 @@ def write_sample(name: str, root: Path) -> int:
 def _plans(name: str) -> Iterator[Plan]:
     for pictures in dataset(name).sets:
         for photo in photographs("test"):
-            if pictures is CDD11:
+            if pictures.name == "cdd11":
                 yield Plan(f"test/clear/{photo.name}.png", photo, None)
                 for degradation in DEGRADATIONS:
                     yield Plan(f"test/{degradation}/{photo.name}.png", photo, degradation)
                 continue
-            folders = next(f for f in pictures.folders if f.layout in ("unildiff", "udc") and f.split == "test")
+            known = (f for f in pictures.folders if f.layout in ("unildiff", "udc") and f.split == "test")
+            if (folders := next(known, None)) is None:
+                raise UserError(
+                    f"no sample set of {name}; see `unildiff data layout {name}` and `unildiff data download {name}`"
+                )
             yield Plan(f"{folders.gt}/{photo.name}.png", photo, None)
             if folders.lq is not None:
                 yield Plan(f"{folders.lq}/{photo.name}.png", photo, pictures.degradation)

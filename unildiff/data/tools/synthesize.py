@@ -27,7 +27,8 @@ from unildiff.data import captions
 from unildiff.data.images import read_rgb
 from unildiff.data.png import encode_png
 from unildiff.data.tools.synthesize_inputs import Sources, clean_pictures, maps_of, masks_in, masks_of, read_map
-from unildiff.degradations.cdd11 import DEGRADATIONS, VERSION, CleanImage, degrade
+from unildiff.degradations.cdd11 import VERSION, CleanImage, degrade
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, some, write_failure, write_whole

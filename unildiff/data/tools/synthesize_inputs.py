@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from unildiff.data.images import list_images, read_grey, read_rgb
-from unildiff.degradations.cdd11 import DEGRADATIONS
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma, to_grey
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, some
