@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from unildiff.data.captions import Captions
 from unildiff.data.clean_images import Clean, MadePairs
@@ -14,9 +14,19 @@ from unildiff.deadleaves.dataset import Rendered, SceneTrainSet
 from unildiff.deadleaves.renderer import MIN_SIDE, VERSION, render
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.tasks import CLEAR, MADE_BY, check_tasks
-from unildiff.utils.errors import UserError, check_share
+from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
 from unildiff.utils.parallel import progress
+from unildiff.utils.validation import (
+    NonNegativeFloat,
+    PixelCount,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Seed,
+    Share,
+    check_arguments,
+)
 
 _VAL_SIZE = 12  # below it a photograph of 640x427 keeps no 8 pixels of its height
 
@@ -32,18 +42,18 @@ class DeadLeavesDataModule(RestorationDataModule):
 
     def __init__(
         self,
-        crop_size: int = 128,
-        picture_size: int | None = None,
-        count: int = 20000,
+        crop_size: PixelCount = 128,
+        picture_size: PixelCount | None = None,
+        count: PositiveInt = 20000,
         cache: str | None = None,
-        scene_seed: int = 0,
+        scene_seed: Seed = 0,
         degradations: list[str] | None = None,
-        weights: dict[str, float] | None = None,
-        saturation: tuple[float, float] = (0.6, 1.6),
-        estimated_depth: float = 0.6,
-        evening: float = 0.0,
-        val_size: int = 256,
-        test_count: int = 10,
+        weights: dict[str, NonNegativeFloat] | None = None,
+        saturation: tuple[PositiveFloat, PositiveFloat] = (0.6, 1.6),
+        estimated_depth: Share = 0.6,
+        evening: Share = 0.0,
+        val_size: Annotated[int, Range(_VAL_SIZE, 65_536)] = 256,
+        test_count: PositiveInt = 10,
         **kwargs: Any,
     ) -> None:
         """Choose the scenes.
@@ -65,11 +75,10 @@ class DeadLeavesDataModule(RestorationDataModule):
             test_count: test scenes a degradation.
             kwargs: see the base class.
         """
+        check_arguments(DeadLeavesDataModule, locals())
         super().__init__(crop_size=crop_size, **kwargs)
-        if not 0 < saturation[0] <= saturation[1]:
-            raise UserError(f"saturation: {saturation}; give two factors above 0, the smaller first")
-        check_share("estimated_depth", estimated_depth)
-        check_share("evening", evening)
+        if saturation[0] > saturation[1]:
+            raise UserError(f"saturation is {saturation}; the first factor must not be larger than the second")
         self.degradations: Sequence[str] = DEGRADATIONS if degradations is None else degradations
         check_tasks("degradations", self.degradations)
         if evening and CLEAR not in self.degradations:
@@ -77,13 +86,6 @@ class DeadLeavesDataModule(RestorationDataModule):
         self.side = crop_size if picture_size is None else picture_size
         if self.side < max(MIN_SIDE, crop_size):
             raise UserError(f"picture_size: {self.side}; give at least crop_size ({crop_size}) and {MIN_SIDE}")
-        for name, given, least in (
-            ("count", count, 1),
-            ("test_count", test_count, 1),
-            ("val_size", val_size, _VAL_SIZE),
-        ):
-            if given < least:
-                raise UserError(f"{name}: {given}; give at least {least}")
         self.count = count
         self.weights = weights
         self.saturation = saturation

@@ -1,7 +1,7 @@
 """Any folder of clean images as training data: degraded on the fly, mixed with generated scenes if wanted."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from unildiff.data.batch import SampleSet
 from unildiff.data.captions import Captions
@@ -15,9 +15,19 @@ from unildiff.deadleaves.cache import SceneCache
 from unildiff.deadleaves.dataset import SceneTrainSet
 from unildiff.deadleaves.renderer import MIN_SIDE, VERSION
 from unildiff.degradations.tasks import CLEAR, EVALUATED, MADE_BY, TASKS, check_tasks
-from unildiff.utils.errors import UserError, check_share
+from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder
 from unildiff.utils.parallel import progress
+from unildiff.utils.validation import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PixelCount,
+    PositiveInt,
+    Range,
+    Seed,
+    Share,
+    check_arguments,
+)
 
 
 class PhotographsDataModule(RestorationDataModule):
@@ -32,24 +42,24 @@ class PhotographsDataModule(RestorationDataModule):
     def __init__(
         self,
         root: str = "data/photographs",
-        crop_size: int = 128,
-        scale: tuple[float, float] = (0.45, 1.0),
+        crop_size: PixelCount = 128,
+        scale: tuple[Share, Share] = (0.45, 1.0),
         degradations: list[str] | None = None,
-        weights: dict[str, float] | None = None,
-        count: int = 10000,
-        evening: float = 0.0,
+        weights: dict[str, NonNegativeFloat] | None = None,
+        count: PositiveInt = 10000,
+        evening: Share = 0.0,
         captions: str | None = None,
         captions_from_names: bool = False,
-        scenes: float = 0.0,
-        scene_size: int | None = None,
-        scene_count: int = 12000,
+        scenes: Share = 0.0,
+        scene_size: PixelCount | None = None,
+        scene_count: PositiveInt = 12000,
         scene_cache: str | None = None,
-        scene_seed: int = 0,
+        scene_seed: Seed = 0,
         val_root: str | None = None,
         val_shipped: bool = True,
-        val_size: int = 384,
+        val_size: Annotated[int, Range(12, 65_536)] = 384,
         val_degradations: list[str] | None = None,
-        val_each: int = 0,
+        val_each: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         """Choose images, degradations and the share of generated scenes.
@@ -76,9 +86,8 @@ class PhotographsDataModule(RestorationDataModule):
             val_each: number of degradations per validation image, in turn; 0 means all. Tests always use all.
             kwargs: see the base class.
         """
+        check_arguments(PhotographsDataModule, locals())
         super().__init__(crop_size=crop_size, **kwargs)
-        check_share("evening", evening)
-        check_share("scenes", scenes)
         self.degradations = list(TASKS) if degradations is None else degradations
         self.val_degradations = list(EVALUATED) if val_degradations is None else val_degradations
         check_tasks("degradations", self.degradations)
@@ -92,15 +101,6 @@ class PhotographsDataModule(RestorationDataModule):
         side = crop_size if scene_size is None else scene_size
         if scenes and side < max(MIN_SIDE, crop_size):
             raise UserError(f"scene_size is {side}; give at least crop_size ({crop_size}) and {MIN_SIDE}")
-        least = (
-            ("count", count, 1),
-            ("scene_count", scene_count, 1),
-            ("val_size", val_size, 12),
-            ("val_each", val_each, 0),
-        )
-        for name, given, smallest in least:
-            if given < smallest:
-                raise UserError(f"{name} is {given}; give at least {smallest}")
         if val_each > len(self.val_degradations):
             raise UserError(f"val_each is {val_each}; there are {len(self.val_degradations)} val_degradations")
         self.root, self.val_root = Path(root), None if val_root is None else Path(val_root)

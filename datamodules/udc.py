@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from unildiff.data.layouts import PictureSet
 from unildiff.data.pair import PairSource, Split
 from unildiff.data.raw import Bayer, demosaic, mosaic, raw_to_rgb, read_raw
 from unildiff.utils.errors import UserError
+from unildiff.utils.validation import Range, check_arguments
 
 _WHITE = 65535
 _DISPLAYS = {name: SETS[name] for name in ("toled", "poled")}
@@ -37,7 +38,7 @@ class UDCDataModule(CatalogueDataModule):
         displays: list[str] | None = None,
         format: Literal["rgb", "raw"] = "rgb",
         bayer: Bayer | None = None,
-        white_level: int = _WHITE,
+        white_level: Annotated[int, Range(1, 65_535)] = _WHITE,
         through_raw: bool = False,
         test_split: Literal["test", "val"] = "test",
         **kwargs: Any,
@@ -54,6 +55,7 @@ class UDCDataModule(CatalogueDataModule):
             test_split: which images ``test`` uses; "val" where the test images have no ground truth.
             kwargs: see :class:`CatalogueDataModule`.
         """
+        check_arguments(UDCDataModule, locals())
         super().__init__(**kwargs)
         self.test_split: Split = test_split
         self.displays = list(_DISPLAYS) if displays is None else displays

@@ -154,7 +154,7 @@ def test_a_full_disk_ends_the_run_in_one_error_and_leaves_the_last_checkpoint(tm
 
 
 def test_settings_that_make_no_sense() -> None:
-    with pytest.raises(UserError, match="every_n_steps 0"):
+    with pytest.raises(UserError, match="every_n_steps is 0"):
         Checkpointing(every_n_steps=0)
-    with pytest.raises(UserError, match="keep 0"):
+    with pytest.raises(UserError, match="keep is 0"):
         Checkpointing(keep=0)

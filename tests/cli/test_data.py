@@ -161,7 +161,7 @@ def test_synthesize_is_read_as_cdd11(clean: Path, tmp_path: Path, no_processes: 
     assert "layout moceir; low 2, haze 2" in capsys.readouterr().out
     assert "missing: --clean" in refused(capsys, "synthesize", "cdd11", "--out", out)
     refused(capsys, "synthesize", "rain100l", "--clean", clean, "--out", out)
-    assert "--processes 0" in refused(capsys, "synthesize", "cdd11", "--clean", clean, "--out", out, "--processes", 0)
+    assert "processes is 0" in refused(capsys, "synthesize", "cdd11", "--clean", clean, "--out", out, "--processes", 0)
 
 
 def test_caption_lists_leaks(clean: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ MISTAKES = {
     "unknown option": (["fit", *TOY, "--trainer.max_stepz", "3"], "unknown option: --trainer.max_stepz; did you mean --trainer.max_steps?"),
     "unknown option of data": (["fit", *TOY, "--data.cuont", "3"], "did you mean count?"),
     "stray word": (["fit", *TOY, "extra"], "extra"),
-    "wrong type": (["fit", *TOY, "--trainer.max_steps", "many"], "trainer.max_steps: Expected a int. Got value: many"),
+    "wrong type": (["fit", *TOY, "--trainer.max_steps", "many"], "trainer.max_steps is many; it must be int"),
     "no such class": (["fit", "--model", "tests.callbacks.toy.ToyModul", *TOY[2:]], "has no ToyModul; did you mean ToyModule?"),
     "no such module": (["fit", *TOY[:2], "--data", "nowhere.Data"], "no class nowhere.Data: No module named 'nowhere'"),
     "no such class in a config": (["fit", *TOY[2:], "--config", "class.yaml"], "no attribute 'Nope'"),
@@ -90,7 +90,7 @@ MISTAKES = {
     "a name that is not UTF-8": (["data", "check", "cdd11", "--root", "caf\udce9"], "no such folder: caf"),
     "a name that is not UTF-8 as positional": (["restore", "caf\udce9", "out"], "no such folder: caf"),
     "a captioner without a network": (["data", "caption", "--root", "images", "--model", "some/blip"], "cannot be downloaded"),
-    "wrong value of a command": (["restore", "a", "b", "--seed", "x"], "seed: Expected a int. Got value: x"),
+    "wrong value of a command": (["restore", "a", "b", "--seed", "x"], "seed is x; it must be int"),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from unildiff.core.tiled_model import level_statistics, out_of_memory
 from unildiff.core.tiling import axis_share, make_grid
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.planning.tracker import Tracker
+from unildiff.utils.errors import UserError
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -314,7 +315,7 @@ def test_tiles_prepare_their_contexts_once_for_all_steps() -> None:
 
 
 def test_tiles_that_are_too_small_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 128 pixels"):
+    with pytest.raises(UserError, match="a whole number between 128"):
         SamplingSettings(tile_size=64)
     with pytest.raises(ValueError, match="at least 8"):
         make_grid(64, 64, 6)

@@ -213,10 +213,10 @@ def test_validation_pictures_are_held_out_of_training(root):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"val_scenes": -1}, "val_scenes: -1; give 0, or"),
+        ({"val_scenes": -1}, "val_scenes is -1; it must be"),
         ({"val_scenes": 3}, "val_scenes is 3, but the dataset has only 3 scenes, so none would be left"),
-        ({"samples_per_epoch": 0}, "samples_per_epoch: 0; give at least 1"),
-        ({"samples_per_epoch": -5}, "samples_per_epoch: -5; give at least 1"),
+        ({"samples_per_epoch": 0}, "samples_per_epoch is 0; it must be"),
+        ({"samples_per_epoch": -5}, "samples_per_epoch is -5; it must be"),
     ],
 )
 def test_counts_that_cannot_be_are_said_by_name(root, settings, message):

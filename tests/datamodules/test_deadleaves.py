@@ -58,11 +58,11 @@ def test_a_sample_is_a_scene_and_its_degradation():
         ({"crop_size": 15}, r"picture_size: 15; give at least crop_size \(15\) and 16"),
         ({"crop_size": 8, "picture_size": 8}, r"picture_size: 8; give at least crop_size \(8\) and 16"),
         ({"picture_size": 31}, r"picture_size: 31; give at least crop_size \(32\) and 16"),
-        ({"picture_size": 0}, "picture_size: 0; give"),
-        ({"count": -3}, "count: -3; give at least 1"),
-        ({"count": 0}, "count: 0; give at least 1"),
-        ({"test_count": 0}, "test_count: 0; give at least 1"),
-        ({"val_size": 11}, "val_size: 11; give at least 12"),
+        ({"picture_size": 0}, "picture_size is 0; it must"),
+        ({"count": -3}, "count is -3; it must"),
+        ({"count": 0}, "count is 0; it must"),
+        ({"test_count": 0}, "test_count is 0; it must"),
+        ({"val_size": 11}, "val_size is 11; it must be a whole number between 12"),
     ],
 )
 def test_sizes_and_counts_that_cannot_be_are_said_by_name(settings, message):
@@ -102,7 +102,7 @@ def test_dark_scenes_stay_dark_and_have_no_noise():
         assert torch.equal(second["gt"], second["lq"]) == (second["degradation"] == "clear")
         assert torch.equal(first["gt"], second["gt"]) == (second["degradation"] != "clear")
         assert second["degradation"] != "clear" or second["gt"].sum() < first["gt"].sum()
-    with pytest.raises(UserError, match=r"evening: 1\.5 is no share"):
+    with pytest.raises(UserError, match=r"evening is 1\.5; it must be a number between 0 and 1"):
         module(evening=1.5)
     with pytest.raises(UserError, match=r"evening: 0\.5 of the clear samples, but degradations has no clear"):
         module(evening=0.5, degradations=["low"])

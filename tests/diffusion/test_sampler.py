@@ -11,6 +11,7 @@ from torch import Tensor
 from unildiff.core.sizes import SDXL
 from unildiff.diffusion.sampler import SamplingSettings, sample, start_latents
 from unildiff.diffusion.schedule import NoiseSchedule
+from unildiff.utils.errors import UserError
 
 LINEAR = SamplingSettings(num_inference_steps=20, guidance_scale=1.0)
 
@@ -186,10 +187,14 @@ def test_start_as_diffusers_adds_noise(kind: Any) -> None:
         ({"guidance_interval": (0.5, 0.5)}, "guidance_interval"),
         ({"guidance_interval": (0.0, 1.1)}, "guidance_interval"),
         ({"last_timestep": -1}, "last_timestep is -1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"guidance_scale": 1e30}, r"guidance_scale is 1e\+30"),
+        ({"start": "x"}, "start is 'x'; it must be one of lq, noise"),
+        ({"tile_size": 64}, "tile_size is 64; it must be a whole number between 128"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(UserError, match=named):
         SamplingSettings(**settings)
 
 

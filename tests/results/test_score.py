@@ -231,7 +231,6 @@ def test_other_mistakes_get_one_line(flat, tmp_path):
     assert "empty folder" in one_line(flat[0], write(tmp_path / "empty", {}))
     (tmp_path / "hollow" / "folder").mkdir(parents=True)
     assert "no images in" in one_line(tmp_path / "hollow", flat[1])
-    assert "--workers -1" in one_line(*flat, workers=-1)
     write(flat[0] / "low", TRUTHS)
     assert "both images and folders of images" in one_line(*flat)
     (flat[1] / "coffee.jpg").write_bytes((flat[1] / "coffee.png").read_bytes())

@@ -158,7 +158,7 @@ def test_halved_weights_need_autocast(base_folder: Path, tmp_path: Path) -> None
         make_trainer(tmp_path, max_steps=1).fit(
             stage(base_folder, frozen_dtype="bfloat16"), make_loader([make_batch([1])])
         )
-    with pytest.raises(ValueError, match="rank is 0"):
+    with pytest.raises(UserError, match="rank is 0"):
         LoRAConfig(0)
 
 

@@ -56,9 +56,9 @@ def test_shares_are_from_0_to_1(share: float, base_folder: Path, tmp_path: Path)
     for kind in ("alignment", "joint"):
         with pytest.raises(UserError, match=f"terminal_share is {share}; it must be a number between 0 and 1"):
             make_stage(kind, base_folder, terminal_share=share)
-    with pytest.raises(UserError, match=f"text_dropout: {share} is no share"):
+    with pytest.raises(UserError, match=f"text_dropout is {share}; it must"):
         PretrainUNetModule(str(base_folder), str(tmp_path), text_dropout=share)
-    with pytest.raises(UserError, match=f"degraded_share: {share} is no share"):
+    with pytest.raises(UserError, match=f"degraded_share is {share}; it must"):
         PretrainVAEModule(str(tmp_path), degraded_share=share)
 
 

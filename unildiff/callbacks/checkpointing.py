@@ -12,7 +12,7 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from unildiff.callbacks.checkpoint_io import AtomicCheckpointIO
 from unildiff.utils.errors import UserError
+from unildiff.utils.validation import LARGEST, PositiveInt, Range, check_arguments
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -40,8 +41,8 @@ class Checkpointing(Checkpoint):
     def __init__(
         self,
         dirpath: str | None = None,
-        every_n_steps: int = 500,
-        keep: int = 2,
+        every_n_steps: PositiveInt = 500,
+        keep: Annotated[int, Range(-1, LARGEST)] = 2,
         monitor: str | None = None,
         mode: Literal["max", "min"] = "max",
         weights_only: bool = False,
@@ -59,11 +60,10 @@ class Checkpointing(Checkpoint):
         Raises:
             UserError: ``every_n_steps`` or ``keep`` makes no sense.
         """
+        check_arguments(Checkpointing, locals())
         super().__init__()
-        if every_n_steps < 1 or keep == 0 or keep < -1:
-            raise UserError(
-                f"checkpoints: every_n_steps {every_n_steps}, keep {keep}; give at least 1 (keep: -1 is all)"
-            )
+        if keep == 0:
+            raise UserError("keep is 0; it must be the number of checkpoints to keep, or -1 to keep all")
         self.dirpath = dirpath
         self.every_n_steps = every_n_steps
         self.keep = keep

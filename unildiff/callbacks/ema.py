@@ -1,7 +1,7 @@
 """Averaged weights of what is trained, and of nothing else."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
+from unildiff.utils.validation import Range, check_arguments
 
 CHECKPOINT_KEY = "ema_state_dict"
 
@@ -30,7 +31,11 @@ class ExponentialMovingAverage(Callback):
         average: parameter name to averaged tensor; empty until the fit starts or a checkpoint is loaded.
     """
 
-    def __init__(self, decay: float = 0.9999, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
+    def __init__(
+        self,
+        decay: Annotated[float, Range(0, 1, below=True)] = 0.9999,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
         """Set how the average moves and is kept.
 
         Args:
@@ -41,9 +46,8 @@ class ExponentialMovingAverage(Callback):
         Raises:
             UserError: ``decay`` is not in [0, 1).
         """
+        check_arguments(ExponentialMovingAverage, locals())
         super().__init__()
-        if not 0 <= decay < 1:
-            raise UserError(f"ema: decay {decay}; give a number from 0 up to, not including, 1")
         self.decay = decay
         self.dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self.updates = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.validation import PositiveInt, check_arguments
 
 _LOG = logging.getLogger(__name__)
 _NAMES_SHOWN = 8
@@ -28,8 +29,9 @@ class NonFiniteGuard(Callback):
         in_a_row: skipped steps since the last good one.
     """
 
-    def __init__(self, limit: int = 10) -> None:
+    def __init__(self, limit: PositiveInt = 10) -> None:
         """Args: limit: so many bad steps in a row end the run (our choice)."""
+        check_arguments(NonFiniteGuard, locals())
         super().__init__()
         self.limit = limit
         self.skipped = 0

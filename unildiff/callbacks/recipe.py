@@ -1,9 +1,12 @@
 """What a recipe promises and a different number of devices would silently break."""
 
+from typing import Literal
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.validation import PositiveInt, check_arguments
 
 
 class GlobalBatch(Callback):
@@ -12,8 +15,9 @@ class GlobalBatch(Callback):
     The global batch is devices x batch size x accumulation; who trains on other devices has to change the others.
     """
 
-    def __init__(self, size: int = 64) -> None:
+    def __init__(self, size: PositiveInt = 64) -> None:
         """Args: size: samples an optimiser step (supplement: 64)."""
+        check_arguments(GlobalBatch, locals())
         super().__init__()
         self.size = size
 
@@ -43,11 +47,10 @@ class GlobalBatch(Callback):
 class MatmulPrecision(Callback):
     """Lets float32 matrix products run in TF32 on GPUs that have it: what is left in float32 under bf16-mixed."""
 
-    def __init__(self, precision: str = "high") -> None:
+    def __init__(self, precision: Literal["highest", "high", "medium"] = "high") -> None:
         """Args: precision: ``high`` (TF32), ``medium`` (bfloat16) or ``highest`` (float32)."""
+        check_arguments(MatmulPrecision, locals())
         super().__init__()
-        if precision not in ("highest", "high", "medium"):
-            raise UserError(f"matmul precision: {precision!r}; choose from highest, high, medium")
         self.precision = precision
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from unildiff.utils.keys import sample_key
+from unildiff.utils.validation import Seed, check_arguments
 
 
 class StepSeed(Callback):
@@ -19,8 +20,9 @@ class StepSeed(Callback):
     depend on this: they come from each sample's own key. Our choice.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: Seed | None = None) -> None:
         """Args: seed: by default the one of ``--seed_everything``, else 0."""
+        check_arguments(StepSeed, locals())
         super().__init__()
         self.seed = seed
 

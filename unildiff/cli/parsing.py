@@ -14,10 +14,14 @@ from jsonargparse._typehints import ActionTypeHint
 from yaml import YAMLError
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.validation import check_arguments
 
 _UNKNOWN = re.compile(r"(?:does not accept option|Option|Key|unrecognized arguments:) '?(?P<name>[^\s'=]+)")
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[\w.]+)'")
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
+_KEY = re.compile(r'Parser key "([^"]+)":')
+_WRAPPING = re.compile(r"Does not validate against .*|Subtypes: .*|Errors:|Problem with given class_path '[^']*':")
+_EXPECTED = re.compile(r"Expected an? (?P<kind>.+?)\. Got value: (?P<value>.*)")
 _TYPE = re.compile(r"<class '([\w.]+)'>")
 
 
@@ -99,11 +103,26 @@ def explain(message: str, known: Iterable[str] = ()) -> str:
         where = f" of {given_class['path']}" if given_class else ""
         hint = f"did you mean {dashes}{near[0]}?" if near else "--help lists what there is"
         return f"unknown {'option' if dashes else 'key'}: {name}{where}; {hint}"
-    key = re.match(r'\s*Parser key "([^"]+)":', message)
-    causes = re.findall(r"^\s*- (.+(?:\n(?!\s*- |\s*Given value).+)*)", message, flags=re.MULTILINE)
-    cause = causes[0] if causes else message[key.end() :] if key else message
-    line = _TYPE.sub(r"\1", " ".join(cause.split()))
-    return f"{key[1]}: {line}" if key else line
+    key, cause = _cause(message)
+    line = _TYPE.sub(r"\1", cause).replace("typing.", "")
+    if expected := _EXPECTED.fullmatch(line):
+        line = f"is {expected['value']}; it must be {expected['kind']}"
+        return f"{key} {line}" if key else f"a value {line}"
+    return f"{key}: {line}" if key else line
+
+
+def _cause(message: str) -> tuple[str, str]:
+    """Return the full name of the key that jsonargparse complains about, and the innermost reason."""
+    names: list[str] = []
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        if name := _KEY.match(text):
+            names.append(name[1])
+            text = text[name.end() :].strip()
+        text = _WRAPPING.sub("", text)
+        if text:
+            return ".".join(names), " ".join(text.split())
+    return ".".join(names), " ".join(message.split())
 
 
 def _parameters(class_path: str) -> list[str]:
@@ -148,6 +167,7 @@ def call_function(function: Callable[..., int | None], program: str, arguments: 
         if not action.option_strings:
             action.metavar = f"{action.dest} ..." if _is_list(parameters[action.dest].annotation) else action.dest
     values = parser.parse_args(_in_json(parameters, arguments)).as_dict()
+    check_arguments(function, values)
     return function(**values) or 0
 
 

@@ -14,7 +14,7 @@ from unildiff.planning.step import Stage, StepSettings
 from unildiff.stages.base import check_precision
 from unildiff.stages.settings import LatentCacheConfig
 from unildiff.utils.errors import UserError
-from unildiff.weights.folder import network_config
+from unildiff.utils.validation import build_dataclass
 from unildiff.weights.load import check_own_base, stored_network, weights_folder
 from unildiff.weights.lora import LoRAConfig
 from unildiff.weights.stage_parts import TRAINED
@@ -114,7 +114,7 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
 def _network(model: Any) -> NetworkConfig:
     """Return the network as the stage would: from the config, else from the folder that it starts from."""
     if model.network is not None:
-        return network_config(model.network.as_dict())
+        return build_dataclass(NetworkConfig, model.network.as_dict(), "model.network")
     return stored_network(weights_folder(model.init_from) or weights_folder(model.base))
 
 

@@ -6,7 +6,7 @@ Sources: docs/sources.md, "DAEM"; block shapes and the form of the shared branch
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ from torch.nn import functional as F
 from unildiff.core.moe import Router, Routing, dispatch
 from unildiff.core.norm import ChannelNorm
 from unildiff.diffusion.noise import KeyedNoise
+from unildiff.utils.errors import UserError
+from unildiff.utils.validation import Depth, PixelCount, Range, Width, check_fields
+
+KernelSize = Annotated[int, Range(1, 63)]
 
 
 @dataclass
@@ -36,14 +40,22 @@ class DetailConfig:
     """
 
     kind: Literal["daem", "none"] = "daem"
-    width: int = 64
-    kernel_sizes: tuple[int, ...] = (3, 5, 7, 9)
-    top_k: int = 1
+    width: Width = 64
+    kernel_sizes: tuple[KernelSize, ...] = (3, 5, 7, 9)
+    top_k: Depth = 1
     routing: Literal["image", "window", "position"] = "image"
-    window_size: int = 64
-    expert_depth: int = 1
-    mix_depth: int = 1
+    window_size: PixelCount = 64
+    expert_depth: Depth = 1
+    mix_depth: Depth = 1
     to_pixels: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not 1 <= self.top_k <= len(self.kernel_sizes):
+            raise UserError(
+                f"detail.top_k is {self.top_k}; it must be at least 1 and at most the number of experts "
+                f"(kernel_sizes has {len(self.kernel_sizes)})"
+            )
 
 
 class NAFBlock(nn.Module):

@@ -6,7 +6,7 @@ Sources: paper.md "Two modules" and "Equations and constants, settled"; the auth
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from unildiff.core.gradient_checkpointing import run_block
 from unildiff.core.moe import Routing
 from unildiff.core.norm import ChannelNorm
 from unildiff.diffusion.noise import KeyedNoise
+from unildiff.utils.errors import UserError
+from unildiff.utils.validation import Depth, Range, Width, check_fields
+
+Factor = Annotated[int, Range(1, 256)]
 
 
 @dataclass
@@ -43,18 +47,29 @@ class FusionConfig:
     """
 
     kind: Literal["daff", "plain"] = "daff"
-    hidden_size: int = 1024
-    num_heads: int = 16
-    mlp_ratio: int = 4
-    patch_size: int = 1
-    num_double_blocks: int = 1
-    num_single_blocks: int = 1
+    hidden_size: Width = 1024
+    num_heads: Factor = 16
+    mlp_ratio: Factor = 4
+    patch_size: Factor = 1
+    num_double_blocks: Depth = 1
+    num_single_blocks: Depth = 1
     text_attention: bool = True
     rope: bool = True
     double_outputs: Literal["both", "authors"] = "both"
-    token_experts: int = 0
-    token_top_k: int = 1
+    token_experts: Depth = 0
+    token_top_k: Depth = 1
     lq_norm: Literal["token", "picture"] = "token"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        heads, experts = self.num_heads, self.token_experts
+        if self.hidden_size % (heads * (4 if self.rope else 1)):
+            multiple = f"4 x num_heads ({4 * heads}) with rope" if self.rope else f"num_heads ({heads})"
+            raise UserError(f"fusion.hidden_size is {self.hidden_size}; it must be a multiple of {multiple}")
+        if experts and not 1 <= self.token_top_k <= experts:
+            raise UserError(
+                f"fusion.token_top_k is {self.token_top_k}; it must be between 1 and token_experts ({experts})"
+            )
 
 
 @dataclass

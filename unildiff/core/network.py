@@ -20,6 +20,7 @@ from unildiff.core.text import Pixels, TextEmbedding, TextEncoders, time_ids
 from unildiff.core.tiling import TileGrid
 from unildiff.core.unet import FusedUNet, UNetContext
 from unildiff.diffusion.schedule import NoiseSchedule
+from unildiff.utils.validation import NonNegativeInt, check_fields
 
 
 @dataclass
@@ -36,7 +37,10 @@ class NetworkConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     detail: DetailConfig = field(default_factory=DetailConfig)
     use_text: bool = True
-    last_timestep: int = 0
+    last_timestep: NonNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from unildiff.data.pair import Split
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
 from unildiff.utils.errors import UserError
 from unildiff.utils.parallel import cores
+from unildiff.utils.validation import PixelCount, PositiveInt, Seed, WorkerCount, check_arguments
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,14 +45,14 @@ class RestorationDataModule(lightning.LightningDataModule):
 
     def __init__(
         self,
-        batch_size: int = 8,
-        num_workers: int | None = None,
-        crop_size: int = 512,
+        batch_size: PositiveInt = 8,
+        num_workers: WorkerCount | None = None,
+        crop_size: PixelCount = 512,
         hflip: bool = True,
         vflip: bool = False,
         rotate: bool = False,
-        seed: int | None = None,
-        test_seed: int = 0,
+        seed: Seed | None = None,
+        test_seed: Seed = 0,
     ) -> None:
         """Set what all loaders share.
 
@@ -66,12 +67,10 @@ class RestorationDataModule(lightning.LightningDataModule):
             seed: of training order, crops and degradations; by default the one of ``--seed_everything``, else 0.
             test_seed: of everything random in validation and test; part of the protocol, so apart from ``seed``.
         """
+        check_arguments(RestorationDataModule, locals())
         super().__init__()
         if num_workers is None:
             num_workers = min(8, max(2, cores() // 2))
-        if batch_size < 1 or num_workers < 0 or crop_size < 1:
-            given = f"batch_size {batch_size}, num_workers {num_workers}, crop_size {crop_size}"
-            raise UserError(f"data: {given}; give at least 1, 0 and 1")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augment = Augment(crop_size, hflip, vflip, rotate)

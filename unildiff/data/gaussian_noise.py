@@ -4,13 +4,14 @@ Pictures are (H, W, C) uint8 RGB; sigma is the standard deviation in units of 1/
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from unildiff.data.pair import Pair
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import generator
+from unildiff.utils.validation import Range
 
 Recipe = Literal["keyed", "peers"]
 _BASE = 16  # the peers cut test pictures to a multiple of this before the noise is added (peers.md 2.1)
@@ -19,6 +20,9 @@ _BASE = 16  # the peers cut test pictures to a multiple of this before the noise
 def sigma_of(degradation: str) -> int:
     """Return 25 for "noise_25" or "urban100_noise_25"."""
     return int(degradation.rsplit("_", 1)[1])
+
+
+Sigma = Annotated[int, Range(0, 255)]
 
 
 def check_levels(name: str, sigmas: Sequence[int]) -> None:

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.datasets import Degrader
-from unildiff.data.gaussian_noise import GaussianNoise, Recipe, check_levels, sigma_of
+from unildiff.data.gaussian_noise import GaussianNoise, Recipe, Sigma, check_levels, sigma_of
 from unildiff.data.layouts import PictureSet
 from unildiff.data.pair import Pair, PairSource, Split
 from unildiff.data.sources import View
 from unildiff.utils.errors import UserError
+from unildiff.utils.validation import check_arguments
 
 
 class NoisyDataModule(CatalogueDataModule):
@@ -21,8 +22,8 @@ class NoisyDataModule(CatalogueDataModule):
     def __init__(
         self,
         tasks: list[str] | None = None,
-        sigmas: list[int] | None = None,
-        test_sigmas: list[int] | None = None,
+        sigmas: list[Sigma] | None = None,
+        test_sigmas: list[Sigma] | None = None,
         test_noise: Recipe = "keyed",
         **kwargs: Any,
     ) -> None:
@@ -36,6 +37,7 @@ class NoisyDataModule(CatalogueDataModule):
                 MoCE-IR do, for comparison with their numbers.
             kwargs: see :class:`CatalogueDataModule`.
         """
+        check_arguments(NoisyDataModule, locals())
         super().__init__(**kwargs)
         known = self.known
         self.tasks = [pictures.task for pictures in known.sets] if tasks is None else tasks

@@ -14,6 +14,7 @@ from unildiff.data.sharding import rank_and_world
 from unildiff.data.sources import View, readable
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
+from unildiff.utils.validation import NonNegativeFloat, NonNegativeInt, PixelCount, PositiveInt, check_arguments
 
 if TYPE_CHECKING:
     from unildiff.data.pack import Pack
@@ -42,10 +43,10 @@ class PairedDataModule(RestorationDataModule):
     def __init__(
         self,
         root: str,
-        weights: dict[str, float] | None = None,
-        samples_per_epoch: int | None = None,
-        val_scenes: int | None = None,
-        val_crop: int | None = 512,
+        weights: dict[str, NonNegativeFloat] | None = None,
+        samples_per_epoch: PositiveInt | None = None,
+        val_scenes: NonNegativeInt | None = None,
+        val_crop: PixelCount | None = 512,
         on_error: OnError = "raise",
         captions: str | None = None,
         packed: str | None = None,
@@ -68,14 +69,9 @@ class PairedDataModule(RestorationDataModule):
             packed: folder made by ``unildiff data pack``, read instead of the images.
             kwargs: see the base class.
         """
+        check_arguments(PairedDataModule, locals())
         super().__init__(**kwargs)
         self.root = Path(root)
-        if val_scenes is not None and val_scenes < 0:
-            raise UserError(f"val_scenes: {val_scenes}; give 0, or how many scenes to hold out")
-        if val_crop is not None and val_crop < 1:
-            raise UserError(f"val_crop: {val_crop}; give at least 1, or null for whole images")
-        if samples_per_epoch is not None and samples_per_epoch < 1:
-            raise UserError(f"samples_per_epoch: {samples_per_epoch}; give at least 1, or null for the number of pairs")
         self.weights = weights
         self.samples_per_epoch = samples_per_epoch
         self.val_scenes = val_scenes

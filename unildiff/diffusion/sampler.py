@@ -5,12 +5,14 @@ Axis letters: B batch, C latent channels, h/w latent height and width, N steps.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from unildiff.diffusion.schedule import SPACINGS, NoiseSchedule
+from unildiff.diffusion.schedule import NoiseSchedule
+from unildiff.utils.errors import UserError
+from unildiff.utils.validation import NonNegativeInt, PositiveInt, Range, Share, check_fields
 
 SMALLEST_TILE = 128
 """Smallest tile side in pixels; smaller tiles would see too little of the image to restore it (our choice)."""
@@ -41,28 +43,19 @@ class SamplingSettings:
             config (SDXL-Lightning, SDXL-Turbo) need ``trailing``.
     """
 
-    num_inference_steps: int = 20
-    guidance_scale: float = 5.0
+    num_inference_steps: PositiveInt = 20
+    guidance_scale: Annotated[float, Range(0, 1000)] = 5.0
     start: Literal["lq", "noise"] = "lq"
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    last_timestep: int | None = None
-    tile_size: int | None = None
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    last_timestep: NonNegativeInt | None = None
+    tile_size: Annotated[int, Range(SMALLEST_TILE, 65_536)] | None = None
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         low, high = self.guidance_interval
-        if not 0.0 <= low < high <= 1.0:
-            raise ValueError(
-                f"guidance_interval is {self.guidance_interval}; it must be (low, high) in 0 <= low < high <= 1"
-            )
-        if self.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {self.num_inference_steps}; it must be at least 1")
-        if self.last_timestep is not None and self.last_timestep < 0:
-            raise ValueError(f"last_timestep is {self.last_timestep}; it must be 0 (all the way) or above")
-        if self.tile_size is not None and self.tile_size < SMALLEST_TILE:
-            raise ValueError(f"tile_size is {self.tile_size}; it must be at least {SMALLEST_TILE} pixels")
-        if self.timestep_spacing not in (None, *SPACINGS):
-            raise ValueError(f"timestep_spacing is {self.timestep_spacing!r}; it must be one of {', '.join(SPACINGS)}")
+        if low >= high:
+            raise UserError(f"guidance_interval is {self.guidance_interval}; the first value must be the smaller one")
 
     def timesteps(self, schedule: NoiseSchedule) -> Tensor:
         """Return the steps' timesteps, float32, descending."""

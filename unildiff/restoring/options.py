@@ -49,7 +49,7 @@ class RestoreOptions:
     batch_size: PositiveInt = 1
     colour: Colour = "none"
     uncertainty: NonNegativeInt = 0
-    memory: PositiveInt | None = None
+    memory: Annotated[int, Range(1, 2**50)] | None = None
     offload: bool = False
 
     def __post_init__(self) -> None:

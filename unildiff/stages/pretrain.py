@@ -26,8 +26,8 @@ from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.schedule import NoiseSchedule
 from unildiff.stages.base import StageModule, batch_images, dropped_captions
 from unildiff.stages.optimiser import OptimizerConfig
-from unildiff.utils.errors import check_share
 from unildiff.utils.keys import sample_key
+from unildiff.utils.validation import NonNegativeFloat, NonNegativeInt, Seed, Share, check_arguments
 from unildiff.weights.base import load_base
 from unildiff.weights.folder import save_base
 
@@ -69,14 +69,14 @@ class PretrainVAEModule(StageModule):
         self,
         output: str,
         optimizer: OptimizerConfig | None = None,
-        kl_weight: float = 2e-5,
-        chroma_weight: float = 2.0,
-        degraded_share: float = 0.25,
-        squared_weight: float = 0.0,
-        start_pictures: int = 0,
-        seed: int = 0,
+        kl_weight: NonNegativeFloat = 2e-5,
+        chroma_weight: NonNegativeFloat = 2.0,
+        degraded_share: Share = 0.25,
+        squared_weight: NonNegativeFloat = 0.0,
+        start_pictures: NonNegativeInt = 0,
+        seed: Seed = 0,
     ) -> None:
-        check_share("degraded_share", degraded_share)
+        check_arguments(PretrainVAEModule, locals())
         super().__init__(optimizer or OptimizerConfig(learning_rate=1e-3))
         self.save_hyperparameters()
         base = make_tiny_base(list(VOCABULARY), seed)
@@ -159,9 +159,9 @@ class PretrainUNetModule(StageModule):
     model: _Parts
 
     def __init__(
-        self, base: str, output: str, optimizer: OptimizerConfig | None = None, text_dropout: float = 0.2
+        self, base: str, output: str, optimizer: OptimizerConfig | None = None, text_dropout: Share = 0.2
     ) -> None:
-        check_share("text_dropout", text_dropout)
+        check_arguments(PretrainUNetModule, locals())
         super().__init__(optimizer or OptimizerConfig(learning_rate=1e-3))
         self.save_hyperparameters()
         loaded = load_base(base)

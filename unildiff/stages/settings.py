@@ -12,7 +12,6 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.utils.errors import UserError
 from unildiff.utils.validation import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, build, check_fields
-from unildiff.weights.folder import network_config
 from unildiff.weights.lora import LoRAConfig
 
 StageRow = Literal["round_trip", "no_diffusion", "after_joint"]
@@ -37,6 +36,9 @@ class EvaluationSettings:
     stages: list[StageRow] = field(default_factory=list)
     save_inputs: bool = True
     told: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass
@@ -109,7 +111,7 @@ class StageSettings:
     def __post_init__(self) -> None:
         """Accept plain dictionaries, which is what checkpoints hold, and None for the defaults of nested settings."""
         if isinstance(self.network, dict):
-            self.network = network_config(self.network)
+            self.network = build(NetworkConfig, self.network, "network")
         for name, kind in _nested(type(self)).items():
             value = getattr(self, name)
             setattr(self, name, build(kind, {} if value is None else value, name))

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from unildiff.utils.errors import UserError
 
@@ -48,6 +50,26 @@ def png_names(names: Sequence[str]) -> list[str]:
         keeping |= more
         taken |= {f"{name}.png" for name in more}
     return [f"{name}.png" if name in keeping else plain[name] for name in names]
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        path: the file.
+        what: what the file belongs to, shown first in error messages.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not valid JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{what}: cannot read {path} ({error.strerror})") from None
+    except RecursionError:
+        raise UserError(f"{what}: {path} is not valid JSON (nested too deeply)") from None
+    except ValueError as error:  # syntax, encoding, an integer of thousands of digits
+        raise UserError(f"{what}: {path} is not valid JSON ({error})") from None
 
 
 def no_permission(folder: Path) -> UserError:

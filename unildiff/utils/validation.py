@@ -61,6 +61,7 @@ Width = Annotated[int, Range(1, 16_384)]
 """Channels of a layer."""
 Depth = Annotated[int, Range(0, 256)]
 """Layers, blocks or experts."""
+WorkerCount = Annotated[int, Range(0, 1024)]
 PositiveFloat = Annotated[float, Range(0, 1e6, above=True)]
 NonNegativeFloat = Annotated[float, Range(0, 1e6)]
 Share = Annotated[float, Range(0, 1)]
@@ -142,18 +143,25 @@ def shown(value: Any) -> str:
 
 @cache
 def argument_types(target: Any) -> dict[str, Any]:
-    """Return the annotations of a function's or constructor's parameters; a class's own win over its bases'."""
+    """Return the annotations of the parameters of a function or constructor.
+
+    A constructor with ``**kwargs: Any`` has the parameters of its base class too.
+    """
     if not isinstance(target, type):
         return get_type_hints(target, include_extras=True)
     if is_dataclass(target):
         return get_type_hints(target, include_extras=True)
     hints: dict[str, Any] = {}
-    for each in reversed(target.__mro__):
-        if "__init__" in vars(each) and each is not object:
-            try:
-                hints |= get_type_hints(vars(each)["__init__"], include_extras=True)
-            except (NameError, TypeError):  # a library's class whose annotations cannot be resolved
-                continue
+    for each in target.__mro__[:-1]:
+        if "__init__" not in vars(each):
+            continue
+        try:
+            hints = get_type_hints(vars(each)["__init__"], include_extras=True) | hints
+        except (NameError, TypeError):  # a library's class whose annotations cannot be resolved
+            break
+        if "kwargs" not in hints:
+            break
+        del hints["kwargs"]
     return hints
 
 
@@ -260,7 +268,9 @@ def _check_class(value: Mapping[str, Any], where: str) -> Any:
     except (ImportError, AttributeError, ValueError):  # reported by whoever builds the class
         return value
     arguments = value.get("init_args")
-    check_arguments(target, arguments if isinstance(arguments, Mapping) else {}, f"{where.partition('[')[0]}.{name}")
+    in_list = where.endswith("]")  # several classes: the name tells which
+    prefix = f"{where.rpartition('[')[0]}.{name}" if in_list else where
+    check_arguments(target, arguments if isinstance(arguments, Mapping) else {}, prefix)
     return value
 
 

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unildiff.core.base import Base
-from unildiff.core.daem import DetailConfig
-from unildiff.core.daff import FusionConfig
 from unildiff.core.model import UniLDiff
 from unildiff.core.network import NetworkConfig
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import read_json
 from unildiff.utils.quiet import quiet
+from unildiff.utils.validation import build_dataclass
 from unildiff.weights.base import load_base
 
 CONFIG = "unildiff.json"
@@ -91,17 +91,25 @@ def read_network(folder: Path) -> NetworkConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"model: {folder} has no {CONFIG}; give a folder made by `unildiff export`, or tiny")
+    return stored_network_config(read_json(path, "model"), f"model: {path}")
+
+
+def stored_network_config(values: Any, where: str) -> NetworkConfig:
+    """Return the network settings that ``unildiff.json`` or a checkpoint holds as plain values.
+
+    Args:
+        values: the plain values.
+        where: location shown in error messages.
+
+    Raises:
+        UserError: a setting is missing, unknown or out of range.
+    """
     try:
-        return network_config(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"model: {path} is damaged or of another version ({reason}); export the model again") from None
-
-
-def network_config(values: dict[str, Any]) -> NetworkConfig:
-    """Return the config that ``unildiff.json`` holds."""
-    detail = {**values["detail"], "kernel_sizes": tuple(values["detail"]["kernel_sizes"])}
-    return NetworkConfig(**{**values, "fusion": FusionConfig(**values["fusion"]), "detail": DetailConfig(**detail)})
+        if isinstance(values, dict) and (missing := {"fusion", "detail"} - values.keys()):
+            raise UserError(f"network lacks the key {min(missing)}")
+        return build_dataclass(NetworkConfig, values, "network")
+    except UserError as error:
+        raise UserError(f"{where}: {error}; it is damaged, or another version of unildiff wrote it") from None
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> UniLDiff:

@@ -18,7 +18,7 @@ from unildiff.utils.paths import weights_path
 from unildiff.weights.base import load_base
 from unildiff.weights.base_files import locate
 from unildiff.weights.checkpoints import StageCheckpoint, check_source, read_checkpoint
-from unildiff.weights.folder import load_model, load_parts, network_config, read_network
+from unildiff.weights.folder import load_model, load_parts, read_network, stored_network_config
 from unildiff.weights.lora import has_adapters, with_merged_adapters
 from unildiff.weights.stage_parts import INITIALISED_FROM, TRAINED, parts_in
 
@@ -108,7 +108,7 @@ def model_from_checkpoint(
     model, source = assemble(
         _located(settings.get("base", "tiny"), path),
         _located(settings.get("base_vae"), path),
-        network_config(network) if network else None,
+        stored_network_config(network, f"checkpoint: {path}") if network else None,
         before,
         INITIALISED_FROM["decoder"],
         dtype,

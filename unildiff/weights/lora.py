@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.validation import Width, check_fields
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention's projections, as in diffusers' own LoRA training of SDXL."""
@@ -29,13 +30,11 @@ class LoRAConfig:
             nothing under bf16-mixed, where autocast would round them all the same.
     """
 
-    rank: int = 64
+    rank: Width = 64
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        """Raise a ValueError if ``rank`` is not positive."""
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; it must be at least 1")
+        check_fields(self)
 
 
 def add_adapters(unet: Any, config: LoRAConfig) -> None:

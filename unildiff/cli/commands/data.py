@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.validation import PositiveInt, Seed
 
 if TYPE_CHECKING:
     from unildiff.data.layouts import PictureSet
@@ -148,14 +149,14 @@ def synthesize(
     *,
     clean: Path,
     out: Path,
-    seed: int = 0,
+    seed: Seed = 0,
     split: Literal["train", "test"] = "train",
     depth: Path | None = None,
     light: Path | None = None,
     rain: Path | None = None,
     snow: Path | None = None,
     luma: Literal["onerestore", "true"] = "onerestore",
-    processes: int | None = None,
+    processes: PositiveInt | None = None,
 ) -> None:
     """Make a set in CDD-11's layout from any clean pictures: eleven degradations of each.
 
@@ -177,8 +178,6 @@ def synthesize(
     from unildiff.data.tools.synthesize import synthesize as make
     from unildiff.data.tools.synthesize_inputs import Sources
 
-    if processes is not None and processes < 1:
-        raise UserError(f"--processes {processes}: give at least 1")
     count = make(clean, out, seed, split, Sources(depth, light, rain, snow), processes, luma)
     print(f"{count:,} scenes under 11 degradations in {out / split}; read them with: --data cdd11 --data.root {out}")
 
@@ -189,7 +188,7 @@ def caption(
     model: str,
     source: Literal["clean", "degraded"] = "clean",
     name: str | None = None,
-    max_new_tokens: int = 40,
+    max_new_tokens: PositiveInt = 40,
 ) -> None:
     """Describe pictures by an image-to-text model: captions.jsonl beside the data, which every datamodule reads.
 
@@ -206,8 +205,6 @@ def caption(
     from unildiff.data.captions import FILE_NAME, entries
     from unildiff.data.tools.captioner import caption_folder, leaks
 
-    if max_new_tokens < 1:
-        raise UserError(f"--max_new_tokens {max_new_tokens}: give at least 1")
     made, had = caption_folder(root, model, source, name, max_new_tokens)
     print(f"{made:,} {source} pictures captioned by {model}, {had:,} had a caption already: {root / FILE_NAME}")
     named = [(entry, words) for entry in entries(root / FILE_NAME) if (words := leaks(entry["caption"]))]

@@ -1,6 +1,9 @@
 """``unildiff figures``: what a model does inside, and its sampling settings."""
 
 from pathlib import Path
+from typing import Annotated
+
+from unildiff.utils.validation import PixelCount, PositiveInt, Range, Seed
 
 
 def figures(
@@ -8,14 +11,14 @@ def figures(
     root: Path | None = None,
     model: str = "tiny",
     out: Path = Path("results/figures"),
-    pictures: int = 5,
-    sweep_pictures: int = 1,
-    steps: list[int] = [1, 2, 5, 10, 20],  # noqa: B006  jsonargparse shows it as the default; never changed here
-    guidance: list[float] = [1.0, 2.5, 5.0, 7.5],  # noqa: B006
+    pictures: PositiveInt = 5,
+    sweep_pictures: PositiveInt = 1,
+    steps: list[PositiveInt] = [1, 2, 5, 10, 20],  # noqa: B006  jsonargparse shows it as the default; never changed here
+    guidance: list[Annotated[float, Range(0, 1000)]] = [1.0, 2.5, 5.0, 7.5],  # noqa: B006
     perception: str = "lpips",
-    side: int = 512,
-    num_inference_steps: int = 20,
-    seed: int = 0,
+    side: PixelCount = 512,
+    num_inference_steps: PositiveInt = 20,
+    seed: Seed = 0,
     device: str = "auto",
 ) -> None:
     """Draw a model's gate, fusion, experts, LQ features and sampling settings on a data set's test pictures.
@@ -44,11 +47,8 @@ def figures(
     """
     from unildiff.analysis.model_figures import Options, draw_all, test_samples
     from unildiff.diffusion.sampler import SamplingSettings
-    from unildiff.utils.errors import UserError
     from unildiff.weights.load import load_restorer, pick_device
 
-    if unfit := [number for number in (num_inference_steps, *steps) if number < 1]:
-        raise UserError(f"figures: {unfit[0]} steps; give at least 1")
     sampling = SamplingSettings(num_inference_steps)
     options = Options(sampling, tuple(steps), tuple(guidance), perception, sweep_pictures)
     samples, about = test_samples(data, root, pictures, side, seed)

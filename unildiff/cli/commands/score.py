@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
+from unildiff.utils.errors import UserError
+from unildiff.utils.validation import WorkerCount
+
 
 def score(
     restored: Path,
@@ -12,7 +15,7 @@ def score(
     csv: Path | None = None,
     json: Path | None = None,
     rule: Literal["exact", "prefix", "no-prefix"] = "exact",
-    workers: int = 0,
+    workers: WorkerCount = 0,
     input: Path | None = None,
     label: str | None = None,
     run_dir: Path | None = None,
@@ -58,12 +61,9 @@ def score(
     from unildiff.metrics.protocols import PROTOCOLS, get_protocol
     from unildiff.results.file_pairs import find_pairs
     from unildiff.results.workers import process_count, worker_context
-    from unildiff.utils.errors import UserError
     from unildiff.utils.files import input_folder
 
     protocols = list(PROTOCOLS.values()) if protocol == "all" else [get_protocol(protocol)]
-    if workers < 0:
-        raise UserError(f"--workers {workers}: give 0 for one per core, or a positive number")
     if len(protocols) > 1 and (run_dir or bundle):
         raise UserError("--protocol all has no run_dir and no bundle; choose one protocol")
     if images and not (run_dir or bundle):
