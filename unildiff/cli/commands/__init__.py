@@ -27,5 +27,6 @@ COMMANDS = {
     "data caption": "data.caption",
     "data download": "data.download",
     "data sample": "data.sample",
+    "data photographs": "data.photographs",
 }
 GROUPS = {"data": "List, check, prepare and download datasets; `unildiff data --help` lists the commands."}

@@ -260,6 +260,22 @@ def _patterns(name: str, train: "Half", val: "Half", test: "Half", rule: str) ->
     return {"train": train, "val": val, "test": test}
 
 
+def photographs(root: Path = Path("data/photographs"), package: Path | None = None) -> None:
+    """Download the public-domain photographs that the shipped model was trained on: 134 for training, 28 for validation.
+
+    They come from a Debian package (70 MB), from the archive that apt uses or a public one, and are checked by their
+    SHA-256. An interrupted download is continued.
+
+    Args:
+        root: folder to write; read it with --data photographs --data.root ROOT/train --data.val_root ROOT/validation.
+        package: the Debian package file, if it is already on this machine.
+    """
+    from unildiff.data.tools.photographs import fetch
+
+    count = fetch(root, package)
+    print(f"{count} photographs written to {root}" if count else f"all photographs are already in {root}")
+
+
 def _tell(report: "Report", json: Path | None) -> int:
     """Print a report, write it where asked, and return the exit code."""
     from json import dumps
