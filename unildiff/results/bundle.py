@@ -14,7 +14,7 @@ from typing import Any
 
 from unildiff.metrics.protocols import Protocol
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, write_failure
+from unildiff.utils.files import write_failure
 
 FORMAT = 1
 _MANIFEST = "bundle.json"
@@ -59,7 +59,6 @@ def write_bundle(
     Raises:
         UserError: The bundle cannot be written.
     """
-    output_folder(out.parent)
     if out.exists() and not out.is_file():
         raise UserError(f"--bundle {out} is not a regular file; give the name of a zip file")
     hashes = [{"kind": file.kind, "name": file.name, "sha256": sha256(file.path)} for file in files]

@@ -10,7 +10,7 @@ from unildiff.results.render import templates
 from unildiff.results.rows import means, metrics_of
 from unildiff.results.runs import Run, load_run
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, write_whole
+from unildiff.utils.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,6 @@ def write_leaderboard(folder: Path, out: Path) -> list[str]:
         heads = [metric_title(name) for name in metrics]
         tables.append((title, metrics, heads, _entries(members, metrics)))
     page = templates().get_template("leaderboard.html.j2").render(tables=tables, failed=failed)
-    output_folder(out.parent)
     write_whole(out, page.encode())
     return failed
 

@@ -28,7 +28,7 @@ from unildiff.results.runs import ImageKind, Run, distinct_names, load_run, with
 from unildiff.results.specs import fitting_table
 from unildiff.results.tables import Table, build_table
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_file, output_folder, write_whole
+from unildiff.utils.files import output_file, write_whole
 
 _ASSETS = Path(__file__).parent / "assets"
 _KINDS: tuple[ImageKind, ...] = ("input", "restored", "truth")
@@ -72,7 +72,6 @@ def write_report(run_dirs: Sequence[Path], out: Path, roots: Sequence[Path] = ()
     """
     if not run_dirs:
         raise UserError("no run: report needs at least one run's folder, e.g. `unildiff report runs/joint`")
-    output_folder(out.parent)
     output_file(out)
     names = distinct_names(run_dirs)
     sources = [_read_source(folder, name, roots) for folder, name in zip(run_dirs, names, strict=True)]

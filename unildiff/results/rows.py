@@ -14,7 +14,7 @@ import torch
 
 from unildiff.metrics.protocols import Protocol
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, write_whole
+from unildiff.utils.files import write_whole
 
 if TYPE_CHECKING:  # scoring processes load without it
     import pandas as pd
@@ -129,7 +129,6 @@ def write_csv(rows: "Sequence[Row] | pd.DataFrame", path: Path) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    output_folder(path.parent)
     write_whole(path, csv_text(rows).encode())
 
 

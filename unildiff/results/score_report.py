@@ -106,7 +106,6 @@ def write_json(scored: Sequence[Scored], restored: Path, gt: Path, path: Path) -
             for result in scored
         ],
     }
-    output_folder(path.parent)
     write_whole(path, json.dumps(content, indent=1, allow_nan=False).encode())
 
 

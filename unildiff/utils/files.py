@@ -2,16 +2,29 @@
 
 import contextlib
 import errno
+import glob
+import itertools
 import json
 import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from unildiff.utils.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+_PART = re.compile(r"\..*\.\d+(-\d+)?\.part")
+_FRESH = 60
+"""Seconds during which a part file counts as being written even if no process holds it."""
+_NUMBERS = itertools.count()
 
 
 def input_folder(path: str | Path, holds: str) -> Path:
@@ -86,9 +99,8 @@ def output_folder(path: str | Path) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"not a folder but a file: {folder}; give a folder to write to") from None
     except OSError as error:
@@ -103,31 +115,209 @@ def output_file(path: str | Path) -> Path:
         UserError: it is a folder, or its folder is not there or cannot be written.
     """
     file = Path(path)
-    if not file.parent.exists():
-        raise UserError(f"no such folder: {file.parent}; make it, or give another file to write")
-    output_folder(file.parent)
+    if file.exists() and not file.is_file() and not file.is_dir():
+        return file  # a device or a pipe
+    target = Path(os.path.realpath(file))
+    if not target.parent.exists():
+        raise UserError(f"no such folder: {target.parent}; create it, or give another file to write")
+    output_folder(target.parent)
     if file.is_dir():
         raise UserError(f"not a file but a folder: {file}; give the name of a file to write")
     return file
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears with all of ``data`` in it or not at all, also when the machine goes down.
+    """Write a file so that it appears with all of ``data`` in it or not at all; see :func:`writing`."""
+    with writing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears whole when the block ends, or not at all, also when the machine goes down.
+
+    A link is followed: its target is replaced, and the link stays. What is not a regular file (a device, a pipe,
+    ``/dev/stdout``) is written to directly and never replaced.
+
+    Args:
+        path: the file to write; its folder is created.
 
     Raises:
-        UserError: it cannot be written (no permission, disk full).
+        UserError: it cannot be written (no permission, disk full, a folder).
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        if (stream := _open_stream(path)) is not None:
+            with stream:
+                yield stream
+            return
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target.parent)
+        partial = part_of(target)
+        try:
+            with open(partial, "wb") as file:
+                _hold(file)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, partial)
+            os.replace(partial, target)
+            _flush_folder(target.parent)
+        finally:
+            with contextlib.suppress(OSError):  # it is gone once it was renamed
+                partial.unlink()
     except OSError as error:
-        with contextlib.suppress(OSError):  # where it could not even be made
-            partial.unlink()
+        if isinstance(error, BrokenPipeError):
+            raise
         raise write_failure(path, error) from None
+
+
+def part_of(target: Path) -> Path:
+    """Return the name under which ``target`` is written before it is complete; unique in this process."""
+    return target.with_name(f".{target.name[:100]}.{os.getpid()}-{next(_NUMBERS)}.part")
+
+
+def _open_stream(path: Path) -> IO[bytes] | None:
+    """Return ``path`` open for writing if it exists and is not a regular file, else None."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+    own = _own_descriptor(path)
+    if own is not None:  # it may have been opened for appending, or have an offset: use it as it is
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+        return os.fdopen(os.dup(own), "wb")
+    if stat.S_ISREG(mode):
+        return None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return os.fdopen(os.open(path, os.O_WRONLY), "wb")  # without O_CREAT, which some systems refuse on pipes
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """Return the number of the open file of this process that ``path`` names (``/dev/stdout``), else None."""
+    place = Path(os.path.abspath(path))
+    for _ in range(40):
+        folder = os.path.realpath(place.parent)
+        if folder == f"/proc/{os.getpid()}/fd" or folder == "/dev/fd":
+            return int(place.name) if place.name.isdigit() else None
+        if not place.is_symlink():
+            return None
+        place = place.parent / os.readlink(place)
+    return None
+
+
+def _hold(file: IO[bytes]) -> None:
+    """Lock a part file until it is closed, so that others can tell that its writer is alive."""
+    with contextlib.suppress(OSError, ImportError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_abandoned(part: Path) -> bool:
+    try:
+        import fcntl
+
+        if time.time() - part.stat().st_mtime < _FRESH:  # its writer may be about to lock it
+            return False
+        with open(part, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except (OSError, ImportError):  # held by a living process, or a disk without locks
+        return False
+
+
+@cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the part files that processes which were killed left in a folder; once per process and folder."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and _is_abandoned(Path(entry.path)):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Let a rename reach the disk."""
+    with contextlib.suppress(OSError):  # some file systems cannot
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder to fill, which takes the place of ``path`` when the block ends without an error.
+
+    Readers see the old folder or the new one, never a mixture. One process at a time replaces a folder.
+
+    Args:
+        path: the folder; a link to a folder is followed.
+
+    Raises:
+        UserError: another process is replacing it, or it cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    output_folder(target.parent)
+    prefix = f".{target.name[:100]}."
+    with one_writer(target.parent, f"{prefix}lock", f"writing {path}"):
+        for left in target.parent.glob(
+            f"{glob.escape(prefix)}*.part"
+        ):  # of a process that was killed: the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
+        fresh, old = target.with_name(f"{prefix}new.part"), target.with_name(f"{prefix}old.part")
+        try:
+            fresh.mkdir()
+            yield fresh
+            if target.exists():
+                shutil.copymode(target, fresh)
+                os.rename(target, old)
+            os.rename(fresh, target)
+        except OSError as error:
+            if not target.exists() and old.exists():
+                os.rename(old, target)
+            raise write_failure(path, error) from None
+        finally:
+            for left in (fresh, old):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def one_writer(folder: Path, name: str, what: str) -> Iterator[None]:
+    """Hold a lock file in ``folder`` for a block, however the process ends; on disks without locks nothing is locked.
+
+    Args:
+        folder: an existing folder.
+        name: name of the lock file.
+        what: what another process that has the lock is doing, e.g. ``training in runs/a``.
+
+    Raises:
+        UserError: another process has the lock.
+    """
+    from filelock import FileLock, Timeout  # slow to import
+
+    lock = FileLock(folder / name, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process is {what}; wait for it to end, or choose another folder") from None
+    except NotImplementedError:
+        yield
+        return
+    except OSError as error:
+        raise write_failure(folder, error) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 def write_failure(path: Path, error: OSError) -> UserError:
