@@ -23,7 +23,7 @@ from unildiff.results.file_pairs import ScoredPair
 from unildiff.results.rows import Row, Summary, summarise
 from unildiff.results.workers import process_count, worker_context
 from unildiff.utils.errors import UserError
-from unildiff.utils.parallel import ordered, progress
+from unildiff.utils.parallel import end_with_parent, ordered, progress
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ def _scorers(names: tuple[str, ...], protocols: tuple[Protocol, ...]) -> tuple[l
 
 
 def _one_thread() -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 

@@ -1,6 +1,8 @@
 """Work on many files at once, results in order, with a bounded number of them in memory."""
 
+import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -16,6 +18,21 @@ Result = TypeVar("Result")
 def cores() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """End this worker process as soon as its parent is gone, however that ended; for initialisers of process pools.
+
+    A killed parent cannot stop its workers, which would wait for work, and hold their memory, for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def ordered(

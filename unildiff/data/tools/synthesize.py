@@ -34,7 +34,7 @@ from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, some, write_failure, write_whole
 from unildiff.utils.journal import Journal
 from unildiff.utils.keys import sample_key
-from unildiff.utils.parallel import cores, ordered, progress
+from unildiff.utils.parallel import cores, end_with_parent, ordered, progress
 
 CLEAR = "clear"
 SETTINGS = "synthesis.json"
@@ -289,5 +289,6 @@ def _readme(out: Path) -> str:
 
 
 def _start_worker() -> None:
+    end_with_parent()
     cv2.setNumThreads(1)  # processes are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked for the work
