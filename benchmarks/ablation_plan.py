@@ -47,19 +47,20 @@ PLAIN = {"network.fusion.kind": "plain", "network.detail.kind": "none"}
 NO_TEXT = {"network.use_text": False}
 NO_DAEM = {"network.detail.kind": "none"}
 
-PAPER, TUNED, EXPERTS, DROPOUT, BALANCE, ROUTING = (
+PAPER, TUNED, EXPERTS, DROPOUT, BALANCE, ROUTING, FUSION = (
     "The paper's ablation",
     "Decoder tuned with and without experts",
     "Token experts in DAFF",
     "Caption dropout",
     "Weight of the balancing loss (lambda)",
     "What chooses a detail expert",
+    "How LQ and latent tokens meet",
 )
 VARIANTS = (
     Variant("none", (PAPER,), PLAIN | NO_TEXT),
     Variant("text", (PAPER,), PLAIN),
     Variant("DAFF", (PAPER,), NO_DAEM | NO_TEXT),
-    Variant("DAFF + text", (PAPER, EXPERTS, DROPOUT), NO_DAEM),
+    Variant("DAFF + text", (PAPER, EXPERTS, DROPOUT, FUSION), NO_DAEM),
     Variant("DAFF + text + DAEM", (PAPER, TUNED, BALANCE, ROUTING), {}, {}),
     # The paper's rows compare a tuned decoder with the plain one; this one is tuned, too.
     Variant("DAFF + text, tuned decoder without DAEM", (TUNED,), {}, NO_DAEM),
@@ -77,6 +78,10 @@ VARIANTS = (
         for side in (8, 16)
     ),
     Variant("positions", (ROUTING,), {}, {"network.detail.routing": "position"}),
+    Variant("one sequence", (FUSION,), NO_DAEM | {"network.fusion.merge": "sequence"}),
+    Variant("single stream only", (FUSION,), NO_DAEM | {"network.fusion.num_double_blocks": 0}),
+    Variant("double stream only", (FUSION,), NO_DAEM | {"network.fusion.num_single_blocks": 0}),
+    Variant("residual attention", (FUSION,), NO_DAEM | {"network.fusion.kind": "residual_attention"}),
 )
 TABLES = {
     "paper": PAPER,
@@ -85,9 +90,11 @@ TABLES = {
     "dropout": DROPOUT,
     "lambda": BALANCE,
     "routing": ROUTING,
+    "fusion": FUSION,
 }
 AS_IN_GROUP = {(EXPERTS, "DAFF + text"): "no token experts", (DROPOUT, "DAFF + text"): "dropout 0.2"}
 AS_IN_GROUP |= {(BALANCE, "DAFF + text + DAEM"): "lambda 0.01", (ROUTING, "DAFF + text + DAEM"): "images"}
+AS_IN_GROUP |= {(FUSION, "DAFF + text"): "side by side on channels"}
 """What a variant that stands in several tables is called in one that is not its first."""
 
 

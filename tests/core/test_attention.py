@@ -5,7 +5,7 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
-from unildiff.core.attention import QueryKeyValue, TextCrossAttention, attend, axial_rope, rotate
+from unildiff.core.attention import CrossAttention, QueryKeyValue, attend, axial_rope, rotate
 from unildiff.core.fusion_blocks import DoubleStreamBlock, SingleStreamBlock, TimestepEmbedding
 
 
@@ -56,7 +56,7 @@ def test_attention_by_its_formula() -> None:
 
 
 def test_text_attention_against_torch() -> None:
-    block = TextCrossAttention(dim=12, text_dim=6, inner_dim=8, num_heads=2)
+    block = CrossAttention(dim=12, context_dim=6, inner_dim=8, num_heads=2)
     tokens, text = draw(2, 5, 12), draw(2, 7, 6, seed=1)
     key, value = block.key_value.weight.chunk(2)
     expected, _ = torch.nn.functional.multi_head_attention_forward(

@@ -87,7 +87,7 @@ def test_patches_cover_sides_they_do_not_divide(height: int, width: int) -> None
 def test_patches_land_where_they_came_from() -> None:
     module = daff(replace(CONFIG, patch_size=2))
     hidden = draw(2, 8, 6, 4)
-    assert torch.equal(module._picture(module._tokens(hidden), hidden.shape[-2:]), hidden)
+    assert torch.equal(module._image(module._tokens(hidden), hidden.shape[-2:]), hidden)
 
 
 @torch.no_grad()
@@ -112,3 +112,49 @@ def test_token_experts_route_every_token_with_noise_in_training_alone() -> None:
         assert abs(xi.mean()) < 0.3 and 0.8 < xi.std() < 1.2
     streams = [(routing.noisy_logits - routing.logits) for routing in noisy.routings]
     assert not torch.allclose(streams[0], streams[1])
+
+
+@torch.no_grad()
+def test_a_sequence_joins_the_streams_in_the_single_block_and_the_latent_half_continues() -> None:
+    """FLUX: the single block sees 2 L tokens of width D; channels: L tokens of width 2 D."""
+    (hidden, lq, text), step = inputs(), torch.tensor([10, 900])
+    shapes = []
+    for merge in ("channels", "sequence"):
+        module = daff(replace(CONFIG, merge=merge, num_double_blocks=0))
+        module.single_blocks[0].register_forward_pre_hook(lambda block, args: shapes.append(tuple(args[0].shape)))
+        residual = module(hidden, step, module.prepare(lq, text)).residual
+        other = module(hidden, step, module.prepare(lq.flip(1), text)).residual
+        assert residual.shape == hidden.shape and (residual - other).abs().max() > 1e-4
+    assert shapes[0] == (2, 24, 32) and shapes[2] == (2, 48, 16)
+    # Without a block that lets them meet, the latent half knows nothing of the LQ image.
+    apart = daff(replace(CONFIG, merge="sequence", num_double_blocks=0, num_single_blocks=0))
+    first, second = (apart(hidden, step, apart.prepare(each, text)).residual for each in (lq, lq.flip(1)))
+    assert torch.equal(first, second)
+
+
+@torch.no_grad()
+def test_positions_of_a_sequence_are_those_of_the_image() -> None:
+    """Turning the image by half a turn turns the result: only differences of positions count, and both streams share them."""
+    module = daff(replace(CONFIG, merge="sequence"))
+    (hidden, lq, text), step = inputs(), torch.tensor([10, 900])
+    out = module(hidden, step, module.prepare(lq, text)).residual
+    shifted = module(hidden.flip(2, 3), step, module.prepare(lq.flip(2, 3), text)).residual.flip(2, 3)
+    assert not torch.allclose(out, shifted, atol=1e-4)  # rotation angles are signed
+    unaware = daff(replace(CONFIG, merge="sequence", rope=False))
+    out = unaware(hidden, step, unaware.prepare(lq, text)).residual
+    shifted = unaware(hidden.flip(2, 3), step, unaware.prepare(lq.flip(2, 3), text)).residual.flip(2, 3)
+    torch.testing.assert_close(out, shifted, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_positions_beyond_the_trained_grid_are_scaled_down_to_it() -> None:
+    (hidden, lq, text), step = inputs(6, 4), torch.tensor([10, 900])
+    plain, fits, scaled = (daff(replace(CONFIG, rope_grid=grid)) for grid in (0, 6, 3))
+    expected = plain(hidden, step, plain.prepare(lq, text)).residual
+    assert torch.equal(fits(hidden, step, fits.prepare(lq, text)).residual, expected)
+    assert not torch.equal(scaled(hidden, step, scaled.prepare(lq, text)).residual, expected)
+    angles = scaled.prepare(lq, text).angles
+    # Six rows on a grid of three: every second row has the angles of a row of the trained grid.
+    trained = daff(replace(CONFIG, rope_grid=0)).prepare(lq[..., :3, :2], text).angles
+    assert angles is not None and trained is not None
+    torch.testing.assert_close(angles.view(6, 4, -1)[::2, ::2], trained.view(3, 2, -1))

@@ -75,6 +75,31 @@ SWITCHES: dict[str, tuple[NetworkConfig, NetworkConfig, str, tuple[str, ...]]] =
     ),
     "more double blocks": (network(), network(num_double_blocks=2), "prediction", ("unet.fusion.double_blocks.1.",)),
     "more single blocks": (network(), network(num_single_blocks=2), "prediction", ("unet.fusion.single_blocks.1.",)),
+    "single stream only": (
+        network(),
+        network(num_double_blocks=0),
+        "prediction",
+        ("unet.fusion.single_blocks.0.",),
+    ),
+    "double stream only": (
+        network(),
+        network(num_single_blocks=0),
+        "prediction",
+        ("unet.fusion.double_blocks.0.",),
+    ),
+    "merge in sequence": (
+        network(),
+        network(merge="sequence"),
+        "prediction",
+        ("unet.fusion.single_blocks.0.", "unet.fusion.double_blocks.0.latent.", "unet.fusion.text_attention."),
+    ),
+    "residual attention": (
+        network(),
+        network(kind="residual_attention"),
+        "prediction",
+        ("unet.fusion.residual_attention.", "unet.fusion.lq_in.", "unet.fusion.text_attention."),
+    ),
+    "scaled positions": (network(), network(rope_grid=3), "prediction", ()),  # the grid has 6 tokens a side
     "patches": (network(), network(patch_size=2), "prediction", ("unet.fusion.latent_in.", "unet.fusion.lq_in.")),
     "daem": (network(detail={"kind": "none"}), network(), "picture", ("decoder.details.0.output.",)),
     "E": (
@@ -121,7 +146,7 @@ SWITCHES: dict[str, tuple[NetworkConfig, NetworkConfig, str, tuple[str, ...]]] =
     ),
     "LQ norm": (
         network(),
-        network(lq_norm="picture"),
+        network(lq_norm="image"),
         "prediction",
         ("unet.fusion.lq_norm.weight",),
     ),

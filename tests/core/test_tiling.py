@@ -165,6 +165,22 @@ def test_no_seam_where_tiles_differ_in_tone() -> None:
     assert fused.diff(dim=2).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("rope_grid", [0, 4])
+def test_no_seam_in_a_prediction_whose_tiles_exceed_the_trained_grid(rope_grid: int) -> None:
+    """A flat image and flat latents: each tile's prediction varies with its own positions, and blends into the next."""
+    network = replace(NETWORK, fusion=replace(NETWORK.fusion, rope_grid=rope_grid))
+    model = small_model(network=network)
+    x = torch.zeros(1, 3, 128, 512)
+    features = model.encode_lq(x, tile_size=128)  # 16 x 16 tokens, four times the grid of 4
+    _, predict = tiled_model.tiled_predictors(model, features, model.embed([""]))
+    with torch.no_grad():
+        prediction = predict(torch.zeros(1, 4, 16, 64), torch.tensor([500.0]))
+    steps = prediction.diff(dim=3).abs().amax(dim=(0, 1, 2))
+    edges = {left + offset for left in features.grid.lefts[1:] for offset in (-1, 3)}  # type: ignore[union-attr]
+    at_edges = torch.stack([steps[edge] for edge in sorted(edges)])
+    assert at_edges.max() <= steps.max() and at_edges.mean() < 2 * steps.mean()
+
+
 @pytest.mark.parametrize("size", [(64, 64), (37, 301), (131, 129), (24, 4096)])
 def test_size_is_kept(size: tuple[int, int]) -> None:
     model = small_model()

@@ -1,6 +1,6 @@
 """Attention parts of DAFF: fused attention, axial rotary positions, normalised queries and keys.
 
-Axis letters: B batch, L tokens, D hidden width, n heads, d width of a head, S text tokens, h/w token grid.
+Axis letters: B batch, L tokens, D hidden width, n heads, d width of a head, S context tokens, h/w token grid.
 """
 
 import torch
@@ -8,20 +8,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def axial_rope(height: int, width: int, head_dim: int, device: torch.device | str = "cpu") -> Tensor:
+def axial_rope(
+    height: int, width: int, head_dim: int, device: torch.device | str = "cpu", scale: float = 1.0
+) -> Tensor:
     """Return rotation angles (h*w, d/2) of a 2-D axial rotary embedding.
 
-    Half the pairs turn with the row, half with the column (our choice: without a position joint attention cannot tell
-    which LQ token belongs to which latent).
+    Half the pairs turn with the row, half with the column (our choice: without positions, joint attention cannot tell
+    which LQ token belongs to which latent). Positions are multiplied by ``scale``.
 
     Raises:
-        ValueError: if ``head_dim`` is not a multiple of 4.
+        ValueError: ``head_dim`` is not a multiple of 4.
     """
     if head_dim % 4:
         raise ValueError(f"head_dim is {head_dim}; axial RoPE needs a multiple of 4")
     frequencies = 100.0 ** (-torch.arange(head_dim // 4, device=device, dtype=torch.float32) / (head_dim // 4))
-    rows = torch.arange(height, device=device, dtype=torch.float32)[:, None] * frequencies
-    columns = torch.arange(width, device=device, dtype=torch.float32)[:, None] * frequencies
+    rows = scale * torch.arange(height, device=device, dtype=torch.float32)[:, None] * frequencies
+    columns = scale * torch.arange(width, device=device, dtype=torch.float32)[:, None] * frequencies
     grid = torch.cat(
         [rows[:, None].expand(height, width, -1), columns[None].expand(height, width, -1)],
         dim=-1,
@@ -50,10 +52,10 @@ class QueryKeyValue(nn.Module):
     Args:
         dim: D.
         num_heads: n.
-        asks: False where the queries have no use; they then have no norm of their own.
+        asks: whether the queries are used; if not they have no norm.
 
     Raises:
-        ValueError: if D is not a multiple of n.
+        ValueError: D is not a multiple of n.
     """
 
     def __init__(self, dim: int, num_heads: int, asks: bool = True) -> None:
@@ -82,34 +84,34 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-class TextCrossAttention(nn.Module):
-    """Light cross-attention from tokens (B, L, D) to text; text keys and values are made once a picture.
+class CrossAttention(nn.Module):
+    """Light residual cross-attention from tokens (B, L, D) to a context, whose keys and values may be computed once.
 
     Args:
         dim: D of the tokens.
-        text_dim: width of the text embedding.
+        context_dim: width of the context, e.g. of the text embedding.
         inner_dim: width of queries, keys and values.
         num_heads: n.
     """
 
-    def __init__(self, dim: int, text_dim: int, inner_dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, context_dim: int, inner_dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.norm = nn.LayerNorm(dim)
         self.query = nn.Linear(dim, inner_dim, bias=False)
-        self.key_value = nn.Linear(text_dim, 2 * inner_dim, bias=False)
+        self.key_value = nn.Linear(context_dim, 2 * inner_dim, bias=False)
         self.output = nn.Linear(inner_dim, dim)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
-    def prepare(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values (B, n, S, d) of text (B, S, text_dim)."""
-        key, value = self.key_value(text).chunk(2, dim=-1)
+    def prepare(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values (B, n, S, d) of a context (B, S, context_dim)."""
+        key, value = self.key_value(context).chunk(2, dim=-1)
         return self._heads(key), self._heads(value)
 
-    def forward(self, tokens: Tensor, text_key_value: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, tokens: Tensor, key_value: tuple[Tensor, Tensor]) -> Tensor:
         """Return tokens + attention, (B, L, D)."""
         query = self._heads(self.query(self.norm(tokens)))
-        attended: Tensor = self.output(attend(query, *text_key_value))
+        attended: Tensor = self.output(attend(query, *key_value))
         return tokens + attended

@@ -1,7 +1,7 @@
 """The blocks of DAFF: timestep vector, double-stream block, single-stream block, token experts.
 
-Axis letters: B batch, L tokens, D hidden width, W width of the merged tokens (2 D), E experts, k chosen experts.
-Structure: FLUX / MM-DiT blocks as paper.md describes them; gates, shifts and scales come from the timestep.
+Axis letters: B batch, L tokens, D hidden width, W width of the merged tokens (2 D or D), E experts, k chosen experts.
+Structure: blocks of MM-DiT (Esser et al. 2024, arXiv 2403.03206) and FLUX; gates, shifts and scales come from the timestep.
 """
 
 import math
@@ -33,7 +33,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class TokenExperts(nn.Module):
-    """MLP experts per token, tokens routed one by one (a switch; the paper's profile has a plain MLP)."""
+    """MLP experts per token; every token is routed by itself (a switch; the paper has a plain MLP)."""
 
     def __init__(self, dim: int, hidden: int, num_experts: int, top_k: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def _mlp(dim: int, hidden: int) -> nn.Sequential:
 class _Stream(nn.Module):
     """One side of the double-stream block: its own norms, modulation, projections and MLP.
 
-    A side that is only attended to (``kept=False``) has nothing after its queries, keys and values.
+    A side that is only attended to (``kept=False``) has no layers after its queries, keys and values.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class _Stream(nn.Module):
         self.mlp = TokenExperts(dim, hidden, num_experts, top_k) if num_experts else _mlp(dim, hidden)
 
     def project(self, tokens: Tensor, vector: Tensor, angles: Tensor | None) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """Return (query, key, value) and what is left of the modulation."""
+        """Return (query, key, value) and the rest of the modulation."""
         shift, scale, *rest = self.modulation(F.silu(vector))[:, None].chunk(6 if self.kept else 2, dim=-1)
         return self.qkv(self.attention_norm(tokens) * (1 + scale) + shift, angles), rest
 
@@ -96,7 +96,7 @@ class _Stream(nn.Module):
 
 
 class DoubleStreamBlock(nn.Module):
-    """LQ tokens and latent tokens attend to each other in one joint attention, everything else apart.
+    """LQ tokens and latent tokens attend to each other in one joint attention; all other layers are separate.
 
     Args:
         dim: D.
@@ -104,7 +104,7 @@ class DoubleStreamBlock(nn.Module):
         mlp_ratio: MLP width over D.
         num_experts: experts E per token in the MLPs; 0 is a plain MLP.
         top_k: experts chosen for a token.
-        keeps_latent: False gives the latent tokens back as they came (the authors' code throws its output away).
+        keeps_latent: False returns the latent tokens unchanged (the authors' code discards their update).
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class DoubleStreamBlock(nn.Module):
 
 
 class SingleStreamBlock(nn.Module):
-    """Parallel attention and MLP on merged tokens: f_align = f_cat + g * Linear2([A, act(M)]) (paper.md, DAFF)."""
+    """Parallel attention and MLP on merged tokens: f_align = f_cat + g * Linear2([A, act(M)])."""
 
     def __init__(self, width: int, vector_dim: int, num_heads: int, mlp_ratio: int) -> None:
         super().__init__()
@@ -157,9 +157,7 @@ class SingleStreamBlock(nn.Module):
         """Return merged tokens (B, L, W) and the mean absolute gate (B,)."""
         shift, scale, gate = self.modulation(F.silu(vector))[:, None].chunk(3, dim=-1)
         normed = self.norm(merged) * (1 + scale) + shift
-        # A head is twice as wide as in the double block: the angles serve both halves of the rotation pairs.
-        wide = None if angles is None else torch.cat([angles, angles], dim=-1)
-        attended = attend(*self.qkv(normed, wide))
+        attended = attend(*self.qkv(normed, angles))
         mlp = F.gelu(self.mlp_in(normed), approximate="tanh")
         out = merged + gate * self.output(torch.cat([attended, mlp], dim=-1))
         return out, gate.detach().float().abs().mean(dim=(1, 2))
