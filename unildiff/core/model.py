@@ -33,6 +33,21 @@ class Restoration:
     features: LQFeatures
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a caller may provide in place of what the model draws or computes.
+
+    Attributes:
+        noise: standard normal noise (B, C, h, w) of the padded images.
+        text: embedded captions of the B images.
+        negative: embeddings that guidance leads away from, instead of those of empty captions.
+    """
+
+    noise: Tensor | None = None
+    text: TextEmbedding | None = None
+    negative: TextEmbedding | None = None
+
+
 class UniLDiff(Network):
     """Encodes an LQ image, samples restored latents and decodes them, in one piece or in tiles."""
 
@@ -98,12 +113,18 @@ class UniLDiff(Network):
         keys: Tensor | list[int],
         settings: SamplingSettings,
         callback: Callback | None = None,
+        given: "Given | None" = None,
     ) -> Tensor:
         """Return restored latents (B, C, h, w), float32; the same keys give the same latents on one device."""
-        noise = KeyedNoise(keys, features.latents.device).normal("sampling", *features.latents.shape[1:])
-        text, guided = self.embed(captions), None
-        if self.config.use_text and any(captions) and settings.guidance_scale != 1.0:
-            conditional, guided = self._predictors(features, self.embed([""] * len(captions)).joined(text))
+        given = given or Given()
+        noise = given.noise
+        if noise is None:
+            noise = KeyedNoise(keys, features.latents.device).normal("sampling", *features.latents.shape[1:])
+        text, guided = self.embed(captions) if given.text is None else given.text, None
+        has_text = given.text is not None or given.negative is not None or any(captions)
+        if self.config.use_text and has_text and settings.guidance_scale != 1.0:
+            without = self.embed([""] * len(captions)) if given.negative is None else given.negative
+            conditional, guided = self._predictors(features, without.joined(text))
         else:
             conditional, _ = self._predictors(features, text)
         settings = self.with_own(settings)
@@ -144,6 +165,7 @@ class UniLDiff(Network):
         settings: SamplingSettings,
         detail: bool = True,
         callback: Callback | None = None,
+        given: "Given | None" = None,
     ) -> Restoration:
         """Restore images (B, 3, H, W) in [-1, 1] of any size.
 
@@ -157,6 +179,7 @@ class UniLDiff(Network):
             settings: steps, guidance, start and tiles.
             detail: decode with DAEM and the tuned decoder; False uses the base's plain VAE decoder.
             callback: called after each step, see ``sampler.Callback``.
+            given: noise and embeddings that replace the model's own.
         """
         size, padded = (lq.shape[2], lq.shape[3]), self.pad(lq)
         first = settings.tile_size or self.default_tile_size(*size)
@@ -166,7 +189,7 @@ class UniLDiff(Network):
             features = self.encode_lq(padded, tile_size, original=size, keep_skips=lq.device.type == "cpu")
             if features.grid is not None:
                 features = replace(features, grid=replace(features.grid, alone=tile_size != first))
-            return features, self.sample_latents(features, captions, keys, settings, callback)
+            return features, self.sample_latents(features, captions, keys, settings, callback, given)
 
         (features, latents), tile_size = with_smaller_tiles(sampled, size, first, "restoration")
 

@@ -1,127 +1,197 @@
-"""The restorer as a diffusers pipeline: ``UniLDiffPipeline.from_pretrained(folder)``, then ``pipeline(picture)``.
+"""The restorer as a diffusers pipeline: ``UniLDiffPipeline.from_pretrained(folder)``, then ``pipeline("photo.jpg")``.
 
-Axis letters: H/W pixels. Nothing here imports Lightning.
+Axis letters: N images, H/W pixels, C latent channels, h/w latent height and width. Nothing here imports Lightning.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, EulerDiscreteScheduler
 from diffusers.utils import BaseOutput
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder
-from unildiff.core.model import UniLDiff
+from unildiff.core.model import Given, UniLDiff
 from unildiff.core.network import NetworkConfig
-from unildiff.core.pixels import to_uint8
-from unildiff.core.text import TextEncoders
+from unildiff.core.text import TextEmbedding, TextEncoders
 from unildiff.core.unet import FusedUNet
-from unildiff.data.batch import image_array
+from unildiff.data.datasets import image_key
+from unildiff.data.images.stored import eight_bits
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
+from unildiff.weights.components import Interruptible, check_files, write_index
 from unildiff.weights.folder import save_model
 from unildiff.weights.load import load_restorer
-from unildiff.weights.restoring import restore_image
+from unildiff.weights.pipeline_inputs import ImageLike, as_output, copy_seed, image_list, one_each, seed_of
+from unildiff.weights.restoring import as_levels, to_unit_range
 
-Picture = Image.Image | np.ndarray | Tensor
-StepEnd = Callable[["UniLDiffPipeline", int, float, dict[str, Tensor]], dict[str, Tensor]]
+StepEnd = Callable[["UniLDiffPipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 CARD = "README.md"
-_FILES = ["*.json", "*.txt", "*.safetensors", CARD]
+_FILES = ["*.json", "*.txt", "*.safetensors", "pipeline.py", CARD]
+_VAE_TILE = 512  # pixels; tiles of enable_vae_tiling()
 
 
 @dataclass
 class UniLDiffPipelineOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
-    """Restored pictures, of the type that was asked for and in the order given."""
+    """Restored images, in the order given: a list of PIL images, or one array or tensor (a list if sizes differ)."""
 
-    images: list[Any]
+    images: Any
 
 
 class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
-    """Restores pictures of any size; the same pixels as ``unildiff restore``.
+    """Restores images of any size; the same pixels as ``unildiff restore``.
 
     Devices, dtypes, offloading of whole parts (``enable_model_cpu_offload``), progress bars and uploads work as in every
-    diffusers pipeline. A folder on disk is that of ``unildiff export``.
+    diffusers pipeline. A folder on disk is that of ``unildiff export``. Sampling is Euler's: the scheduler must be an
+    ``EulerDiscreteScheduler``, whose config is followed.
 
     Attributes:
-        network: sizes and switches of what is added to the base.
-        card: the model card that is saved and uploaded with the weights, None without one.
+        card: model card that is saved and uploaded with the weights, None without one.
     """
 
     model_cpu_offload_seq = "text->lq_encoder->vae->unet->decoder"
     _callback_tensor_inputs = ("latents",)
+    _optional_components = ["vae", "text", "lq_encoder", "unet", "decoder", "scheduler", "network"]  # noqa: RUF012
 
     def __init__(
         self,
-        vae: AutoencoderKL,
-        text: TextEncoders,
-        lq_encoder: LQEncoder,
-        unet: FusedUNet,
-        decoder: DetailDecoder,
-        scheduler: EulerDiscreteScheduler,
-        network: NetworkConfig | None = None,
+        vae: AutoencoderKL | None = None,
+        text: TextEncoders | None = None,
+        lq_encoder: LQEncoder | None = None,
+        unet: FusedUNet | None = None,
+        decoder: DetailDecoder | None = None,
+        scheduler: EulerDiscreteScheduler | None = None,
+        network: NetworkConfig | UniLDiff | None = None,
     ) -> None:
-        """Args: the parts of a :class:`UniLDiff`, a scheduler for its config, and the network's sizes and switches."""
+        """Create a pipeline of the parts of a :class:`UniLDiff`.
+
+        Args:
+            vae: the base's VAE.
+            text: its text encoders.
+            lq_encoder: encoder of the degraded image.
+            unet: the U-Net with the fusion.
+            decoder: the decoder with the detail experts.
+            scheduler: scheduler whose config is followed.
+            network: sizes and switches of what is added to the base, or a whole model that fills every part not given.
+
+        Raises:
+            ValueError: a part is missing.
+        """
         super().__init__()
-        self.register_modules(
-            vae=vae, text=text, lq_encoder=lq_encoder, unet=unet, decoder=decoder, scheduler=scheduler
-        )
-        self.network = network or NetworkConfig(fusion=unet.fusion.config, detail=decoder.config)
+        if isinstance(network, UniLDiff):
+            model, network = network, network.config
+            vae, text = vae or model.vae, text or model.text
+            lq_encoder, unet, decoder = lq_encoder or model.lq_encoder, unet or model.unet, decoder or model.decoder
+            scheduler = scheduler or EulerDiscreteScheduler.from_config(model.scheduler_config)
+        parts = {"vae": vae, "text": text, "lq_encoder": lq_encoder, "unet": unet, "decoder": decoder}
+        if missing := [name for name, part in {**parts, "scheduler": scheduler}.items() if part is None]:
+            raise ValueError(f"parts are missing: {', '.join(missing)}; use from_pretrained, from_model or components")
+        assert unet is not None and decoder is not None
+        network = network or NetworkConfig(fusion=unet.fusion.config, detail=decoder.config)
+        self.register_modules(**parts, scheduler=scheduler, network=network)
         self.card: str | None = None
+        self._interrupt = False
+        self._tile_size: int | None = None
 
     @classmethod
     def from_model(cls, model: UniLDiff, card: str | None = None) -> "UniLDiffPipeline":
         """Return a pipeline over a model's own parts, with the model's card where it has one."""
-        scheduler = EulerDiscreteScheduler.from_config(model.scheduler_config)
-        made = cls(model.vae, model.text, model.lq_encoder, model.unet, model.decoder, scheduler, model.config)
+        made = cls(network=model)
         made.card = card
         return made
 
     @property
     def model(self) -> UniLDiff:
-        """The restorer of this pipeline's parts."""
-        return UniLDiff.from_parts(
-            self.vae, self.text, self.lq_encoder, self.unet, self.decoder, dict(self.scheduler.config), self.network
-        )
+        """The restorer of this pipeline's parts.
+
+        Raises:
+            ValueError: the scheduler is not an Euler scheduler, or its config is not one that is implemented.
+        """
+        if type(self.scheduler) is not EulerDiscreteScheduler:
+            raise ValueError(
+                f"the scheduler is {type(self.scheduler).__name__}; only EulerDiscreteScheduler is implemented"
+            )
+        parts = (self.vae, self.text, self.lq_encoder, self.unet, self.decoder)
+        return Interruptible.from_parts(*parts, dict(self.scheduler.config), self.network)
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the remaining steps are skipped; a callback sets it through ``pipe._interrupt = True``."""
+        return self._interrupt
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, torch_dtype: torch.dtype = torch.float32, **hub: Any
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        torch_dtype: torch.dtype | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        device_map: str | None = None,
+        trust_remote_code: bool = False,
+        low_cpu_mem_usage: bool = True,
+        **options: Any,
     ) -> "UniLDiffPipeline":
         """Load an exported folder, or a Hugging Face repository that holds one.
 
         Args:
             pretrained_model_name_or_path: ``tiny``, a folder, or an id.
-            torch_dtype: of the weights.
-            hub: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, ... of ``huggingface_hub``.
+            torch_dtype: type of the weights, float32 by default.
+            dtype: the same under diffusers' newer name.
+            variant: refused, as exported folders have one set of weights.
+            use_safetensors: must not be False.
+            device_map: device of the whole pipeline: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` and ``balanced`` for the GPU
+                if there is one.
+            trust_remote_code: not needed here; accepted because ``DiffusionPipeline.from_pretrained`` needs it.
+            low_cpu_mem_usage: accepted and without effect.
+            options: components that replace the folder's, e.g. ``scheduler=``, and ``revision``, ``cache_dir``, ``token``,
+                ``local_files_only``, ... of ``huggingface_hub``.
 
         Raises:
             UserError: a part is missing, truncated or does not fit.
-            TypeError: no such option of ``huggingface_hub``.
+            ValueError: files of another kind are asked for, or the device map is not a device.
+            TypeError: no such option.
             OSError: an id cannot be fetched.
         """
         from huggingface_hub import snapshot_download
 
-        if unknown := sorted(set(hub) - set(signature(snapshot_download).parameters)):
+        replaced = {name: options.pop(name) for name in cls._optional_components if name in options}
+        if unknown := sorted(set(options) - set(signature(snapshot_download).parameters)):
             raise TypeError(
-                f"from_pretrained: no option {', '.join(unknown)}; there are torch_dtype and huggingface_hub's"
+                f"from_pretrained: no option {', '.join(unknown)}; there are dtype, torch_dtype, variant, use_safetensors, "
+                "device_map, the components, and huggingface_hub's"
             )
+        check_files(use_safetensors, variant)
         source = str(pretrained_model_name_or_path)
         if source != "tiny" and not Path(source).is_dir():
-            source = snapshot_download(source, allow_patterns=_FILES, **hub)
+            source = snapshot_download(source, allow_patterns=_FILES, **options)
         card = (weights_path(source) if source == "tiny" else Path(source)) / CARD
-        return cls.from_model(
-            load_restorer(source, torch_dtype), card.read_text(encoding="utf-8") if card.is_file() else None
-        )
+        model = load_restorer(source, dtype or torch_dtype or torch.float32)
+        made = cls(**{"network": model, **replaced})
+        made.card = card.read_text(encoding="utf-8") if card.is_file() else None
+        return made if device_map is None else made.to(_device(device_map))
+
+    def enable_vae_tiling(self) -> None:
+        """Restore images larger than 512 pixels in tiles, unless a call gives ``tile_size``; not only the VAE is tiled."""
+        self._tile_size = _VAE_TILE
+
+    def disable_vae_tiling(self) -> None:
+        """Choose tiles by model and image again."""
+        self._tile_size = None
+
+    def enable_vae_slicing(self) -> None:
+        """Do nothing: images always go through the VAE one by one."""
+
+    def disable_vae_slicing(self) -> None:
+        """Do nothing, see :meth:`enable_vae_slicing`."""
 
     def enable_sequential_cpu_offload(self, *args: Any, **settings: Any) -> None:
         """Refuse to offload layer by layer: routers and text encoders read weights outside a layer's own call.
@@ -141,7 +211,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         """
         folder = Path(save_directory)
         save_model(self.model, folder, self.dtype)
-        write_index(folder, self.config)
+        write_index(folder)
         self._write_card(folder)
         if push_to_hub:
             repo = hub.pop("repo_id", folder.name)
@@ -160,7 +230,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
     @torch.no_grad()
     def __call__(
         self,
-        image: Picture | Sequence[Picture],
+        image: ImageLike | Sequence[ImageLike],
         prompt: str | Sequence[str] = "",
         num_inference_steps: int = 20,
         guidance_scale: float = 5.0,
@@ -168,111 +238,133 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         start: Literal["lq", "noise"] = "lq",
         last_timestep: int | None = None,
         tile_size: int | None = None,
-        output_type: Literal["pil", "np", "pt"] = "pil",
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepEnd | None = None,
-    ) -> UniLDiffPipelineOutput | tuple[list[Any]]:
-        """Restore pictures, one after the other.
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> UniLDiffPipelineOutput | tuple[Any]:
+        """Restore images, one after the other.
 
         Args:
-            image: a picture or several, of any sizes: PIL images, uint8 arrays (H, W, 3), or tensors (3, H, W) in [0, 1].
-            prompt: what is in the picture, one for all or one each; "" where it is not known.
+            image: one or several, of any sizes: file names, PIL images, arrays (H, W, 3) of uint8, uint16 or floats in
+                [0, 1], tensors (3, H, W) in [0, 1], and batches of them.
+            prompt: what the image shows, one for all or one each; several for one image restore it under each.
             num_inference_steps: Euler steps.
-            guidance_scale: strength of the prompt; without one it has no effect.
-            generator: its seed (``initial_seed``) is the seed of the noise, which also depends on the picture; None is
-                seed 0, as in ``unildiff restore``.
-            start: sample from the noised picture (lq) or from noise alone.
-            last_timestep: where the steps end, 0 for all the way; None is the model's own.
-            tile_size: pixels of a tile's side; larger pictures are restored in overlapping tiles.
-            output_type: ``pil``, ``np`` (arrays (H, W, 3) in [0, 1]) or ``pt`` (tensors (3, H, W) in [0, 1]).
-            return_dict: return an output with ``images``, else a tuple of the list.
+            guidance_scale: strength of the prompt; without a prompt it has no effect.
+            generator: a fresh one gives its seed (``initial_seed``), as ``unildiff restore --seed``, and is advanced; the
+                noise also depends on the image. None is seed 0.
+            start: sample from the noised image (lq) or from noise alone.
+            last_timestep: timestep at which the steps end, 0 for all; None is the model's own.
+            tile_size: side of the tiles in pixels in which larger images are restored.
+            output_type: ``pil``, ``np`` (N, H, W, 3) in [0, 1], ``pt`` (N, 3, H, W) in [0, 1], or ``latent``
+                (N, C, h, w); images of several sizes are a list.
+            return_dict: return an output with ``images``, else a tuple of them.
             callback_on_step_end: called after each step with (pipeline, step, timestep, {"latents": ...}); latents that it
-                returns under that name are gone on with.
+                returns under that name replace the current ones. Setting ``pipeline._interrupt`` skips the other steps.
+            negative_prompt: what guidance leads away from, instead of the empty prompt.
+            num_images_per_prompt: results per image; the first is that of the seed, the others have seeds of their own.
+            latents: standard normal noise (N, C, h, w) of the padded images instead of the seed's.
+            prompt_embeds: embedded prompts (N, S, D) instead of ``prompt``.
+            pooled_prompt_embeds: pooled embeddings (N, P) that SDXL needs with them.
+            negative_prompt_embeds: likewise for ``negative_prompt``.
+            negative_pooled_prompt_embeds: likewise.
+            callback_on_step_end_tensor_inputs: tensors that the callback is given; there are the latents.
 
         Raises:
-            ValueError: a setting, or a picture's type or shape, is not as said above.
-            UserError: what the model makes of a picture is not finite.
+            ValueError: an argument is not as described above.
+            UserError: a file cannot be read, or a result is not finite.
         """
-        pictures = [image] if isinstance(image, (Image.Image, np.ndarray, Tensor)) else list(image)
-        prompts = _one_each(prompt, len(pictures), "prompt")
-        generators = _one_each(generator, len(pictures), "generator")
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type is {output_type!r}; it must be pil, np or pt")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type is {output_type!r}; it must be pil, np, pt or latent")
+        if others := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs: no {', '.join(sorted(others))}; there are the latents"
+            )
+        if num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt is {num_images_per_prompt}; it must be at least 1")
+        if prompt_embeds is not None and prompt not in ("", None):
+            raise ValueError("prompt and prompt_embeds are both given; give one of them")
+        images = image_list(image)
+        prompts = len(prompt_embeds) if prompt_embeds is not None else 1 if isinstance(prompt, str) else len(prompt)
+        if len(images) == 1 and prompts > 1:
+            images = images * prompts
+        captions = one_each(prompt if prompt_embeds is None else "", len(images), "prompt")
+        negatives = one_each(negative_prompt, len(images), "negative_prompt")
+        seeds = _seeds(generator, len(images))
+        tile = tile_size if tile_size is not None else self._tile_size
         settings = SamplingSettings(
-            num_inference_steps, guidance_scale, start, last_timestep=last_timestep, tile_size=tile_size
+            num_inference_steps, guidance_scale, start, last_timestep=last_timestep, tile_size=tile
         )
         model = self.model.eval()
+        assert isinstance(model, Interruptible)
         timesteps = model.with_own(settings).timesteps(model.schedule).tolist()
-        results = []
-        with self.progress_bar(total=num_inference_steps * len(pictures)) as bar:
+        positive, negative = (
+            (prompt_embeds, pooled_prompt_embeds),
+            (negative_prompt_embeds, negative_pooled_prompt_embeds),
+        )
+        results: list[Tensor | np.ndarray] = []
+        self._interrupt = model.stopped = False
+        total = len(images) * num_images_per_prompt
+        with self.progress_bar(total=num_inference_steps * total) as bar:
 
-            def step_end(index: int, latents: Tensor) -> Tensor | None:
+            def step_end(index: int, current: Tensor) -> Tensor | None:
                 bar.update()
-                if callback_on_step_end is None:
-                    return None
-                return callback_on_step_end(self, index, timesteps[index], {"latents": latents}).get("latents")
+                if model.stopped:
+                    return model.kept
+                returned = None
+                if callback_on_step_end is not None:
+                    returned = callback_on_step_end(self, index, timesteps[index], {"latents": current})
+                model.stopped, model.kept = self._interrupt, (returned or {}).get("latents", current)
+                return model.kept
 
-            for number, (picture, text, drawn) in enumerate(zip(pictures, prompts, generators, strict=True), 1):
-                seed = 0 if drawn is None else drawn.initial_seed()
-                restored = restore_image(
-                    model,
-                    as_array(picture),
-                    text,
-                    settings,
-                    seed,
-                    step_end,
-                    self._execution_device,
-                    f"picture {number}",
-                )
-                results.append(_as_output(restored, output_type))
+            for number in range(total):
+                index, copy = divmod(number, num_images_per_prompt)
+                model.stopped = self._interrupt
+                noise = None if latents is None else latents[number : number + 1] if len(latents) == total else latents
+                if noise is not None:
+                    noise = noise.to(self._execution_device, torch.float32)
+                given = Given(noise, _embedding(positive, index), _embedding(negative, index))
+                if negatives[index] is not None and given.negative is None:
+                    given = Given(noise, given.text, model.embed([negatives[index]]))
+                lq = to_unit_range(images[index])[None].to(self._execution_device, self.dtype)
+                key = image_key(copy_seed(seeds[index], copy), eight_bits(images[index]))
+                made = model.restoration(lq, [captions[index]], [key], settings, callback=step_end, given=given)
+                if output_type == "latent":
+                    results.append(made.latents[0])
+                else:
+                    results.append(as_levels(made.image[0], f"image {index + 1}"))
         self.maybe_free_model_hooks()
-        return UniLDiffPipelineOutput(results) if return_dict else (results,)
+        output = as_output(results, output_type)
+        return UniLDiffPipelineOutput(output) if return_dict else (output,)
 
 
-def as_array(picture: Picture) -> np.ndarray:
-    """Return a picture as uint8 RGB (H, W, 3).
-
-    Raises:
-        ValueError: an array that is not uint8 (H, W, 3), or a tensor that is not finite (3, H, W) or (1, 3, H, W).
-    """
-    if isinstance(picture, Image.Image):
-        if picture.mode.startswith("I;16"):
-            grey = (np.asarray(picture).astype(np.uint32) * 255 + 32767) // 65535
-            return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    if isinstance(picture, Tensor):
-        if picture.dim() == 4 and picture.shape[0] == 1:
-            picture = picture[0]
-        if picture.dim() != 3 or picture.shape[0] != 3 or not picture.is_floating_point():
-            raise ValueError(
-                f"a tensor picture must be floating (3, H, W) in [0, 1], got {picture.dtype} {picture.shape}"
-            )
-        if not picture.isfinite().all():
-            raise ValueError("a tensor picture must be finite, got NaN or infinity")
-        return image_array(to_uint8(picture * 2 - 1))
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(f"an array picture must be uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
-    return picture
+def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:
+    if generator is None or isinstance(generator, torch.Generator):
+        return [seed_of(generator)] * count
+    return [seed_of(each) for each in one_each(generator, count, "generator")]
 
 
-def write_index(folder: Path, config: Any) -> None:
-    """Write ``model_index.json``, by which diffusers and the hub know what a folder holds."""
-    parts = {key: list(value) for key, value in dict(config).items() if not key.startswith("_")}
-    index = {"_class_name": "UniLDiffPipeline", "_diffusers_version": diffusers.__version__} | parts
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+def _embedding(pair: tuple[Tensor | None, Tensor | None], index: int) -> TextEmbedding | None:
+    """Return the embedding of one image, of those of all or of one for all."""
+    tokens, pooled = pair
+    if tokens is None:
+        return None
+    row = slice(index, index + 1) if len(tokens) > 1 else slice(0, 1)
+    return TextEmbedding(tokens[row], None if pooled is None else pooled[row])
 
 
-def _one_each(value: Any, count: int, name: str) -> list[Any]:
-    if value is None or isinstance(value, (str, torch.Generator)):
-        return [value] * count
-    if len(value) != count:
-        raise ValueError(f"{len(value)} values of {name} for {count} pictures; give one, or one each")
-    return list(value)
-
-
-def _as_output(picture: Tensor, output_type: str) -> Any:
-    if output_type == "pil":
-        return Image.fromarray(image_array(picture))
-    if output_type == "np":
-        return image_array(picture).astype(np.float32) / 255
-    return picture.float() / 255
+def _device(device_map: str) -> str:
+    if device_map in ("auto", "balanced"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.device(device_map))
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device_map is {device_map!r}; give a device (cpu, cuda, cuda:1), auto or balanced") from None

@@ -93,9 +93,7 @@ def _pillow(path: Path, file: BinaryIO) -> StoredImage:
         if image.format == "JPEG2000" and (depth := _jpeg2000_depth(file)) > 8:
             return _deep_jpeg2000(image, file, depth)
         image.load()  # the whole file, so that a truncated one is found here
-        info = image.info
-        metadata = Metadata(info.get("icc_profile"), _exif(image), _bytes(info.get("xmp")), dpi=info.get("dpi"))
-        stored = _samples(path, image, metadata)
+        stored = stored_pillow(path, image)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             stored.format = "JPEG"  # MPO of phones, too
             stored.encoder = {"qtables": image.quantization, "subsampling": JpegImagePlugin.get_sampling(image)}
@@ -105,8 +103,14 @@ def _pillow(path: Path, file: BinaryIO) -> StoredImage:
         return stored
 
 
-def _samples(path: Path, image: Image.Image, metadata: Metadata) -> StoredImage:
-    """Return the samples of a decoded Pillow image: palettes looked up, a transparent colour as alpha."""
+def stored_pillow(path: Path, image: Image.Image) -> StoredImage:
+    """Return the samples of a decoded Pillow image: palettes looked up, a transparent colour as alpha.
+
+    Raises:
+        UserError: its range is unknown (modes I and F).
+    """
+    info = image.info
+    metadata = Metadata(info.get("icc_profile"), _exif(image), _bytes(info.get("xmp")), dpi=info.get("dpi"))
     mode, kind = image.mode, image.format or "PNG"
     if mode in ("I", "F"):
         raise unsupported(path, "floating-point or 32-bit samples, whose range is unknown")
