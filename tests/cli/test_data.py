@@ -140,7 +140,7 @@ def test_pack_of_the_folder_one_is_in(
 ) -> None:
     monkeypatch.chdir(real_set / "CDD-11_test")
     assert data("pack", "folder", "--root", ".", "--lq", "low/*", "--gt", "clear/*") == 0
-    assert (real_set / "CDD-11_test-packed/index.json").is_file()
+    assert (real_set / "CDD-11_test-packed/data.mdb").is_file()
 
 
 def test_pack_of_a_folder(real_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

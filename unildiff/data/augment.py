@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unildiff.utils.keys import generator
-from unildiff.utils.mapped import prefetch
+from unildiff.utils.store import prefetch
 
 
 @dataclass(frozen=True)

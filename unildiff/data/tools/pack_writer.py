@@ -1,13 +1,12 @@
-"""Making packs: every picture of a set decoded once into shards, to be taken up again after any interruption.
+"""Making packs: every image of a dataset decoded once into a store; an interrupted run is resumed.
 
-While it works a pack has a journal, one line a picture, written after the picture's bytes. A new run believes the
-journal only as far as the checksums agree; the index, which makes a pack readable, is written when all is there.
+An image and the entry that says of which state of its file it is are written in one transaction. A new run keeps what it
+finds for files that have not changed. The index, which makes a pack readable, is written when everything is there.
 
 Axis letters: H W pixels.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,38 +20,35 @@ from unildiff.data.captions import Captions
 from unildiff.data.catalogue import dataset
 from unildiff.data.images import image_size
 from unildiff.data.layouts import is_there, recognise, sample_of
-from unildiff.data.pack import COLUMNS, FORMAT, INDEX, Pack, index_bytes, picture_checksum
+from unildiff.data.pack import AGAIN, COLUMNS, ENTRY, FORMAT, IMAGE, INDEX, Pack, image_checksum, index_bytes
 from unildiff.data.pair import PairSource, Split, Which
 from unildiff.data.pairing import RULES
 from unildiff.data.patterns import all_patterns, pattern_source
 from unildiff.data.sources import disk_source, report
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, some, write_failure, write_whole
-from unildiff.utils.journal import Journal
+from unildiff.utils.files import output_folder, some
 from unildiff.utils.parallel import cores, ordered, progress
+from unildiff.utils.store import DATABASE, Store
 
-JOURNAL = "journal.jsonl"
-SHARD_BYTES = 1 << 30
-_Row = tuple[str, str, str, str | None, str | None, str]  # as COLUMNS, the pictures by file
+_BATCH = 1 << 26  # bytes of images per transaction
+_Row = tuple[str, str, str, str | None, str | None, str]  # as COLUMNS, the images by file
 _SAMPLED = 200  # headers read to say beforehand how large a pack will be
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one picture lies, and of which state of its file it is the picture."""
+    """One image, and of which state of its file it is."""
 
     file: str
     source_bytes: int
     source_mtime: int
-    shard: int
-    offset: int
     height: int
     width: int
     checksum: str
 
 
 class PackWriter:
-    """One pack being made from the pairs of one set."""
+    """One pack being made from the pairs of one dataset."""
 
     def __init__(
         self,
@@ -61,11 +57,9 @@ class PackWriter:
         dataset: str,
         root: Path,
         captions: Captions | None = None,
-        shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        """Args: pairs of each split, the folder to write, name and folder of the set, captions, length of a shard."""
+        """Args: pairs of each split, the folder to write, name and folder of the dataset, captions."""
         self.out = out
-        self.shard_bytes = shard_bytes
         self._root = root
         self._header = {"kind": "unildiff pack", "format": FORMAT, "dataset": dataset, "root": str(root.absolute())}
         self._wanted: dict[str, tuple[PairSource, int, Which, Path]] = {}
@@ -83,27 +77,32 @@ class PackWriter:
         """Write what is missing and the index; return the finished pack.
 
         Raises:
-            UserError: pictures that cannot be read, pairs of two sizes, no space, or a folder that holds something else.
+            UserError: images that cannot be read, pairs of two sizes, no space, or a folder that holds something else.
         """
         if not self._wanted:
-            raise UserError(f"nothing to pack: no pictures found in {self._root}; run `unildiff data check`")
+            raise UserError(f"nothing to pack: no images found in {self._root}; run `unildiff data check`")
+        if (self.out / "index.json").exists():
+            raise UserError(f"{self.out} was packed by an earlier version; delete it and {AGAIN}")
         output_folder(self.out)
-        if (self.out / INDEX).exists():
-            return self._finished()
-        if (strange := sorted(path.name for path in self.out.iterdir())) and JOURNAL not in strange:
+        strange = sorted(path.name for path in self.out.iterdir() if path.name not in (DATABASE, "lock.mdb", ".lock"))
+        if strange:
             raise UserError(f"not a pack: {self.out} holds {some(strange)}; give a new or an empty folder to --out")
-        try:
-            with Journal(self.out / JOURNAL, self._header) as journal:
-                entries = self._resume(journal)
-                missing = [file for file in self._wanted if file not in entries]
-                self._check_space(missing)
-                entries |= self._write(journal, missing)
-                self._check_sizes(entries)
-                self._seal(entries)
-        except OSError as error:  # of a shard
-            raise write_failure(self.out, error) from None
-        (self.out / JOURNAL).unlink()
-        return Pack(self.out)
+        with Store(self.out, write=True) as store:
+            store.begin(self._header)
+            finished = store.get(INDEX) is not None
+            if finished:
+                self._refuse_other_state()
+            entries = self._kept(store)
+            missing = [file for file in self._wanted if file not in entries]
+            self._check_space(missing)
+            entries |= self._write(store, missing)
+            self._check_sizes(entries)
+            if missing or not finished:
+                self._seal(store, entries)
+        pack = Pack(self.out)
+        if not missing:
+            pack.verify()
+        return pack
 
     def _want(self, source: PairSource, index: int, which: Which, path: Path | None) -> str | None:
         if path is None:
@@ -116,48 +115,33 @@ class PackWriter:
         try:
             found = self._wanted[file][3].stat()
         except OSError:
-            return -1, -1  # decoding it will say what is wrong
+            return -1, -1  # decoding it will report what is wrong
         return found.st_size, found.st_mtime_ns
 
-    def _finished(self) -> Pack:
+    def _refuse_other_state(self) -> None:
+        """Refuse a finished pack of other files or pairs: it may be in use."""
         pack = Pack(self.out)
-        index = json.loads((self.out / INDEX).read_text(encoding="utf-8"))
-        states = zip(index["pictures"]["source_bytes"], index["pictures"]["source_mtime"], strict=True)
-        held = dict(zip(pack.files, states, strict=True))
-        changed = [file for file in self._wanted if file not in held or held[file] != self._state(file)]
-        if changed or pack.dataset != self._header["dataset"] or index["pairs"] != self._columns(pack.files):
+        held = {entry["file"]: (entry["source_bytes"], entry["source_mtime"]) for entry in pack.entries}
+        changed = [file for file in self._wanted if held.get(file) != self._state(file)]
+        if changed or pack.pairs != self._columns(pack.files):
             what = f"; changed: {some(changed)}" if changed else ""
             raise UserError(
                 f"{self.out} is a pack of another state of the data ({pack.dataset} from {pack.root}{what}); "
                 "delete it or give another --out"
             )
-        pack.verify()
-        return pack
 
-    def _resume(self, journal: Journal) -> dict[str, Entry]:
-        """Return the entries that hold and are of files that have not changed; cut the shards down to what holds."""
-        entries = [Entry(**fields) for fields in journal.resume(self._holds)]
-        last = entries[-1].shard if entries else -1
-        for path in self.out.glob("shard-*.u8"):
-            if int(path.stem.removeprefix("shard-")) > last:
-                path.unlink()
-        if entries:
-            os.truncate(self.out / _shard_name(last), _end(entries[-1]))
-        return {
-            entry.file: entry
-            for entry in entries
-            if entry.file in self._wanted and self._state(entry.file) == (entry.source_bytes, entry.source_mtime)
-        }
-
-    def _holds(self, fields: dict[str, Any]) -> bool:
-        try:
-            entry = Entry(**fields)
-            with open(self.out / _shard_name(entry.shard), "rb") as file:
-                file.seek(entry.offset)
-                data = file.read(entry.height * entry.width * 3)
-        except (OSError, TypeError):
-            return False
-        return picture_checksum(np.frombuffer(data, np.uint8)) == entry.checksum
+    def _kept(self, store: Store) -> dict[str, Entry]:
+        """Return the entries of files that have not changed and whose images are whole."""
+        kept: dict[str, Entry] = {}
+        for file in self._wanted:
+            if (data := store.get(ENTRY + file)) is None:
+                continue
+            entry = Entry(**json.loads(bytes(data)))
+            image = store.get(IMAGE + file)
+            unchanged = (entry.source_bytes, entry.source_mtime) == self._state(file)
+            if unchanged and image and image_checksum(np.frombuffer(image, np.uint8)) == entry.checksum:
+                kept[file] = entry
+        return kept
 
     def _check_space(self, missing: Sequence[str]) -> None:
         if not missing:
@@ -173,36 +157,29 @@ class PackWriter:
         free = shutil.disk_usage(self.out).free
         if needed > free:
             raise UserError(
-                f"disk full: {len(missing):,} pictures need about {needed / 1e9:.1f} GB unpacked, {self.out} has "
+                f"disk full: {len(missing):,} images need about {needed / 1e9:.1f} GB unpacked, {self.out} has "
                 f"{free / 1e9:.1f} GB free; free space or give another --out"
             )
 
-    def _write(self, journal: Journal, missing: Sequence[str]) -> dict[str, Entry]:
-        shard = max(0, len(list(self.out.glob("shard-*.u8"))) - 1)
+    def _write(self, store: Store, missing: Sequence[str]) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
         broken: list[str] = []
-        data = open(self.out / _shard_name(shard), "ab")  # noqa: SIM115  # replaced as shards fill
-        try:
-            with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without holding the interpreter's lock
-                decoded = ordered(pool, self._decode, missing, ahead=2 * cores())
-                for file, (picture, state) in progress(decoded, len(missing), "Packing"):
-                    if isinstance(picture, UserError):
-                        broken.append(str(picture))
-                        continue
-                    if data.tell() and data.tell() + picture.nbytes > self.shard_bytes:
-                        data.close()
-                        shard += 1
-                        data = open(self.out / _shard_name(shard), "ab")  # noqa: SIM115
-                    height, width = picture.shape[:2]
-                    entry = Entry(file, *state, shard, data.tell(), height, width, picture_checksum(picture))
-                    data.write(picture.data)
-                    data.flush()
-                    journal.append(asdict(entry))
-                    entries[file] = entry
-        finally:
-            data.close()
+        waiting: dict[str, bytes] = {}
+        with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without holding the interpreter's lock
+            decoded = ordered(pool, self._decode, missing, ahead=2 * cores())
+            for file, (image, state) in progress(decoded, len(missing), "Packing"):
+                if isinstance(image, UserError):
+                    broken.append(str(image))
+                    continue
+                entry = Entry(file, *state, image.shape[0], image.shape[1], image_checksum(image))
+                waiting |= {IMAGE + file: image.tobytes(), ENTRY + file: json.dumps(asdict(entry)).encode()}
+                entries[file] = entry
+                if sum(map(len, waiting.values())) > _BATCH:
+                    store.put(waiting)
+                    waiting = {}
+        store.put(waiting)
         if broken:
-            raise UserError(f"{len(broken)} of {len(self._wanted):,} pictures cannot be packed: {some(broken, 3)}")
+            raise UserError(f"{len(broken)} of {len(self._wanted):,} images cannot be packed: {some(broken, 3)}")
         return entries
 
     def _decode(self, file: str) -> tuple[np.ndarray | UserError, tuple[int, int]]:
@@ -232,24 +209,14 @@ class PackWriter:
             columns[split] = {key: [row[place] for row in numbered] for place, key in enumerate(COLUMNS)}
         return columns
 
-    def _seal(self, entries: Mapping[str, Entry]) -> None:
-        held = [entries[file] for file in self._wanted]
-        shards = []
-        for path in sorted(self.out.glob("shard-*.u8")):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-            shards.append({"file": path.name, "bytes": path.stat().st_size})
-        columns = {key: [getattr(entry, key) for entry in held] for key in Entry.__dataclass_fields__}
-        sample = sample_of(self._root)
-        kind = {} if sample is None else {"sample": sample}
+    def _seal(self, store: Store, entries: Mapping[str, Entry]) -> None:
         body = {
             **self._header,
-            **kind,
-            "shards": shards,
-            "pictures": columns,
+            "sample": sample_of(self._root),
+            "entries": [asdict(entries[file]) for file in self._wanted],
             "pairs": self._columns(list(self._wanted)),
         }
-        write_whole(self.out / INDEX, index_bytes(body))
+        store.put({INDEX: index_bytes(body)})
 
 
 def pack_set(name: str, root: Path, out: Path) -> Pack:
@@ -295,13 +262,5 @@ def pack_folder(
     return PackWriter(sources, out, "folder", root, Captions.find([root], upwards=True)).run()
 
 
-def _shard_name(number: int) -> str:
-    return f"shard-{number:05d}.u8"
-
-
 def _size(entry: Entry) -> str:
     return f"{entry.width}x{entry.height}"
-
-
-def _end(entry: Entry) -> int:
-    return entry.offset + entry.height * entry.width * 3

@@ -1,0 +1,215 @@
+"""One store for what is made once and read often: packed images, looks at files, scenes that were synthesised.
+
+A store is a folder with an LMDB database: bytes by name, and a header that says what they were made from. A transaction is
+on the disk whole or not at all, so that whatever stops the making, the next run continues with what is missing.
+"""
+
+import ctypes
+import errno
+import json
+import mmap
+import os
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+from weakref import WeakValueDictionary
+
+import lmdb
+import numpy as np
+from filelock import FileLock, Timeout
+
+from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_folder, write_failure
+
+DATABASE = "data.mdb"
+_LOCK = ".lock"
+_HEADER = b"header"
+_MAP = 1 << 40  # address space, not disk space: the file grows as it is filled
+_FULL = tuple(
+    map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO))
+)  # LMDB reports a write that was cut short as EIO
+
+
+class _Database:
+    """A database of this process, which LMDB opens only once; it is closed when no store uses it any more."""
+
+    opened: ClassVar["WeakValueDictionary[tuple[str, int], _Database]"] = WeakValueDictionary()
+
+    def __init__(self, folder: str) -> None:
+        self.pid = os.getpid()
+        write = os.access(folder, os.W_OK)
+        size = _MAP if write else 0  # where it can only be read: as large as it is
+        self.environment = lmdb.open(
+            folder, map_size=size, readonly=not write, lock=write, readahead=False, max_readers=256
+        )
+
+
+class Store:
+    """A store that is read, or written between ``with`` and its end.
+
+    Keys are text of any length, values bytes.
+    """
+
+    def __init__(self, folder: Path, write: bool = False) -> None:
+        """Args: the folder; whether to write, which makes the folder.
+
+        Raises:
+            UserError: there is no store in the folder, or it is damaged; another process writes to it, or it cannot be
+                written.
+        """
+        self.folder = folder
+        self._lock: FileLock | None = None
+        self._database: _Database | None = None
+        self._snapshot: lmdb.Transaction | None = None
+        if write:
+            output_folder(folder)
+            self._lock = exclusive(folder)
+        elif not (folder / DATABASE).is_file():
+            raise UserError(f"no store in {folder}: {DATABASE} is missing")
+        try:
+            self._environment()
+        except UserError:
+            self.close()
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **self.__dict__,
+            "_database": None,
+            "_snapshot": None,
+            "_lock": None,
+        }  # a loader process opens the database itself
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write."""
+        self._snapshot = self._database = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    @property
+    def header(self) -> dict[str, Any] | None:
+        """What the store was made from, or None before it is set."""
+        found = self.get_raw(_HEADER)
+        return None if found is None else dict(json.loads(bytes(found)))
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Set the header of a new store, or compare it with that of one that is continued.
+
+        Raises:
+            UserError: the store was made from something else; the message names the differences.
+        """
+        wanted, found = json.loads(json.dumps(header)), self.header
+        if found is None:
+            self._put([(_HEADER, json.dumps(wanted).encode())])
+        elif other := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
+            differences = ", ".join(f"{key} {found.get(key)}, not {wanted.get(key)}" for key in other)
+            raise UserError(f"{self.folder} was started with other settings ({differences}); delete it or give another")
+
+    def get(self, name: str) -> memoryview | None:
+        """Return a value as a view of the mapped file, nothing read or copied yet, or None."""
+        return self.get_raw(_key(name))
+
+    def get_raw(self, key: bytes) -> memoryview | None:
+        """Return the value of a key of the database."""
+        try:
+            found = self._reader().get(key)
+        except lmdb.Error as error:
+            raise _damaged(self.folder, error) from None
+        return None if found is None else memoryview(found)
+
+    def put(self, items: Mapping[str, bytes]) -> None:
+        """Add or replace values, all or none of them.
+
+        Raises:
+            UserError: the disk is full, or the like.
+        """
+        self._put((_key(name), value) for name, value in items.items())
+
+    def _put(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        try:
+            with self._environment().begin(write=True) as transaction:
+                for key, value in items:
+                    transaction.put(key, value)
+        except lmdb.Error as error:
+            raise _damaged(self.folder, error) from None
+        self._snapshot = None  # readers see it from now on
+
+    def _reader(self) -> lmdb.Transaction:
+        environment = self._environment()
+        if self._snapshot is None:
+            self._snapshot = environment.begin(buffers=True)
+        return self._snapshot
+
+    def _environment(self) -> lmdb.Environment:
+        if self._database is not None and self._database.pid == os.getpid():
+            return self._database.environment
+        place = (os.path.realpath(self.folder), os.getpid())
+        inherited, self._snapshot = self._database, None
+        if (found := _Database.opened.get(place)) is None:
+            if inherited is not None:  # from the process that this one was forked from; there it stays open
+                inherited.environment.close()
+            try:
+                found = _Database.opened[place] = _Database(place[0])
+            except lmdb.Error as error:
+                raise _damaged(self.folder, error) from None
+        self._database = found
+        return found.environment
+
+
+def exclusive(folder: Path) -> FileLock:
+    """Return a lock on a folder that is held until it is released, or the process ends, however it ends.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process is writing to {folder}; wait for it to end") from None
+    except OSError as error:
+        raise write_failure(folder / _LOCK, error) from None
+    return lock
+
+
+def prefetch(views: Iterable[np.ndarray]) -> None:
+    """Have the system read the rows that some views of mapped files lie in, all at once; other arrays are left alone.
+
+    A crop that is not in memory then takes one read instead of one per page. Where it is in memory this takes a few
+    microseconds.
+    """
+    for view in views:
+        if view.flags.writeable or not hasattr(mmap, "MADV_WILLNEED"):
+            continue
+        start = int(view.__array_interface__["data"][0])
+        length = (view.shape[0] - 1) * view.strides[0] + view[:1].nbytes
+        begin = start - start % mmap.PAGESIZE
+        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(start - begin + length), mmap.MADV_WILLNEED)
+
+
+def _madvise(*arguments: Any) -> None:
+    function: Callable[..., int] = ctypes.CDLL(None).madvise
+    function(*arguments)
+
+
+def _key(name: str) -> bytes:
+    key = os.fsencode(name)  # LMDB's keys have at most 511 bytes
+    return b"=" + key if len(key) < 480 else b"#" + blake2b(key, digest_size=32).hexdigest().encode()
+
+
+def _damaged(folder: Path, error: lmdb.Error) -> UserError:
+    if any(reason in str(error) for reason in _FULL):
+        return write_failure(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    reason = " ".join(str(error).split())
+    return UserError(f"damaged store: {folder} ({reason}); delete it and run the same command again")
