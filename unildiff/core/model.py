@@ -49,7 +49,13 @@ class Given:
 
 
 class UniLDiff(Network):
-    """Encodes an LQ image, samples restored latents and decodes them, in one piece or in tiles."""
+    """Encodes an LQ image, samples restored latents and decodes them, in one piece or in tiles.
+
+    Attributes:
+        tile_overlap: share of a tile that it has in common with its neighbour, at least.
+    """
+
+    tile_overlap = 0.25
 
     def encode_lq(
         self,
@@ -84,7 +90,7 @@ class UniLDiff(Network):
         if tile_size is None:
             return None
         factor = self.downscale_factor
-        return make_grid(lq.shape[2] // factor, lq.shape[3] // factor, tile_size // factor)
+        return make_grid(lq.shape[2] // factor, lq.shape[3] // factor, tile_size // factor, self.tile_overlap)
 
     def encode(self, images: Tensor, grid: TileGrid | None = None) -> Tensor:
         """Return VAE latents (B, C, h, w) of padded images (B, 3, H, W) in [-1, 1], tile by tile if there is a grid."""

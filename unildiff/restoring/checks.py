@@ -1,18 +1,27 @@
 """What is looked at in a restored image before it is written: seams of tiles, shifts of colour, the model's uncertainty.
 
-Axis letters: H/W pixels.
+Axis letters: B images of one pass, H/W pixels.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from unildiff.core.model import UniLDiff
+from unildiff.core.tiling import make_grid
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.restoring.colour import judged, shift, transferred
 from unildiff.restoring.options import RestoreOptions
+from unildiff.restoring.seams import HIGH, seam_score
 from unildiff.weights.restoring import as_levels, restore_images
+
+SMALL = 128
+"""Pixels of a side below which an image holds less than the crops that models are trained on."""
+MOVED = 24.0
+"""Levels of 255 by which a mean colour may move without a warning."""
 
 
 @dataclass
@@ -21,7 +30,7 @@ class CheckedImage:
 
     Attributes:
         levels: sRGB (H, W, 3), float32 in 0..255.
-        measured: what the manifest gets to know.
+        measured: numbers for the manifest.
         warnings: one line each.
         spread: standard deviation over seeds (H, W, 3) in 0..255, None unless it was measured.
     """
@@ -45,5 +54,91 @@ def check_and_correct(
     Raises:
         UserError: a result is not finite.
     """
-    restored = restore_images(model, images, captions, sampling, options.seed)
-    return [CheckedImage(as_levels(each, name)) for each, name in zip(restored, names, strict=True)]
+
+    def restored(seed: int) -> list[np.ndarray]:
+        made = restore_images(model, images, captions, sampling, seed)
+        return [as_levels(each, name) for each, name in zip(made, names, strict=True)]
+
+    with judged(model) as shares:
+        made = restored(options.seed)
+    originals = [image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max // 255) for image in images]
+    results = [CheckedImage(levels) for levels in made]
+    _check_seams(model, results, originals, sampling, lambda: restored(options.seed))
+    if options.uncertainty:
+        _measure_spread(results, [restored(options.seed + 1 + number) for number in range(options.uncertainty)])
+    kept = sum(shares) / len(shares) if shares else 0.0
+    for result, original in zip(results, originals, strict=True):
+        _check_colour(result, original, options.colour, kept)
+    return results
+
+
+def _check_seams(
+    model: UniLDiff,
+    results: list[CheckedImage],
+    originals: list[np.ndarray],
+    sampling: SamplingSettings,
+    again: Any,
+) -> None:
+    """Note the seam score of tiled images; where it is high, restore them with tiles that overlap by half."""
+    height, width = originals[0].shape[:2]
+    tile = sampling.tile_size or model.default_tile_size(height, width)
+    if tile is None or max(height, width) <= tile:
+        return
+    rows, columns = _borders(model, height, width, tile)
+    scores = [
+        seam_score(result.levels, original, rows, columns) for result, original in zip(results, originals, strict=True)
+    ]
+    for result, score in zip(results, scores, strict=True):
+        result.measured["seam_score"] = round(score, 3)
+    if max(scores) <= HIGH:
+        return
+    model.tile_overlap = 0.5
+    try:
+        rows, columns = _borders(model, height, width, tile)
+        for result, levels, original in zip(results, again(), originals, strict=True):
+            score = seam_score(levels, original, rows, columns)
+            if score < result.measured["seam_score"]:
+                result.levels = levels
+                result.measured |= {"seam_score": round(score, 3), "overlap": 0.5}
+            if result.measured["seam_score"] > HIGH:
+                result.warnings.append(f"tile borders may show (seam score {result.measured['seam_score']:g})")
+    finally:
+        del model.tile_overlap
+
+
+def _borders(model: UniLDiff, height: int, width: int, tile: int) -> tuple[list[int], list[int]]:
+    """Return the rows and columns of pixels at the middle of the overlaps between tiles."""
+    factor = model.downscale_factor
+    sides = [-(-side // (2 * factor)) * 2 for side in (height, width)]
+    grid = make_grid(sides[0], sides[1], tile // factor, model.tile_overlap)
+    if grid is None:
+        return [], []
+    middles = [
+        sorted({(start + size + following) * factor // 2 for start, following in pairwise(starts)})
+        for starts, size in ((grid.tops, grid.tile[0]), (grid.lefts, grid.tile[1]))
+    ]
+    return [row for row in middles[0] if row < height - 2], [column for column in middles[1] if column < width - 2]
+
+
+def _measure_spread(results: list[CheckedImage], others: list[list[np.ndarray]]) -> None:
+    for index, result in enumerate(results):
+        draws = np.stack([result.levels, *(other[index] for other in others)])
+        result.spread = draws.std(axis=0).astype(np.float32)
+        result.measured["uncertainty"] = round(float(result.spread.mean()), 3)
+
+
+def _check_colour(result: CheckedImage, original: np.ndarray, colour: str, kept: float) -> None:
+    """Transfer the input's colours where the options say so; note how far they moved, and warn where it is far."""
+    if colour == "auto":
+        result.measured["colour_kept"] = round(kept, 3)
+    strength = {"input": 1.0, "auto": kept}.get(colour, 0.0)
+    if strength:
+        result.levels = transferred(result.levels, original, strength)
+    moved = shift(result.levels, original)
+    result.measured["colour_shift"] = moved
+    small = min(original.shape[:2]) < SMALL
+    if max(map(abs, moved)) > MOVED / (2 if small else 1):
+        size = f"the image is small ({original.shape[1]}x{original.shape[0]}) and " if small else ""
+        result.warnings.append(
+            f"{size}its mean colour moved by {max(moved, key=abs):+.0f} of 255; if it should not, use --colour input"
+        )

@@ -32,6 +32,8 @@ def restore(
     tile_size: int | None = None,
     batch_size: int = 1,
     format: Literal["jpg", "png", "tif", "webp", "avif"] | None = None,
+    colour: Literal["none", "input", "auto"] = "none",
+    uncertainty: int = 0,
     provenance: bool = True,
     overwrite: bool = False,
     skip_existing: bool = True,
@@ -62,6 +64,9 @@ def restore(
         tile_size: side of the tiles in pixels in which larger images are restored; by default chosen by model and memory
         batch_size: images of equal size that go through the model together; results can differ by rounding
         format: format of the results, by default that of each image (PNG where it is not written)
+        colour: take the low frequencies of the colours from the image (input), as far as the model judged them right (auto),
+            or not at all (none); haze and low light need none
+        uncertainty: further seeds whose spread is written beside each result, as NAME.uncertainty.png
         provenance: note software, model, seed and settings in EXIF and XMP; --no-provenance leaves the note out
         overwrite: restore everything again, and replace files that restore did not write
         skip_existing: skip images whose result is in the manifest with the same content and settings
@@ -90,6 +95,8 @@ def restore(
         device=device,
         dtype=dtype,
         format=format,
+        colour=colour,
+        uncertainty=uncertainty,
         provenance=provenance,
         batch_size=batch_size,
     )

@@ -1,0 +1,67 @@
+"""Seams, colours and uncertainty of restored images, by hand-made arrays and on files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.small import small_model
+from unildiff.cli.main import main
+from unildiff.restoring.colour import low_frequencies, shift, transferred
+from unildiff.restoring.seams import HIGH, seam_score
+from unildiff.weights.folder import save_model
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    save_model(small_model(), folder, torch.float32)
+    return folder
+
+
+def test_a_step_at_a_border_is_seen_and_texture_is_not() -> None:
+    original = RNG.uniform(60, 200, (64, 96, 3)).astype(np.float32)
+    noise = RNG.normal(0, 2, original.shape).astype(np.float32)
+    assert seam_score(original + noise, original, [32], [48]) < HIGH
+    stepped = original + noise
+    stepped[32:] += 12
+    assert seam_score(stepped, original, [32], [48]) > 2
+    assert seam_score(stepped, original, [], [48]) < HIGH  # not at that border
+    assert seam_score(original, original, [32], [48]) <= 1
+
+
+def test_low_frequencies_are_transferred_and_detail_is_kept() -> None:
+    detail = RNG.normal(0, 10, (64, 64, 3)).astype(np.float32)
+    ramp = np.linspace(60, 180, 64, dtype=np.float32)[:, None, None]
+    original, restored = np.broadcast_to(ramp, (64, 64, 3)), ramp + 30 + detail
+    corrected = transferred(restored, original)
+    assert np.abs(low_frequencies(corrected) - low_frequencies(original)).mean() < 1
+    assert max(map(abs, shift(corrected, original))) < 0.5 and shift(restored, original)[0] > 29
+    high = corrected - low_frequencies(corrected)
+    assert np.corrcoef(high.ravel(), (restored - low_frequencies(restored)).ravel())[0, 1] > 0.99
+    assert np.allclose(transferred(restored, original, 0.0), restored.clip(0, 255))
+
+
+def lines(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def test_the_manifest_has_seams_colours_and_spread(weights: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "in" / "wide.png"
+    photo.parent.mkdir()
+    Image.fromarray(RNG.integers(0, 256, (128, 300, 3), dtype=np.uint8)).save(photo)
+    fixed = ["--model", str(weights), "--num_inference_steps", "1", "--device", "cpu"]
+    out = tmp_path / "out"
+    assert main(["restore", str(photo.parent), str(out), *fixed, "--tile_size", "128", "--uncertainty", "2"]) == 0
+    (entry,) = lines(out)
+    assert entry["seam_score"] > 0 and entry["uncertainty"] > 0 and len(entry["colour_shift"]) == 3  # type: ignore[operator, arg-type]
+    with Image.open(out / "wide.uncertainty.png") as spread:
+        assert spread.size == (300, 128) and np.array(spread).max() > 0
+    assert main(["restore", str(photo.parent), str(tmp_path / "input"), *fixed, "--colour", "input"]) == 0
+    moved = lines(tmp_path / "input")[0]["colour_shift"]
+    assert max(map(abs, moved)) < max(map(abs, entry["colour_shift"]))  # type: ignore[call-overload]
