@@ -16,7 +16,7 @@ DEMO := runs/demo/$(NOW)
 DEMO_STEPS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-weights tiny-goals ablation bench bench-data bench-check full-size-check clean-venv
+.PHONY: help demo test format lint types docs reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-weights tiny-goals ablation bench bench-data bench-check full-size-check clean-venv
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -54,6 +54,9 @@ lint: $(READY)  ## ruff, and the import layers of .importlinter
 
 types: $(READY)  ## mypy --strict on unildiff/ and datamodules/
 	$(BIN)/mypy
+
+docs: $(READY)  ## the documentation site, into site/; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The paper's tables, one recipe: PROFILE=tiny on a sample set (the shipped model, or CKPT=); PROFILE=paper on the real one.
 # CKPT and SEEDS may name several: all stand in one table. TEST_ARGS go to `unildiff test`.

@@ -2,7 +2,7 @@
 
 Run:      python benchmarks/latents.py --seconds 900 --samples 1000        (an hour and a half on two cores, 6 rows)
 A trial:  python benchmarks/latents.py --seconds 20 --samples 16 --photographs 1 --side 64
-Only some rows: --rows cached one_step     Into a file: --out docs/latents.md (written at the end, whole)
+Only some rows: --rows cached one_step     Into a file: --out docs/history/latents.md (written at the end, whole)
 
 Every row starts from the same model: the shipped tiny one, its decoder put back to the plain VAE's with untrained experts,
 so that there is everything to learn. Its clock starts before the cache is made and stands still while it is scored. PSNR

@@ -207,14 +207,15 @@ OPTIONS = {
     "validate": "arguments",
     "test": "arguments",
     "predict": "arguments",
-    "restore": "src out model num_inference_steps guidance_scale seed captions start last_timestep tile_size device dtype",
-    "score": "restored clean protocol metrics csv json rule workers",
-    "table": "table_id run_dirs out others",
+    "restore": "src out model num_inference_steps guidance_scale seed captions start last_timestep tile_size batch_size format provenance overwrite skip_existing shard devices device dtype max_pixels",
+    "score": "restored gt protocol metrics csv json rule workers input label run_dir bundle images degradation data data_kind blind",
+    "table": "table_id run_dirs out others rows",
     "compare": "first second metrics csv",
+    "leaderboard": "folder out",
     "figures": "data root model out pictures sweep_pictures steps guidance perception side num_inference_steps seed device",
+    "report": "run_dirs out data_root",
     "plan": "arguments",
     "export": "ckpt out dtype init_from onnx onnx_steps",
-    "report": "run_dirs out",
     "data list": "",
     "data layout": "name",
     "data check": "name root json lq gt train_lq train_gt val_lq val_gt rule",
@@ -223,7 +224,8 @@ OPTIONS = {
     "data caption": "root model source name max_new_tokens",
     "data download": "name root only",
     "data sample": "name root",
-}
+    "data photographs": "root package",
+}  # fmt: skip
 
 
 def test_widening_the_command_line_is_a_visible_act() -> None:

@@ -149,8 +149,6 @@ def require_class(path: str) -> None:
 def call_function(function: Callable[..., int | None], program: str, arguments: Sequence[str]) -> int:
     """Parse ``arguments`` by the signature of a command and call it.
 
-    Parameters without a default are positional, or required options if they are keyword-only.
-
     Args:
         function: the command; it returns its exit code, or None for 0.
         program: name of the command shown in its help.
@@ -159,6 +157,17 @@ def call_function(function: Callable[..., int | None], program: str, arguments: 
     Raises:
         UserError: an argument is missing, unknown or of the wrong type, or the command itself raises it.
     """
+    parser = command_parser(function, program)
+    values = parser.parse_args(_in_json(inspect.signature(function).parameters, arguments)).as_dict()
+    check_arguments(function, values)
+    return function(**values) or 0
+
+
+def command_parser(function: Callable[..., int | None], program: str) -> OneLineErrors:
+    """Return the parser of a command: help from its docstring, arguments from its signature.
+
+    Parameters without a default are positional, or required options if they are keyword-only.
+    """
     parameters = inspect.signature(function).parameters
     description = (inspect.getdoc(function) or "").partition("\nArgs:")[0]
     parser = OneLineErrors(prog=program, description=description)
@@ -166,9 +175,7 @@ def call_function(function: Callable[..., int | None], program: str, arguments: 
     for action in parser._actions:
         if not action.option_strings:
             action.metavar = f"{action.dest} ..." if _is_list(parameters[action.dest].annotation) else action.dest
-    values = parser.parse_args(_in_json(parameters, arguments)).as_dict()
-    check_arguments(function, values)
-    return function(**values) or 0
+    return parser
 
 
 def _in_json(parameters: Mapping[str, inspect.Parameter], arguments: Sequence[str]) -> list[str]:

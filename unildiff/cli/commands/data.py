@@ -140,7 +140,9 @@ def pack(
     pairs = ", ".join(f"{split} {len(packed.source(split)):,} pairs" for split in packed.splits)
     print(f"{name} in {out}: {pairs}; {len(packed.files):,} pictures, {packed.bytes / 1e9:.2f} GB, checksums right")
     if packed.bytes > (free := available_memory()):
-        print(f"That is more than the {free / 1e9:.1f} GB of free memory: reads will wait for the disk (docs/data.md).")
+        print(
+            f"That is more than the {free / 1e9:.1f} GB of free memory: reads will wait for the disk (docs/guides/datasets.md)."
+        )
     print(f"Read it with: --data {name} --data.packed {out}")
 
 

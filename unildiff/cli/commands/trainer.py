@@ -1,5 +1,7 @@
 """``unildiff fit``, ``validate``, ``test`` and ``predict``: the commands of the Lightning Trainer."""
 
+import json
+
 _OPTIONS = """\
   --config FILE               a yaml config; give it several times to combine configs, later ones win
   --data NAME                 a dataset (`unildiff data list`), a class path or a yaml file
@@ -12,7 +14,8 @@ _OPTIONS = """\
   --trainer.max_steps N       number of optimiser steps
   --trainer.devices N         number of devices (processes)
   --seed_everything N         seed of everything random (default: 0)
-  --print_config              print the resolved config and exit"""
+  --print_config              print the resolved config and exit
+  --print_schema              print the JSON schema of configs, for editors, and exit"""
 
 
 def fit(*arguments: str) -> int:
@@ -39,6 +42,11 @@ def _run(command: str, summary: str | None, arguments: tuple[str, ...]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(f"usage: unildiff {command} [options]\n\n{summary}\n\nThe options most runs need:\n{_OPTIONS}\n")
         print(f"`unildiff {command} --help-all` lists every option.")
+        return 0
+    if "--print_schema" in arguments:
+        from unildiff.cli.schema import config_schema
+
+        print(json.dumps(config_schema(), indent=1))
         return 0
     from unildiff.cli.arguments import TrainerArguments
 

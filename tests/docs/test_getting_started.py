@@ -1,0 +1,100 @@
+"""Every command of the Getting started pages and of the README runs, in order, on tiny data."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unildiff.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+TRAINER = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+FAST = {  # what makes a command of the docs small enough for a test; everything else runs as written
+    "restore": ["--num_inference_steps=1"],
+    "validate": [*TRAINER, "--model.sampling.num_inference_steps=1"],
+    "test": [*TRAINER, "--model.sampling.num_inference_steps=1"],
+    "fit": [
+        *TRAINER, "--trainer.max_steps=1", "--trainer.val_check_interval=1", "--data.batch_size=2", "--data.crop_size=32",
+        "--data.num_workers=0", "--trainer.limit_val_batches=1", "--model.optimizer.warmup_steps=0",
+    ],
+}  # fmt: skip
+AS_READ = ("configs/alignment.yaml", "configs/joint.yaml", "configs/decoder.yaml", "runs/sdxl")
+"""The paper's recipe needs GPUs and data: its commands are parsed, not run."""
+
+
+def blocks(page: Path) -> list[str]:
+    """Return the command lines of a page's shell blocks."""
+    found = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [line.partition("  #")[0].strip() for block in found for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the pages take for granted: photos, their ground truth, and a folder of pairs."""
+    random = np.random.default_rng(0)
+
+    def write(path: str, value: float = 1.0) -> None:
+        image = Image.fromarray(random.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((64, 48))
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        image.point(lambda pixel: pixel * value).save(tmp_path / path)
+
+    for name in ("street", "garden"):
+        write(f"photos/{name}.jpg", 0.5)
+        write(f"ground_truth/{name}.png")
+    for split, count in (("train", 4), ("test", 1)):
+        for number in range(count):
+            write(f"my_pairs/{split}/lq/{split}{number}.png", 0.5)
+            write(f"my_pairs/{split}/gt/{split}{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(line: str) -> int:
+    """Run one line of the docs."""
+    program, command, *rest = shlex.split(line)
+    assert program == "unildiff", f"only unildiff commands belong here: {line}"
+    if any(name in line for name in AS_READ):
+        arguments = [command, *rest, *(["--print_config"] if command != "plan" else ["--throughput=1"])]
+        if "--ckpt_path" in arguments:
+            at = arguments.index("--ckpt_path")
+            del arguments[at : at + 2]
+    else:
+        arguments = [command, *rest, *FAST.get(command, [])]
+    try:
+        code = main(arguments)
+    except SystemExit as ended:  # --print_config
+        code = int(ended.code or 0)
+    if arguments[:2] == ["data", "sample"]:
+        shrink(Path("data"))
+    return code
+
+
+def shrink(folder: Path) -> None:
+    """Make every image of a sample set small."""
+    for path in folder.rglob("*.png"):
+        Image.open(path).resize((48, 32)).save(path)
+
+
+@pytest.mark.parametrize("name", ["restore", "own-pairs", "reproduce"])
+def test_every_command_runs(name: str, places: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = blocks(ROOT / "docs" / "start" / f"{name}.md")
+    assert lines
+    for line in lines:
+        assert call(line) == (1 if "data check" in line and "sample" in line else 0), (
+            line,
+            capfd.readouterr().err[-2000:],
+        )
+    expected = {
+        "restore": ["restored/street.jpg", "restored/garden.jpg", "street.png"],
+        "own-pairs": ["report.html", "my_model/unildiff.json", "restored/street.jpg", "runs/mine/test/scores.csv"],
+        "reproduce": ["results/table2.md", "results/table2.tex"],
+    }
+    missing = [
+        path
+        for path in expected[name]
+        if not (places / path).is_file() and not (places / path).with_suffix(".png").is_file()
+    ]
+    assert not missing, missing
