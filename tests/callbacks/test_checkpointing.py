@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from tests.callbacks.runs import STEPS, run, same_end
+from tests.callbacks.runs import STEPS, assert_equal, run, same_end
 from tests.callbacks.toy import ToyData, ToyModule, trainer
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage
 from unildiff.utils.errors import UserError
@@ -158,3 +158,46 @@ def test_settings_that_make_no_sense() -> None:
         Checkpointing(every_n_steps=0)
     with pytest.raises(UserError, match="keep is 0"):
         Checkpointing(keep=0)
+
+
+@pytest.mark.parametrize("how", ["killed in validation", "SIGTERM in validation", "killed in the last validation"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_validation_that_was_interrupted_is_made_up_for(tmp_path: Path, how: str, accumulate: int) -> None:
+    class Validated(ToyModule):
+        validated: list[int]
+        strike = 0
+
+        def on_validation_epoch_start(self) -> None:
+            if self.global_step == self.strike:
+                if how.startswith("SIGTERM"):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                else:  # nothing is written on the way out, as after SIGKILL
+                    self.trainer.callbacks[-1].on_exception = lambda *_: None
+                    raise RuntimeError("killed")
+
+        def on_validation_epoch_end(self) -> None:
+            self.validated.append(self.global_step)
+
+    def fit(folder: Path, strike: int = 0, resume: Path | None = None) -> tuple[dict[str, Any], list[int]]:
+        module = Validated()
+        module.validated, module.strike = [], strike
+        saver = Checkpointing(every_n_steps=2, monitor="val/psnr", mode="min", keep=-1)
+        settings = {"accumulate_grad_batches": accumulate, "val_check_interval": 2 * accumulate, "max_steps": 6}
+        settings |= {"check_val_every_n_epoch": None}
+        end = run(folder, resume, module=module, data=ToyData(16, validation=3), checkpointing=saver, **settings)
+        return end, module.validated
+
+    whole, validated = fit(tmp_path / "whole")
+    strike = 6 if "last" in how else 4
+    with pytest.raises((RuntimeError, SIGTERMException)):
+        fit(tmp_path / "cut", strike)
+    last = tmp_path / "cut/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == strike
+    resumed, again = fit(tmp_path / "cut", resume=last)
+    assert validated == [2, 4, 6] and again == [step for step in validated if step >= strike]
+    if "last" in how:  # nothing was left to train
+        assert_equal(whole["weights"], resumed["weights"])
+    else:
+        same_end(whole, resumed)
+    best = [torch.load(tmp_path / each / "checkpoints/best.ckpt", weights_only=True) for each in ("whole", "cut")]
+    assert best[0]["global_step"] == best[1]["global_step"]

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.training_epoch_loop import RestartStage
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -78,6 +79,7 @@ class Checkpointing(Checkpoint):
         self._write_failed = False
         self._position = b""  # pickled after every step: twice as fast as copying
         self._stop_requested = False
+        self._validation_due = False  # from the last completed step until its validation has ended
 
     @property
     def best_model_path(self) -> str:
@@ -108,9 +110,14 @@ class Checkpointing(Checkpoint):
         self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for signals; remember at which step this process began, a resumed one above 0."""
+        """Listen for signals, remember the first step, and make up for a validation that an interruption prevented.
+
+        A checkpoint is written before the validation of its step, so that a long validation risks no training.
+        """
         self._listen()
         self._finished_step = trainer.global_step
+        if self._validation_due:
+            _validate(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Do not wait for the end of a long validation; with several ranks, whose batches may differ in number, do."""
@@ -146,6 +153,10 @@ class Checkpointing(Checkpoint):
             self._finished_step = trainer.global_step
             self._stepping = False
             self._position = pickle.dumps({"fit_loop": trainer.fit_loop.state_dict(), "data": _data_state(trainer)})
+            loop = trainer.fit_loop
+            self._validation_due = trainer.enable_validation and loop.epoch_loop._should_check_val_fx(
+                loop._data_fetcher
+            )
             if trainer.global_step % self.every_n_steps == 0:
                 self._save(trainer)
         self._stop_if_requested(trainer)
@@ -156,7 +167,10 @@ class Checkpointing(Checkpoint):
         Raises:
             UserError: no such metric was logged.
         """
-        if self.monitor is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._validation_due = False
+        if self.monitor is None:
             return
         if self.monitor not in trainer.callback_metrics:
             raise UserError(
@@ -169,6 +183,12 @@ class Checkpointing(Checkpoint):
             self._save(trainer)
             if trainer.is_global_zero:
                 _replace_link(self._path(self._saved_step), self.folder / "best.ckpt", hard=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for the validation of the last step; Lightning does not even start to train when all steps are done."""
+        if self._validation_due:
+            self._finished_step = trainer.global_step
+            _validate(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end state."""
@@ -204,12 +224,13 @@ class Checkpointing(Checkpoint):
             self._position = pickle.dumps({"fit_loop": checkpoint["loops"]["fit_loop"], "data": data})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best score so far."""
-        return {"best_score": self.best_score}
+        """Return the best score so far, and whether the validation of the last completed step is still to be done."""
+        return {"best_score": self.best_score, "validation_due": self._validation_due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score."""
+        """Restore what ``state_dict`` returned; checkpoints of earlier releases do not know about validation."""
         self.best_score = state_dict["best_score"]
+        self._validation_due = bool(state_dict.get("validation_due", False))
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}.ckpt"
@@ -241,6 +262,21 @@ class Checkpointing(Checkpoint):
             older = sorted((path for path in self.folder.glob("step-*.ckpt") if path != newest), key=_written)
             for path in older[: max(0, len(older) + 1 - self.keep)]:
                 path.unlink()
+
+
+def _validate(trainer: Trainer) -> None:
+    """Run the validation that belongs to the last completed step, as the training loop would have done.
+
+    The loop's own counters are put back: Lightning counts this validation itself when it continues the epoch.
+    """
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    state, restarting, stage = loop.state_dict(), loop.restarting, loop._restart_stage
+    loop.restarting, loop._restart_stage = False, RestartStage.NONE
+    trainer.validating = True
+    loop.run()
+    trainer.training = True
+    loop.load_state_dict(state)
+    loop.restarting, loop._restart_stage = restarting, stage
 
 
 def _written(path: Path) -> int:
