@@ -237,7 +237,7 @@ def test_a_data_sets_clean_or_degraded_pictures(photos: Path, source, monkeypatc
 def test_broken_pictures_are_named_when_the_rest_is_done(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (photos / "b.jpg").write_bytes(b"no")
     monkeypatch.setattr(module, "load_captioner", lambda *_: lambda picture: "a dog")
-    with pytest.raises(UserError, match=r"1 of 3 pictures cannot be captioned: .*b\.jpg"):
+    with pytest.raises(UserError, match=r"1 of 3 images cannot be captioned: .*b\.jpg"):
         caption_folder(photos, "model", "clean")
     assert [line["file"] for line in lines(photos)] == ["a.png", "more/c.png"]
 
@@ -274,3 +274,24 @@ def test_refusals(blip: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     caption_folder(photos, "model", "clean")
     assert len(lines(photos)) == 3 and os.access(photos, os.W_OK)
+
+
+def test_one_writer_per_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_):
+        with pytest.raises(UserError, match=r"another process is writing to .*photos; wait for it to end"):
+            caption_folder(photos, "model", "clean")
+        return lambda picture: "a dog"
+
+    monkeypatch.setattr(module, "load_captioner", load)
+    assert caption_folder(photos, "model", "clean") == (3, 0)
+    assert len(lines(photos)) == 3
+    assert caption_folder(photos, "model", "clean") == (0, 3)
+
+
+def test_names_that_are_not_utf8(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png"))
+    write(path, 5)
+    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda picture: "a caf\u00e9")
+    caption_folder(photos, "model", "clean")
+    assert Captions.read(photos / "captions.jsonl").of(path) == "a caf\u00e9"
+    assert caption_folder(photos, "model", "clean") == (0, 4)

@@ -1,11 +1,14 @@
 """Downloads from a stand-in hub on this machine: sizes said before, resumed, verified, unpacked whole or not at all."""
 
+import contextlib
 import json
 import os
 import resource
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.hub import SHA, Hub, cdd11_archives, png, serving, tarred, zipped
@@ -163,6 +166,39 @@ def test_damaged_archives(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_bytes(zipped({"a/readme.txt": b""}))
     with pytest.raises(UserError, match="no pictures in"):
         extract(tmp_path / "text.zip", tmp_path / "root")
+
+
+def test_an_encrypted_archive_is_said(tmp_path: Path) -> None:
+    data = bytearray(zipped({"a/1.png": png(1)}))
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # bit 0 of the general purpose flags
+        data[data.index(header) + flags] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(UserError, match=r"encrypted archive: .*unpack it yourself"):
+        extract(tmp_path / "a.zip", tmp_path / "root")
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file, file.open("a/1.png", "w") as member:
+        for _ in range(130):
+            member.write(bytes(1 << 20))
+    with pytest.raises(UserError, match=r"bomb\.zip claims 0\.1 GB of images in 1\.0 MB; do not use"):
+        extract(tmp_path / "bomb.zip", tmp_path / "root")
+    assert not list((tmp_path / "root").rglob("*.png"))
+
+
+def test_no_change_of_an_archive_ends_in_a_traceback(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for make in (zipped, tarred):
+        whole = make({f"a/{n}.png": png(n, 8) for n in range(3)})
+        for number in range(150):
+            data = bytearray(whole)
+            for place in draw.integers(0, len(data), 1 + number % 4):
+                data[place] = draw.integers(256)
+            if number % 10 == 0:
+                del data[int(draw.integers(len(data))) :]
+            (tmp_path / "bent").write_bytes(data)
+            with contextlib.suppress(UserError):
+                extract(tmp_path / "bent", tmp_path / f"{make.__name__}{number}")
 
 
 def test_other_sets_say_where_they_are(tmp_path: Path) -> None:

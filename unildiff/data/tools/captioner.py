@@ -24,6 +24,7 @@ from unildiff.data.tools.listing import picture_sets
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, output_file, some, write_failure
 from unildiff.utils.parallel import progress
+from unildiff.utils.store import exclusive
 
 Source = Literal["clean", "degraded"]
 Captioner = Callable[[np.ndarray], str]
@@ -63,21 +64,29 @@ def caption_folder(
     """
     files = picture_files(root, source, name)
     target = root / FILE_NAME
-    known = {entry["file"] for entry in entries(target, interrupted=True)} if target.exists() else set()
-    missing = [file for file in files if file.relative_to(root).as_posix() not in known]
-    if not missing:
+    if target.exists() and not _missing(files, root, target):
         return 0, len(files)
     output_file(target)  # before a model is loaded for nothing
-    captioner = load_captioner(model, length)
-    _end_last_line(target)
-    try:
-        with open(target, "a", encoding="utf-8") as lines:
-            broken = _caption(missing, root, model, source, captioner, lines.write, lines.flush)
-    except OSError as error:
-        raise write_failure(target, error) from None
+    with exclusive(root):  # two runs would caption everything twice
+        missing = _missing(files, root, target)
+        if not missing:
+            return 0, len(files)
+        captioner = load_captioner(model, length)
+        _end_last_line(target)
+        try:
+            with open(target, "a", encoding="utf-8") as lines:
+                broken = _caption(missing, root, model, source, captioner, lines.write, lines.flush)
+        except OSError as error:
+            raise write_failure(target, error) from None
     if broken:
-        raise UserError(f"{len(broken)} of {len(missing):,} pictures cannot be captioned: {some(broken, 3)}")
+        raise UserError(f"{len(broken)} of {len(missing):,} images cannot be captioned: {some(broken, 3)}")
     return len(missing), len(files) - len(missing)
+
+
+def _missing(files: Sequence[Path], root: Path, target: Path) -> list[Path]:
+    """Return the images that have no whole line in the captions file yet."""
+    known = {entry["file"] for entry in entries(target, interrupted=True)} if target.exists() else set()
+    return [file for file in files if file.relative_to(root).as_posix() not in known]
 
 
 def _caption(
@@ -104,7 +113,9 @@ def _caption(
             "date": date,
             "source": source,
         }
-        write(json.dumps(entry, ensure_ascii=False) + "\n")
+        line = json.dumps(entry, ensure_ascii=False)
+        plain = line.encode("utf-8", "replace").decode() == line  # a file name that is not UTF-8 is written as escapes
+        write((line if plain else json.dumps(entry)) + "\n")
         flush()
     return broken
 

@@ -1,18 +1,23 @@
 """Unpacking archives of pictures: nothing outside the folder, no half-written files, existing ones kept."""
 
+import lzma
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from unildiff.data.pair import SUFFIXES
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import write_failure
+from unildiff.utils.files import output_folder, write_failure
 from unildiff.utils.parallel import progress
 
+MOST_BYTES = 1 << 40  # unpacked; CDD-11, the largest set that is fetched, takes 26 GB
+MOST_RATIO = 100  # unpacked to packed; images hardly compress
 Member = tuple[str, int, Callable[[], IO[bytes] | None]]  # path, length, and how to open it
 
 
@@ -31,7 +36,8 @@ def extract(archive: Path, root: Path, place: str | None = None) -> int:
         The number of pictures.
 
     Raises:
-        UserError: not an archive, damaged, with paths that lead outside, or no permission or space to write.
+        UserError: not an archive, damaged, encrypted, larger than it can be, with paths that lead outside, or no permission or
+            space to write.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -39,7 +45,11 @@ def extract(archive: Path, root: Path, place: str | None = None) -> int:
                 return _write(archive, list(_zip_members(file)), root, place)
         with tarfile.open(archive) as tar:
             return _write(archive, list(_tar_members(tar)), root, place)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+        raise UserError(f"damaged archive: {archive} ({error}); delete it and download it again") from None
+    except RuntimeError as error:  # what zipfile raises for a password
+        raise UserError(f"encrypted archive: {archive} ({error}); unpack it yourself and give the folder") from None
+    except (struct.error, ValueError, OverflowError, UnicodeError) as error:
         raise UserError(f"damaged archive: {archive} ({error}); delete it and download it again") from None
     except OSError as error:
         if error.errno is None:  # what gzip raises for damage
@@ -63,6 +73,7 @@ def _write(archive: Path, members: list[Member], root: Path, place: str | None) 
     pictures = [(_parts(archive, name), size, opened) for name, size, opened in members if _wanted(name)]
     if not pictures:
         raise UserError(f"no pictures in {archive}; the set has changed, see `unildiff data list`")
+    _check_size(archive, sum(size for _, size, _ in pictures), root)
     tops = {path.parts[0] for path, _, _ in pictures}
     own = len(tops) == 1 and all(len(path.parts) > 1 for path, _, _ in pictures)
     base = root if place is None and own else root / (place or archive.name.partition(".")[0])
@@ -80,11 +91,37 @@ def _write(archive: Path, members: list[Member], root: Path, place: str | None) 
             stream = opened()
             assert stream is not None  # regular files only
             with stream, open(partial, "wb") as out:
-                shutil.copyfileobj(stream, out, 1 << 20)
+                _copy(stream, out, size, archive)
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
     return len(pictures)
+
+
+def _copy(stream: IO[bytes], out: IO[bytes], size: int, archive: Path) -> None:
+    """Copy a member of the length that the archive claims for it."""
+    written = 0
+    while data := stream.read(1 << 20):
+        written += len(data)
+        if written > size:
+            break
+        out.write(data)
+    if written != size:
+        raise UserError(
+            f"damaged archive: {archive} (a file is not as long as it claims); delete it and download it again"
+        )
+
+
+def _check_size(archive: Path, size: int, root: Path) -> None:
+    packed = max(archive.stat().st_size, 1 << 20)
+    if size > min(MOST_BYTES, MOST_RATIO * packed):
+        raise UserError(
+            f"{archive} claims {size / 1e9:,.1f} GB of images in {packed / 1e6:,.1f} MB; do not use this archive"
+        )
+    if size > (free := shutil.disk_usage(output_folder(root)).free):
+        raise UserError(
+            f"disk full: {archive} holds {size / 1e9:.1f} GB, {root} has {free / 1e9:.1f} GB free; free space"
+        )
 
 
 def _wanted(name: str) -> bool:
