@@ -25,6 +25,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.planning.report import device_memory
 from unildiff.planning.shapes import base_sizes
 from unildiff.planning.step import StepSettings, measure_step
+from unildiff.stages.alignment import AlignmentModule
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
 from unildiff.weights.folder import save_base
@@ -251,7 +252,7 @@ def test_sets_of_files_list_their_captions(tmp_path: Path) -> None:
 def test_the_plan_says_the_disk_and_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = sdxl_like_base()
     save_base(base, tmp_path)
-    cost = measure_step(base_sizes(str(tmp_path)), NETWORK, StepSettings("alignment", 1, 32))
+    cost = measure_step(base_sizes(str(tmp_path)), NETWORK, StepSettings(AlignmentModule, 1, 32))
     tokens = base.text(["a cat"])
     assert cost.caption_bytes == tokens.tokens.nbytes + tokens.pooled.nbytes
     arguments = ["--config", "configs/tiny/alignment.yaml", "--data", "cdd11", "--data.crop_size=64"]
@@ -259,7 +260,7 @@ def test_the_plan_says_the_disk_and_the_memory(tmp_path: Path, capsys: pytest.Ca
         assert main(["plan", *arguments, *more]) == 0
         text = capsys.readouterr().out
         assert ("caption cache: " in text) == bool(more)
-    assert "MB of disk a caption; " in text and "if no two pictures share one" in text
+    assert "MB of disk per caption; at most" in text
     run = parse_run([*arguments, *more], None).run
     assert run.cached_captions
     kept = device_memory(replace(run, cached_captions=False), cost).weights

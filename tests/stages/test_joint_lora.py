@@ -165,8 +165,10 @@ def test_halved_weights_need_autocast(base_folder: Path, tmp_path: Path) -> None
 def test_the_named_config_is_planned_with_its_adapters(base_folder: Path) -> None:
     variant = ["--config", "configs/joint.yaml", "--config", "configs/variants/lora_24gb.yaml", "--data.batch_size=2"]
     run = parse_run(variant, None).run
-    assert (run.devices, run.step.batch_size, run.accumulation, run.step.lora) == (1, 2, 32, LoRAConfig(64, "bfloat16"))
-    settings = replace(run.step, crop_size=64, lora=LoRAConfig(4, "bfloat16"))
+    assert (run.devices, run.step.batch_size, run.accumulation) == (1, 2, 32)
+    assert run.step.settings["lora"] == {"rank": 64, "frozen_dtype": "bfloat16"}
+    own = {"base": str(base_folder), "init_from": None, "lora": {"rank": 4, "frozen_dtype": "bfloat16"}}
+    settings = replace(run.step, crop_size=64).with_settings(**own)
     cost = measure_step(base_sizes(str(base_folder)), NETWORK, settings)
     module = stage(base_folder)
     adapters = sum(parameter.numel() for name, parameter in module.named_parameters() if ".lora_" in name)

@@ -1,7 +1,8 @@
 """Reads what a plan needs off the arguments of ``unildiff fit``, by the very parser that fit uses."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from importlib import import_module
+from typing import Any
 
 import torch
 
@@ -10,13 +11,13 @@ from unildiff.cli.lightning_cli import UniLDiffCLI
 from unildiff.core.network import NetworkConfig
 from unildiff.data.catalogue import DATASETS
 from unildiff.planning.report import RunSettings
-from unildiff.planning.step import Stage, StepSettings
+from unildiff.planning.step import StepSettings
 from unildiff.stages.base import check_precision
+from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.settings import LatentCacheConfig
 from unildiff.utils.errors import UserError
 from unildiff.utils.validation import build_dataclass
-from unildiff.weights.load import check_own_base, stored_network, weights_folder
-from unildiff.weights.lora import LoRAConfig
+from unildiff.weights.load import stored_network, weights_folder
 from unildiff.weights.stage_parts import TRAINED
 
 GPU_TFLOPS = 120.0
@@ -52,63 +53,65 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     """Return what the arguments of a fit mean for a plan.
 
     Args:
-        arguments: of ``unildiff fit``.
-        tflops: TFLOP/s a device; None assumes some.
+        arguments: arguments of ``unildiff fit``.
+        tflops: TFLOP/s per device; None assumes a value.
 
     Raises:
-        UserError: whatever fit would complain of, or a stage that is not planned.
+        UserError: whatever fit would refuse, or a stage that cannot be planned.
     """
-    # No run folder is touched: not the one to write, and none that would be gone on from.
+    # No run folder is touched: neither the one to write nor one to resume from.
     taken_apart = TrainerArguments.parse("fit", [*arguments, "--run_dir=null", "--ckpt_path=null"])
     config = _ParsedOnly(taken_apart).config["fit"]
-    stage = stage_name(config.model.class_path)
-    if stage not in TRAINED:
-        raise UserError(f"plan: {stage} is not planned; give a config of {', '.join(TRAINED)}")
+    stage = _stage_class(config.model.class_path)
+    settings = config.model.init_args.as_dict()
     model, data, trainer = config.model.init_args, config.data.init_args, config.trainer
     gpu = trainer.accelerator in ("gpu", "cuda")
     callbacks = {each.class_path.rpartition(".")[2]: each.init_args for each in trainer.callbacks or []}
     average, checkpoints = callbacks.get("ExponentialMovingAverage"), callbacks.get("Checkpointing")
     strategy = getattr(trainer.strategy, "class_path", str(trainer.strategy)).rpartition(".")[2].lower()
-    options = getattr(trainer.strategy, "init_args", {})
-    bucket_view = options.get("gradient_as_bucket_view", False)  # of no use to micro-batches that are not synchronised
+    bucket_view = getattr(trainer.strategy, "init_args", {}).get("gradient_as_bucket_view", False)
     devices = _count(trainer.devices) * int(trainer.num_nodes)
-    check_own_base(model.base, model.init_from)
     if trainer.max_steps < 1:
         raise UserError(f"plan: --trainer.max_steps is {trainer.max_steps}; a plan needs the number of optimiser steps")
     check_precision(precision := str(trainer.precision or "32-true"))
-    cache = (model.cache or LatentCacheConfig()) if stage == "decoder" and model.latents == "cached" else None
+    cached = settings.get("latents") == "cached"
+    cache = settings.get("cache") or {}
     run = RunSettings(
-        config=" + ".join(path.name for path in taken_apart.configs) or stage,
+        config=" + ".join(path.name for path in taken_apart.configs) or stage_name(config.model.class_path),
         base="",
         step=StepSettings(
-            stage=cast(Stage, stage),
+            stage=stage,
             batch_size=data.batch_size,
             crop_size=getattr(data, "crop_size", 512),
             compute_dtype=_autocast_dtype(precision),
-            checkpointing=model.gradient_checkpointing,
-            sampling_passes=_live_passes(model) if stage == "decoder" else 0,
-            cached_passes=_sampler_passes(model) if cache else 0,
-            lora=LoRAConfig(**(model.lora.as_dict() if model.lora else {})) if stage == "joint_lora" else None,
+            gpu=gpu,
+            settings=settings,
         ),
+        checkpointing=model.gradient_checkpointing,
         devices=devices,
         accumulation=trainer.accumulate_grad_batches,
         max_steps=trainer.max_steps,
         epoch_samples=_epoch_samples(config.data.class_path, data),
         data=config.data.class_path.split(".")[-2],
         averaged_bytes=0 if average is None else 2 if average.dtype == "bfloat16" else 4,
-        second_gradients="ddp" in strategy
-        and devices > 1
-        and not (bucket_view and trainer.accumulate_grad_batches == 1),
+        second_gradients="ddp" in strategy and devices > 1 and not bucket_view,
         sharded="modelparallel" in strategy,
         kept=_kept(checkpoints) if checkpoints is not None else 2,
         weights_only=bool(checkpoints is not None and checkpoints.weights_only),
         throughput=(tflops or (GPU_TFLOPS if gpu else CPU_TFLOPS)) * 1e12,
-        gpu=gpu,
-        cached_samples=cache.samples if cache else 0,
-        cached_skips=bool(cache and cache.skips),
+        cached_samples=cache.get("samples", LatentCacheConfig.samples) if cached else 0,
+        cached_skips=cached and cache.get("skips", False),
         cached_captions="CaptionCache" in callbacks,
     )
     return Parsed(run, _network(model), model.base)
+
+
+def _stage_class(class_path: str) -> type[RestorationModule]:
+    module, _, name = class_path.rpartition(".")
+    found: type[RestorationModule] = getattr(import_module(module), name)
+    if not issubclass(found, RestorationModule):
+        raise UserError(f"plan: {stage_name(class_path)} is not planned; give a config of {', '.join(TRAINED)}")
+    return found
 
 
 def _network(model: Any) -> NetworkConfig:
@@ -116,17 +119,6 @@ def _network(model: Any) -> NetworkConfig:
     if model.network is not None:
         return build_dataclass(NetworkConfig, model.network.as_dict(), "model.network")
     return stored_network(weights_folder(model.init_from) or weights_folder(model.base))
-
-
-def _live_passes(model: Any) -> int:
-    """Return the U-Net passes that make one batch of restored latents while it trains."""
-    return _sampler_passes(model) if model.latents == "sample" else int(model.latents == "one_step")
-
-
-def _sampler_passes(model: Any) -> int:
-    """Return the U-Net passes of a decoder stage's sampler."""
-    sampling = model.training_sampling
-    return 4 if sampling is None else int(sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2))
 
 
 def _count(devices: Any) -> int:

@@ -69,7 +69,7 @@ def start_latents(lq_latents: Tensor, noise: Tensor, schedule: NoiseSchedule, se
     FaithDiff's public scripts (https://github.com/JyChen9811/FaithDiff), on which the authors' code builds.
     """
     timesteps = settings.timesteps(schedule)
-    sigma = float(schedule.sampling_sigmas(timesteps)[0])
+    sigma: float = schedule.sampling_sigmas(timesteps).tolist()[0]
     return (lq_latents if settings.start == "lq" else torch.zeros_like(lq_latents)) + sigma * noise
 
 

@@ -54,9 +54,9 @@ class NoiseSchedule:
             raise ValueError(f"prediction_type {self.prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
         start, end, count = float(config["beta_start"]), float(config["beta_end"]), self.num_train_timesteps
         if config["beta_schedule"] == "scaled_linear":
-            betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
+            betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32, device="cpu") ** 2
         elif config["beta_schedule"] == "linear":
-            betas = torch.linspace(start, end, count, dtype=torch.float32)
+            betas = torch.linspace(start, end, count, dtype=torch.float32, device="cpu")
         else:
             raise ValueError(f"beta_schedule {config['beta_schedule']!r} is not one of linear, scaled_linear")
         self.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)  # (T,)
@@ -66,10 +66,14 @@ class NoiseSchedule:
                     "rescale_betas_zero_snr needs v_prediction or sample: pure noise does not determine epsilon"
                 )
             self.alphas_cumprod = _without_signal_at_the_end(self.alphas_cumprod)
+        self._noise_levels = ((1.0 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
+        self._on_device: dict[torch.device, Tensor] = {}  # copied once: a copy in every step would make a GPU wait
 
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return signal and noise scales (a_t, s_t), each (B, 1, 1, 1), for integer timesteps (B,)."""
-        alphas_cumprod = self.alphas_cumprod.to(timesteps.device)[timesteps].view(-1, 1, 1, 1)
+        if timesteps.device not in self._on_device:
+            self._on_device[timesteps.device] = self.alphas_cumprod.to(timesteps.device)
+        alphas_cumprod = self._on_device[timesteps.device][timesteps].view(-1, 1, 1, 1)
         return alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt()
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -129,7 +133,7 @@ class NoiseSchedule:
 
     def sampling_sigmas(self, timesteps: Tensor) -> Tensor:
         """Return N + 1 noise levels s_t / a_t for the sampler's timesteps (N,), ending in 0 (variance exploding)."""
-        levels = ((1.0 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
+        levels = self._noise_levels
         sigmas = np.interp(timesteps.numpy(), np.arange(len(levels)), levels)
         return torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32))
 

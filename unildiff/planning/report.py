@@ -1,42 +1,44 @@
-"""From the cost of one micro-batch to what a whole run needs, and to text."""
+"""From the cost of one micro-batch to the needs of a whole run, and to text."""
 
 from dataclasses import dataclass
 
 import torch
 
+from unildiff.planning.gpus import GPUS, RESERVED, UTILISATION
 from unildiff.planning.step import StepCost, StepSettings
 
-GB = 1e9  # as on a card's label and in `nvidia-smi` only nearly; the difference is within the estimate's error
+GB = 1e9
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run is made of beside the step.
+    """A run, apart from its step.
 
     Attributes:
         config: names of the config files, for the title.
-        base: where the base's sizes come from.
+        base: where the sizes of the base come from.
         step: one micro-batch on one device.
-        devices: processes in all.
-        accumulation: micro-batches an optimiser step.
+        checkpointing: whether activations are recomputed.
+        devices: number of processes.
+        accumulation: micro-batches per optimiser step.
         max_steps: optimiser steps.
-        epoch_samples: training samples an epoch, None where only the data can tell.
-        data: name of the data set.
-        averaged_bytes: bytes a number of the EMA, 0 without one.
-        second_gradients: DDP keeps gradients a second time, in its buckets.
-        sharded: weights, gradients, optimiser are split over the devices (FSDP2).
-        kept: checkpoints kept.
+        epoch_samples: training samples per epoch; None if only the data can tell.
+        data: name of the dataset.
+        averaged_bytes: bytes per parameter of the EMA; 0 without one.
+        second_gradients: DDP keeps a second copy of the gradients in its buckets.
+        sharded: weights, gradients and optimiser are split over the devices (FSDP2).
+        kept: number of checkpoints kept; -1 keeps all.
         weights_only: checkpoints without optimiser.
-        throughput: operations a second and device.
-        gpu: whether the devices are GPUs.
+        throughput: operations per second and device.
         cached_samples: samples whose latents are made before training and kept on disk.
-        cached_skips: and their skips.
-        cached_captions: the text encoders leave memory before training.
+        cached_skips: whether their skips are kept too.
+        cached_captions: whether the text encoders leave memory before training.
     """
 
     config: str
     base: str
     step: StepSettings
+    checkpointing: bool
     devices: int
     accumulation: int
     max_steps: int
@@ -48,7 +50,6 @@ class RunSettings:
     kept: int
     weights_only: bool
     throughput: float
-    gpu: bool
     cached_samples: int = 0
     cached_skips: bool = False
     cached_captions: bool = False
@@ -56,7 +57,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device at the fullest moment, by what they are for."""
+    """Bytes on one device at the peak, by purpose."""
 
     weights: int
     gradients: int
@@ -67,40 +68,37 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum."""
         return self.weights + self.gradients + self.optimiser + self.average + self.activations + self.kernels
 
 
 KERNELS = {torch.bfloat16: 55_000_000, None: 6_000_000}
-"""Bytes of oneDNN's compiled kernels, which a run on a CPU keeps for every shape, by the dtype that it computes in. Measured on the
-tiny joint stage, with its caches of 1024 kernels and of one: 53 to 56 MB at 8, 16 and 32 pictures, 5 to 7 MB in float32."""
+"""Bytes of the kernels that oneDNN compiles on a CPU, by compute dtype. Measured in the tiny joint stage with a cache of 1024
+kernels and of one: 53 to 56 MB at 8, 16 and 32 images, 5 to 7 MB in float32."""
 
 
 def device_memory(run: RunSettings, cost: StepCost) -> Memory:
-    """Return what one device holds."""
+    """Return what one device holds at the peak."""
     trained = sum(cost.trained.values())
     share = run.devices if run.sharded else 1
-    bytes_each = cost.weights // sum(cost.parameters.values())
-    text = cost.parameters.get("text encoders", 0) * bytes_each
-    whole = cost.parameters.get("VAE", 0) * bytes_each + text  # never split (stages/sharding.py)
     return Memory(
-        weights=whole + (cost.weights - whole) // share - (text if run.cached_captions else 0),
+        weights=cost.whole + (cost.weights - cost.whole) // share - (cost.text if run.cached_captions else 0),
         gradients=cost.gradients * (2 if run.second_gradients else 1) // share,
         optimiser=2 * cost.gradients // share,  # AdamW's two moments, in the weights' dtype
         average=run.averaged_bytes * trained // share,
         activations=cost.activations,
-        kernels=0 if run.gpu else KERNELS.get(run.step.compute_dtype, 0),
+        kernels=0 if run.step.gpu else KERNELS.get(run.step.compute_dtype, 0),
     )
 
 
 def checkpoint_bytes(run: RunSettings, cost: StepCost) -> int:
-    """Return the size of one checkpoint: what is trained, its average, and the optimiser's moments."""
+    """Return the size of one checkpoint: trained weights, their average, and the moments of the optimiser."""
     average = run.averaged_bytes * sum(cost.trained.values())
     return cost.gradients + average + (0 if run.weights_only else 2 * cost.gradients)
 
 
 def cache_bytes(run: RunSettings, cost: StepCost) -> int:
-    """Return the disk that the cache of latents takes."""
+    """Return the disk space of the cache of latents."""
     return run.cached_samples * (cost.latent_bytes + (cost.skip_bytes if run.cached_skips else 0))
 
 
@@ -109,50 +107,51 @@ def plan_text(run: RunSettings, cost: StepCost, other: StepCost) -> str:
 
     Args:
         run: the run.
-        cost: of its step.
-        other: of the same step with recomputation of activations switched the other way.
+        cost: cost of its step.
+        other: cost of the same step with the opposite choice about recomputing activations.
     """
-    with_, without = (cost, other) if run.step.checkpointing else (other, cost)
+    recomputing, storing = (cost, other) if run.checkpointing else (other, cost)
     global_batch = run.devices * run.step.batch_size * run.accumulation
     samples = run.max_steps * global_batch
     flops = cost.flops * run.accumulation * run.devices
     seconds = flops / (run.throughput * run.devices)
-    epochs = (
-        f"{samples / run.epoch_samples:,.1f} epochs of {run.epoch_samples:,}"
-        if run.epoch_samples
-        else "epochs: not known"
-    )
-    size = checkpoint_bytes(run, cost)
+    per_epoch = run.epoch_samples
+    epochs = f"{samples / per_epoch:,.1f} epochs of {per_epoch:,}" if per_epoch else "epochs unknown"
+    size, memory = checkpoint_bytes(run, cost), device_memory(run, cost)
+    rows = ("weights", "gradients", "optimiser", "average", "activations", "kernels", "total")
+    columns = [device_memory(run, each) for each in (recomputing, storing)]
+    side = run.step.crop_size
+    kept = "unlimited disk" if run.kept < 0 else f"{(run.kept + 1) * size / GB:.1f} GB of disk"
     lines = [
-        f"{run.config}: stage {run.step.stage}",
+        f"{run.config}: stage {run.step.stage.__name__}",
         f"base: {run.base}",
         "",
         f"{'part':26}{'parameters':>16}{'trained':>16}",
         *(f"{part:26}{count:>16,}{cost.trained.get(part, 0):>16,}" for part, count in cost.parameters.items()),
         f"{'all':26}{sum(cost.parameters.values()):>16,}{sum(cost.trained.values()):>16,}",
         "",
-        f"{'memory a device, GB' + (' (estimate)' if run.gpu else ''):34}{'recomputing':>14}{'storing all':>14}",
-        *_memory_lines(device_memory(run, with_), device_memory(run, without)),
-        (
-            f"this config {'recomputes' if run.step.checkpointing else 'stores all'}: "
-            f"{device_memory(run, cost).total / GB:.1f} GB{_beside(run.gpu)}"
+        f"{'memory per device, GB' + (' (estimate)' if run.step.gpu else ''):34}{'recomputing':>14}{'storing all':>14}",
+        *(f"  {row:32}" + "".join(f"{getattr(each, row) / GB:>14.3f}" for each in columns) for row in rows),
+        f"this config {'recomputes' if run.checkpointing else 'stores all'}: {memory.total / GB:.1f} GB"
+        + (
+            "; CUDA and its allocator take about 2 GB more"
+            if run.step.gpu
+            else " in addition to Python and its packages"
         ),
         "",
         (
-            f"batch: {run.devices} x {run.step.batch_size} x {run.accumulation} (devices, micro-batch, accumulation) = {global_batch} "
-            f"pictures of {run.step.crop_size}x{run.step.crop_size}"
+            f"batch: {run.devices} x {run.step.batch_size} x {run.accumulation} (devices, micro-batch, accumulation) = "
+            f"{global_batch} images of {side}x{side}"
         ),
         f"steps: {run.max_steps:,}, {samples:,} samples of {run.data}, {epochs}",
-        f"operations: {flops / 1e12:,.2f} TFLOP a step, {flops * run.max_steps / 1e18:,.3f} EFLOP in all",
+        f"operations: {flops / 1e12:,.2f} TFLOP per step, {flops * run.max_steps / 1e18:,.3f} EFLOP in total",
         (
-            f"time at {run.throughput / 1e12:g} TFLOP/s a device (estimate; --throughput): {seconds:,.2f} s a step, "
-            f"{_duration(seconds * run.max_steps)} in all, without validation"
+            f"time at {run.throughput / 1e12:g} TFLOP/s per device (estimate; --throughput): {seconds:,.2f} s per step, "
+            f"{_duration(seconds * run.max_steps)} in total, without validation"
         ),
-        (
-            f"checkpoint: {size / GB:.2f} GB each; with {_kept(run.kept)} and one being written "
-            f"{_disk(run.kept, size)} of disk"
-        ),
+        f"checkpoint: {size / GB:.2f} GB each; with those kept and one being written {kept}",
         *_cache_lines(run, cost),
+        *(_gpu_lines(run, memory, flops) if run.step.gpu else ()),
     ]
     return "\n".join(lines)
 
@@ -161,46 +160,33 @@ def _cache_lines(run: RunSettings, cost: StepCost) -> list[str]:
     lines = []
     if run.cached_captions:
         size = cost.caption_bytes
-        most = f"; {run.epoch_samples * size / GB:,.2f} GB if no two pictures share one" if run.epoch_samples else ""
-        lines.append(f"caption cache: {size / 1e6:,.3f} MB of disk a caption{most}")
-    if not run.cached_samples:
-        return lines
-    flops = run.cached_samples * cost.cached_flops
-    kinds = "latents and skips" if run.cached_skips else "latents"
-    return [
-        *lines,
-        (
-            f"cache: {kinds} of {run.cached_samples:,} samples, {cache_bytes(run, cost) / GB:,.2f} GB of disk; made once "
-            f"before training: {flops / 1e18:,.3f} EFLOP, {_duration(flops / (run.throughput * run.devices))} at that rate"
-        ),
+        most = f"; at most {run.epoch_samples * size / GB:,.2f} GB" if run.epoch_samples else ""
+        lines.append(f"caption cache: {size / 1e6:,.3f} MB of disk per caption{most}")
+    if run.cached_samples:
+        flops = run.cached_samples * cost.cached_flops
+        lines.append(
+            f"cache: latents{' and skips' if run.cached_skips else ''} of {run.cached_samples:,} samples, "
+            f"{cache_bytes(run, cost) / GB:,.2f} GB of disk; made once before training: {flops / 1e18:,.3f} EFLOP, "
+            f"{_duration(flops / (run.throughput * run.devices))} at that rate"
+        )
+    return lines
+
+
+def _gpu_lines(run: RunSettings, memory: Memory, flops: int) -> list[str]:
+    """Return which cards the run fits on and the time on each, at a stated share of the card's peak."""
+    lines = [
+        "",
+        f"{'card':8}{'memory, GB':>12}{'fits':>8}{'s per step':>12}   at {UTILISATION:.0%} of its bfloat16 peak",
     ]
-
-
-def _memory_lines(with_: Memory, without: Memory) -> list[str]:
-    rows = ("weights", "gradients", "optimiser", "average", "activations", "kernels", "total")
-    return [f"  {row:32}{getattr(with_, row) / GB:>14.3f}{getattr(without, row) / GB:>14.3f}" for row in rows]
-
-
-def _beside(gpu: bool) -> str:
-    return (
-        "; CUDA itself and the allocator take about 2 GB more" if gpu else " beside what Python and its packages take"
-    )
-
-
-def _kept(kept: int) -> str:
-    return "all kept" if kept < 0 else f"{kept} kept"
-
-
-def _disk(kept: int, size: int) -> str:
-    return "no bound" if kept < 0 else f"{(kept + 1) * size / GB:.1f} GB"
+    for name, card in GPUS.items():
+        fits = memory.total + RESERVED <= card.memory
+        seconds = flops / run.devices / (card.tflops * 1e12 * UTILISATION)
+        lines.append(f"{name:8}{card.memory / GB:>12.1f}{'yes' if fits else 'no':>8}{seconds:>12.2f}   {card.source}")
+    return lines
 
 
 def _duration(seconds: float) -> str:
     hours = seconds / 3600
-    return (
-        f"{hours / 24:.1f} days"
-        if hours >= 48
-        else f"{hours:.1f} hours"
-        if hours >= 1
-        else f"{seconds / 60:.1f} minutes"
-    )
+    if hours >= 48:
+        return f"{hours / 24:.1f} days"
+    return f"{hours:.1f} hours" if hours >= 1 else f"{seconds / 60:.1f} minutes"

@@ -1,13 +1,16 @@
-"""The model of a config as shapes: sizes from a base's configs where they are at hand, SDXL's own otherwise."""
+"""A stage as shapes: the real LightningModule over a model without weights, on a base of known sizes."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from unildiff.core.base import Base
@@ -15,28 +18,31 @@ from unildiff.core.model import UniLDiff
 from unildiff.core.network import NetworkConfig
 from unildiff.core.sizes import SDXL, TINY
 from unildiff.core.text import TextEncoders
+from unildiff.stages.restoration import RestorationModule
 from unildiff.utils.paths import weights_path
 from unildiff.utils.quiet import quiet
 from unildiff.weights.base_files import cached
-from unildiff.weights.lora import LoRAConfig, add_adapters
+from unildiff.weights.lora import halve_frozen
 
-_PARTS = ("vae", "unet", "text_encoder", "text_encoder_2")
+_TEXT = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+_PARTS = ("vae", "unet", *_TEXT)
 _TINY_VOCABULARY = 1000
 
 
 @dataclass(frozen=True)
 class BaseSizes:
-    """Configs of a base's parts, and where they come from, for the report."""
+    """Configs of the parts of a base, and where they come from, for the report."""
 
     parts: dict[str, dict[str, Any]]
     source: str
 
 
 def base_sizes(name: str) -> BaseSizes:
-    """Return the sizes of a base without touching its weights or the network.
+    """Return the sizes of a base without reading its weights and without the network.
 
     Args:
-        name: as for ``load_base``. What is not here is taken for SDXL base 1.0, and the report says so.
+        name: as for ``load_base``. A base that is not on this machine is assumed to be SDXL base 1.0, and the report
+            says so.
     """
     folder = weights_path("tiny") if name == "tiny" else Path(name).expanduser()
     if not folder.is_dir():
@@ -45,46 +51,88 @@ def base_sizes(name: str) -> BaseSizes:
         there = [part for part in _PARTS if (folder / part / "config.json").is_file()]
         return BaseSizes({part: json.loads((folder / part / "config.json").read_text()) for part in there}, str(folder))
     if name == "tiny":
-        vocabulary = {"vocab_size": _TINY_VOCABULARY}
         parts = {part: dict(TINY[part]) for part in _PARTS if part in TINY}
-        return BaseSizes(parts | {"text_encoder": TINY["text_encoder"] | vocabulary}, "the tiny base's published sizes")
+        parts["text_encoder"] |= {"vocab_size": _TINY_VOCABULARY}
+        return BaseSizes(parts, "the published sizes of the tiny base")
     return BaseSizes(
-        {part: dict(SDXL[part]) for part in _PARTS}, f"SDXL base 1.0's sizes ({name} is not on this machine)"
+        {part: dict(SDXL[part]) for part in _PARTS}, f"the sizes of SDXL base 1.0 ({name} is not on this machine)"
     )
 
 
-def shaped_model(
-    sizes: BaseSizes, network: NetworkConfig, dtype: torch.dtype, lora: LoRAConfig | None = None
-) -> UniLDiff:
-    """Return the whole model, with adapters if asked for; call it in a fake-tensor mode: new tensors have no data."""
-    kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-    # On the meta device first: parts are copied from each other, which fake tensors do not survive.
+def meta_model(sizes: BaseSizes, network: NetworkConfig) -> UniLDiff:
+    """Return the whole model on the meta device: its parts are copied from each other, which fake tensors do not support."""
     with torch.device("meta"), quiet():
-        encoders = [
-            kind(CLIPTextConfig(**_settings(sizes.parts[part]))) for part, kind in kinds.items() if part in sizes.parts
-        ]
-        base = Base(
-            AutoencoderKL.from_config(sizes.parts["vae"]),
-            UNet2DConditionModel.from_config(sizes.parts["unet"]),
-            TextEncoders([None] * len(encoders), encoders),  # captions are not embedded here
-            SDXL["scheduler"],
-        )
-        model = UniLDiff(base, network)
-        if lora is not None:
-            add_adapters(model.unet.rest, lora)
-    for module in model.modules():
+        return UniLDiff(_base(sizes), network)
+
+
+def meta_stage(
+    kind: type[RestorationModule], settings: dict[str, Any], sizes: BaseSizes, network: NetworkConfig
+) -> RestorationModule:
+    """Return a stage whose model is on the meta device; ``make_fake`` prepares it for a training step.
+
+    Args:
+        kind: class of the stage.
+        settings: its ``init_args``.
+        sizes: of its base.
+        network: sizes and switches of the added parts.
+    """
+
+    def build_model(stage: RestorationModule) -> tuple[UniLDiff, None]:
+        return meta_model(sizes, network), None
+
+    planned = type(kind.__name__, (kind,), {"build_model": build_model, "__module__": kind.__module__})
+    stage: RestorationModule = planned(**settings)
+    return stage
+
+
+def make_fake(stage: RestorationModule) -> None:
+    """Give a stage tensors of the current ``FakeTensorMode``, and what its ``training_step`` asks of a Trainer."""
+    for module in stage.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=dtype)))
+            made = nn.Parameter(torch.empty(parameter.shape), requires_grad=parameter.requires_grad)
+            setattr(module, name, made)
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(
-                module, name, torch.empty(buffer.shape, dtype=dtype if buffer.is_floating_point() else buffer.dtype)
-            )
-    return model
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+    schedule: Any = stage.model.schedule
+    for name in ("sampling_timesteps", "sampling_sigmas"):  # numbers that the sampler reads
+        setattr(schedule, name, _on_real_tensors(getattr(schedule, name)))
+    if stage.frozen_dtype == "bfloat16":
+        halve_frozen(stage.model)
+    stage.trainer = SimpleNamespace(global_step=1, log_every_n_steps=2, loggers=[])  # type: ignore[assignment]
+    stage.train()
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in config.items()
-        if key not in ("architectures", "model_type", "transformers_version")
-    }
+def _on_real_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        with unset_fake_temporarily():
+            return function(*arguments)
+
+    return call
+
+
+def _base(sizes: BaseSizes) -> Base:
+    encoders = [
+        kind(CLIPTextConfig(**_config(sizes.parts[part]))) for part, kind in _TEXT.items() if part in sizes.parts
+    ]
+    tokenizers: list[Any] = [_Tokenizer(encoder.config.max_position_embeddings) for encoder in encoders]
+    return Base(
+        AutoencoderKL.from_config(sizes.parts["vae"]),
+        UNet2DConditionModel.from_config(sizes.parts["unet"]),
+        TextEncoders(tokenizers, encoders),
+        SDXL["scheduler"],
+    )
+
+
+class _Tokenizer:
+    """Returns tokens of the right shape for any captions."""
+
+    def __init__(self, length: int) -> None:
+        self.model_max_length = length
+
+    def __call__(self, captions: list[str], **options: Any) -> Any:
+        return SimpleNamespace(input_ids=torch.zeros(len(captions), self.model_max_length, dtype=torch.long))
+
+
+def _config(config: dict[str, Any]) -> dict[str, Any]:
+    apart = ("architectures", "model_type", "transformers_version")
+    return {key: value for key, value in config.items() if key not in apart}

@@ -115,7 +115,7 @@ class DecoderFinetuneModule(RestorationModule):
 
     def sampled_latents(self, batch: RestorationBatch, features: LQFeatures) -> Tensor:
         """Return what the sampler makes of LQ images, (B, C, h, w)."""
-        captions = dropped_captions(batch["caption"], batch["key"].tolist(), self.settings.text_dropout)
+        captions = dropped_captions(batch["caption"], KeyedNoise(batch["key"]).keys, self.settings.text_dropout)
         return self.model.sample_latents(features, captions, batch["key"], self.settings.training_sampling)
 
     def predicted_latents(self, batch: RestorationBatch, features: LQFeatures, noise: KeyedNoise) -> Tensor:

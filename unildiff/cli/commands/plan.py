@@ -47,8 +47,8 @@ def plan(*arguments: str) -> int:
     sizes = base_sizes(parsed.base)
     step = parsed.run.step
     cost, other = (
-        measure_step(sizes, parsed.network, replace(step, checkpointing=checkpointing))
-        for checkpointing in (step.checkpointing, not step.checkpointing)
+        measure_step(sizes, parsed.network, step.with_settings(gradient_checkpointing=checkpointing))
+        for checkpointing in (parsed.run.checkpointing, not parsed.run.checkpointing)
     )
     print(plan_text(replace(parsed.run, base=sizes.source), cost, other))
     return 0
