@@ -52,6 +52,43 @@ def test_bfloat16_does_not_stand_still() -> None:
     assert ema.average["w"].dtype == torch.bfloat16
 
 
+def test_several_steps_at_once_are_their_decays_multiplied(tmp_path: Path) -> None:
+    # While the weights stand still, three updates and one over three steps are the same.
+    one, three = ExponentialMovingAverage(decay=0.9), ExponentialMovingAverage(decay=0.9)
+    for ema in (one, three):
+        ema.average = {"w": torch.zeros(1)}
+    for _ in range(3):
+        one.update({"w": torch.ones(1)})
+    three.update({"w": torch.ones(1)}, steps=3)
+    assert three.average["w"].item() == pytest.approx(one.average["w"].item())
+    assert three.updates == one.updates == 3
+    module, sparse = ToyModule(), ExponentialMovingAverage(every_n_steps=2)
+    fit(tmp_path, module, sparse)  # five steps: the fifth is not averaged yet
+    assert sparse.updates == 4
+
+
+def test_many_small_tensors_are_averaged_in_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [(3, 2), (), (5,), (2, 2, 2)]
+    weights = {str(index): torch.randn(shape) for index, shape in enumerate(shapes)}
+    ema = ExponentialMovingAverage(decay=0.0, dtype="bfloat16")
+    for size in (1, 8, 1000):  # as many chunks as tensors, several, one
+        monkeypatch.setattr("unildiff.callbacks.ema._CHUNK", size)
+        ema.average = {name: torch.zeros(value.shape, dtype=torch.bfloat16) for name, value in weights.items()}
+        ema.update(weights)
+        for name, value in weights.items():
+            torch.testing.assert_close(ema.average[name].float(), value, rtol=2**-7, atol=0)
+
+
+def test_swapping_keeps_the_storage() -> None:
+    module, ema = ToyModule(), ExponentialMovingAverage()
+    place, trained = module.trained.weight.data_ptr(), module.trained.weight.detach().clone()
+    ema.average = {"trained.weight": torch.ones_like(trained)}
+    ema.on_validation_start(None, module)  # type: ignore[arg-type]
+    assert module.trained.weight.data_ptr() == place and (module.trained.weight == 1).all()
+    ema.on_validation_end(None, module)  # type: ignore[arg-type]
+    assert module.trained.weight.data_ptr() == place and torch.equal(module.trained.weight, trained)
+
+
 def fit(folder: Path, module: ToyModule, ema: ExponentialMovingAverage, **settings: Any) -> None:
     loop = trainer(folder, [ema, Checkpointing()], **({"max_steps": 5} | settings))
     loop.fit(module, datamodule=ToyData(validation=1))
@@ -110,7 +147,7 @@ def test_a_checkpoint_of_a_crashed_validation_holds_the_weights(tmp_path: Path) 
 
 
 def test_mistakes() -> None:
-    with pytest.raises(UserError, match=r"decay 1\.0"):
+    with pytest.raises(UserError, match=r"decay is 1\.0"):
         ExponentialMovingAverage(decay=1.0)
     ema = ExponentialMovingAverage()
     ema.average = {"elsewhere.weight": torch.zeros(1)}

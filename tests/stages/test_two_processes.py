@@ -172,7 +172,9 @@ def through_the_trainer(base_folder: Path, rank: int, folder: Path) -> dict[str,
         wake(module)
         before = {name: value.detach().clone() for name, value in module.trained_parameters()}
         losses, guard, ema = Losses(), NonFiniteGuard(), ExponentialMovingAverage()
-        strategy = DDPStrategy(gradient_as_bucket_view=True, find_unused_parameters=False)
+        strategy = DDPStrategy(  # as in the recipes
+            gradient_as_bucket_view=True, find_unused_parameters=False, bucket_cap_mb=150, broadcast_buffers=False
+        )
         trainer = make_trainer(
             folder, [losses, guard, ema], max_steps=3, accumulate_grad_batches=2, gradient_clip_val=1.0, strategy=strategy,
             devices=2, use_distributed_sampler=False,

@@ -159,6 +159,8 @@ class Checkpointing(Checkpoint):
             )
             if trainer.global_step % self.every_n_steps == 0:
                 self._save(trainer)
+        elif trainer.world_size > 1:
+            return  # asking all ranks makes them wait for each other, so they ask once per optimiser step
         self._stop_if_requested(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

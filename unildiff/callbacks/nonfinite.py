@@ -1,4 +1,4 @@
-"""Optimiser steps with a loss or gradient that is NaN or infinite are skipped, counted, and in the end fatal."""
+"""Optimiser steps whose loss or gradient is NaN or infinite are skipped and counted; too many in a row end the run."""
 
 import logging
 import math
@@ -20,9 +20,9 @@ _NAMES_SHOWN = 8
 class NonFiniteGuard(Callback):
     """Skips the optimiser step when the loss or a gradient is not finite.
 
-    The gradients are dropped before clipping and before the step, so that weights, moments and weight decay stay as they
-    were; the learning-rate schedule goes on. All ranks decide alike. Costs one pass over the gradients and one wait for
-    the device a step; their norm is left to the stage as ``gradient_norm``, which spares clipping both.
+    The gradients are set aside before clipping and before the step, so that weights, moments and weight decay do not
+    change; the learning-rate schedule continues. All ranks decide alike. This costs one pass over the gradients and one
+    synchronisation per step. Clipping saves both, because it reads the norm that is left in ``gradient_norm``.
 
     Attributes:
         skipped: steps skipped so far, kept in checkpoints and logged as ``train/skipped_steps``.
@@ -38,23 +38,24 @@ class NonFiniteGuard(Callback):
         self.in_a_row = 0
         self._names: list[str] = []
         self._loss_finite: Tensor | None = None
+        self._set_aside: list[tuple[Tensor, Tensor]] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember which pictures the coming step is made of."""
+        """Remember the images of the next step."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._names, self._loss_finite = [], None
-        self._names += _picture_names(batch)
+        self._names += _image_names(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Look at the loss, without waiting for the device."""
+        """Check the loss without waiting for the device."""
         finite = torch.isfinite(loss.detach()).all()
         self._loss_finite = finite if self._loss_finite is None else self._loss_finite & finite
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Drop all gradients when one of them, or the loss, is not finite.
+        """Set all gradients aside if one of them, or the loss, is not finite.
 
         Raises:
-            UserError: this was the last of ``limit`` bad steps in a row; the pictures of the step are named.
+            UserError: this was the last of ``limit`` bad steps in a row; the images of the step are named.
         """
         norm, whole = _gradient_norm(optimizer)
         pl_module.gradient_norm = norm if whole else None  # type: ignore[assignment]
@@ -64,22 +65,31 @@ class NonFiniteGuard(Callback):
         if finite:
             self.in_a_row = 0
             return
-        optimizer.zero_grad(set_to_none=True)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._set_aside = [(parameter, parameter.grad) for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
         self.skipped += 1
         self.in_a_row += 1
-        pictures = ", ".join(self._names[:_NAMES_SHOWN]) + (", ..." if len(self._names) > _NAMES_SHOWN else "")
+        images = ", ".join(self._names[:_NAMES_SHOWN]) + (", ..." if len(self._names) > _NAMES_SHOWN else "")
         if self.in_a_row >= self.limit:
             raise UserError(
                 f"training: {self.in_a_row} steps in a row with a loss or gradient that is NaN or infinite, the last at "
-                f"step {trainer.global_step} with pictures {pictures or 'unknown'}; look at these pictures, lower the "
-                "learning rate or the precision's risk (--trainer.precision bf16-mixed or 32-true)"
+                f"step {trainer.global_step} with images {images or 'unknown'}; check these images, lower the "
+                "learning rate, or use a safer precision (--trainer.precision bf16-mixed or 32-true)"
             )
-        _LOG.warning("step %d skipped: loss or gradient not finite; pictures %s", trainer.global_step, pictures)
+        _LOG.warning("step %d skipped: loss or gradient not finite; images %s", trainer.global_step, images)
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Put the gradients of a skipped step back, zeroed: they may lie in DDP's buckets."""
+        for parameter, gradient in self._set_aside:
+            parameter.grad = gradient.zero_()
+        self._set_aside = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Log how many steps were skipped, once there are any."""
+        """Log the number of skipped steps if there are any."""
         if self.skipped:
             pl_module.log("train/skipped_steps", float(self.skipped))
 
@@ -88,7 +98,7 @@ class NonFiniteGuard(Callback):
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Take over both counts from a checkpoint."""
+        """Restore both counts from a checkpoint."""
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
 
@@ -102,7 +112,7 @@ def _gradient_norm(optimizer: Optimizer) -> tuple[float, bool]:
     return float(norm), not any(hasattr(g, "to_local") for g in gradients)
 
 
-def _picture_names(batch: Any) -> list[str]:
+def _image_names(batch: Any) -> list[str]:
     if not isinstance(batch, dict) or "name" not in batch:
         return []
     degradations = batch.get("degradation") or [""] * len(batch["name"])

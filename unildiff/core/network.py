@@ -19,6 +19,7 @@ from unildiff.core.pixels import pad_to_multiple
 from unildiff.core.text import Pixels, TextEmbedding, TextEncoders, time_ids
 from unildiff.core.tiling import TileGrid
 from unildiff.core.unet import FusedUNet, UNetContext
+from unildiff.diffusion.noise import to_device
 from unildiff.diffusion.schedule import NoiseSchedule
 from unildiff.utils.validation import NonNegativeInt, check_fields
 
@@ -143,7 +144,7 @@ class Network(nn.Module):
         ids = None
         if self.unet.rest.config.addition_embed_type == "text_time":
             batch = deep.shape[0]
-            ids = time_ids(size if original is None else original, corner, size, batch).to(deep.device)
+            ids = to_device(time_ids(size if original is None else original, corner, size, batch), deep.device)
             ids = ids.repeat(text.tokens.shape[0] // batch, 1)
         return UNetContext(self.unet.prepare(deep, text.tokens), text, ids)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from unildiff.core.part import Part
+from unildiff.diffusion.noise import to_device
 
 
 @dataclass
@@ -93,7 +94,7 @@ class TextEncoders(Part):
                 truncation=True,
                 return_tensors="pt",
             )
-            output = encoder(tokens.input_ids.to(device), output_hidden_states=True)
+            output = encoder(to_device(tokens.input_ids, device), output_hidden_states=True)
             states.append(output.hidden_states[-2])
             if isinstance(encoder, CLIPTextModelWithProjection):
                 pooled = output.text_embeds

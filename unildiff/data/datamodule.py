@@ -293,6 +293,7 @@ class RestorationDataModule(lightning.LightningDataModule):
             collate_fn=collate,
             worker_init_fn=_one_thread,
             pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0 and isinstance(sampler, StreamSampler),
         )
 
 

@@ -10,6 +10,13 @@ from torch import Tensor
 from unildiff.utils.keys import sample_key
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor on ``device``; through pinned memory, so that a GPU is not waited for."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 class KeyedNoise:
     """Random tensors for one batch, drawn on the CPU so that every device sees the same values.
 
@@ -28,14 +35,14 @@ class KeyedNoise:
     def normal(self, stream: str, *shape: int) -> Tensor:
         """Return standard normal noise (B, *shape), float32."""
         rows = [torch.randn(shape, generator=self._generator(key, stream)) for key in self.keys]
-        return torch.stack(rows).to(self.device)
+        return to_device(torch.stack(rows), self.device)
 
     def uniform(self, stream: str) -> Tensor:
         """Return one number in [0, 1) per sample, (B,), float32."""
         rows = [torch.rand((), generator=self._generator(key, stream)) for key in self.keys]
-        return torch.stack(rows).to(self.device)
+        return to_device(torch.stack(rows), self.device)
 
     def integers(self, stream: str, high: int) -> Tensor:
         """Return one integer in [0, high) per sample, (B,), int64."""
         rows = [torch.randint(high, (), generator=self._generator(key, stream)) for key in self.keys]
-        return torch.stack(rows).to(self.device)
+        return to_device(torch.stack(rows), self.device)

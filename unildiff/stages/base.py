@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import PredictBatch, RestorationBatch
+from unildiff.stages.ddp import keep_gradients_in_buckets
 from unildiff.stages.optimiser import OptimizerConfig, learning_rate_factor, make_adamw
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
@@ -37,6 +38,9 @@ class StageModule(L.LightningModule):
 
     gradient_norm: float | None = None
     """Norm of this step's gradients, set by ``NonFiniteGuard`` and used once, by clipping."""
+
+    keeps_gradients = False
+    """Whether gradients are zeroed instead of dropped, because they lie in DDP's buckets."""
 
     logged_step = -1
     """The last step whose scalars were written."""
@@ -92,6 +96,14 @@ class StageModule(L.LightningModule):
         """
         fuses = self.trainer.strategy.root_device.type in ("cpu", "cuda") and "16-mixed" != self.trainer.precision
         return True if fuses else None
+
+    def on_train_start(self) -> None:
+        """Move the gradients into DDP's buckets where it is used with ``gradient_as_bucket_view``."""
+        self.keeps_gradients = keep_gradients_in_buckets(self.trainer.strategy.model)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Zero the gradients, or drop them where nothing holds on to them."""
+        optimizer.zero_grad(set_to_none=not self.keeps_gradients)
 
     def configure_model(self) -> None:
         """Split the model over the devices where the strategy asks for it (ModelParallelStrategy, FSDP2)."""
