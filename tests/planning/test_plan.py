@@ -130,7 +130,7 @@ def test_the_recipes_fit_two_80_gb_cards() -> None:
     """
     parsed = parse_run(["--config", "configs/joint.yaml"], None)
     run = parsed.run
-    assert (run.devices, run.step.batch_size, run.accumulation, run.max_steps) == (2, 8, 4, 40000)
+    assert (run.devices, run.step.batch_size, run.accumulation, run.max_steps) == (2, 16, 2, 40000)
     assert run.step.compute_dtype == torch.bfloat16 and run.checkpointing and not run.second_gradients
     assert run.epoch_samples == 72135 + 200 + 5144 + 2103 + 485  # the supplement's training counts
     cost = measure_step(base_sizes(parsed.base), parsed.network, run.step)
@@ -145,12 +145,12 @@ def test_the_recipes_fit_two_80_gb_cards() -> None:
 @pytest.mark.parametrize(
     ("more", "devices", "accumulation"),
     [
-        (["--config", "configs/variants/one_gpu.yaml"], 1, 8),
+        (["--config", "configs/variants/one_gpu.yaml"], 1, 4),
         (["--config", "configs/variants/multi_node.yaml"], 8, 1),
-        (["--data", "cdd11", "--trainer.devices", "[0, 1, 2]"], 3, 4),
-        (["--trainer.devices", "0,1,2"], 3, 4),
-        (["--trainer.devices", "1,"], 1, 4),
-        (["--ckpt_path", "auto"], 2, 4),
+        (["--data", "cdd11", "--trainer.devices", "[0, 1, 2]"], 3, 2),
+        (["--trainer.devices", "0,1,2"], 3, 2),
+        (["--trainer.devices", "1,"], 1, 2),
+        (["--ckpt_path", "auto"], 2, 2),
     ],
 )
 def test_what_fit_takes_plan_takes(more: list[str], devices: int, accumulation: int) -> None:

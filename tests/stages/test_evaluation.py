@@ -167,3 +167,31 @@ def test_how_pictures_were_sampled_is_written_down(base_folder: Path, tmp_path: 
     expected = {"steps": 2, "guidance_scale": 3.0, "start": "noise", "guidance_interval": [0.0, 0.5]}
     expected |= {"last_timestep": 400, "tile_size": 150}
     assert {key: info.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("captions", [False, True])
+def test_a_test_leaves_curves_and_warns_without_captions(
+    captions: bool, base_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name in ("lq", "gt"):
+        for index in range(2):
+            save(tmp_path / "data" / name / f"{index}.png", scene(index + (name == "lq"), (24, 32)))
+    if captions:
+        (tmp_path / "data" / "captions.jsonl").write_text('{"file": "lq/0.png", "caption": "a red cat"}\n')
+    module = make_stage("joint", base_folder, sampling=ONE_STEP)
+    data = FolderDataModule(str(tmp_path / "data"), lq="lq/*", gt="gt/*", num_workers=0)
+    logger = TensorBoardLogger(tmp_path, name="curves", version="")
+    make_trainer(tmp_path / "run", logger=logger).test(module, datamodule=data, verbose=False)
+    assert ("no image has one" in caplog.text) is not captions
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "curves"))
+    events.Reload()
+    rows = module.test_run.evaluators["restored"].rows()
+    mean = sum(float(row["psnr"] or 0) for row in rows) / 2
+    assert events.Scalars("test/psnr/folder")[-1].value == pytest.approx(mean, rel=1e-5)
+    assert events.Scalars("test/psnr/avg")[-1].value == pytest.approx(mean, rel=1e-5)
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    assert "base:" in (tmp_path / "curves" / "hparams.yaml").read_text()

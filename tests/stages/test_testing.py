@@ -171,3 +171,24 @@ def test_two_ranks_write_and_print_the_table_of_one(tmp_path):
     measured = ("time_per_picture_s", "peak_memory_mib")
     assert {k: v for k, v in one.items() if k not in measured} == {k: v for k, v in two.items() if k not in measured}
     assert len(list((tmp_path / "two" / "restored").rglob("*.png"))) == 6 and os.path.isdir(tmp_path / "two" / "truth")
+
+
+@pytest.mark.parametrize(
+    ("captions", "share", "effective", "note"),
+    [
+        ({}, 1.0, 5.0, None),
+        (dict.fromkeys(range(6), ""), 0.0, 1.0, "No image has a caption, so guidance 5 had no effect"),
+        (
+            dict.fromkeys(range(3), ""),
+            0.5,
+            5.0,
+            "50% of the images have a caption; guidance 5 had an effect on these only",
+        ),
+    ],
+)
+def test_missing_captions_are_reported(tmp_path, captions, share, effective, note):
+    run, _ = run_test(tmp_path, captions=captions, guidance_scale=5.0)
+    info = json.loads((tmp_path / "run.json").read_text())
+    assert (info["captioned_share"], info["effective_guidance"]) == (share, effective)
+    assert info["guidance_scale"] == 5.0 and run.notes == info["notes"]
+    assert any(note in line for line in run.notes) if note else run.notes == []

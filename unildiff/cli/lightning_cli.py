@@ -195,7 +195,7 @@ class UniLDiffCLI(LightningCLI):
         folder = self._run_folder(config)
         settings = self.config_init[command].trainer
         callbacks: list[Callback] = list(settings.callbacks or [])
-        curves = settings.logger in (None, True) and command in ("fit", "validate")
+        curves = settings.logger in (None, True) and command in ("fit", "validate", "test")
         if settings.logger in (None, True):
             settings.logger = False
         notices = self._notices(config)
@@ -243,6 +243,8 @@ class UniLDiffCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+        if subcommand == "test":
+            kwargs["verbose"] = False  # the stage prints its own table
         return kwargs | ({"return_predictions": False} if subcommand == "predict" else {})
 
 

@@ -3,7 +3,7 @@
 Axis letters: B batch, H W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,13 +63,23 @@ class DegradationMetrics(Metric):
         """
         if len(degradations) != len(restored):
             raise ValueError(f"{len(restored)} images, but {len(degradations)} degradation names")
-        for name, scorer in self._scorers.items():
-            values = scorer(restored, gt).tolist()
-            for degradation, value in zip(degradations, values, strict=True):
-                if value != float("inf"):
-                    _add(self._tallies.setdefault(degradation, {}), name, [value, 1.0])
-        for degradation in degradations:
-            _add(self._tallies.setdefault(degradation, {}), "count", [1.0])
+        values = {name: scorer(restored, gt).tolist() for name, scorer in self._scorers.items()}
+        for index, degradation in enumerate(degradations):
+            self.add_scores(degradation, {name: scores[index] for name, scores in values.items()})
+
+    def add_scores(self, degradation: str, scores: Mapping[str, float | None]) -> None:
+        """Add one image that has been scored already; None and infinite values have no part in the means.
+
+        Args:
+            degradation: Its degradation.
+            scores: Value by the name of the metric; names that this object does not have are ignored.
+        """
+        tally = self._tallies.setdefault(degradation, {})
+        for name in self._scorers:
+            value = scores.get(name)
+            if value is not None and value != float("inf"):
+                _add(tally, name, [value, 1.0])
+        _add(tally, "count", [1.0])
 
     def forward(self, restored: Tensor, gt: Tensor, degradations: Sequence[str]) -> None:
         """Same as `update`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -21,7 +22,7 @@ from unildiff.core.text import TextEmbedding
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.metrics.by_degradation import DegradationMetrics
-from unildiff.stages.base import StageModule, batch_images
+from unildiff.stages.base import StageModule, batch_images, plain
 from unildiff.stages.settings import StageSettings
 from unildiff.stages.testing import Predictions, TestRun, free_folder, means_text
 from unildiff.utils.errors import UserError
@@ -65,7 +66,7 @@ class RestorationModule(StageModule):
         self.freeze_untrained()
         if settings.gradient_checkpointing:
             self.enable_gradient_checkpointing()
-        self.metrics = DegradationMetrics("onerestore")
+        self.metrics = DegradationMetrics(settings.evaluation.protocol or "unildiff")
 
     def build_model(self) -> tuple[UniLDiff, StageCheckpoint | None]:
         """Return the model that the stage starts from and the checkpoint it was filled from; planning overrides this."""
@@ -95,6 +96,11 @@ class RestorationModule(StageModule):
         super().setup(stage)
         check_sampling(self.model, self.settings.sampling)
         datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, RestorationDataModule):
+            evaluation = self.settings.evaluation
+            names = evaluation.metrics if stage == "test" else ("psnr", "ssim")
+            self.metrics = DegradationMetrics(evaluation.protocol or datamodule.protocol, names)
+            self._warn_without_captions(stage, datamodule)
         if stage != "fit":
             return
         if isinstance(datamodule, RestorationDataModule):
@@ -115,6 +121,19 @@ class RestorationModule(StageModule):
             )
         halve_frozen(self.model)
 
+    def _warn_without_captions(self, stage: str, datamodule: RestorationDataModule) -> None:
+        """Warn once where guidance and text attention can have no effect."""
+        if not self.model.config.use_text or stage not in ("fit", "test") or not self.trainer.is_global_zero:
+            return
+        try:
+            captioned = any(datamodule.listed_captions())
+        except UserError:  # captions that are made together with the images
+            return
+        if not captioned:
+            scale = self.settings.sampling.guidance_scale
+            effect = f"guidance {scale:g} has no effect" if stage == "test" else "text has no effect on training"
+            _LOG.warning("captions: no image has one, so %s; `unildiff data caption` makes them", effect)
+
     def check_crops(self, side: int) -> None:
         """Refuse training images that the encoders cannot halve: unlike images to restore, they are not padded.
 
@@ -126,6 +145,13 @@ class RestorationModule(StageModule):
             raise UserError(f"crop_size: {side}; give --data.crop_size a multiple of {multiple}")
 
     # --- training ----------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: RestorationBatch, batch_idx: int) -> None:
+        """Let a split model (FSDP2) reduce its gradients only in the last micro-batch of an optimiser step."""
+        if self.device_mesh is not None:
+            from unildiff.stages.sharding import synchronise_gradients  # needs torch >= 2.6
+
+            synchronise_gradients(self.model, not self.trainer.fit_loop._should_accumulate())
 
     def embed(self, captions: list[str]) -> TextEmbedding:
         """Embed captions with the frozen text encoders."""
@@ -148,10 +174,14 @@ class RestorationModule(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log PSNR and SSIM per degradation and their averages."""
-        values = self.metrics.compute()
+        self._log_metrics("val")
+
+    def _log_metrics(self, stage: str) -> dict[str, float]:
+        """Log and return the means over all ranks, which ``DegradationMetrics`` has gathered."""
+        values = {f"{stage}/{name}": float(value) for name, value in self.metrics.compute().items()}
         self.metrics.reset()
-        for name, value in values.items():
-            self.log(f"val/{name}", float(value), rank_zero_only=False, sync_dist=False)
+        self.log_dict(values, sync_dist=False)
+        return values
 
     def _log_grid(self, images: Tensor, columns: int) -> None:
         grid = make_grid(images, nrow=columns)
@@ -193,6 +223,17 @@ class RestorationModule(StageModule):
                 images["round_trip"] = model.decode(gt_latents, features, lq.shape, detail=False)
         self.test_run.add(batch, {stage: to_uint8(image, batch["name"]) for stage, image in images.items()})
 
+    def on_test_epoch_end(self) -> None:
+        """Log the means of the test and leave them with the hyper-parameters in the logger."""
+        for row in self.test_run.evaluators["restored"].rows():
+            scores = {name: value for name, value in row.items() if not isinstance(value, str)}
+            self.metrics.add_scores(str(row["degradation"]), scores)
+        values = self._log_metrics("test")
+        means = {name: value for name, value in values.items() if name.endswith("/avg")}
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(plain(dict(self.hparams)), means)
+
     def on_test_end(self) -> None:
         """Wait for the last scores, write scores and provenance, print the means."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -210,6 +251,7 @@ class RestorationModule(StageModule):
                 "fingerprint": datamodule.fingerprint(),
                 "seed": datamodule.test_seed,
                 "steps": sampling.pop("num_inference_steps"),
+                "uses_text": self.model.config.use_text,
                 **sampling,
                 "command": shlex.join(["unildiff", *sys.argv[1:]]),
                 "versions": package_versions(),

@@ -7,11 +7,12 @@ whole block. VAE and text encoders stay whole on every device: they are frozen, 
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from unildiff.core.model import UniLDiff
 from unildiff.utils.errors import UserError
@@ -38,13 +39,28 @@ def shard_stage(stage: LightningModule, mesh: DeviceMesh) -> None:
             "--trainer.limit_val_batches 0 and run `unildiff validate` on the checkpoints"
         )
     if not isinstance(stage.model.unet, FSDPModule):
-        shard(stage.model, mesh)
+        shard(stage.model, mesh, torch.bfloat16 if trainer.precision == "bf16-mixed" else None)
 
 
-def shard(model: UniLDiff, mesh: DeviceMesh) -> None:
-    """Replace the weights of LQ encoder, U-Net with fusion and decoder by the shares of this rank."""
+def synchronise_gradients(model: UniLDiff, wanted: bool) -> None:
+    """Reduce gradients over the devices in the next backward pass, or keep them until a later one does."""
+    for unit in (model.unet, model.lq_encoder, model.decoder):
+        if isinstance(unit, FSDPModule):
+            unit.set_requires_gradient_sync(wanted)
+
+
+def shard(model: UniLDiff, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> None:
+    """Replace the weights of LQ encoder, U-Net with fusion and decoder by the shares of this rank.
+
+    Args:
+        model: the whole model.
+        mesh: the devices.
+        compute_dtype: dtype in which weights are gathered, half the traffic of float32; None gathers them as they are.
+            Gradients are always reduced in float32.
+    """
+    policy = MixedPrecisionPolicy(compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for unit in _units(model):
-        fully_shard(unit, mesh=mesh)
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
     for module, method in ((model.unet.fusion, "prepare"), (model.unet, "prepare"), (model.decoder, "merged_features")):
         register_fsdp_forward_method(module, method)
 

@@ -122,10 +122,21 @@ class TestRun:
         if self._on_gpu:
             peak = torch.cuda.max_memory_allocated() / 2**20
         self.notes, told = self._notes()
+        captions = [str(row["caption"]) for row in gather_rows(self._captions)]
+        share = sum(map(bool, captions)) / max(1, len(captions))
+        guidance = about.get("guidance_scale", 1.0)
+        if share < 1 and guidance != 1:
+            self.notes.append(
+                f"{share:.0%} of the images have a caption; guidance {guidance:g} had an effect on these only."
+                if share
+                else f"No image has a caption, so guidance {guidance:g} had no effect (effective guidance 1)."
+            )
         about |= {
             "protocol": self.protocol,
             "blind": about["blind"] and not told,
             "notes": self.notes,
+            "captioned_share": share,
+            "effective_guidance": guidance if share and about.get("uses_text", True) else 1.0,
             "time_per_picture_s": sum(self.seconds) / max(1, len(self.seconds)),
             "peak_memory_mib": peak,
             "stages": [
