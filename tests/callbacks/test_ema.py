@@ -147,7 +147,7 @@ def test_a_checkpoint_of_a_crashed_validation_holds_the_weights(tmp_path: Path) 
 
 
 def test_mistakes() -> None:
-    with pytest.raises(UserError, match=r"decay is 1\.0"):
+    with pytest.raises(UserError, match=r"decay is 1\.0; it must be"):
         ExponentialMovingAverage(decay=1.0)
     ema = ExponentialMovingAverage()
     ema.average = {"elsewhere.weight": torch.zeros(1)}

@@ -99,7 +99,10 @@ def test_another_global_batch_is_refused(base: Path, tmp_path: Path, monkeypatch
 def test_two_processes_run_the_recipe_as_it_is(base: Path, tmp_path: Path) -> None:
     """DDP with its settings, accumulation and checkpointed activations; the auxiliary loss of DAEM and of token experts."""
     token_experts = ["--model.network.fusion.token_experts=3"]
-    for stage, extra in (("joint", [*token_experts, "--model.init_from=null"]), ("decoder", [*token_experts, *FEW_LATENTS])):
+    for stage, extra in (
+        ("joint", [*token_experts, "--model.init_from=null"]),
+        ("decoder", [*token_experts, *FEW_LATENTS]),
+    ):
         command = ["fit", "--config", f"configs/{stage}.yaml", *smaller(base, steps=2, batch=4, accumulation=8), *extra]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
         done = subprocess.run(

@@ -195,3 +195,18 @@ def test_a_test_leaves_curves_and_warns_without_captions(
     assert events.Scalars("test/psnr/avg")[-1].value == pytest.approx(mean, rel=1e-5)
     assert "_hparams_/session_start_info" in events.summary_metadata
     assert "base:" in (tmp_path / "curves" / "hparams.yaml").read_text()
+
+
+def test_weights_are_tested_in_the_dtype_that_is_asked_for(base_folder: Path, tmp_path: Path) -> None:
+    for name in ("lq", "gt"):
+        save(tmp_path / "data" / name / "a.png", scene(1, (24, 32)))
+    psnr = {}
+    for dtype in (None, torch.bfloat16):
+        module = make_stage("decoder", base_folder, sampling=ONE_STEP)
+        module.inference_dtype = dtype
+        data = FolderDataModule(str(tmp_path / "data"), lq="lq/*", gt="gt/*", num_workers=0)
+        make_trainer(tmp_path / str(dtype)).test(module, datamodule=data, verbose=False)
+        info = json.loads((module.test_run.folder / "run.json").read_text())
+        assert info["dtype"] == ("float32" if dtype is None else "bfloat16")
+        psnr[dtype] = module.test_run.evaluators["restored"].rows()[0]["psnr"]
+    assert psnr[None] != psnr[torch.bfloat16] == pytest.approx(psnr[None], abs=0.5)

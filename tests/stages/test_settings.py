@@ -20,7 +20,9 @@ def test_crops_are_what_the_encoders_can_halve(kind: str, base_folder: Path) -> 
     module = make_stage(kind, base_folder)
     side = 6 * module.model.downscale_factor
     for crop_size in (side, side + 1):
-        module.trainer = SimpleNamespace(datamodule=RestorationDataModule(crop_size=crop_size), precision="32-true")  # type: ignore[assignment]
+        module.trainer = SimpleNamespace(
+            datamodule=RestorationDataModule(crop_size=crop_size), precision="32-true", is_global_zero=True
+        )  # type: ignore[assignment]
         if crop_size == side:
             module.setup("fit")
             continue

@@ -4,8 +4,9 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
@@ -96,6 +97,12 @@ class UniLDiffCLI(LightningCLI):
         parser.add_argument(
             "--run_dir", type=str | None, default=None, help="Folder of the run; by default runs/<stage>/<time>."
         )
+        parser.add_argument(
+            "--dtype",
+            type=Literal["auto", "float32", "bfloat16", "float16"],
+            default="auto",
+            help="Dtype of the weights in test and predict; auto chooses it by the device.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with a checkpoint's model settings below all that the user says.
@@ -185,6 +192,8 @@ class UniLDiffCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
+            dtype = self.config[self.arguments.command].dtype
+            self.model.inference_dtype = None if dtype == "auto" else getattr(torch, dtype)
         except ValueError as error:
             cause = _cause(error)
             raise UserError(f"settings: {cause}") if type(cause) is ValueError else cause from error

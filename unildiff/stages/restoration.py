@@ -31,6 +31,7 @@ from unildiff.utils.provenance import git_state, package_versions
 from unildiff.weights.checkpoints import SOURCE, StageCheckpoint, check_source
 from unildiff.weights.load import assemble, check_own_base, check_sampling
 from unildiff.weights.lora import halve_frozen
+from unildiff.weights.precision import default_dtype, use_fast_matmul
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class RestorationModule(StageModule):
     model: UniLDiff
     initialised_from: ClassVar[dict[str, str]] = {}
     """What is copied from a checkpoint in ``init_from``: prefix in the checkpoint -> prefix in the model."""
+
+    inference_dtype: torch.dtype | None = None
+    """Dtype of the weights in test and prediction; None chooses it by the device."""
 
     uses_detail = True
     """Whether restored images go through the tuned decoder with DAEM."""
@@ -190,12 +194,24 @@ class RestorationModule(StageModule):
             if writer is not None and hasattr(writer, "add_image"):
                 writer.add_image("val/input, restored, ground truth", grid, self.global_step)
 
+    def use_inference_dtype(self) -> None:
+        """Convert the weights to the dtype for inference on this device, as `unildiff restore` does."""
+        use_fast_matmul(self.device)
+        dtype = self.inference_dtype or default_dtype(self.device)
+        if dtype != torch.float32:
+            self.model.to(dtype)
+        _LOG.info("inference in %s on %s", str(dtype).removeprefix("torch."), self.device)
+
+    def _lq(self, batch: RestorationBatch | PredictBatch) -> Tensor:
+        return batch_images(batch, "lq").to(self.model.vae.dtype)
+
     def _restore(self, batch: RestorationBatch | PredictBatch) -> Tensor:
-        lq = batch_images(batch, "lq")
+        lq = self._lq(batch)
         return self.model.restore(lq, batch["caption"], batch["key"], self.settings.sampling, self.uses_detail)
 
     def on_test_start(self) -> None:
         """Create the output folder of this test run (images, scores, provenance)."""
+        self.use_inference_dtype()
         protocol = getattr(self.trainer.datamodule, "protocol", "unildiff")  # type: ignore[attr-defined]
         self.test_run = TestRun(self._free_folder("test"), self.settings.evaluation, protocol, self.device)
 
@@ -207,7 +223,7 @@ class RestorationModule(StageModule):
 
     def test_step(self, batch: RestorationBatch, batch_idx: int) -> None:
         """Restore an image, and other points of the pipeline where requested, and pass it to the scorer as 8 bits."""
-        lq, gt = batch_images(batch, "lq"), batch_images(batch, "gt")
+        lq, gt = self._lq(batch), batch_images(batch, "gt")
         model, stages, detail = self.model, self.settings.evaluation.stages, self.uses_detail
         with self.test_run.timed():
             restored = model.restoration(lq, batch["caption"], batch["key"], self.settings.sampling, detail)
@@ -219,7 +235,7 @@ class RestorationModule(StageModule):
             if "no_diffusion" in stages:
                 images["no_diffusion"] = model.decode(features.latents, features, lq.shape, detail)
             if "round_trip" in stages:
-                gt_latents = model.encode(model.pad(gt), features.grid)
+                gt_latents = model.encode(model.pad(gt.to(lq.dtype)), features.grid)
                 images["round_trip"] = model.decode(gt_latents, features, lq.shape, detail=False)
         self.test_run.add(batch, {stage: to_uint8(image, batch["name"]) for stage, image in images.items()})
 
@@ -252,6 +268,7 @@ class RestorationModule(StageModule):
                 "seed": datamodule.test_seed,
                 "steps": sampling.pop("num_inference_steps"),
                 "uses_text": self.model.config.use_text,
+                "dtype": str(self.model.vae.dtype).removeprefix("torch."),
                 **sampling,
                 "command": shlex.join(["unildiff", *sys.argv[1:]]),
                 "versions": package_versions(),
@@ -267,6 +284,7 @@ class RestorationModule(StageModule):
 
     def on_predict_start(self) -> None:
         """Create the folder of the restored images."""
+        self.use_inference_dtype()
         datamodule = getattr(self.trainer, "datamodule", None)
         names = datamodule.predict_names() if isinstance(datamodule, RestorationDataModule) else []
         self.predictions = Predictions(self._free_folder("restored"), names)
