@@ -131,7 +131,7 @@ def test_what_is_not_finite_is_named_and_not_written(
     captured = capsys.readouterr()
     assert "0 of 5 images restored" in captured.out and not list((tmp_path / "out").rglob("*.png"))
     lines = [line for line in captured.err.splitlines() if line.startswith("unildiff: not restored: ")]
-    assert len(lines) == 5 and f"{photos / 'rgb.png'}: what the model made of it is not finite" in "\n".join(lines)
+    assert len(lines) == 5 and f"{photos / 'rgb.png'}: the restored image is not finite" in "\n".join(lines)
 
 
 def test_names_that_would_collide_keep_their_suffix(photos: Path, weights: Path, tmp_path: Path) -> None:

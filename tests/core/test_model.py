@@ -171,9 +171,9 @@ def test_pixels_by_hand() -> None:
 def test_what_is_not_finite_is_never_made_a_colour(value: float) -> None:
     images = torch.zeros(2, 3, 4, 4)
     images[1, 2, 0, 0] = value
-    with pytest.raises(UserError, match=r"^b: what the model made of it is not finite"):
+    with pytest.raises(UserError, match=r"^b: the restored image is not finite"):
         to_uint8(images, ["a", "b"])
-    with pytest.raises(UserError, match=r"^picture 2 of 2: what"):
+    with pytest.raises(UserError, match=r"^image 2 of 2: the restored"):
         to_uint8(images)
     model = small_model()
     features = model.encode_lq(pictures())

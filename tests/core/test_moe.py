@@ -1,4 +1,4 @@
-"""Eq. 1-7 of paper-supplement.txt by hand, the router and the dispatcher with experts that can be counted."""
+"""Eq. 1-7 of the supplement (arXiv 2507.23685) by hand, the router and the dispatcher with experts that can be counted."""
 
 import math
 

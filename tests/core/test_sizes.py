@@ -48,7 +48,7 @@ def test_tiny_model_has_at_most_10_million_parameters() -> None:
 def test_lq_encoder_at_sdxl_size(vae: AutoencoderKL) -> None:
     encoder = LQEncoder(vae)
     deep, skips = encoder(torch.empty(2, 3, 512, 512, device="meta"))
-    assert deep.shape == (2, 512, 64, 64)  # paper.md: 512 channels at 1/8 of the picture
+    assert deep.shape == (2, 512, 64, 64)  # 512 channels at 1/8 of the image
     assert [tuple(skip.shape) for skip in skips] == [(2, 128, 512, 512), (2, 256, 256, 256), (2, 512, 128, 128)]
     # The VAE encoder without its last norm (2 x 512) and convolution (512 x 8 x 9 + 8).
     assert count(encoder) == count(vae.encoder) - 1024 - (512 * 8 * 9 + 8)

@@ -59,5 +59,5 @@ def test_refuses_what_it_cannot_start() -> None:
         start_from_patches(AutoencoderKL(**TINY["vae"] | {"block_out_channels": (64, 64)}), pictures(1))
     with pytest.raises(ValueError, match="and attention"):
         start_from_patches(AutoencoderKL(**TINY["vae"] | {"mid_block_add_attention": True}), pictures(1))
-    with pytest.raises(ValueError, match="have 0 components, 40 are needed"):
+    with pytest.raises(ValueError, match="have 0 components, but 40 are needed"):
         start_from_patches(vae(), torch.zeros(2, 3, 64, 64))

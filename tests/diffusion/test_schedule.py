@@ -99,7 +99,7 @@ def test_sampling_timesteps_and_sigmas_as_diffusers(spacing: str, steps: int, ze
 
 
 def test_first_step_of_sdxl_and_of_the_tiny_base() -> None:
-    # paper.md, "Diffusion": leading spacing starts 20 steps at t = 951 (sigma 11.0), not at 999 (14.6).
+    # docs/sources.md, "Diffusion": leading spacing starts 20 steps at t = 951 (sigma 11.0), not at 999 (14.6).
     sdxl, tiny = NoiseSchedule(PUBLISHED), NoiseSchedule(TINY["scheduler"])
     for schedule, timestep, sigma in ((sdxl, 951, 11.0), (tiny, 999, 4096)):
         timesteps = schedule.sampling_timesteps(20)

@@ -131,7 +131,7 @@ def test_what_is_not_finite_is_no_picture(
     module = make_stage("joint", base_folder, sampling=ONE_STEP).eval()
     with torch.no_grad():
         module.model.vae.decoder.conv_out.bias[0] = value
-    message = "what the model made of it is not finite (NaN or infinity); give other weights"
+    message = "the restored image is not finite (NaN or infinity); use other weights"
     with pytest.raises(UserError, match=rf"^p1: {re.escape(message)}"):
         pictures_of(module, make_batch([1]))
     # Training goes on, and the picture counts as what it would be in 8 bits.

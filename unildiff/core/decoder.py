@@ -20,11 +20,11 @@ from unildiff.diffusion.noise import KeyedNoise
 
 
 class DetailDecoder(Part):
-    """A copy of the VAE decoder whose features meet the LQ skips; at initialisation equal to it bit for bit.
+    """A copy of the VAE decoder whose features meet the LQ skips; bit-equal to it at initialisation.
 
     Args:
-        vae: gives the decoder to copy.
-        config: of the detail experts; ``kind: none`` leaves the plain decoder.
+        vae: autoencoder whose decoder is copied.
+        config: settings of the detail experts; ``kind: none`` leaves the plain decoder.
     """
 
     def __init__(self, vae: AutoencoderKL, config: DetailConfig) -> None:
@@ -37,7 +37,7 @@ class DetailDecoder(Part):
         decoder = copy.deepcopy(vae.decoder)
         self.conv_in, self.mid_block, self.up_blocks = decoder.conv_in, decoder.mid_block, decoder.up_blocks
         self.conv_norm_out, self.conv_act, self.conv_out = decoder.conv_norm_out, decoder.conv_act, decoder.conv_out
-        # Up blocks run from coarse to fine; all but the last end one resolution up, where a skip waits.
+        # Up blocks run from coarse to fine; all but the last end one resolution up, at that of a skip.
         encoder_channels = list(vae.config.block_out_channels)
         levels = list(zip(reversed(encoder_channels[1:]), reversed(encoder_channels[:-1]), strict=True))
         has_experts = config.kind == "daem"
@@ -53,14 +53,14 @@ class DetailDecoder(Part):
         noise: KeyedNoise | None = None,
         whole: list[LevelStatistics] | None = None,
     ) -> tuple[Tensor, list[Routing]]:
-        """Decode scaled latents (B, C, h, w) with the LQ encoder's skips, finest first, and the LQ picture itself.
+        """Decode scaled latents (B, C, h, w) with the LQ encoder's skips and the LQ image itself.
 
         Args:
-            latents: of the picture, or of a tile.
-            skips: likewise.
-            lq: likewise, (B, 3, H, W) in [-1, 1]; used with ``to_pixels`` only.
+            latents: latents of an image or of a tile.
+            skips: skip features of the same image or tile, finest first.
+            lq: the same image or tile (B, 3, H, W) in [-1, 1]; used with ``to_pixels`` only.
             noise: the routers' training noise; None in evaluation.
-            whole: statistics of the whole picture, one a level, where these are latents of a tile.
+            whole: statistics of the whole image, one per level, where these are latents of a tile.
 
         Returns:
             images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first.
@@ -78,12 +78,12 @@ class DetailDecoder(Part):
                 made = run_block(detail, *arguments, recompute=self.gradient_checkpointing)
                 hidden, routing, finest, statistics = made
                 routings.append(routing)
-        picture = F.pixel_shuffle(self.conv_out(self.conv_act(self.conv_norm_out(hidden))), self.factor)
-        return picture if self.pixels is None else self.pixels(picture, lq, finest, statistics), routings
+        image = F.pixel_shuffle(self.conv_out(self.conv_act(self.conv_norm_out(hidden))), self.factor)
+        return image if self.pixels is None else self.pixels(image, lq, finest, statistics), routings
 
     @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def merged_features(self, latents: Tensor, skips: list[Tensor], whole: list[LevelStatistics]) -> Tensor:
-        """Return the merged features (B, D, H, W) of the level after those that ``whole`` already decides."""
+        """Return the merged features (B, D, H, W) of the level after the ``len(whole)`` levels whose statistics are known."""
         hidden = self.mid_block(self.conv_in(self.post_quant_conv(latents / self.scaling_factor)))
         for level, seen in enumerate(whole):
             hidden = self.details[level](self.up_blocks[level](hidden), skips[-1 - level], None, "", seen)[0]

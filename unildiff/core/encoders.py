@@ -1,4 +1,4 @@
-"""Pictures into the VAE's world: pixel packing, the LQ encoder and its skips.
+"""From images to latents and features: pixel packing, the VAE's encoder, the LQ encoder and its skips.
 
 Axis letters: B batch, H/W pixels, h/w latent height and width, C channels, p pixel-unshuffle factor.
 """
@@ -53,10 +53,10 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 class LQEncoder(Part):
-    """A copy of the VAE encoder without its last norm, activation and convolution (peers.md 5.1).
+    """A copy of the VAE encoder without its last norm, activation and convolution (docs/sources.md, "LQ encoder").
 
-    Returns the deep feature for DAFF and the high-resolution skips for DAEM; run once a picture, not once a step.
-    At SDXL's size 512 channels at 1/8 of the picture and skips of 128, 256, 512 channels at 1, 1/2, 1/4.
+    Returns the deep feature for DAFF and the high-resolution skips for DAEM; run once per image, not once per step.
+    At SDXL's size: 512 channels at 1/8 of the image, and skips of 128, 256, 512 channels at 1, 1/2, 1/4.
     """
 
     def __init__(self, vae: AutoencoderKL) -> None:

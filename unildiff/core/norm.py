@@ -1,4 +1,4 @@
-"""Layer norm over channels, where pictures are (B, C, H, W).
+"""Layer norm over channels, for feature maps (B, C, H, W).
 
 Axis letters: B batch, C channels, H/W height and width of whatever level.
 """

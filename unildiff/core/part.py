@@ -1,11 +1,11 @@
-"""What the parts of the restorer have in common."""
+"""Base class of the restorer's parts."""
 
 import torch
 from torch import nn
 
 
 class Part(nn.Module):
-    """A module that says its dtype and device, as diffusers' pipelines ask of their parts."""
+    """A module with ``dtype`` and ``device``, as diffusers' pipelines expect of their parts."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,7 +1,7 @@
-"""What DAEM's finest level says of the picture itself, past the decoder's last norm.
+"""Lets DAEM's finest level change the image itself, past the decoder's last norm.
 
-Axis letters: B batch, D width of the branch, H/W height and width of its finest level, p pixels along a side that it sees as
-one. Source: our choice, for small decoders; docs/tiny-model.md tells what each gate is for.
+Axis letters: B batch, D width of the branch, H/W height and width of its finest level, p pixels along a side of one position.
+Source: our choice, for small decoders; docs/tiny-model.md describes the effect of each gate.
 """
 
 import torch
@@ -12,10 +12,10 @@ from unildiff.core.daem import LevelStatistics
 
 
 class BrightnessGate(nn.Module):
-    """How surely the LQ picture's brightness and colours are the true ones: 0 to 1, both reached, one number a picture.
+    """Confidence that the LQ image's brightness and colours are right: one number per image in 0..1, both ends included.
 
-    A sigmoid stretched by ``STRETCH`` beyond 0 and 1 and cut there. The backward pass is that of the sigmoid alone, or a
-    picture that is misjudged altogether would teach nothing.
+    A sigmoid stretched by ``STRETCH`` beyond 0 and 1 and clamped. The backward pass is that of the sigmoid alone; otherwise
+    an image that is judged completely wrong would give no gradient.
     """
 
     STRETCH = 0.1
@@ -36,27 +36,27 @@ class BrightnessGate(nn.Module):
 
 
 class PixelMix(nn.Module):
-    """The finest level's say on the picture itself.
+    """Mixes the decoded image with the LQ image, as the finest level decides.
 
-    mixed = picture + added + keep (blurred LQ - picture) + detail (LQ - blurred LQ)
+    mixed = image + added + keep (blurred LQ - image) + detail (LQ - blurred LQ)
     result = mixed + share smooth(LQ - mixed)
 
-    Two gates a colour and pixel: ``keep`` takes the LQ picture's brightness and colour instead of the diffusion's, ``detail``
-    adds its fine structure, as strongly as the damage wants it. At (1, 1) the LQ picture stays as it is, at (0, 0) it has no
-    part. Where the damage leaves a pixel alone, keeping it is thus two numbers to learn, and not an encoding of it.
+    Two gates per colour and pixel: ``keep`` takes the LQ image's brightness and colour instead of the diffusion's, ``detail``
+    adds its fine structure. With both at 1 the LQ image stays as it is, with both at 0 it has no influence. Keeping an
+    undamaged pixel therefore takes two numbers, not an encoding of it.
 
-    A third gate, the share, one number a picture, then moves brightness and colour, as means of ``REACH`` cells across, to the
-    LQ picture's. A clean picture must not change its colour by a shade, and a picture of a dark place is not to be lit up.
-    It does not reach finer structure: rain and snow are easily taken for texture, so that a gate for all of the LQ picture
-    lets them through (tried: docs/tiny-model.md).
+    A third gate, the share, one number per image, moves brightness and colour, as means over ``REACH`` cells, towards the LQ
+    image. A clean image must keep its colours exactly, and an image of a dark place must not be brightened. The gate does not
+    affect finer structure: rain and snow are easily taken for texture, and a gate for all of the LQ image let them through
+    (tested: docs/tiny-model.md).
 
     Args:
         dim: D.
-        factor: p, pixels along a side that the decoder sees as one.
-        cell: pixels along a side of what ``blurred`` averages: those of a latent.
+        factor: p, pixels along a side of one position of the finest level.
+        cell: pixels along a side of the squares that ``blurred`` averages, those of one latent.
     """
 
-    REACH = 5  # cells; 40 pixels where a latent has 8: snowflakes are smaller, light and haze larger (not tuned)
+    REACH = 5  # cells; 40 pixels with 8 pixels per latent: snowflakes are smaller, light and haze larger (not tuned)
 
     def __init__(self, dim: int, factor: int, cell: int) -> None:
         super().__init__()
@@ -66,16 +66,16 @@ class PixelMix(nn.Module):
         nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
         self.brightness = BrightnessGate(dim)
 
-    def forward(self, picture: Tensor, lq: Tensor, features: Tensor, whole: LevelStatistics) -> Tensor:
-        """Return the picture (B, 3, p H, p W) mixed with the LQ picture of that size.
+    def forward(self, image: Tensor, lq: Tensor, features: Tensor, whole: LevelStatistics) -> Tensor:
+        """Return the image (B, 3, p H, p W) mixed with the LQ image of the same size.
 
-        ``features`` (B, D, H, W) decide for their pixels, ``whole``, the statistics of the finest level, for all of them.
+        ``features`` (B, D, H, W) decide per pixel, ``whole``, the statistics of the finest level, for the whole image.
         """
         added, keep, detail = F.pixel_shuffle(self.output(features), self.factor).chunk(3, dim=1)
         blurred = F.interpolate(F.avg_pool2d(lq, self.cell), size=lq.shape[2:], mode="bilinear")
-        picture = picture + added + keep * (blurred - picture) + detail * (lq - blurred)
-        error = F.avg_pool2d(lq - picture, self.cell)
+        image = image + added + keep * (blurred - image) + detail * (lq - blurred)
+        error = F.avg_pool2d(lq - image, self.cell)
         error = F.avg_pool2d(error, self.REACH, stride=1, padding=self.REACH // 2, count_include_pad=False)
         error = F.interpolate(error, size=lq.shape[2:], mode="bilinear")
         share: Tensor = self.brightness(whole)[:, None, None, None]
-        return picture + share.to(error.dtype) * error
+        return image + share.to(error.dtype) * error

@@ -1,4 +1,4 @@
-"""Between saved pictures and what the networks see.
+"""Conversion between 8-bit images and network inputs, and padding.
 
 Axis letters: B batch, H/W pixels.
 """
@@ -13,26 +13,25 @@ from unildiff.utils.errors import UserError
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Return uint8 pictures (B, 3, H, W) as float32 in [-1, 1], on their device."""
+    """Return uint8 images (B, 3, H, W) as float32 in [-1, 1], on their device."""
     return images.float() / 127.5 - 1.0
 
 
 def to_uint8(images: Tensor, names: Sequence[str] = ()) -> Tensor:
-    """Return pictures (B, 3, H, W) in [-1, 1] as uint8, rounded: what a saved PNG holds.
+    """Return images (B, 3, H, W) in [-1, 1] as uint8, rounded, as a PNG stores them.
 
     Args:
-        images: outside [-1, 1] they are clamped.
-        names: of the B pictures, for the message.
+        images: values outside [-1, 1] are clamped.
+        names: names of the B images, for the message.
 
     Raises:
-        UserError: a picture has values that are not finite, which 8 bits would turn into black.
+        UserError: an image has values that are not finite, which would become black in 8 bits.
     """
-    if not images.isfinite().all():  # a GPU is waited for: pictures, never a training step, come through here
+    if not images.isfinite().all():  # waits for the GPU; no training step comes here
         broken = [index for index, image in enumerate(images) if not image.isfinite().all()]
-        name = names[broken[0]] if names else f"picture {broken[0] + 1} of {len(images)}"
+        name = names[broken[0]] if names else f"image {broken[0] + 1} of {len(images)}"
         raise UserError(
-            f"{name}: what the model made of it is not finite (NaN or infinity); give other weights, or compute "
-            "in float32"
+            f"{name}: the restored image is not finite (NaN or infinity); use other weights, or compute in float32"
         )
     return ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 

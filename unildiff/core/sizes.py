@@ -1,8 +1,8 @@
-"""Sizes of the base model: ``tiny`` (trained here from nothing) and ``sdxl`` (SDXL base 1.0), as diffusers configs.
+"""Sizes of the base model: ``tiny`` (trained from scratch here) and ``sdxl`` (SDXL base 1.0), as diffusers configs.
 
 The same classes serve both; only these numbers differ. Sources: the ``sdxl`` entries are the published configs of SDXL
 base 1.0 (U-Net 2,567,463,684 parameters, VAE 83,653,863; a test counts both on the meta device). The ``tiny`` entries
-are our choice, measured on 2 CPU cores (docs/tiny-model.md): the VAE sees pictures through a 4x4 pixel unshuffle
+are our choice, measured on 2 CPU cores (docs/tiny-model.md): the VAE sees images through a 4x4 pixel unshuffle
 (48 channels), since convolutions at high resolution cost most on a CPU.
 """
 
@@ -36,9 +36,9 @@ TINY: dict[str, dict[str, Any]] = {
         "transformer_layers_per_block": 1,
         "use_linear_projection": True,
     },
-    # The last timestep is noise alone: with SDXL's schedule brightness still shone through it (signal 0.068 of 1, averaged
-    # over all latents), and the model took the degraded picture's for the truth's (docs/tiny-model.md). Where there is
-    # noise alone epsilon says nothing and v is the picture itself.
+    # The last timestep is pure noise: with SDXL's schedule brightness is still visible in it (signal 0.068 of 1, averaged
+    # over all latents), and the model copied that of the degraded image (docs/tiny-model.md). For pure noise epsilon says
+    # nothing and v is the image itself.
     "scheduler": {
         "num_train_timesteps": 1000,
         "beta_schedule": "scaled_linear",

@@ -2,7 +2,7 @@
 
 Axis letters: B batch, S text tokens, D width of the joined embeddings, P width of the pooled embedding.
 SDXL: penultimate hidden states of both encoders side by side (77 x 2048), pooled embedding of the second (1280)
-(paper.md, "SDXL text").
+(docs/sources.md, "Diffusion").
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
-"""Pictures larger than memory in overlapping tiles: where the tiles are, how their results become one.
+"""Overlapping tiles for large images: where they lie and how their results are blended.
 
 Axis letters: B batch, C channels, H/W height and width of what is fused, h/w latent height and width, D routed channels.
-A tile is a square of latents; its pixels, and its features at any resolution between, follow by scaling. Every value of
-the result is a weighted mean over the tiles that hold it, with weights that fall smoothly to nothing before a tile ends
-inside the picture, so that no edge of a tile shows (our choice: raised cosine). Where a network sees no further than a
-quarter of the overlap, the result is exactly that of the whole picture.
+A tile is a square of latents; its pixels and its features at any resolution follow by scaling. Every value of the result is
+a weighted mean over the tiles that contain it, with weights that fall smoothly to zero before a tile ends inside the image,
+so that no edge of a tile is visible (our choice: raised cosine). Where a network sees no further than a quarter of the
+overlap, the result is exactly that of the whole image.
 """
 
 import math
@@ -21,13 +21,13 @@ UNIT = 2
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: its place in latents, as (first, last + 1) along each axis."""
+    """One tile: its range of latents, (first, last + 1) along each axis."""
 
     rows: tuple[int, int]
     columns: tuple[int, int]
 
     def cut(self, whole: Tensor, scale: int = 1) -> Tensor:
-        """Return this tile of (B, C, H, W), which has ``scale`` values a latent along each axis."""
+        """Return this tile of (B, C, H, W), which has ``scale`` values per latent along each axis."""
         (top, bottom), (left, right) = self.rows, self.columns
         return whole[..., top * scale : bottom * scale, left * scale : right * scale]
 
@@ -93,7 +93,7 @@ class TileGrid:
         return total
 
     def inner(self, tile: Tile) -> Tile:
-        """Return the part of a tile that is its own: these parts cover the picture without overlap."""
+        """Return the part of a tile that is its own: these parts cover the image without overlap."""
         rows = _own_span(tile.rows, self.tops, self.height)
         columns = _own_span(tile.columns, self.lefts, self.width)
         return Tile(rows, columns)

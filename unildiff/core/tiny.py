@@ -1,4 +1,4 @@
-"""Makes the untrained tiny base: diffusers models and a CLIP text encoder with a small vocabulary of its own."""
+"""The untrained tiny base: diffusers models and a CLIP text encoder with its own small vocabulary."""
 
 import json
 import tempfile
@@ -16,11 +16,11 @@ from unildiff.core.text import TextEncoders
 
 
 def tiny_tokenizer(words: list[str], max_length: int) -> CLIPTokenizer:
-    """Return a CLIP tokenizer that knows each word whole and spells all others by letters (our choice).
+    """Return a CLIP tokenizer with one token per known word that spells all others by letters (our choice).
 
     Args:
         words: lower-case words; order does not matter.
-        max_length: tokens a caption, start and end included.
+        max_length: tokens per caption, start and end included.
     """
     start, end = "<|startoftext|>", "<|endoftext|>"
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,'-")
@@ -75,8 +75,8 @@ def make_tiny_base(words: list[str], seed: int = 0, sizes: dict[str, dict[str, A
     """Return an untrained base of the ``tiny`` sizes (or of ``sizes``, same keys), a pure function of its arguments.
 
     Args:
-        words: the vocabulary that the captions use.
-        seed: of the initialisation.
+        words: vocabulary of the captions.
+        seed: seed of the initialisation.
         sizes: other sizes with the keys of ``TINY``; tests use smaller ones.
     """
     sizes = sizes or TINY

@@ -1,4 +1,4 @@
-"""A start for the tiny VAE: its encoder begins as principal components of the pictures' patches.
+"""A start for the tiny VAE: its encoder begins as principal components of image patches.
 
 Axis letters: B batch, H/W pixels, p pixel-unshuffle factor, K kept components, C latent channels.
 Not in the paper. Why: found by gradients from a random start, the 16 components that matter most take thousands of steps,
@@ -14,7 +14,7 @@ from unildiff.core.encoders import unshuffle_factor
 
 CONSTANT = 3.0
 """Size of the two constant channels in each group of the encoder's last norm: large beside the components' spread of about
-one, so that the norm divides every picture by nearly the same number and keeps absolute brightness."""
+one, so that the norm divides every image by nearly the same number and keeps absolute brightness."""
 
 
 @torch.no_grad()
@@ -25,12 +25,12 @@ def start_from_patches(vae: AutoencoderKL, images: Tensor) -> None:
     diffusion, and whitened, where the finest detail would count as much as brightness (our choice).
 
     Args:
-        vae: with one halving of resolution: two blocks of different widths, the first no narrower than the packed picture,
+        vae: with one halving of resolution: two blocks of different widths, the first no narrower than the packed image,
             and no attention; changed in place.
         images: (B, 3, H, W) in [-1, 1], sides multiples of 2 p, of enough different patches.
 
     Raises:
-        ValueError: if the VAE is another, or the pictures have fewer components than are kept.
+        ValueError: the VAE has another structure, or the images have fewer components than are kept.
     """
     encoder = vae.encoder
     inputs, norm = int(vae.config.in_channels), encoder.conv_norm_out
@@ -85,7 +85,7 @@ def _components(images: Tensor, factor: int, kept: int) -> tuple[Tensor, Tensor]
     if len(spread) < kept or spread[-1] < 1e-6:
         found = int((spread > 1e-6).sum())
         raise ValueError(
-            f"the pictures' patches have {found} components, {kept} are needed: give more, or less even ones"
+            f"the patches of the images have {found} components, but {kept} are needed; use more, or more varied, images"
         )
     components = vectors[:kept] / spread.sqrt()[:, None] / spread.mean().sqrt()
     return components.float(), -(components @ mean).float()

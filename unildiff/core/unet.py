@@ -43,12 +43,12 @@ class UNetContext:
 class FusedUNet(Part):
     """prediction = rest(conv_in(latents) + fusion(conv_in(latents), LQ feature, text, timestep)).
 
-    ``conv_in`` is taken out of the diffusers U-Net, which keeps an identity in its place: the fusion then needs neither
-    hooks nor hidden state, and gradient checkpointing, DDP and compilation see plain modules.
+    ``conv_in`` is taken out of the diffusers U-Net, which keeps an identity in its place. The fusion needs
+    neither hooks nor hidden state, and gradient checkpointing, DDP and compilation see plain modules.
 
     Args:
-        unet: the base; it is changed in place, ``to_diffusers`` gives it back whole.
-        config: of the fusion.
+        unet: the base; it is changed in place; ``to_diffusers`` restores it.
+        config: settings of the fusion.
         lq_channels: channels of the LQ encoder's deep feature.
     """
 

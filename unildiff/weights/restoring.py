@@ -77,6 +77,6 @@ def as_levels(restored: Tensor, name: str) -> np.ndarray:
     """
     if not restored.isfinite().all():
         raise UserError(
-            f"{name}: what the model made of it is not finite (NaN or infinity); give other weights, or compute in float32"
+            f"{name}: the restored image is not finite (NaN or infinity); use other weights, or compute in float32"
         )
     return ((restored.float() + 1.0) * 127.5).permute(1, 2, 0).contiguous().cpu().numpy()
