@@ -3,7 +3,11 @@
 from importlib import import_module
 from typing import Any
 
+from unildiff.utils.datamodules import install
+
 __version__ = "0.1.0"
+
+install()
 
 
 def __getattr__(name: str) -> Any:

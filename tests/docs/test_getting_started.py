@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,33 @@ def shrink(folder: Path) -> None:
     """Make every image of a sample set small."""
     for path in folder.rglob("*.png"):
         Image.open(path).resize((48, 32)).save(path)
+
+
+def test_the_commands_of_the_readme_are_those_of_the_pages() -> None:
+    """So running the pages runs the README, but for its install and overview blocks."""
+    pages = [line for page in (ROOT / "docs" / "start").glob("*.md") for line in blocks(page)]
+    section = (ROOT / "README.md").read_text().partition("## Train on your own pairs")[2].partition("```sh\n")[2]
+    missing = [line for line in section.partition("```")[0].splitlines() if line not in pages]
+    assert not missing, missing
+
+
+def test_the_overview_of_the_readme_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    overview = (
+        (ROOT / "README.md").read_text().partition("## Three commands")[2].partition("```sh\n")[2].partition("```")[0]
+    )
+    for line in overview.splitlines():
+        _, command, *rest = shlex.split(line.partition("  #")[0])
+        if command != "restore":  # run by the pages
+            with pytest.raises(SystemExit) as ended:
+                main([command, *rest, "--print_config"])
+            assert ended.value.code == 0
+
+
+def test_the_python_of_the_readme_runs(places: Path) -> None:
+    code = (ROOT / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    shutil.copy("photos/street.jpg", "photo.jpg")
+    exec(code, {})  # noqa: S102  our own README
+    assert Image.open("restored.png").size == (64, 48)
 
 
 @pytest.mark.parametrize("name", ["restore", "own-pairs", "reproduce"])
