@@ -1,8 +1,8 @@
-"""A plain feed-forward restorer beside the tiny model (issue 7, point 3): NAF-block U-Net, L1 loss, same data, same time.
+"""A plain feed-forward restorer beside the tiny model: NAF-block U-Net, L1 loss, same data, same time.
 
-    python -m benchmarks.naf_baseline fit --minutes 60                 # processor minutes; again: goes on where it stopped
-    python -m benchmarks.naf_baseline score --pictures validation     # or test: the five photographs of `data sample cdd11`
-    python -m benchmarks.tiny_goals --naf runs/naf/last.pt             # both models in one run, point 3 with the others
+    python -m studies.naf fit --minutes 60                 # processor minutes; again: goes on where it stopped
+    python -m studies.naf score --pictures validation     # or test: the five photographs of `data sample cdd11`
+    python -m studies.goals --naf runs/naf/last.pt             # both models in one run, point 3 with the others
 
 The net (`naf_model`) has the shipped model's number of parameters to within about 1.5%. Its training samples are those of
 `configs/tiny/weights/4_joint.yaml`, with that file's crops, batch and keys, in the same order. The budget is processor time
@@ -28,10 +28,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.held_out import add_pictures, degraded, held_out, number, positive, score
-from benchmarks.naf_model import NAFNet, blocks_for
 from benchmarks.timing import one_thread
 from datamodules.deadleaves import DeadLeavesDataModule
+from studies.naf_model import NAFNet, blocks_for
+from studies.runner import add_pictures, degraded, held_out, number, positive, score
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.results.rows import Summary
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return fit(options) if options.command == "fit" else show(options)
     except UserError as error:
-        print(f"naf_baseline: error: {error}", file=sys.stderr)
+        print(f"naf: error: {error}", file=sys.stderr)
         return 2
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.naf_baseline", description=__doc__.splitlines()[0])
+    made = argparse.ArgumentParser(prog="python -m studies.naf", description=__doc__.splitlines()[0])
     commands = made.add_subparsers(dest="command", required=True)
     fits = commands.add_parser("fit", help="train for a budget of processor time, or go on")
     fits.add_argument("--minutes", type=float, required=True, help="processor minutes in all")
@@ -216,7 +216,7 @@ def load_naf(path: Path) -> NAFNet:
     """
     state = load_file_safely(path)
     if not {"deep", "net"} <= set(state):
-        raise UserError(f"naf: {path} is no checkpoint of benchmarks.naf_baseline; give the last.pt of its run_dir")
+        raise UserError(f"naf: {path} is no checkpoint of studies.naf; give the last.pt of its run_dir")
     net = NAFNet(state["deep"])
     net.load_state_dict(state["net"])
     return net.eval().to(memory_format=torch.channels_last)

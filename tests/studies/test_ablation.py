@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import ablation
-from benchmarks.ablation_plan import (
+from studies import ablation
+from studies.ablation_plan import (
     PAPER,
     STAGES,
     TABLES,
@@ -18,7 +18,7 @@ from benchmarks.ablation_plan import (
     fit_arguments,
     folder_names,
 )
-from benchmarks.ablation_table import THEIRS, ablation_markdown, verdict
+from studies.ablation_table import THEIRS, ablation_markdown, verdict
 from tests.small import small_base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig

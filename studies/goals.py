@@ -1,14 +1,14 @@
-"""Every goal of the tiny model (issue 7, "How good" and "Model"), measured for one model; one line a point.
+"""Every goal of the tiny model, measured for one model; one line a point.
 
-    python -m benchmarks.tiny_goals --validation                       # the shipped model, photographs that may be chosen on
-    python -m benchmarks.tiny_goals                                    # the test photographs: for the end, not for choosing
-    python -m benchmarks.tiny_goals --model runs/tiny/decoder/checkpoints/last.ckpt --alignment runs/tiny/alignment/...
+    python -m studies.goals --validation                       # the shipped model, photographs that may be chosen on
+    python -m studies.goals                                    # the test photographs: for the end, not for choosing
+    python -m studies.goals --model runs/tiny/decoder/checkpoints/last.ckpt --alignment runs/tiny/alignment/...
     make tiny-goals ARGS="--validation"
 
 Point 2 wants rivals trained with the same budget: a decoder fed LQ latents (`configs/tiny/weights/5_decoder.yaml` with
 `--model.latents lq`) as --no-diffusion, and one without experts (`--model.network.detail.kind none`) as --without-daem;
 without them the model's own parts are compared, which flatters it, and the line says so. Point 3 wants --naf, a checkpoint of
-`naf_baseline` trained for the processor time that the stages after the base took.
+`naf` trained for the processor time that the stages after the base took.
 Exits with 1 where a goal is missed.
 
 Axis letters: H/W pixels.
@@ -27,10 +27,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.held_out import Restored, add_options, held_out, latents_of, number, opened, score, table_line
-from benchmarks.naf_baseline import load_naf
-from benchmarks.naf_baseline import restore as restore_by_naf
-from benchmarks.robustness import clean_psnr, mean_colour_shift, same_bytes, seconds_for_512
+from studies.naf import load_naf
+from studies.naf import restore as restore_by_naf
+from studies.robustness import clean_psnr, mean_colour_shift, same_bytes, seconds_for_512
+from studies.runner import Restored, add_options, held_out, latents_of, number, opened, score, table_line
 from unildiff.analysis.sweeps import PAPER
 from unildiff.core.encoders import encode_latents
 from unildiff.core.model import UniLDiff
@@ -42,7 +42,7 @@ from unildiff.utils.errors import UserError
 from unildiff.weights.checkpoints import read_checkpoint
 from unildiff.weights.load import load_restorer
 
-MOCE_IR_S_SECONDS = 24.5  # for 512x512 on one core of such a machine, speeds.md 7
+MOCE_IR_S_SECONDS = 24.5  # for 512x512 on one core of such a machine
 EQUAL_PSNR = 0.05  # dB: "equal PSNR" of point 2 (our reading)
 
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scores = score(samples, lambda sample: way(model, sample, settings), "the model")
         rival_scores = {row: score(samples, lambda s, r=row: {r: rivals[r](s)}, row)[row] for row in rivals}
     except UserError as error:
-        print(f"tiny_goals: error: {error}", file=sys.stderr)
+        print(f"goals: error: {error}", file=sys.stderr)
         return 2
     found = [
         *gains(scores["input"], scores["restored"]),
@@ -88,13 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.tiny_goals", description=__doc__.splitlines()[0])
+    made = argparse.ArgumentParser(prog="python -m studies.goals", description=__doc__.splitlines()[0])
     add_options(made, steps=20)
     made.add_argument("--validation", action="store_true", help="the validation photographs in place of the test ones")
     made.add_argument("--alignment", help="checkpoint of the alignment stage; found by itself beside a checkpoint")
     made.add_argument("--no-diffusion", help="checkpoint of a decoder trained on LQ latents, same budget")
     made.add_argument("--without-daem", help="checkpoint of a decoder trained without experts, same budget")
-    made.add_argument("--naf", type=Path, help="checkpoint of benchmarks.naf_baseline")
+    made.add_argument("--naf", type=Path, help="checkpoint of studies.naf")
     made.add_argument("--guidance", type=float, default=5.0)
     made.add_argument("--skip-robustness", action="store_true", help="leave out points 4 and 5 and the time")
     made.add_argument("--out", type=Path, help="also write points and scores as JSON")

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import held_out, robustness, tiny_goals
-from benchmarks.held_out import number, score
-from benchmarks.tiny_goals import feed_forward, gains, main, sizes, stages
+from studies import goals, robustness, runner
+from studies.goals import feed_forward, gains, main, sizes, stages
+from studies.runner import number, score
 from tests.small import NETWORK, small_model
 from unildiff.data.batch import RestorationSample
 from unildiff.data.tools.samples import write_sample
@@ -22,7 +22,7 @@ def summary(psnr: dict[str, float], ssim: float = 0.5, gmsd: float = 0.2) -> Sum
     return entries | {"avg": {"psnr": mean, "ssim": ssim, "gmsd": gmsd, "count": len(psnr)}}
 
 
-def verdicts(points: list[tiny_goals.Point]) -> list[bool | None]:
+def verdicts(points: list[goals.Point]) -> list[bool | None]:
     return [point.met for point in points]
 
 
@@ -79,7 +79,7 @@ def test_sizes_count_the_experts_and_the_encoder_whose_skips_they_read(tmp_path:
 
 
 def test_validation_pictures_are_33_with_captions_and_never_the_test_ones(tmp_path: Path) -> None:
-    samples = held_out.held_out("validation", 64)
+    samples = runner.held_out("validation", 64)
     assert {sample["name"] for sample in samples} == {"china", "flower", "grace_hopper"}
     assert len(samples) == 33 and all(sample["caption"] for sample in samples)
 
@@ -88,7 +88,7 @@ def test_test_pictures_are_those_that_data_sample_writes_with_its_captions(tmp_p
     from unildiff.data.captions import Captions
     from unildiff.data.images import read_rgb
 
-    samples = held_out.held_out("test")
+    samples = runner.held_out("test")
     assert len(samples) == 55
     write_sample("cdd11", tmp_path / "cdd11")
     captions = Captions.find([tmp_path / "cdd11"])
@@ -140,13 +140,13 @@ def test_time_is_of_the_papers_guided_steps_whatever_the_pictures_were_restored_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     timed: list[SamplingSettings] = []
-    monkeypatch.setattr(tiny_goals, "load_restorer", lambda source: None)
-    monkeypatch.setattr(tiny_goals, "same_bytes", lambda *args: True)
-    monkeypatch.setattr(tiny_goals, "mean_colour_shift", lambda *args: {})
-    monkeypatch.setattr(tiny_goals, "clean_psnr", lambda *args: {"a": 40.0})
-    monkeypatch.setattr(tiny_goals, "seconds_for_512", lambda model, settings: timed.append(settings) or (1.0, 12.5))
-    options = tiny_goals.parser().parse_args(["--guidance", "1", "--steps", "2"])
-    *_, last = tiny_goals.robustness(small_model(), "validation", SamplingSettings(2, 1.0), options)
+    monkeypatch.setattr(goals, "load_restorer", lambda source: None)
+    monkeypatch.setattr(goals, "same_bytes", lambda *args: True)
+    monkeypatch.setattr(goals, "mean_colour_shift", lambda *args: {})
+    monkeypatch.setattr(goals, "clean_psnr", lambda *args: {"a": 40.0})
+    monkeypatch.setattr(goals, "seconds_for_512", lambda model, settings: timed.append(settings) or (1.0, 12.5))
+    options = goals.parser().parse_args(["--guidance", "1", "--steps", "2"])
+    *_, last = goals.robustness(small_model(), "validation", SamplingSettings(2, 1.0), options)
     assert [(each.num_inference_steps, each.guidance_scale) for each in timed] == [(20, 5.0)]
     assert last.text == "512x512, 20 guided steps" and last.met is False
 
@@ -162,7 +162,7 @@ def test_the_command_prints_every_point_and_tells_what_is_missed(
     assert (tmp_path / "goals.json").is_file()
     (tmp_path / "goals.json").unlink()
     # A rival that is not there is said before minutes go into the model's own pictures.
-    monkeypatch.setattr(tiny_goals, "score", lambda *args: pytest.fail("scored"))
+    monkeypatch.setattr(goals, "score", lambda *args: pytest.fail("scored"))
     for option in ("--naf", "--alignment", "--no-diffusion", "--without-daem"):
         assert main([*command, option, str(tmp_path / "none")]) == 2
         assert str(tmp_path / "none") in capsys.readouterr().err

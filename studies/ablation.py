@@ -25,7 +25,8 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.ablation_plan import (
+from benchmarks.timing import one_thread
+from studies.ablation_plan import (
     CONFIGS,
     DECODER,
     STAGES,
@@ -37,9 +38,8 @@ from benchmarks.ablation_plan import (
     fit_arguments,
     folder_names,
 )
-from benchmarks.ablation_table import ablation_markdown, write_results
-from benchmarks.held_out import held_out, latents_of, positive, score
-from benchmarks.timing import one_thread
+from studies.ablation_table import ablation_markdown, write_results
+from studies.runner import held_out, latents_of, positive, score
 from unildiff.cli.main import main as unildiff
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
+    made = argparse.ArgumentParser(prog="python -m studies.ablation", description=__doc__.splitlines()[0])
     made.add_argument("--steps", type=int, nargs=3, metavar=("ALIGNMENT", "JOINT", "DECODER"), default=None)
     made.add_argument("--minutes", type=float, help="start no further stage after so many; the next call goes on")
     made.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.robustness import WINDOWS, clean_photographs, window
+from studies.robustness import WINDOWS, clean_photographs, window
 
 
 def test_windows_are_in_the_middle_and_never_less_than_asked_for() -> None:

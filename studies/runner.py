@@ -1,4 +1,4 @@
-"""The pictures that models are compared on, and their scores; shared by the benchmarks of issue 7.
+"""The pictures that models are compared on, and their scores; shared by the studies.
 
 Axis letters: C latent channels, h/w latent height and width, H/W pixels.
 """
@@ -84,7 +84,7 @@ def positive(text: str) -> int:
 
 
 def add_options(made: argparse.ArgumentParser, steps: int | Sequence[int]) -> None:
-    """Add what every benchmark asks that restores these pictures; by default so many steps, or each of several."""
+    """Add what every study asks that restores these pictures; by default so many steps, or each of several."""
     made.add_argument("--model", default="tiny", help="tiny, an exported folder, or a checkpoint")
     made.add_argument("--steps", type=positive, default=steps, nargs=None if isinstance(steps, int) else "+")
     made.add_argument("--threads", type=positive, default=1)

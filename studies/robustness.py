@@ -1,4 +1,4 @@
-"""What `tiny_goals` asks of a model beyond scores: repeatability, sizes, clean pictures, time.
+"""What `goals` asks of a model beyond scores: repeatability, sizes, clean pictures, time.
 
 Axis letters: H/W pixels.
 """
@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.held_out import Pictures
+from studies.runner import Pictures
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import image_array, image_tensor
 from unildiff.data.shipped_photographs import load, photographs

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation_plan import AS_IN_GROUP, BALANCE, DROPOUT, PAPER, TABLES, VARIANTS, Variant
+from studies.ablation_plan import AS_IN_GROUP, BALANCE, DROPOUT, PAPER, TABLES, VARIANTS, Variant
 from unildiff.utils.files import output_folder, write_whole
 
 METRICS = (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 4), ("gmsd", "GMSD", 4))
@@ -18,7 +18,7 @@ THEIRS = {
     "DAFF + text": (27.36, 62.77),
     "DAFF + text + DAEM": (30.27, 63.06),
 }
-"""PSNR and MUSIQ of the paper, its five tasks (paper.md, last table): another model, other pictures; only the order compares."""
+"""PSNR and MUSIQ of the paper, its five tasks (arXiv 2507.23685, ablation table): another model, other pictures; only the order compares."""
 CLAIMED_DROPOUT = "dropout 0.2"  # supplement 2.2
 
 Result = Mapping[str, Any]

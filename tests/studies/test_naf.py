@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import naf_baseline
-from benchmarks.naf_baseline import Clock, load_naf, main, rate_factor, restore, train_step
-from benchmarks.naf_model import NAFNet, blocks_for, count
+from studies import naf
+from studies.naf import Clock, load_naf, main, rate_factor, restore, train_step
+from studies.naf_model import NAFNet, blocks_for, count
 from unildiff.data.batch import RestorationSample
 
 TINY = NAFNet(1, width=4)
@@ -72,13 +72,13 @@ def test_a_run_keeps_its_budget_goes_on_and_is_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made: list[NAFNet] = []
-    monkeypatch.setattr(naf_baseline, "NAFNet", lambda deep: made.append(NAFNet(deep, width=4)) or made[-1])
+    monkeypatch.setattr(naf, "NAFNet", lambda deep: made.append(NAFNet(deep, width=4)) or made[-1])
     data = {"crop_size": 32, "picture_size": 32, "batch_size": 2, "num_workers": 1}
     config = {"seed_everything": 0, "data": {"init_args": data}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     names: list[str] = []
-    step = naf_baseline.train_step
-    monkeypatch.setattr(naf_baseline, "train_step", lambda *a: names.append(str(a[2].sum().item())) or step(*a))
+    step = naf.train_step
+    monkeypatch.setattr(naf, "train_step", lambda *a: names.append(str(a[2].sum().item())) or step(*a))
     command = [
         "fit",
         "--run_dir",
@@ -114,9 +114,9 @@ def test_a_picture_keeps_its_type_and_size() -> None:
 
 def test_a_missing_checkpoint_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--run_dir", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("naf_baseline: error: checkpoint: no file")
+    assert capsys.readouterr().err.startswith("naf: error: checkpoint: no file")
     torch.save({"state_dict": {}}, tmp_path / "last.pt")
     assert main(["score", "--run_dir", str(tmp_path)]) == 2
-    assert "last.pt is no checkpoint of benchmarks.naf_baseline" in capsys.readouterr().err
+    assert "last.pt is no checkpoint of studies.naf" in capsys.readouterr().err
     assert main(["fit", "--run_dir", str(tmp_path), "--minutes", "0"]) == 2
-    assert capsys.readouterr().err == "naf_baseline: error: minutes: 0; give a time above 0\n"
+    assert capsys.readouterr().err == "naf: error: minutes: 0; give a time above 0\n"

@@ -1,0 +1,1 @@
+"""Studies of the shipped tiny model: validation, goals, rivals and ablation."""
