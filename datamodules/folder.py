@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from unildiff.data.datasets import OnError, PredictSet
 from unildiff.data.pair import Pair, PairSource, Split
 from unildiff.data.paired_datamodule import PairedDataModule
-from unildiff.data.pairing import RULES
+from unildiff.data.pairing import rule_named
 from unildiff.data.patterns import folder_patterns, pattern_source
 from unildiff.data.sources import View, every_image, readable, report
 from unildiff.utils.errors import UserError
@@ -49,21 +49,20 @@ class FolderDataModule(PairedDataModule):
             train_gt: pattern of their ground truth; by default train/gt.
             val_lq: pattern of the degraded validation images; by default those in val/lq, or else some training pairs.
             val_gt: pattern of their ground truth; by default val/gt.
-            rule: how names pair: "same", "prefix" (before the first "_"), "no" (no + name), "bsd" or "raindrop".
+            rule: how names pair: "same", "prefix" (before the first "_"), "no" (no + name), "bsd", "raindrop", "two_parts",
+                or a template of the degraded names, "template:{}_lq".
             degradation: its name in tables.
             on_error: "skip" reports broken files and continues, "raise" stops at the first.
             kwargs: see :class:`PairedDataModule`; what ``packed`` holds was chosen when it was packed, by
                 ``unildiff data pack folder``.
         """
         super().__init__(root, on_error=on_error, **kwargs)
-        if rule not in RULES:
-            raise UserError(f"rule: no {rule!r}; choose from {', '.join(RULES)}")
         self.patterns: dict[Split, tuple[str | None, str | None]] = {
             "train": (train_lq, train_gt),
             "val": (val_lq, val_gt),
             "test": (lq, gt),
         }
-        self.rule = RULES[rule]
+        self.rule = rule_named(rule)
         self.degradation = degradation
 
     def find(self, split: Split) -> PairSource:

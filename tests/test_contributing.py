@@ -31,12 +31,17 @@ def copy(tmp_path: Path) -> Path:
 def steps() -> dict[str, str]:
     """Return the contents of each file that the example gives, by the path named before its block."""
     text = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.partition("## A dataset\n")[2].partition("\n## ")[0]
+    section = re.split(
+        r"^## ", re.split(r"^## (?:A|Adding a) dataset$", text, flags=re.MULTILINE)[1], flags=re.MULTILINE
+    )[0]
     found: dict[str, str] = {}
     for number in re.split(r"^\d\. ", section, flags=re.MULTILINE)[1:]:
-        path, block = re.search(r"`([\w/.]+/[\w.]+)`", number), re.search(r"```\w+\n(.*?)```", number, re.DOTALL)
+        path, block = (
+            re.search(r"`([\w/.]+/[\w.]+)`", number),
+            re.search(r"^( *)```\w+\n(.*?)```", number, re.DOTALL | re.MULTILINE),
+        )
         assert path is not None and block is not None, number
-        found[path.group(1)] = textwrap.dedent(block.group(1))
+        found[path.group(1)] = textwrap.dedent(block.group(2))
     return found
 
 
@@ -55,20 +60,21 @@ def follow(copy: Path) -> None:
 
 
 def test_the_worked_example_adds_a_dataset(copy: Path) -> None:
-    assert list(steps()) == [
+    catalogue, config, tree = steps()
+    name = Path(config).stem
+    assert (catalogue, config, tree) == (
         "unildiff/data/catalogue.yaml",
-        "configs/data/sandstorm.yaml",
-        "tests/fake_trees/sandstorm.py",
-    ]
+        f"configs/data/{name}.yaml",
+        f"tests/fake_trees/{name}.py",
+    )
     follow(copy)
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     tests = ["tests/datamodules/test_layouts.py", "tests/datamodules/test_configs.py", "tests/data/test_catalogue.py"]
-    chosen = "sandstorm or catalogue or without_a_fake_tree or each_has_one"
+    chosen = f"{name} or catalogue or without_a_fake_tree or each_has_one"
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *tests]
     done = subprocess.run(line, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert "sandstorm" in (copy / "unildiff/data/catalogue.yaml").read_text(encoding="utf-8")
-    for command in (["layout", "sandstorm"], ["list"]):
+    for command in (["layout", name], ["list"]):
         line = [sys.executable, "-m", "unildiff", "data", *command]
         done = subprocess.run(line, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0 and "sandstorm" in done.stdout.lower()
+        assert done.returncode == 0 and name in done.stdout

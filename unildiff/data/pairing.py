@@ -46,6 +46,26 @@ RULES: Mapping[str, Rule] = {
 }
 
 
+def rule_named(name: str) -> Rule:
+    """Return a rule by its name, or of ``template:{}_lq`` the one by which such names belong to the plain ones.
+
+    Raises:
+        UserError: there is no such rule.
+    """
+    if name in RULES:
+        return RULES[name]
+    kind, _, template = name.partition(":")
+    if kind != "template" or template.count("{}") != 1:
+        raise UserError(f"rule: no {name!r}; choose from {', '.join(RULES)}, or give a template as in template:{{}}_lq")
+    before, after = template.split("{}")
+
+    def plain(stem: str) -> tuple[str, ...]:
+        whole = stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)
+        return (stem[len(before) : len(stem) - len(after)],) if whole else ()
+
+    return Rule(plain, f"{template}, {{}} being the name of the ground truth")
+
+
 @dataclass(frozen=True)
 class Fault:
     """One kind of fault and the files it concerns."""

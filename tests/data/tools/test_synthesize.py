@@ -1,5 +1,6 @@
 """Sets in CDD-11's layout: the operators' results under names of their own, whatever the order, processes or interruptions."""
 
+import contextlib
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
 from unildiff.data.tools import synthesize as module
 from unildiff.data.tools.synthesize import synthesize
-from unildiff.data.tools.synthesize_inputs import Sources
+from unildiff.data.tools.synthesize_inputs import Sources, read_map
 from unildiff.degradations.cdd11 import degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
@@ -243,3 +244,23 @@ def test_refusals(clean: Path, sources: Sources, tmp_path: Path) -> None:
     write(clean / "a.bmp", picture(1))
     with pytest.raises(UserError, match=r"one name twice: .*a\.bmp and a\.png"):
         synthesize(clean, out, seed=0)
+
+
+def test_no_change_of_a_map_ends_in_a_traceback(tmp_path: Path) -> None:
+    draw, path = np.random.default_rng(0), tmp_path / "map.npy"
+    np.save(path, np.full((6, 8), 0.5, np.float32))
+    whole = path.read_bytes()
+    for number in range(400):
+        data = bytearray(whole)
+        for place in draw.integers(0, 120, 1 + number % 3):  # the header
+            data[place] = draw.integers(256)
+        path.write_bytes(data)
+        with contextlib.suppress(UserError):
+            read_map(path, (6, 8))
+    path.write_bytes(whole.replace(b"(6, 8)", b"(99999999, 99999999)".ljust(6)))
+    with pytest.raises(UserError, match="unreadable map"):
+        read_map(path, (6, 8))
+    with open(path, "wb") as file:
+        np.savez(file, np.zeros(3))
+    with pytest.raises(UserError, match="it is an archive"):
+        read_map(path, (6, 8))

@@ -27,6 +27,7 @@ COMMANDS = {
     "data caption": "data.caption",
     "data download": "data.download",
     "data sample": "data.sample",
+    "data convert": "data.convert",
     "data photographs": "data.photographs",
 }
 GROUPS = {"data": "List, check, prepare and download datasets; `unildiff data --help` lists the commands."}

@@ -301,3 +301,17 @@ def _tell(report: "Report", json: Path | None) -> int:
     if json is not None:
         write_whole(json, dumps(report.as_dict(), indent=1).encode() + b"\n")
     return 1 if report.findings else 0
+
+
+def convert(options: Path) -> None:
+    """Print the datasets of an option file of BasicSR or traiNNer as a config of `--data folder`.
+
+    Args:
+        options: the file; `unildiff data convert OPTIONS.yml > mine.yaml`, then `--data mine.yaml`.
+    """
+    import yaml
+
+    from unildiff.data.tools.convert import convert as translate
+
+    config = yaml.safe_dump(translate(options), sort_keys=False, allow_unicode=True)
+    print(f"# converted from {options}; use it with --data\n{config}", end="")

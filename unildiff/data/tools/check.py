@@ -19,7 +19,7 @@ import numpy as np
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs, recognise
 from unildiff.data.pair import SUFFIXES, Pair, Split
-from unildiff.data.pairing import RULES, Fault
+from unildiff.data.pairing import Fault, rule_named
 from unildiff.data.patterns import all_patterns, matching, pair_by_folder
 from unildiff.data.raw import read_raw
 from unildiff.data.sources import every_image
@@ -153,17 +153,16 @@ def check_folder(root: Path, patterns: Mapping[Split, tuple[str | None, str | No
     Args:
         root: the folder.
         patterns: of degraded and ground-truth images, for each split; those of the default folders where none is given.
-        rule: how names pair, a key of ``RULES``.
+        rule: how names pair, see :func:`unildiff.data.pairing.rule_named`.
 
     Raises:
         UserError: no such folder or rule, a pattern that matches nothing, or no image at all.
     """
-    if rule not in RULES:
-        raise UserError(f"rule: no {rule!r}; choose from {', '.join(RULES)}")
+    pairing = rule_named(rule)
     root = input_folder(root, "the images").absolute()
     report = Report("folder", root)
     for split, pair in all_patterns(root, patterns).items():
-        paired = pair_by_folder(matching(root, pair[0]), matching(root, pair[1]), RULES[rule])
+        paired = pair_by_folder(matching(root, pair[0]), matching(root, pair[1]), pairing)
         pairs = [Pair("folder", "folder", lq.stem, lq, gt) for lq, gt in paired.pairs]
         _add(report, Part("folder", split, " + ".join(pair), pairs, None, ""), paired.faults)
     skipped: list[str] = []

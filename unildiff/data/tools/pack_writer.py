@@ -22,7 +22,7 @@ from unildiff.data.images import image_size
 from unildiff.data.layouts import is_there, recognise, sample_of
 from unildiff.data.pack import AGAIN, COLUMNS, ENTRY, FORMAT, IMAGE, INDEX, Pack, image_checksum, index_bytes
 from unildiff.data.pair import PairSource, Split, Which
-from unildiff.data.pairing import RULES
+from unildiff.data.pairing import rule_named
 from unildiff.data.patterns import all_patterns, pattern_source
 from unildiff.data.sources import disk_source, report
 from unildiff.utils.errors import UserError
@@ -246,16 +246,15 @@ def pack_folder(
         root: the folder.
         out: folder to write.
         patterns: of degraded and ground-truth images, for each split; those of the default folders where none is given.
-        rule: how names pair, a key of ``RULES``.
+        rule: how names pair, see :func:`unildiff.data.pairing.rule_named`.
 
     Raises:
         UserError: no such rule, no pattern, one that matches nothing, files that do not pair, and as :meth:`PackWriter.run`.
     """
-    if rule not in RULES:
-        raise UserError(f"rule: no {rule!r}; choose from {', '.join(RULES)}")
+    pairing = rule_named(rule)
     sources: dict[str, PairSource] = {}
     for split, (lq, gt) in all_patterns(root, patterns).items():
-        sources[split], faults = pattern_source(root, lq, gt, RULES[rule], "folder")
+        sources[split], faults = pattern_source(root, lq, gt, pairing, "folder")
         report(faults, "raise", [], "mend or move them, or narrow the patterns")
     if not sources:
         raise UserError("no pairs to pack; give --lq and --gt, or --train_lq and --train_gt, e.g. 'lq/*' 'gt/*'")

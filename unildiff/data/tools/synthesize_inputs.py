@@ -3,6 +3,7 @@
 Axis letters: H W pixels. Maps and masks are float32 (H, W) in [0, 1].
 """
 
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,22 @@ from unildiff.degradations.operators import Luma, to_grey
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, some
 from unildiff.utils.keys import sample_key
+
+NPY_FAULTS = (
+    *(
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        SyntaxError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+        AttributeError,
+    ),
+    tokenize.TokenError,
+)
+"""What numpy raises for a header that is not one."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +64,14 @@ def read_map(path: Path, size: tuple[int, int], luma: Luma = "true") -> np.ndarr
     """
     if path.suffix.lower() == ".npy":
         try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"unreadable map: {path} ({error}); replace it") from None
+            values = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may claim any size
+        except NPY_FAULTS as error:
+            raise UserError(f"unreadable map: {path} ({' '.join(str(error).split())}); replace it") from None
+        if not isinstance(values, np.ndarray):
+            raise UserError(f"unreadable map: {path} (it is an archive, not an array); replace it")
         if (
             values.ndim != 2
+            or values.size == 0
             or not np.issubdtype(values.dtype, np.floating)
             or not (0 <= values.min() <= values.max() <= 1)
         ):
