@@ -30,15 +30,14 @@ class Manifest:
 
     Args:
         folder: folder of the results; it is created.
-        part: number of the shard, from 0.
-        parts: how many shards there are.
+        label: what tells the file of this process from those of others, e.g. ``1-of-4``; "" for the only one.
 
     Raises:
-        UserError: it cannot be written, or another process writes the same shard.
+        UserError: it cannot be written, or another process writes this file.
     """
 
-    def __init__(self, folder: Path, part: int = 0, parts: int = 1) -> None:
-        name = "manifest.jsonl" if parts == 1 else f"manifest.{part + 1}-of-{parts}.jsonl"
+    def __init__(self, folder: Path, label: str = "") -> None:
+        name = f"manifest.{label}.jsonl" if label else "manifest.jsonl"
         self.folder, self.path = folder, folder / name
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -89,6 +89,12 @@ class Restorer:
             "settings": shown_settings,
         }
 
+    def encode(self, loaded: Loaded, result: CheckedImage) -> tuple[bytes, list[str]]:
+        """Return the file of a restored image, and everything worth a warning, one line each."""
+        assert loaded.image is not None
+        data, lost = encode_restored(result.levels, loaded.image, loaded.job.format, self.note())
+        return data, [*loaded.image.source.warnings, *lost, *result.warnings]
+
     def restore(self, loaded: Sequence[Loaded], progress: Callable[[float], None]) -> list[CheckedImage]:
         """Return the restored images of one pass, with what was found in checking them.
 
@@ -114,7 +120,7 @@ def run(jobs: Sequence[Job], restorer: Restorer, manifest: Manifest | None, labe
         ThreadPoolExecutor(2) as readers,
         _Writer(restorer, manifest, outcome) as writer,
     ):
-        read = ordered(readers, _load, jobs, ahead=_AHEAD + restorer.options.batch_size)
+        read = ordered(readers, load_job, jobs, ahead=_AHEAD + restorer.options.batch_size)
         for group in _groups((loaded for _, loaded in read), restorer.options.batch_size):
             started = time.monotonic()
             if group[0].image is None:
@@ -145,7 +151,8 @@ def _each_alone(group: Sequence[Loaded], restorer: Restorer, writer: "_Writer", 
             writer.failed(loaded, str(fault))
 
 
-def _load(job: Job) -> Loaded:
+def load_job(job: Job) -> Loaded:
+    """Return the image of a job, or the reason why it cannot be read."""
     try:
         image = load_image(job.source)
         return Loaded(job, image, content_hash(job.source.read_bytes()))
@@ -205,8 +212,7 @@ class _Writer:
     def _write(self, loaded: Loaded, result: CheckedImage, seconds: float, peak: int) -> None:
         job, image = loaded.job, loaded.image
         assert image is not None
-        data, lost = encode_restored(result.levels, image, job.format, self._restorer.note())
-        warnings = [*image.source.warnings, *lost, *result.warnings]
+        data, warnings = self._restorer.encode(loaded, result)
         files = [(job.target, data)]
         if result.spread is not None:
             place = job.target.with_name(f"{job.target.stem}.uncertainty.png")

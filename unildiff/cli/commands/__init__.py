@@ -11,6 +11,7 @@ COMMANDS = {
     "test": "trainer.test",
     "predict": "trainer.predict",
     "restore": "restore.restore",
+    "serve": "serve.serve",
     "score": "score.score",
     "table": "table.table",
     "compare": "compare.compare",

@@ -159,7 +159,7 @@ def _restore(
     restorer = load(made)
     if work.folder is None:
         return run(waiting, restorer, None), 0
-    manifest = Manifest(work.folder, *share)
+    manifest = Manifest(work.folder, f"{share[0] + 1}-of-{share[1]}" if share[1] > 1 else "")
     try:
         return run(waiting, restorer, manifest), len(mine) - len(waiting)
     finally:

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from unildiff.utils.errors import UserError
 
@@ -106,6 +106,8 @@ def open_pillow(path: Path, file: BinaryIO) -> Image.Image:
 def unreadable(path: Path, error: BaseException | str) -> UserError:
     """Return the one line for a file that a decoder does not accept."""
     reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = "no image format that is read here"
     return UserError(f"unreadable image: {path} ({reason}); replace or remove it")
 
 

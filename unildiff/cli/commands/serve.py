@@ -1,0 +1,47 @@
+"""``unildiff serve``: a local page that restores photographs."""
+
+from importlib.util import find_spec
+from typing import Literal
+
+from unildiff.utils.errors import UserError
+
+
+def serve(
+    model: str = "tiny",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    max_megabytes: int = 200,
+    max_pixels: int = 268_435_456,
+) -> int:
+    """Open a page in the browser that restores photographs.
+
+    The page runs on this machine and loads nothing from the network. Uploads and results lie in a temporary folder, which is
+    removed when the server stops (Ctrl+C).
+
+    Args:
+        model: tiny (comes with the package), a folder made by `unildiff export`, or a checkpoint
+        host: address to listen on; 127.0.0.1 can be reached from this machine only
+        port: port to listen on
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        dtype: type of the weights; auto is bfloat16 on GPUs that have it and float32 on CPUs
+        max_megabytes: largest upload
+        max_pixels: largest image that is read, in pixels
+
+    Raises:
+        UserError: Gradio is not installed, or the model cannot be loaded.
+    """
+    from unildiff.cli.commands.restore import check_model
+    from unildiff.restoring.options import RestoreOptions
+    from unildiff.utils.validation import PositiveInt, build
+
+    options = RestoreOptions(model=model, device=device, dtype=dtype)
+    check_model(options)
+    limits = (build(PositiveInt, max_megabytes, "max_megabytes"), build(PositiveInt, max_pixels, "max_pixels"))
+    if find_spec("gradio") is None:
+        raise UserError("serve: Gradio is not installed; `pip install 'unildiff[web]'`")
+    from unildiff.restoring.page import launch
+
+    launch(options, host, port, *limits)
+    return 0

@@ -1,0 +1,211 @@
+"""The page of ``unildiff serve``, in Gradio: uploads, settings, before and after, downloads.
+
+Restoring a file here gives the bytes that ``unildiff restore`` writes with the same settings.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unildiff.data.shipped_photographs import load as load_photograph
+from unildiff.data.shipped_photographs import photographs
+from unildiff.data.walk import shown
+from unildiff.degradations.cdd11 import DEGRADATIONS, CleanImage, degrade
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.restoring.jobs import Job, result_names
+from unildiff.restoring.load import load, recipe
+from unildiff.restoring.options import RestoreOptions
+from unildiff.restoring.run import Restorer, load_job, written_beside
+from unildiff.utils.errors import UserError
+
+_PREVIEW = 1600  # pixels of the longer side of the images that the slider shows
+_HEADER = """# UniLDiff
+Drop photographs of any size and kind. Results keep format, size and metadata. Everything stays on this machine.
+The result is a guess: check faces, text and anything that has to be true."""
+
+
+class Page:
+    """What the page does with a loaded model.
+
+    Args:
+        options: settings that the page does not offer.
+        folder: temporary folder for the results.
+    """
+
+    def __init__(self, options: RestoreOptions, folder: Path) -> None:
+        self._restorer = load(recipe(options, lambda path: ""))
+        self._folder = folder
+        self._lock = threading.Lock()
+
+    def restore(
+        self,
+        files: list[str] | None,
+        caption: str,
+        seed: float,
+        steps: float,
+        guidance: float,
+        tile: float,
+        colour: str,
+        uncertainty: float,
+        format: str,
+        progress: Any,
+    ) -> Iterator[tuple[Any, list[str], str]]:
+        """Yield (before and after, finished files, messages) as images are done; a bad file becomes a message."""
+        done: list[str] = []
+        messages: list[str] = []
+        pair: Any = None
+        if not files:
+            yield None, [], "Choose one or several photographs first."
+            return
+        try:
+            restorer = self._with(caption, seed, steps, guidance, tile, colour, uncertainty, format)
+        except (UserError, ValueError) as error:
+            yield None, [], f"Not started: {error}"
+            return
+        place = Path(tempfile.mkdtemp(dir=self._folder))
+        names = result_names([Path(file).name for file in files], restorer.options.format)
+        for number, (file, name) in enumerate(zip(files, names, strict=True)):
+            progress(number / len(files), desc=f"{Path(file).name} ({number + 1} of {len(files)})")
+            loaded = load_job(Job(Path(file), place / name, Path(file).name))
+            if loaded.image is None:
+                messages.append(f"{Path(file).name}: {loaded.error.replace(str(Path(file).parent) + os.sep, '')}")
+                yield pair, done, _text(done, messages)
+                continue
+            try:
+                with self._lock:  # one model: users take turns, image by image
+                    result = restorer.restore(
+                        [loaded], lambda share, at=number: progress((at + share) / len(files), desc=names[at])
+                    )[0]
+                data, warnings = restorer.encode(loaded, result)
+                with written_beside(loaded.job.target, data):
+                    pass
+            except UserError as error:
+                messages.append(f"{Path(file).name}: {error}")
+            else:
+                done.append(str(loaded.job.target))
+                messages += [f"{Path(file).name}: {line}" for line in warnings]
+                after = np.rint(result.levels).clip(0, 255).astype(np.uint8)
+                pair = (_preview(loaded.image.rgb8), _preview(after))
+            yield pair, done, _text(done, messages)
+
+    def _with(
+        self,
+        caption: str,
+        seed: float,
+        steps: float,
+        guidance: float,
+        tile: float,
+        colour: str,
+        uncertainty: float,
+        format: str,
+    ) -> Restorer:
+        """Return the loaded model with the settings of one request."""
+        options = replace(
+            self._restorer.options,
+            seed=int(seed),
+            num_inference_steps=int(steps),
+            guidance_scale=float(guidance),
+            tile_size=int(tile) or None,
+            colour=colour,  # type: ignore[arg-type]  # checked by the options
+            uncertainty=int(uncertainty),
+            format=None if format == "same as the photograph" else format,  # type: ignore[arg-type]
+        )
+        sampling = SamplingSettings(
+            options.num_inference_steps, options.guidance_scale, options.start, tile_size=options.tile_size
+        )
+        made = replace(self._restorer.recipe, options=options, caption_of=lambda path: caption)
+        return Restorer(self._restorer.model, made, sampling)
+
+
+def launch(options: RestoreOptions, host: str, port: int, max_megabytes: int, max_pixels: int) -> None:
+    """Serve the page until interrupted."""
+    os.environ["UNILDIFF_MAX_PIXELS"] = str(max_pixels)
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory(prefix="unildiff-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "uploads"))
+        results = Path(folder, "results")
+        results.mkdir()
+        page = build(Page(options, results))
+        page.queue(max_size=64, default_concurrency_limit=2)
+        page.launch(
+            prevent_thread_lock=True,
+            server_name=host,
+            server_port=port,
+            share=False,
+            max_file_size=f"{max_megabytes}mb",
+            allowed_paths=[shown(results)],
+            show_error=True,
+            quiet=True,
+            **_look(),
+        )
+        print(f"open http://{host}:{port} in a browser; Ctrl+C stops the server", flush=True)
+        page.block_thread()
+
+
+def build(page: Page) -> Any:
+    """Return the Gradio page."""
+    import gradio as gr
+
+    def run(*values: Any, progress: Any = gr.Progress()) -> Iterator[tuple[Any, list[str], str]]:  # noqa: B008
+        yield from page.restore(*values, progress=progress)
+
+    with gr.Blocks(title="UniLDiff", analytics_enabled=False) as blocks:
+        gr.Markdown(_HEADER)
+        with gr.Row():
+            with gr.Column(min_width=280):
+                files = gr.File(label="Photographs", file_count="multiple", elem_id="photographs")
+                caption = gr.Textbox(label="What they show (optional)", placeholder="a street with houses and cars")
+                with gr.Row():
+                    start = gr.Button("Restore", variant="primary", elem_id="restore")
+                    stop = gr.Button("Cancel", elem_id="cancel")
+                with gr.Accordion("Settings", open=False):
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+                    steps = gr.Slider(1, 100, 20, step=1, label="Steps")
+                    guidance = gr.Slider(0, 15, 5, step=0.5, label="Guidance (strength of the caption)")
+                    tile = gr.Slider(0, 2048, 0, step=128, label="Tile size in pixels (0: automatic)")
+                    colour = gr.Radio(["none", "input", "auto"], value="none", label="Take colours from the photograph")
+                    uncertainty = gr.Slider(0, 8, 0, step=1, label="Further seeds to measure uncertainty")
+                    choices = ["same as the photograph", "jpg", "png", "tif", "webp", "avif"]
+                    format = gr.Dropdown(choices, value=choices[0], label="Format")
+            with gr.Column(min_width=280):
+                slider = gr.ImageSlider(label="Before and after", type="numpy", elem_id="slider", interactive=False)
+                downloads = gr.File(label="Results", file_count="multiple", interactive=False, elem_id="results")
+                messages = gr.Markdown(elem_id="messages")
+        values = [files, caption, seed, steps, guidance, tile, colour, uncertainty, format]
+        running = start.click(run, values, [slider, downloads, messages])
+        stop.click(lambda: "Cancelled.", None, messages, cancels=[running])
+        with gr.Accordion("What the model removes", open=False):
+            gr.Gallery(_examples(), columns=4, label="A photograph under CDD-11's degradations", interactive=False)
+    return blocks
+
+
+def _look() -> dict[str, Any]:
+    """Return the theme, with fonts of the system only: Gradio's default ones are fetched from the network."""
+    import gradio as gr
+
+    return {"theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])}
+
+
+def _examples() -> list[tuple[np.ndarray, str]]:
+    """Return a shipped photograph under every degradation, with its name."""
+    image, depth = load_photograph(photographs("val")[0], 360)
+    clean = CleanImage(image, depth)
+    return [(degrade(clean, name, 0).image, name.replace("_", " + ")) for name in DEGRADATIONS]
+
+
+def _preview(image: np.ndarray) -> np.ndarray:
+    shown_image = Image.fromarray(image)
+    shown_image.thumbnail((_PREVIEW, _PREVIEW))
+    return np.asarray(shown_image)
+
+
+def _text(done: list[str], messages: list[str]) -> str:
+    lines = [f"{len(done)} restored.", *(f"- {message}" for message in messages)]
+    return "\n".join(lines)
