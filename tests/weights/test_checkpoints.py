@@ -17,7 +17,8 @@ from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.stages.restoration import RestorationModule
 from unildiff.utils.errors import UserError
-from unildiff.weights.checkpoints import StageCheckpoint, load_file_safely, read_checkpoint
+from unildiff.weights.checkpoint_files import load_file_safely
+from unildiff.weights.checkpoints import StageCheckpoint, read_checkpoint
 from unildiff.weights.load import model_from_checkpoint
 
 RATE = OptimizerConfig(1e-2, None, 0.0, 0, "constant")
@@ -265,7 +266,7 @@ class Harmful:
 
 def test_no_code_runs_from_a_checkpoint(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "extra": Harmful(tmp_path / "trace")}, tmp_path / "bad.ckpt")
-    with pytest.raises(UserError, match=r"bad\.ckpt is no checkpoint"):
+    with pytest.raises(UserError, match=r"bad\.ckpt is not a checkpoint"):
         read_checkpoint(tmp_path / "bad.ckpt")
     assert not (tmp_path / "trace").exists()
 
@@ -278,8 +279,8 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, chain: dict[str, Path]) -
     torch.save({"weights": {}}, tmp_path / "other.ckpt")
     for name, reason in (
         ("none", "no file"),
-        ("text", "is no checkpoint"),
-        ("cut", "is no checkpoint"),
+        ("text", "is not a checkpoint"),
+        ("cut", "is not a checkpoint"),
         ("list", "a list"),
     ):
         with pytest.raises(UserError, match=reason) as error:

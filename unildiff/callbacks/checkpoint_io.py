@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from unildiff.utils.errors import UserError
-from unildiff.weights.checkpoints import load_file_safely
+from unildiff.weights.checkpoint_files import load_file_safely
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -153,10 +153,7 @@ class Checkpointing(Checkpoint):
             self._finished_step = trainer.global_step
             self._stepping = False
             self._position = pickle.dumps({"fit_loop": trainer.fit_loop.state_dict(), "data": _data_state(trainer)})
-            loop = trainer.fit_loop
-            self._validation_due = trainer.enable_validation and loop.epoch_loop._should_check_val_fx(
-                loop._data_fetcher
-            )
+            self._validation_due = _validates_now(trainer)
             if trainer.global_step % self.every_n_steps == 0:
                 self._save(trainer)
         elif trainer.world_size > 1:
@@ -264,6 +261,15 @@ class Checkpointing(Checkpoint):
             older = sorted((path for path in self.folder.glob("step-*.ckpt") if path != newest), key=_written)
             for path in older[: max(0, len(older) + 1 - self.keep)]:
                 path.unlink()
+
+
+def _validates_now(trainer: Trainer) -> bool:
+    """Return whether the training loop is about to validate."""
+    fetcher = trainer.fit_loop._data_fetcher
+    due = (
+        trainer.enable_validation and fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    )
+    return bool(due)
 
 
 def _validate(trainer: Trainer) -> None:

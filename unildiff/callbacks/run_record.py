@@ -11,6 +11,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import one_writer, output_folder, write_whole
 from unildiff.utils.paths import PACKAGE
 from unildiff.utils.provenance import git_state, package_versions
 
@@ -40,7 +42,8 @@ def newest_checkpoint(stage: str, name: str, root: Path | str = "runs") -> Path:
     Raises:
         UserError: there is none.
     """
-    found = sorted(Path(root).glob(f"{stage}/*/checkpoints/{name}.ckpt"), key=lambda path: path.stat().st_mtime)
+    named = [path for path in Path(root).glob(f"{stage}/*/checkpoints/{name}.ckpt") if path.exists()]
+    found = sorted(named, key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(
             f"checkpoint: no {name}.ckpt in {Path(root) / stage}/*/checkpoints; train first, or give --ckpt_path a file"
@@ -83,6 +86,7 @@ class RunRecord(Callback):
         self.curves = curves
         self._record: dict[str, Any] = {}
         self._path = Path()
+        self._held = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the folder, write config and record.
@@ -98,14 +102,23 @@ class RunRecord(Callback):
         self._record = self._describe(trainer)
         if self.curves:
             trainer.logger = TensorBoardLogger(self.folder, name="curves", version="")
+        failure = ""
+        if self.command == "fit" and trainer.is_global_zero:  # checkpoints of two runs in one folder would mix
+            try:
+                output_folder(self.folder)
+                self._held.enter_context(one_writer(self.folder, ".fit.lock", f"training in {self.folder}"))
+            except UserError as error:
+                failure = str(error)
+        if failure := trainer.strategy.broadcast(failure):
+            raise UserError(failure)
         if not trainer.is_global_zero:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             name = _free_name(self.folder, self.command)
-            (self.folder / f"config.{name}.yaml").write_text(self.config, encoding="utf-8")
         except OSError as error:
             raise UserError(f"run folder: {self.folder}: {error.strerror}; give another --run_dir") from error
+        write_whole(self.folder / f"config.{name}.yaml", self.config.encode())
         self._path = self.folder / f"run.{name}.json"
         self._write()
         for line in [*self.notices, f"run folder: {self.folder}"]:
@@ -114,10 +127,12 @@ class RunRecord(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note how the run ended."""
         self._end(f"{type(exception).__name__}: {exception}".rstrip(": "))
+        self._held.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note that the run is through."""
         self._end("finished")
+        self._held.close()
 
     def _describe(self, trainer: Trainer) -> dict[str, Any]:
         datamodule: LightningDataModule | None = getattr(trainer, "datamodule", None)
@@ -145,7 +160,7 @@ class RunRecord(Callback):
             self._write()
 
     def _write(self) -> None:
-        self._path.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
+        write_whole(self._path, json.dumps(self._record, indent=2).encode() + b"\n")
 
 
 def _fingerprint(datamodule: Any) -> str | None:

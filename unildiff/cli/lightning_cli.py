@@ -2,6 +2,7 @@
 
 import logging
 import os
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from unildiff.cli.trainer_settings import check_settings
 from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
-from unildiff.weights.checkpoints import load_file_safely
+from unildiff.weights.checkpoint_files import load_file_safely, newest_whole
 from unildiff.weights.load import weights_folder
 
 STOPPED = 143
@@ -58,8 +59,10 @@ def run(arguments: TrainerArguments) -> int:
     _be_quiet()
     try:
         cli = UniLDiffCLI(arguments)
-    except MisconfigurationException as error:
-        raise UserError(f"trainer: {error}") from error
+    except (MisconfigurationException, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        if (line := _mistake(error, arguments)) is None:
+            raise
+        raise UserError(line) from error
     except SIGTERMException:
         return STOPPED
     except SystemExit as ended:
@@ -136,6 +139,12 @@ class UniLDiffCLI(LightningCLI):
         check_settings(arguments.command, self.config[arguments.command].as_dict())
         model = self.config[arguments.command].model
         self._same_class(saved, model.class_path)
+        steps = self.config[arguments.command].trainer.max_steps
+        if saved and arguments.command == "fit" and 0 < steps < self._saved_step:
+            raise UserError(
+                f"trainer.max_steps is {steps}, but {self.checkpoint} has {self._saved_step} steps already; give more steps, or "
+                "an earlier checkpoint"
+            )
         self.config[arguments.command].ckpt_path = str(self.checkpoint) if self.checkpoint else None
         self.source = str(self.checkpoint) if self.checkpoint else _trained_weights(model.init_args)
         if self.source is None and arguments.command != "fit":
@@ -157,22 +166,36 @@ class UniLDiffCLI(LightningCLI):
         given, folder = arguments.checkpoint, arguments.run_dir
         if given not in ("last", "best", "auto"):
             return Path(given) if given else None
-        if folder is None and given == "auto":
-            raise UserError("--ckpt_path auto: give --run_dir too, the folder whose last checkpoint is gone on from")
+        if given == "auto":
+            if folder is None:
+                raise UserError("--ckpt_path auto: give --run_dir too, the folder whose newest checkpoint is resumed")
+            return newest_whole(Path(folder) / "checkpoints")
         if folder is not None:
-            path = Path(folder) / "checkpoints" / f"{'last' if given == 'auto' else given}.ckpt"
-            if given == "auto" or path.exists():
-                return path if path.exists() else None
+            path = Path(folder) / "checkpoints" / f"{given}.ckpt"
+            if path.exists():
+                return path
+            if path.is_symlink():
+                raise UserError(
+                    f"checkpoint: {path} is a link to {os.readlink(path)}, which is missing; give --ckpt_path auto"
+                )
         named = arguments.model_class
         return newest_checkpoint(stage_name(named) if named else "*", given)
 
     def _read_checkpoint(self) -> dict[str, Any]:
         assert self.checkpoint is not None
-        content = load_file_safely(self.checkpoint, mapped=True)  # the names in it are all that is wanted here
+        content = load_file_safely(
+            self.checkpoint, mapped=True, verify=False
+        )  # the weights are read, and checked, later
+        self._saved_step = int(content.get("global_step", 0))
         settings = dict(content.get("hyper_parameters", {}))
         class_path = settings.pop("_class_path", None)
         if class_path is None:
             raise UserError(f"checkpoint: {self.checkpoint} does not say its stage; give one written by `unildiff fit`")
+        if class_path not in (*MODELS.values(), self.arguments.model_class):
+            raise UserError(
+                f"checkpoint: {self.checkpoint} is of {str(class_path)[:100]}, which is not a stage of unildiff; it is imported "
+                "only if --model names it"
+            )
         if self.arguments.command == "fit" and "optimizer_states" not in content:
             raise UserError(
                 f"checkpoint: {self.checkpoint} holds weights only and cannot be resumed; start anew from it with "
@@ -255,6 +278,20 @@ class UniLDiffCLI(LightningCLI):
         if subcommand == "test":
             kwargs["verbose"] = False  # the stage prints its own table
         return kwargs | ({"return_predictions": False} if subcommand == "predict" else {})
+
+
+def _mistake(error: Exception, arguments: TrainerArguments) -> str | None:
+    """Return the line for an error that Lightning raised about settings or a checkpoint, None for any other error."""
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if any(file.endswith("checkpoint_connector.py") for file in frames) and not any("_save" in file for file in frames):
+        return (
+            f"checkpoint: {arguments.checkpoint} does not fit this run ({reason}); resume with the run's own settings"
+        )
+    in_lightning = bool(frames) and f"{os.sep}lightning{os.sep}" in frames[-1]
+    if isinstance(error, MisconfigurationException) or (in_lightning and isinstance(error, (ValueError, TypeError))):
+        return f"trainer: {reason}"
+    return None
 
 
 def _trained_weights(model: Any) -> str | None:

@@ -150,10 +150,13 @@ class StageModule(L.LightningModule):
         checkpoint.setdefault("callbacks", {})  # older checkpoints without optimiser lack it, see Checkpointing
         if "state_dict" not in checkpoint:  # ModelParallelStrategy has taken the weights out and loaded them
             return
-        expected = {name for name, _ in self.trained_parameters()}
-        found = set(checkpoint["state_dict"])
+        expected = {name: value.shape for name, value in self.trained_parameters()}
+        found = {name: value.shape for name, value in checkpoint["state_dict"].items()}
         if expected != found:
-            raise mismatch(type(self).__name__, expected - found, found - expected)
+            reshaped = {name for name in expected.keys() & found.keys() if expected[name] != found[name]}
+            raise mismatch(
+                type(self).__name__, expected.keys() - found.keys(), reshaped | (found.keys() - expected.keys())
+            )
 
     # --- logging -----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,5 @@
 """Reading checkpoints of the stages and handing weights over by explicit rules."""
 
-import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 
 from unildiff.utils.errors import UserError
 from unildiff.utils.fingerprints import weights_hash
+from unildiff.weights.checkpoint_files import load_file_safely
 
 SHOWN = 5
 SOURCE = "started_from"
@@ -84,17 +83,19 @@ def mismatch(where: str, missing: set[str], unexpected: set[str]) -> UserError:
 def read_checkpoint(path: Path | str) -> StageCheckpoint:
     """Read a stage's checkpoint without executing anything it holds.
 
-    Its weights come from the disk when they are used: the optimiser, two thirds of the file, never does, nor do trained
-    weights that have an average.
+    Its weights come from the disk when they are used. The optimiser, two thirds of the file, is never loaded, and neither
+    are trained weights that have an average.
 
     Raises:
-        UserError: if the file is missing or no checkpoint.
+        UserError: the file is missing, damaged, or not a checkpoint.
     """
     path = Path(path)
     content = load_file_safely(path, mapped=True)
     if "state_dict" not in content:
         raise UserError(f"checkpoint: {path} holds no state_dict; give a .ckpt file written by `unildiff fit`")
     weights = dict(content["state_dict"]) | dict(content.get("ema_state_dict") or {})
+    if unknown := [name for name in content.get("ema_state_dict") or {} if name not in content["state_dict"]]:
+        raise UserError(f"checkpoint: {path} averages {unknown[0]}, which it does not hold; give another checkpoint")
     settings = dict(content.get("hyper_parameters", {}))
     stage = str(settings.get("_class_path", "")).rpartition(".")[2]
     step, averaged = int(content.get("global_step", 0)), bool(content.get("ema_state_dict"))
@@ -119,32 +120,3 @@ def check_source(expected: str, found: str, where: Path | str, what: str) -> Non
             "checkpoint that it was started from (--init_from of export, --model.init_from of fit and test), or train the "
             "stage again"
         )
-
-
-def load_file_safely(path: Path, mapped: bool = False) -> dict[str, Any]:
-    """Return the dictionary that a checkpoint file holds (``weights_only``: no pickle code runs).
-
-    Args:
-        path: the file.
-        mapped: leave tensors in the file until they are used (a private memory map, so that nothing written to them
-            reaches it). For who needs a part of it; a run that is resumed needs all, and outlives the file.
-
-    Raises:
-        UserError: if the file is missing or no checkpoint.
-    """
-    if not path.is_file():
-        raise UserError(f"checkpoint: no file {path}; give a .ckpt file written by `unildiff fit`")
-    if not zipfile.is_zipfile(path):  # what torch.save writes; other bytes make the unpickler fail in any way
-        raise UserError(
-            f"checkpoint: {path} is no checkpoint, or truncated; give a .ckpt file written by `unildiff fit`"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"checkpoint: {path} is no checkpoint ({reason[0] if reason else type(error).__name__})"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"checkpoint: {path} is no checkpoint (it holds a {type(content).__name__})")
-    return content
