@@ -192,7 +192,7 @@ def test_the_stage_before_may_have_moved(
     ("arguments", "expected"),
     [
         (["nothing.ckpt", "--out", "x"], "no file or folder nothing.ckpt"),
-        (["text.ckpt", "--out", "x"], "is no checkpoint"),
+        (["text.ckpt", "--out", "x"], "is not a checkpoint"),
         (["text.ckpt"], "nothing to write; give --out DIR"),
         (["text.ckpt", "--out", "full"], "is not empty"),
         (["text.ckpt", "--out", "text.ckpt"], "is a file"),

@@ -280,7 +280,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, chain: dict[str, Path]) -
     for name, reason in (
         ("none", "no file"),
         ("text", "is not a checkpoint"),
-        ("cut", "is not a checkpoint"),
+        ("cut", "is truncated"),
         ("list", "a list"),
     ):
         with pytest.raises(UserError, match=reason) as error:

@@ -19,6 +19,7 @@ from unildiff.diffusion.schedule import NoiseSchedule
 from unildiff.utils.errors import UserError
 from unildiff.utils.quiet import quiet
 from unildiff.weights.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
+from unildiff.weights.checksums import verify_checksums
 
 
 def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = None) -> Base:
@@ -40,6 +41,7 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
         check_whole(source)
         configs = config_folder(source)
     else:
+        verify_checksums(source)
         configs = source
     missing = [part for part in ("unet", "scheduler", "text_encoder", "tokenizer") if not (configs / part).is_dir()]
     if missing:
@@ -128,7 +130,9 @@ def _read(path: Path, load: Callable[[Path], Any]) -> Any:
     """Return ``load(path)``; errors of the libraries (invalid JSON, wrong shapes, ...) become one line with the path."""
     try:
         return load(path)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make the libraries fail in any way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"base model: {path} cannot be loaded ({reason}); copy or fetch it again") from error
 

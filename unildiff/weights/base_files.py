@@ -112,14 +112,12 @@ def check_whole(file: Path) -> None:
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:
-            header = json.loads(stream.read(length)) if 0 < length < size else None
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            header = None
-    if not isinstance(header, dict):
-        raise UserError(
-            f"base model: {file} is truncated or no safetensors file ({size:,} bytes); copy or fetch it again"
-        )
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            header = json.loads(stream.read(length)) if 0 < length < size else {"": None}
+            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            raise UserError(
+                f"base model: {file} is truncated or not a safetensors file ({size:,} bytes); copy or fetch it again"
+            ) from None
     expected = 8 + length + max(ends, default=0)
     if size < expected:
         raise UserError(f"base model: {file} is truncated ({size:,} of {expected:,} bytes); copy or fetch it again")

@@ -26,6 +26,7 @@ from unildiff.utils.files import read_json
 from unildiff.utils.quiet import quiet
 from unildiff.utils.validation import build_dataclass
 from unildiff.weights.base import load_base
+from unildiff.weights.checksums import verify_checksums
 
 CONFIG = "unildiff.json"
 """Name of the file with the network's config; a folder that has it is a whole model."""
@@ -130,11 +131,16 @@ def load_parts(model: UniLDiff, folder: Path) -> None:
     Raises:
         UserError: if a part is missing or does not fit.
     """
+    verify_checksums(folder)
     for name, part in model.added_parts().items():
         path = folder / name / "model.safetensors"
         if not path.is_file():
             raise UserError(f"model: {path} is missing; export the model again")
-        stored = load_file(path)
+        try:
+            stored = load_file(path)
+        except Exception as error:  # damaged files make the library fail in several ways
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"model: {path} is damaged ({reason}); copy it or export the model again") from error
         if missing := sorted(part.state_dict().keys() - stored.keys()):
             raise UserError(
                 f"model: {path} does not fit its config: it lacks {', '.join(missing[:3])} ({len(missing)} in all); "

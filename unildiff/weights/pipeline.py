@@ -3,6 +3,7 @@
 Axis letters: N images, H/W pixels, C latent channels, h/w latent height and width. Nothing here imports Lightning.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, EulerDiscreteScheduler
 from diffusers.utils import BaseOutput
+from safetensors import SafetensorError
 from torch import Tensor
 
 from unildiff.core.decoder import DetailDecoder
@@ -25,9 +27,11 @@ from unildiff.data.datasets import image_key
 from unildiff.data.images.stored import eight_bits
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import replacing_folder
 from unildiff.utils.paths import weights_path
+from unildiff.weights.checksums import CHECKSUMS, write_checksums
 from unildiff.weights.components import Interruptible, check_files, write_index
-from unildiff.weights.folder import save_model
+from unildiff.weights.folder import CONFIG, PARTS, save_model
 from unildiff.weights.load import load_restorer
 from unildiff.weights.pipeline_inputs import ImageLike, as_output, copy_seed, image_list, one_each, seed_of
 from unildiff.weights.restoring import as_levels, to_unit_range
@@ -206,13 +210,19 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
 
         Args:
             save_directory: the folder, made where it is not there.
-            push_to_hub: upload it too.
+            push_to_hub: upload it too. The folder appears whole or not at all, in the place of an earlier one.
             hub: ``repo_id``, ``private``, ``token``, ``commit_message``, ``create_pr`` of diffusers' ``push_to_hub``.
         """
         folder = Path(save_directory)
-        save_model(self.model, folder, self.dtype)
-        write_index(folder)
-        self._write_card(folder)
+        try:
+            with replacing_folder(folder) as fresh:
+                save_model(self.model, fresh, self.dtype)
+                write_index(fresh)
+                self._write_card(fresh)
+                write_checksums(fresh)
+                _carry_over(folder, fresh)
+        except SafetensorError as error:  # the disk is full, or the like
+            raise UserError(f"{folder} was not written ({error}); what was there before is unchanged") from error
         if push_to_hub:
             repo = hub.pop("repo_id", folder.name)
             wanted = {key: hub[key] for key in ("private", "token", "commit_message", "create_pr") if key in hub}
@@ -368,3 +378,15 @@ def _device(device_map: str) -> str:
         return str(torch.device(device_map))
     except (RuntimeError, TypeError):
         raise ValueError(f"device_map is {device_map!r}; give a device (cpu, cuda, cuda:1), auto or balanced") from None
+
+
+def _carry_over(old: Path, fresh: Path) -> None:
+    """Copy what is not part of a model (notes, a .git folder) from the folder that is replaced."""
+    model_parts = {*PARTS, "lq_encoder", "fusion", "decoder", CONFIG, CHECKSUMS, CARD, "model_index.json"}
+    for path in old.iterdir() if old.is_dir() else ():
+        if path.name in model_parts or (fresh / path.name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, fresh / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, fresh / path.name, follow_symlinks=False)

@@ -60,7 +60,7 @@ def export(
         print(f"{onnx}: {onnx.stat().st_size / 1e6:,.1f} MB")
     if out is None:
         return
-    folder = output_folder(out)
+    folder = out
     UniLDiffPipeline.from_model(model, card).save_pretrained(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:,.1f} MB; try `unildiff restore PICTURES OUT --model {folder}`")
