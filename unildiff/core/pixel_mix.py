@@ -1,7 +1,7 @@
 """Lets DAEM's finest level change the image itself, past the decoder's last norm.
 
 Axis letters: B batch, D width of the branch, H/W height and width of its finest level, p pixels along a side of one position.
-Source: our choice, for small decoders; docs/tiny-model.md describes the effect of each gate.
+Source: our choice, for small decoders; docs/history/tiny-model.md describes the effect of each gate.
 """
 
 import torch
@@ -48,7 +48,7 @@ class PixelMix(nn.Module):
     A third gate, the share, one number per image, moves brightness and colour, as means over ``REACH`` cells, towards the LQ
     image. A clean image must keep its colours exactly, and an image of a dark place must not be brightened. The gate does not
     affect finer structure: rain and snow are easily taken for texture, and a gate for all of the LQ image let them through
-    (tested: docs/tiny-model.md).
+    (tested: docs/history/tiny-model.md).
 
     Args:
         dim: D.

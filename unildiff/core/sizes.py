@@ -2,7 +2,7 @@
 
 The same classes serve both; only these numbers differ. Sources: the ``sdxl`` entries are the published configs of SDXL
 base 1.0 (U-Net 2,567,463,684 parameters, VAE 83,653,863; a test counts both on the meta device). The ``tiny`` entries
-are our choice, measured on 2 CPU cores (docs/tiny-model.md): the VAE sees images through a 4x4 pixel unshuffle
+are our choice, measured on 2 CPU cores (docs/history/tiny-model.md): the VAE sees images through a 4x4 pixel unshuffle
 (48 channels), since convolutions at high resolution cost most on a CPU.
 """
 
@@ -37,7 +37,7 @@ TINY: dict[str, dict[str, Any]] = {
         "use_linear_projection": True,
     },
     # The last timestep is pure noise: with SDXL's schedule brightness is still visible in it (signal 0.068 of 1, averaged
-    # over all latents), and the model copied that of the degraded image (docs/tiny-model.md). For pure noise epsilon says
+    # over all latents), and the model copied that of the degraded image (docs/history/tiny-model.md). For pure noise epsilon says
     # nothing and v is the image itself.
     "scheduler": {
         "num_train_timesteps": 1000,

@@ -64,7 +64,7 @@ def _narrow_posterior(vae: AutoencoderKL) -> None:
     """Let the untrained VAE's posterior start with a standard deviation of 0.05.
 
     Latents of an untrained encoder have a spread of about 0.2: under noise of 1 only brightness outgrew the noise and
-    colour stayed lost in it for thousands of steps (measured, docs/tiny-model.md).
+    colour stayed lost in it for thousands of steps (measured, docs/history/tiny-model.md).
     """
     channels = int(vae.config.latent_channels)
     vae.quant_conv.weight[channels:] = 0

@@ -2,7 +2,7 @@
 
 Axis letters: B batch, H/W pixels, p pixel-unshuffle factor, K kept components, C latent channels.
 Not in the paper. Why: found by gradients from a random start, the 16 components that matter most take thousands of steps,
-since brightness is ten times their size; found by a singular value decomposition they take a second (docs/tiny-model.md).
+since brightness is ten times their size; found by a singular value decomposition they take a second (docs/history/tiny-model.md).
 """
 
 import torch
