@@ -5,7 +5,8 @@ import json
 _OPTIONS = """\
   --config FILE               a yaml config; give it several times to combine configs, later ones win
   --data NAME                 a dataset (`unildiff data list`), a class path or a yaml file
-  --model NAME                a stage (alignment, joint, joint_lora, decoder, ...), a class path or a yaml file
+  --model NAME                a stage (alignment, joint, joint_lora, decoder, ...), a class path or a yaml file; for test
+                              also another method: spandrel:FILE, deepinv:NAME or MODULE:FUNCTION (docs/compare.md)
   --ckpt_path FILE            resume or evaluate this checkpoint; last, best, or auto: resume if there is anything to resume
   --run_dir DIR               folder of the run; by default runs/STAGE/TIME
   --model.init_from FILE      start this stage from the checkpoint of the stage before, or from an exported folder
@@ -30,6 +31,12 @@ def validate(*arguments: str) -> int:
 
 def test(*arguments: str) -> int:
     """Restore and score the test images of a dataset."""
+    from unildiff.cli.commands.rival import rival_arguments, test_rival
+
+    if (translated := rival_arguments(arguments)) is not None:
+        from unildiff.cli.parsing import call_function
+
+        return call_function(test_rival, "unildiff test", translated)
     return _run("test", test.__doc__, arguments)
 
 
