@@ -117,8 +117,8 @@ def test_noise_offset_is_constant_over_a_channel(base_folder: Path, monkeypatch:
 
 
 def test_hyper_parameters_become_plain_values() -> None:
-    values = plain({"fusion": FusionConfig(hidden_size=8), "path": Path("a/b"), "kernels": (3, 5)})
-    assert values["fusion"]["hidden_size"] == 8 and values["path"] == "a/b" and values["kernels"] == [3, 5]
+    values = plain({"fusion": FusionConfig(hidden_size=64), "path": Path("a/b"), "kernels": (3, 5)})
+    assert values["fusion"]["hidden_size"] == 64 and values["path"] == "a/b" and values["kernels"] == [3, 5]
     assert issubclass(StageModule, torch.nn.Module)
 
 
