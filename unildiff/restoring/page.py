@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from PIL import Image
 from unildiff.data.shipped_photographs import load as load_photograph
 from unildiff.data.shipped_photographs import photographs
 from unildiff.data.walk import shown
-from unildiff.degradations.cdd11 import DEGRADATIONS, CleanImage, degrade
+from unildiff.degradations.cdd11 import CleanImage, degrade
+from unildiff.degradations.names import DEGRADATIONS
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.restoring.jobs import Job, result_names
 from unildiff.restoring.load import load, recipe
@@ -55,6 +57,7 @@ class Page:
         colour: str,
         uncertainty: float,
         format: str,
+        *,
         progress: Any,
     ) -> Iterator[tuple[Any, list[str], str]]:
         """Yield (before and after, finished files, messages) as images are done; a bad file becomes a message."""
@@ -80,9 +83,9 @@ class Page:
                 continue
             try:
                 with self._lock:  # one model: users take turns, image by image
-                    result = restorer.restore(
-                        [loaded], lambda share, at=number: progress((at + share) / len(files), desc=names[at])
-                    )[0]
+                    result = restorer.restore([loaded], partial(_advance, progress, number, len(files), names[number]))[
+                        0
+                    ]
                 data, warnings = restorer.encode(loaded, result)
                 with written_beside(loaded.job.target, data):
                     pass
@@ -147,6 +150,11 @@ def launch(options: RestoreOptions, host: str, port: int, max_megabytes: int, ma
         )
         print(f"open http://{host}:{port} in a browser; Ctrl+C stops the server", flush=True)
         page.block_thread()
+
+
+def _advance(progress: Any, number: int, count: int, name: str, share: float) -> None:
+    """Show that a share (0 to 1) of image ``number`` of ``count`` is done."""
+    progress((number + share) / count, desc=name)
 
 
 def build(page: Page) -> Any:

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
@@ -112,7 +113,7 @@ def check_whole(file: Path) -> None:
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:
-            header = json.loads(stream.read(length)) if 0 < length < size else {"": None}
+            header: dict[str, Any] = json.loads(stream.read(length)) if 0 < length < size else {"": None}
             ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise UserError(
