@@ -16,7 +16,7 @@ DEMO := runs/demo/$(NOW)
 DEMO_STEPS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types docs reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-weights tiny-goals tiny-validate ablation bench bench-data bench-check full-size-check clean-venv
+.PHONY: help demo test format lint types docs reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-weights tiny-goals tiny-validate ablation bench bench-data bench-check full-size-check gpu-check clean-venv
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -129,6 +129,9 @@ bench-check: $(READY)  ## measure again and name ratios that got worse by more t
 
 full-size-check: $(READY)  ## a step of alignment and of the decoder stage and a picture at SDXL's size; 16 GB
 	$(BIN)/python -m benchmarks.full_size
+
+gpu-check: $(READY)  ## proof on a GPU: correctness, training, inference, three calls of under 10 minutes; ARGS="--device cpu --size tiny"
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 clean-venv:  ## remove .venv
 	rm -rf .venv
