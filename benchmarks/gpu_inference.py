@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_context import Context
+from unildiff.callbacks.compile import compile_regions
 from unildiff.core.pixels import to_unit
 from unildiff.diffusion.sampler import SamplingSettings
 
@@ -33,9 +34,7 @@ def restore(
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     model, side = context.model(dtype), context.pixels(side)
     if compiled:
-        for module in model.unet.rest.modules():
-            if type(module).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
-                module.compile(backend="inductor" if context.on_gpu else "eager")
+        compile_regions(model, "inductor" if context.on_gpu else "eager")
     lq = to_unit(context.batch(batch_size, side)["lq"]).to(dtype)
     settings = SamplingSettings(1 if context.tiny else steps, guidance, tile_size=tile_size)
     seconds: dict[str, float] = {}

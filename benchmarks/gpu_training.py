@@ -12,6 +12,7 @@ from torch import nn
 
 from benchmarks.gpu_context import STAGES, Context
 from unildiff.callbacks.checkpoint_io import AtomicCheckpointIO
+from unildiff.callbacks.compile import compile_regions
 from unildiff.callbacks.ema import ExponentialMovingAverage
 from unildiff.planning.gpus import GPUS
 from unildiff.planning.step import StepSettings, measure_step
@@ -44,9 +45,7 @@ def train(
     if channels_last:
         stage.model.to(memory_format=torch.channels_last)
     if compiled:
-        for module in stage.model.unet.rest.modules():
-            if type(module).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
-                module.compile()
+        compile_regions(stage.model, "inductor" if context.on_gpu else "eager")
     trained = dict(stage.trained_parameters())
     fuses = True if fused and context.on_gpu else None
     optimizer = make_adamw(trained.items(), OptimizerConfig(), fused=fuses)

@@ -1,0 +1,30 @@
+"""Compiled regions give what the plain model gives, each of them in one graph."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import _dynamo
+
+from tests.small import small_model
+from unildiff.callbacks.compile import compile_regions, regions
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    _dynamo.reset()
+    yield
+    _dynamo.reset()
+
+
+@torch.no_grad()
+def test_every_region_is_one_graph_and_changes_nothing() -> None:
+    model, names = small_model(), set(small_model().state_dict())
+    features = model.encode_lq(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32))
+    context = model.context(features.deep, model.embed(["a cat"]), (32, 32))
+    expected = model.unet(features.latents, torch.tensor([5]), context)[0]
+    compile_regions(model, "eager")  # graph breaks would raise, and no code is generated
+    assert set(model.state_dict()) == names
+    assert all(region._compiled_call_impl is not None for region in regions(model))
+    found = model.unet(features.latents, torch.tensor([5]), context)[0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
