@@ -13,11 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import config_path
+from unildiff.utils.yaml_files import parse_yaml
 
 MODELS = {
     "alignment": "unildiff.stages.alignment.AlignmentModule",
@@ -159,15 +158,11 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: the file is not valid YAML (the message gives the line), or not a mapping of keys.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(
-            f"config: {path}{where} is not valid YAML: {getattr(error, 'problem', None) or error}"
-        ) from error
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"config: {path} is not a text file; give a yaml config") from error
+    except ValueError as error:
+        raise UserError(f"config: {path}{'' if str(error).startswith(',') else ' '}{error}") from None
     if content is None:
         content = {}
     if not isinstance(content, dict):

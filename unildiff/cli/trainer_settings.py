@@ -62,6 +62,8 @@ def check_settings(command: str, config: Mapping[str, Any]) -> None:
     check_arguments(Trainer, trainer, "trainer", _RANGES)
     if isinstance(devices := trainer.get("devices"), str) and not _DEVICES.fullmatch(devices):
         raise UserError(f"trainer.devices is {devices!r}; it must be auto, a number, or numbers of devices such as 0,1")
+    if trainer.get("devices") == []:
+        raise UserError("trainer.devices is []; it must be auto, a number, or numbers of devices such as 0,1")
     for name in ("model", "data"):
         build(_Configured, config.get(name), name)
     if command == "validate" and trainer.get("limit_val_batches") == 0:

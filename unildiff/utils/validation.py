@@ -196,6 +196,8 @@ def _build(kind: Any, value: Any, where: str, depth: int) -> Any:
         return _build_container(container, arguments, value, where, depth)
     if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         return _check_class(value, where)
+    if isinstance(kind, type) and kind is not object and isinstance(value, (list, tuple)):
+        raise _Mismatch(where, value, f"a {kind.__name__}", depth)
     return value
 
 
@@ -270,7 +272,11 @@ def _check_class(value: Mapping[str, Any], where: str) -> Any:
     arguments = value.get("init_args")
     in_list = where.endswith("]")  # several classes: the name tells which
     prefix = f"{where.rpartition('[')[0]}.{name}" if in_list else where
-    check_arguments(target, arguments if isinstance(arguments, Mapping) else {}, prefix)
+    try:
+        check_arguments(target, arguments if isinstance(arguments, Mapping) else {}, prefix)
+    except _Mismatch as mismatch:
+        mismatch.depth += 100  # nearer than any other alternative
+        raise
     return value
 
 
