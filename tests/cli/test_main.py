@@ -80,7 +80,7 @@ MISTAKES = {
     "another program's checkpoint": (["test", *TOY, "--ckpt_path", "other.ckpt"], "does not say its stage"),
     "nothing to go on from": (["fit", *TOY, "--ckpt_path", "last"], "no last.ckpt in runs/toymodule"),
     "auto without folder": (["fit", *TOY, "--ckpt_path", "auto"], "give --run_dir too"),
-    "unwritable run folder": (["fit", *TOY, *QUIET, "--trainer.max_steps", "1", "--run_dir", "words.yaml/run"], "run folder: words.yaml/run"),
+    "unwritable run folder": (["fit", *TOY, *QUIET, "--trainer.max_steps", "1", "--run_dir", "words.yaml/run"], "words.yaml/run"),
     "missing argument of a command": (["restore", "photos"], "missing: out; `unildiff restore --help` lists the arguments"),
     "unknown option of a command": (["restore", "a", "b", "--stpes", "3"], "unknown option: --stpes"),
     "abbreviated option": (["fit", *TOY, "--trainer.max_step", "3"], "unknown option: --trainer.max_step; did you mean --trainer.max_steps?"),

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -191,7 +192,7 @@ class UniLDiffCLI(LightningCLI):
         class_path = settings.pop("_class_path", None)
         if class_path is None:
             raise UserError(f"checkpoint: {self.checkpoint} does not say its stage; give one written by `unildiff fit`")
-        if class_path not in (*MODELS.values(), self.arguments.model_class):
+        if class_path not in MODELS.values() and self.arguments.model_class is None and not _is_loaded(class_path):
             raise UserError(
                 f"checkpoint: {self.checkpoint} is of {str(class_path)[:100]}, which is not a stage of unildiff; it is imported "
                 "only if --model names it"
@@ -278,6 +279,13 @@ class UniLDiffCLI(LightningCLI):
         if subcommand == "test":
             kwargs["verbose"] = False  # the stage prints its own table
         return kwargs | ({"return_predictions": False} if subcommand == "predict" else {})
+
+
+def _is_loaded(class_path: Any) -> bool:
+    """Return whether a stage class is imported already, so that a checkpoint that names it makes nothing be imported."""
+    module, _, name = str(class_path).rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    return isinstance(found, type) and issubclass(found, LightningModule)
 
 
 def _mistake(error: Exception, arguments: TrainerArguments) -> str | None:

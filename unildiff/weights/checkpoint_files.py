@@ -123,7 +123,8 @@ def newest_whole(folder: Path) -> Path | None:
             _LOG.warning("%s; trying an earlier one", error)
             refused.append(str(error))
         else:
-            return path
+            last = folder / "last.ckpt"
+            return last if last.exists() and last.samefile(path) else path
     if refused:
         raise UserError(f"{refused[0]}; no checkpoint in {folder} is whole: give another --run_dir to start again")
     return None
