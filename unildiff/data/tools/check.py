@@ -16,6 +16,7 @@ from typing import get_args
 
 import numpy as np
 
+from unildiff.data.catalogue import DATASETS
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs, recognise
 from unildiff.data.pair import SUFFIXES, Pair, Split
@@ -121,13 +122,14 @@ def check(name: str, root: Path) -> Report:
     sets = picture_sets(name)
     root = input_folder(root, f"{name} (see `unildiff data layout {name}`)").absolute()
     report = Report(name, root)
+    optional = {pictures.name for pictures in DATASETS[name].optional} if name in DATASETS else set()
     refusal: UserError | None = None
     for pictures in sets:
         for split in get_args(Split):
             if not any(folders.split == split for folders in pictures.folders):
                 continue
             if not _is_there(root, pictures, split):
-                if split in pictures.expected:
+                if split in pictures.expected and pictures.name not in optional:
                     report.absent.append(f"{pictures.title} {split}")
                 continue
             try:
