@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
-from unildiff.data.layouts import PictureSet
+from unildiff.data.layouts import ImageSet
 from unildiff.data.pair import Split
 from unildiff.degradations.names import DEGRADATIONS, DOUBLE, SINGLE, TRIPLE
 from unildiff.utils.errors import UserError
@@ -40,7 +40,7 @@ class CDD11DataModule(CatalogueDataModule):
                 f"degradations: no {', '.join(unknown)}; choose from {', '.join([*_GROUPS, *_GROUPS['all']])}"
             )
 
-    def pictures(self, split: Split) -> Sequence[PictureSet]:
+    def images(self, split: Split) -> Sequence[ImageSet]:
         """Return the set without the folders that are not asked for."""
         (whole,) = self.known.sets
         return [replace(whole, folders=tuple(f for f in whole.folders if f.degradation in self.degradations))]

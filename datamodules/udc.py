@@ -10,7 +10,7 @@ import numpy as np
 from unildiff.data.catalogue import SETS
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.images import read_rgb
-from unildiff.data.layouts import PictureSet
+from unildiff.data.layouts import ImageSet
 from unildiff.data.pair import PairSource, Split
 from unildiff.data.raw import Bayer, demosaic, mosaic, raw_to_rgb, read_raw
 from unildiff.utils.errors import UserError
@@ -50,7 +50,7 @@ class UDCDataModule(CatalogueDataModule):
             format: what the files hold.
             bayer: RGGB, BGGR, GRBG or GBRG; required for ``format: raw`` and ``through_raw``, and for these alone.
             white_level: of ``format: raw``, the value that becomes 255.
-            through_raw: of ``format: rgb``, take pictures through an 8-bit mosaic and back (the supplement's step from
+            through_raw: of ``format: rgb``, take images through an 8-bit mosaic and back (the supplement's step from
                 linear RGB to RAW).
             test_split: which images ``test`` uses; "val" where the test images have no ground truth.
             kwargs: see :class:`CatalogueDataModule`.
@@ -78,7 +78,7 @@ class UDCDataModule(CatalogueDataModule):
         elif bayer is not None and through_raw:
             self.reader = partial(_through_raw, pattern=bayer)
 
-    def pictures(self, split: Split) -> Sequence[PictureSet]:
+    def images(self, split: Split) -> Sequence[ImageSet]:
         """Return the displays asked for."""
         return [_DISPLAYS[name] for name in self.displays]
 

@@ -37,8 +37,8 @@ def clean(tmp_path: Path) -> Path:
     folder = tmp_path / "clean"
     folder.mkdir()
     for number in range(2):
-        picture = np.random.default_rng(number).integers(0, 256, (24, 30, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{number}.png")
+        image = np.random.default_rng(number).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / f"{number}.png")
     return folder
 
 
@@ -74,10 +74,10 @@ def test_lists_everything_at_once() -> None:
     assert done.stderr.strip() == "[0, 0] set()"
     for name, dataset in DATASETS.items():
         assert f"\n  {name} " in done.stdout
-        for pictures in dataset.all_sets:
-            for count in pictures.expected.values():
+        for images in dataset.all_sets:
+            for count in images.expected.values():
                 assert f"{count:,}" in done.stdout
-            assert pictures.home in done.stdout and pictures.expected_source in done.stdout
+            assert images.home in done.stdout and images.expected_source in done.stdout
     assert "deadleaves" in done.stdout and "Poled_test/LQ + Poled_test/HQ" in done.stdout
 
 
@@ -129,7 +129,7 @@ def test_check_of_your_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_pack_then_again(real_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert data("pack", "cdd11", "--root", real_set) == 0  # beside it, by default
     out = capsys.readouterr().out
-    assert "train 22 pairs, test 11 pairs; 36 pictures" in out and f"--data.packed {real_set}-packed" in out
+    assert "train 22 pairs, test 11 pairs; 36 images" in out and f"--data.packed {real_set}-packed" in out
     assert data("pack", "cdd11", "--root", real_set) == 0
     (real_set / "CDD-11_test/clear/00001.png").write_bytes((real_set / "CDD-11_test/low/00001.png").read_bytes())
     assert "another state of the data" in refused(capsys, "pack", "cdd11", "--root", real_set)
@@ -166,10 +166,10 @@ def test_synthesize_is_read_as_cdd11(clean: Path, tmp_path: Path, no_processes: 
 
 def test_caption_lists_leaks(clean: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     said = iter(["a dog", "a blurry dog"])
-    monkeypatch.setattr(captioner, "load_captioner", lambda *_: lambda picture: next(said))
+    monkeypatch.setattr(captioner, "load_captioner", lambda *_: lambda image: next(said))
     assert data("caption", "--root", clean, "--model", "some/model") == 0
     out = capsys.readouterr().out
-    assert "2 clean pictures captioned by some/model" in out
+    assert "2 clean images captioned by some/model" in out
     assert "1 captions name a degradation" in out and "1.png: blurry: a blurry dog" in out
     assert "missing: --model" in refused(capsys, "caption", "--root", clean)
 

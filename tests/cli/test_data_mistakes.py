@@ -38,8 +38,8 @@ READ = {  # the folder given to read: what is said of it
     "strange": {
         "check": "nothing of cdd11 in {place}",
         "pack": "CDD-11 (test) not in {place}: expected onerestore: CDD-11_test/low + CDD-11_test/clear",
-        "synthesize": "no pictures in {place}",
-        "caption": "no clean pictures in {place}",
+        "synthesize": "no images in {place}",
+        "caption": "no clean images in {place}",
     },
     "locked": "no permission to read the folder: {place}",
 }
@@ -171,7 +171,7 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     from concurrent.futures import ThreadPoolExecutor
 
     monkeypatch.setattr(synthesize, "ProcessPoolExecutor", lambda count, context, start: ThreadPoolExecutor(count))
-    monkeypatch.setattr(captioner, "load_captioner", lambda *_: lambda picture: "a house and a tree " * 20)
+    monkeypatch.setattr(captioner, "load_captioner", lambda *_: lambda image: "a house and a tree " * 20)
     monkeypatch.setattr(samples, "LONGEST", 48)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for number in range(3):
@@ -199,7 +199,7 @@ def test_a_full_disk(command: str, ready: Path, capsys: pytest.CaptureFixture[st
     assert len(lines) == 1 and re.match(
         r"unildiff: error: disk full while writing /.* \((File too large|No space left on device)\); free", lines[0]
     )
-    if command == "caption":  # a line a picture: those that are whole count, the cut one does not
+    if command == "caption":  # a line an image: those that are whole count, the cut one does not
         with open(ready / WHOLE[command], "rb") as file:
             assert [line[-1:] for line in file][-1] != b"\n"
     elif command != "pack":  # its database is there, without an index

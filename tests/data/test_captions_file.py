@@ -60,7 +60,7 @@ def test_a_given_file_may_lie_elsewhere_but_must_be_of_the_pictures(tmp_path):
         samples = data.test_set()
         assert [samples[i]["caption"] for i in range(2)] == ["a dog", ""]  # what lies with the data is not mixed in
         with pytest.raises(
-            UserError, match=r"captions: .*mine\.jsonl names none of the 4 pictures .*; give the captions"
+            UserError, match=r"captions: .*mine\.jsonl names none of the 4 images .*; give the captions"
         ):
             data.train_set()
     folder = FolderDataModule(str(root / "test"), captions=str(elsewhere))
@@ -75,10 +75,10 @@ def test_captions_of_the_training_pictures_alone_are_enough_to_train(tmp_path, c
     data = DerainDataModule(root=str(tmp_path / "set"), captions=str(tmp_path / "mine.jsonl"), crop_size=8)
     data.setup("fit")
     assert data.listed_captions() == {"a dog", ""}
-    assert "names none of the 6 pictures" in caplog.text
+    assert "names none of the 6 images" in caplog.text
     caplog.clear()
     DerainDataModule(root=str(tmp_path / "set"), captions=str(tmp_path / "mine.jsonl")).setup("validate")
-    assert "names none of the 6 pictures" in caplog.text and "every caption is empty" in caplog.text
+    assert "names none of the 6 images" in caplog.text and "every caption is empty" in caplog.text
 
 
 def test_restore_takes_captions_from_elsewhere_or_says_that_they_are_of_others(tmp_path):
@@ -86,7 +86,7 @@ def test_restore_takes_captions_from_elsewhere_or_says_that_they_are_of_others(t
     write(tmp_path / "mine.jsonl", **{"a.png": "a dog"})
     photo = tmp_path / "photos" / "a.png"
     assert _captions(tmp_path / "photos", tmp_path / "mine.jsonl", [photo])(photo) == "a dog"
-    with pytest.raises(UserError, match="names none of the 1 pictures"):
+    with pytest.raises(UserError, match="names none of the 1 images"):
         _captions(tmp_path / "photos", tmp_path / "mine.jsonl", [tmp_path / "photos" / "b.png"])
 
 

@@ -45,13 +45,13 @@ MADE_OF = {
 
 
 def test_counts_are_the_published_ones_and_say_who_says_so():
-    sets = {pictures.name: pictures for data in DATASETS.values() for pictures in data.all_sets}
+    sets = {images.name: images for data in DATASETS.values() for images in data.all_sets}
     assert {name: dict(sets[name].expected) for name in PUBLISHED} == PUBLISHED
-    assert all(pictures.expected_source and pictures.home and pictures.licence for pictures in sets.values())
+    assert all(images.expected_source and images.home and images.licence for images in sets.values())
 
 
 def test_each_dataset_reads_its_sets():
-    assert {name: [pictures.name for pictures in DATASETS[name].sets] for name in MADE_OF} == MADE_OF
+    assert {name: [images.name for images in DATASETS[name].sets] for name in MADE_OF} == MADE_OF
     assert datamodules.names() == sorted([*DATASETS, "folder", "deadleaves", "photographs"])
 
 

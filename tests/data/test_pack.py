@@ -35,7 +35,7 @@ def write(path: Path, height: int, width: int, mode: str = "RGB") -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three clean pictures of three sizes and kinds, each with two degraded ones."""
+    """Three clean images of three sizes and kinds, each with two degraded ones."""
     root = tmp_path / "set"
     sizes = {"a.png": (20, 31, "RGB"), "b.png": (33, 16, "L"), "c.png": (7, 50, "RGBA")}
     for name, (height, width, mode) in sizes.items():
@@ -106,7 +106,7 @@ def test_reads_rows_not_pictures(tmp_path: Path, way: str) -> None:
     os.close(fd)
     if before:
         pytest.skip("this file system keeps its pages whatever it is told (tmpfs)")
-    assert 64 * 900 // 4096 <= after <= 64  # 15 pages lie under the rows; the picture has 900
+    assert 64 * 900 // 4096 <= after <= 64  # 15 pages lie under the rows; the image has 900
 
 
 def resident(fd: int) -> int:
@@ -343,7 +343,7 @@ def test_full_disk_then_more_space(root: Path, tmp_path: Path, monkeypatch) -> N
 
 @pytest.mark.parametrize("name", ["cdd11", "derain", "dehaze", "denoise"])
 def test_datamodules_give_the_same_samples(name: str, tmp_path: Path) -> None:
-    """Training crops and test pictures, from a pack and from the files: pixels, captions, keys and order."""
+    """Training crops and test images, from a pack and from the files: pixels, captions, keys and order."""
     root, out = tmp_path / "set", tmp_path / "out"
     for split in ("train", "test"):
         {
@@ -420,6 +420,6 @@ def test_wrong_folders(tmp_path: Path) -> None:
             pack_set("cdd11", root, tmp_path / "out")
     cdd11.write(tmp_path / "cdd", "moceir", "test")
     (tmp_path / "cdd/cdd11/test/low/00001.png").unlink()
-    with pytest.raises(UserError, match=r"1 clean without a degraded picture"):
+    with pytest.raises(UserError, match=r"1 clean without a degraded image"):
         pack_set("cdd11", tmp_path / "cdd", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Loaders: equal samples whatever the workers, processes and interruptions; test sets without a picture counted twice."""
+"""Loaders: equal samples whatever the workers, processes and interruptions; test sets without an image counted twice."""
 
 import json
 import multiprocessing
@@ -104,7 +104,7 @@ def test_fewer_pictures_than_processes_are_refused_before_the_others_wait(root, 
     data = module(root)
     data.setup("test")
     monkeypatch.setattr("unildiff.data.datamodule.rank_and_world", lambda: (0, 12))
-    with pytest.raises(UserError, match=r"11 pictures \(test\) for 12 processes; .* make 11 at most"):
+    with pytest.raises(UserError, match=r"11 images \(test\) for 12 processes; .* make 11 at most"):
         data.test_dataloader()
 
 
@@ -227,7 +227,7 @@ def test_counts_that_cannot_be_are_said_by_name(root, settings, message):
 def test_sets_without_training_pictures_and_tiny_sets(root, tmp_path):
     rain.write(tmp_path, "moceir", "train", count=3)
     data = DerainDataModule(root=str(tmp_path), batch_size=8, crop_size=8, num_workers=0)
-    data.setup("fit")  # fewer pictures than a batch: one batch, not none
+    data.setup("fit")  # fewer images than a batch: one batch, not none
     assert [len(batch["name"]) for batch in data.train_dataloader()] == [8]
 
 
@@ -274,7 +274,7 @@ def test_fingerprints_tell_sets_apart(root, tmp_path):
     changed = tmp_path / "fitted"
     cdd11.write(changed, "moceir", "train", scenes=4)
     other = module(changed)
-    other.setup("fit")  # without test pictures, too
+    other.setup("fit")  # without test images, too
     assert len({fitted.fingerprint(), other.fingerprint(), module(root).fingerprint()}) == 3
     assert module(root).fingerprint() == module(root, seed=9, num_workers=1).fingerprint()
     assert module(root).fingerprint() != module(root, degradations="single").fingerprint()

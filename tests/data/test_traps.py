@@ -36,7 +36,7 @@ def test_sorted_lists_pair_wrongly_once_a_file_is_missing(tmp_path):
     peers = list(zip(sorted((base / "rainy").iterdir()), sorted((base / "gt").iterdir()), strict=True))
     assert sum(not belong_together(*pair) for pair in peers) == 4  # 3..6 against 4..7: in silence
 
-    with pytest.raises(UserError, match=r"1 degraded without a clean picture .*rainy/3\.png \(and 1 more findings\)"):
+    with pytest.raises(UserError, match=r"1 degraded without a clean image .*rainy/3\.png \(and 1 more findings\)"):
         DerainDataModule(root=str(tmp_path)).test_set()
     module = DerainDataModule(root=str(tmp_path), on_error="skip")
     source = module.test_set().source
@@ -96,7 +96,7 @@ def test_bsd400_is_not_dropped_for_want_of_a_letter(tmp_path):
 
 
 def test_a_count_that_differs_from_the_published_one_is_said(tmp_path, caplog):
-    """Nobody notices that 400 of 5,144 pictures are missing, or 1 of 200 (rainTrain.txt, peers.md 1.6)."""
+    """Nobody notices that 400 of 5,144 images are missing, or 1 of 200 (rainTrain.txt, peers.md 1.6)."""
     rain.write(tmp_path, "promptir", "train", count=99)
     with caplog.at_level(logging.WARNING):
         DerainDataModule(root=str(tmp_path)).train_set()
@@ -104,7 +104,7 @@ def test_a_count_that_differs_from_the_published_one_is_said(tmp_path, caplog):
 
 
 def test_counts_are_those_of_each_degradation(tmp_path, caplog, monkeypatch):
-    """Three noise levels of 68 pictures are not 204 of 68."""
+    """Three noise levels of 68 images are not 204 of 68."""
     noise.write(tmp_path, "instructir", "test")
     monkeypatch.setitem(SETS["noise"].expected, "test", 2)
     with caplog.at_level(logging.WARNING):
@@ -117,7 +117,7 @@ def test_counts_are_those_of_each_degradation(tmp_path, caplog, monkeypatch):
 
 
 def peers_noise(files: list[Path], sigmas: list[int]) -> dict[tuple[int, str], np.ndarray]:
-    """PromptIR and MoCE-IR: one seed for the whole test, pictures cut to a multiple of 16, 8 bits cut off (2.1)."""
+    """PromptIR and MoCE-IR: one seed for the whole test, images cut to a multiple of 16, 8 bits cut off (2.1)."""
     np.random.seed(0)
     noisy = {}
     for sigma in sigmas:
@@ -137,7 +137,7 @@ def our_noise(root: Path, **settings) -> dict[tuple[int, str], np.ndarray]:
 
 
 def test_test_noise_does_not_depend_on_files_order_or_sigmas(tmp_path):
-    """The peers' noise of a picture depends on the listing's order, on the pictures before it and on the sigmas run."""
+    """The peers' noise of an image depends on the listing's order, on the images before it and on the sigmas run."""
     noise.write(tmp_path, "promptir", "test")
     files = sorted((tmp_path / "test/denoise/bsd68").iterdir())
     peers = peers_noise(files, [15, 25, 50])
@@ -148,11 +148,11 @@ def test_test_noise_does_not_depend_on_files_order_or_sigmas(tmp_path):
 
     full = our_noise(tmp_path)
     alone = our_noise(tmp_path, test_sigmas=[25])
-    files[0].unlink()  # a picture less before it
+    files[0].unlink()  # an image less before it
     fewer = our_noise(tmp_path)
     for made in (alone, fewer):
         assert all((made[key] == full[key]).all() for key in made)
-    assert len({made.tobytes() for made in full.values()}) == 9  # and no two pictures share their noise
+    assert len({made.tobytes() for made in full.values()}) == 9  # and no two images share their noise
     residual = full[15, "8023"].astype(float) - scene(1, (32, 48))
     assert 12 < residual[4:].std() < 16  # sigma 15, less what is clipped
 

@@ -18,7 +18,7 @@ def test_predict_takes_every_picture_keeps_names_and_reports_the_broken(tmp_path
     for name in ("a.png", "b.jpg", "deep/er/a.png"):
         save(tmp_path / name, scene(1, (10, 14)))
     (tmp_path / "broken.png").write_text("?")
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     data = module(tmp_path)
     data.setup("predict")
     batches = list(data.predict_dataloader())

@@ -10,7 +10,7 @@ import datamodules
 from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
 from tests.fake_trees.pictures import SHIFT
 from unildiff.data.catalogue import DATASETS, dataset
-from unildiff.data.tools.captioner import picture_files
+from unildiff.data.tools.captioner import image_files
 from unildiff.data.tools.check import check
 from unildiff.data.tools.pack_writer import pack_set
 from unildiff.utils.datamodules import constructor
@@ -53,10 +53,10 @@ def test_no_layout_of_the_catalogue_is_without_a_fake_tree():
         ("rain2800", "diffuir-test", "test"),
     }  # see further test sets, below
     known = {
-        (pictures.name, folders.layout, folders.split)
+        (images.name, folders.layout, folders.split)
         for data in DATASETS.values()
-        for pictures in data.all_sets
-        for folders in pictures.folders
+        for images in data.all_sets
+        for folders in images.folders
     }
     assert known <= covered, sorted(known - covered)
 
@@ -191,7 +191,7 @@ def test_two_layouts_in_one_folder_are_refused_or_chosen_from(tmp_path):
     assert make("derain", root=str(tmp_path), layout="moceir").counts() == {"rain": 3}
     for refused in (  # what has no such option does not speak of it
         lambda: pack_set("derain", tmp_path, tmp_path / "out"),
-        lambda: picture_files(tmp_path, "clean", "derain"),
+        lambda: image_files(tmp_path, "clean", "derain"),
         lambda: check("derain", tmp_path),
     ):
         with pytest.raises(UserError, match=r"several layouts in .*: moceir, promptir; keep one of them$"):

@@ -1,7 +1,7 @@
 """Content captions beside the data: ``captions.jsonl``, one ``{"file": ..., "caption": ...}`` a line.
 
 ``file`` is a path relative to the folder of the captions file, with forward slashes. A pair may be captioned by its
-degraded or by its clean picture; the degraded one is looked up first.
+degraded or by its clean image; the degraded one is looked up first.
 """
 
 import json
@@ -51,8 +51,8 @@ class Captions:
             path: the captions file.
             folders: where its file names may start, too: the first of its own folder and these is taken from which they
                 reach any of ``files``.
-            files: the pictures that are read.
-            needed: whether a file that names none of them is refused, or only said to: captions of training pictures alone
+            files: the images that are read.
+            needed: whether a file that names none of them is refused, or only said to: captions of training images alone
                 may be set for tests, too.
 
         Raises:
@@ -64,7 +64,7 @@ class Captions:
             if not wanted.isdisjoint(by_file):
                 return cls(by_file)
         places = ", ".join(dict.fromkeys(map(str, (path.parent, *folders))))
-        fault = f"captions: {path} names none of the {len(wanted):,} pictures (looked below {places})"
+        fault = f"captions: {path} names none of the {len(wanted):,} images (looked below {places})"
         if needed:
             raise UserError(f"{fault}; give the captions of these, file names relative to their folder")
         _LOG.warning("%s: every caption is empty", fault)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from unildiff.data.layouts import PREFIXES, Folders, PictureSet
+from unildiff.data.layouts import PREFIXES, Folders, ImageSet
 from unildiff.data.pair import SUFFIXES, Split
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
@@ -31,17 +31,17 @@ class DataSet:
 
     name: str
     title: str
-    sets: tuple[PictureSet, ...]
-    also: tuple[PictureSet, ...] = ()
-    optional: tuple[PictureSet, ...] = ()
+    sets: tuple[ImageSet, ...]
+    also: tuple[ImageSet, ...] = ()
+    optional: tuple[ImageSet, ...] = ()
 
     @property
-    def all_sets(self) -> tuple[PictureSet, ...]:
+    def all_sets(self) -> tuple[ImageSet, ...]:
         """All of its sets."""
         return (*self.sets, *self.also, *self.optional)
 
 
-def read_catalogue(file: Path = FILE) -> tuple[dict[str, PictureSet], dict[str, DataSet]]:
+def read_catalogue(file: Path = FILE) -> tuple[dict[str, ImageSet], dict[str, DataSet]]:
     """Return the sets and the datasets of a catalogue file, by name."""
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     given = yaml.load(file.read_text(encoding="utf-8"), loader)
@@ -60,14 +60,14 @@ def read_catalogue(file: Path = FILE) -> tuple[dict[str, PictureSet], dict[str, 
 
 def _set(
     name: str, folders: list[dict[str, Any]] | None = None, plain: bool = True, raw: bool = False, **given: Any
-) -> PictureSet:
+) -> ImageSet:
     rule = given.pop("rule", "same")
     task = given.setdefault("task", name)
     given.setdefault("degradation", task)
     places = [each for entry in folders or () for each in _folders({"rule": rule, **entry})]
     if plain:  # our own layout
         places += [Folders("unildiff", split, f"{split}/{name}/lq", f"{split}/{name}/gt", rule) for split in _PLAIN]
-    return PictureSet(name, folders=tuple(places), suffixes=RAW_SUFFIXES if raw else SUFFIXES, **given)
+    return ImageSet(name, folders=tuple(places), suffixes=RAW_SUFFIXES if raw else SUFFIXES, **given)
 
 
 def _folders(entry: dict[str, Any]) -> Iterator[Folders]:

@@ -8,7 +8,7 @@ from typing import Any
 from unildiff.data.catalogue import dataset as find_dataset
 from unildiff.data.datasets import Reader
 from unildiff.data.images import read_rgb
-from unildiff.data.layouts import PictureSet, SeveralLayouts, is_there, sample_of
+from unildiff.data.layouts import ImageSet, SeveralLayouts, is_there, sample_of
 from unildiff.data.pair import PairSource, Split
 from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.sources import View, disk_source, report
@@ -18,7 +18,7 @@ from unildiff.utils.errors import UserError
 class CatalogueDataModule(PairedDataModule):
     """Pairs of one dataset of :mod:`unildiff.data.catalogue`, whose layout is recognised automatically.
 
-    A subclass names the dataset, and may narrow or widen what is read in :meth:`pictures`, from files and packs alike.
+    A subclass names the dataset, and may narrow or widen what is read in :meth:`images`, from files and packs alike.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class CatalogueDataModule(PairedDataModule):
         self.known = find_dataset(getattr(self, "dataset", ""))
         super().__init__(root or f"data/{self.dataset}", **kwargs)
         self.folders = {name: Path(folder) for name, folder in (folders or {}).items()}
-        names = [pictures.name for pictures in self.known.all_sets]
+        names = [images.name for images in self.known.all_sets]
         if unknown := sorted(set(self.folders) - set(names)):
             raise UserError(f"folders: {self.dataset} has no set {', '.join(unknown)}; it has {', '.join(names)}")
-        further = [pictures.name for pictures in (*self.known.also, *self.known.optional)]
+        further = [images.name for images in (*self.known.also, *self.known.optional)]
         if unknown := [name for name in also_test or () if name not in further]:
             raise UserError(f"also_test: no {', '.join(unknown)}; choose from {', '.join(further) or 'nothing'}")
         self.also_test = also_test
@@ -61,33 +61,33 @@ class CatalogueDataModule(PairedDataModule):
         """Whether any test images are a sample set written by ``unildiff data sample``, not the real data."""
         if self.packed is not None:
             return self.open_pack().sample is not None
-        return any(sample_of(self.folders.get(s.name, self.root)) is not None for s in self.pictures("test"))
+        return any(sample_of(self.folders.get(s.name, self.root)) is not None for s in self.images("test"))
 
-    def pictures(self, split: Split) -> Sequence[PictureSet]:
+    def images(self, split: Split) -> Sequence[ImageSet]:
         """Return the sets to read."""
-        sets = [pictures for pictures in self.known.sets if pictures.has(split)]
+        sets = [images for images in self.known.sets if images.has(split)]
         if split == "test":
             if self.also_test is None:
-                sets += [pictures for pictures in self.known.also if self._is_there(pictures, split)]
+                sets += [images for images in self.known.also if self._is_there(images, split)]
             else:
                 further = (*self.known.also, *self.known.optional)
-                sets += [pictures for pictures in further if pictures.name in self.also_test]
+                sets += [images for images in further if images.name in self.also_test]
             sets = sets or list(self.known.also)
         return sets or self.known.sets
 
-    def _is_there(self, pictures: PictureSet, split: Split) -> bool:
+    def _is_there(self, images: ImageSet, split: Split) -> bool:
         if self.packed is not None:
             pack = self.open_pack()
-            return split in pack.splits and any(map(pictures.holds, pack.source(split).pairs))
-        root = self.folders.get(pictures.name, self.root)
-        return root.is_dir() and is_there(root, pictures, split)
+            return split in pack.splits and any(map(images.holds, pack.source(split).pairs))
+        root = self.folders.get(images.name, self.root)
+        return root.is_dir() and is_there(root, images, split)
 
     def contents(self) -> list[str]:
         """See the base class."""
         if self.packed is None:
             return super().contents()
-        sets = [pictures.name for split in self._sets for pictures in self.pictures(split)]
-        known = {pictures.name for pictures in self.known.sets}
+        sets = [images.name for split in self._sets for images in self.images(split)]
+        known = {images.name for images in self.known.sets}
         return [self.open_pack().contents, *([] if set(sets) == known else [f"sets {sets}"])]
 
     def find(self, split: Split) -> PairSource:
@@ -95,7 +95,7 @@ class CatalogueDataModule(PairedDataModule):
         if self.packed is not None:
             return self._find_packed(self.packed, split)
         self._refuse_nothing()
-        roots = [(self.folders.get(pictures.name, self.root), pictures) for pictures in self.pictures(split)]
+        roots = [(self.folders.get(images.name, self.root), images) for images in self.images(split)]
         try:
             source, faults = disk_source(roots, split, self.layout, split != "train", self.reader)
         except SeveralLayouts as error:
@@ -109,7 +109,7 @@ class CatalogueDataModule(PairedDataModule):
             pack = self.open_pack()
             return "val" in pack.splits and not self._absent(pack.source("val"), "val")
         self._refuse_nothing()
-        return all(is_there(self.folders.get(s.name, self.root), s, "val", self.layout) for s in self.pictures("val"))
+        return all(is_there(self.folders.get(s.name, self.root), s, "val", self.layout) for s in self.images("val"))
 
     def caption_folders(self) -> list[Path]:
         """See the base class."""
@@ -118,8 +118,8 @@ class CatalogueDataModule(PairedDataModule):
     def _find_packed(self, folder: Path, split: Split) -> PairSource:
         if self.reader is not read_rgb:
             raise UserError(f"packed: {folder} holds RGB images, not RAW; leave out --data.packed")
-        wanted = self.pictures(split)
-        packed = self.open_pack().source(split, lambda pair: any(pictures.holds(pair) for pictures in wanted))
+        wanted = self.images(split)
+        packed = self.open_pack().source(split, lambda pair: any(images.holds(pair) for images in wanted))
         if absent := self._absent(packed, split):
             raise UserError(
                 f"packed: {folder} has no {split} pairs of {', '.join(absent)}; pack a folder that holds them, or do not "
@@ -131,7 +131,7 @@ class CatalogueDataModule(PairedDataModule):
 
     def _absent(self, source: PairSource, split: Split) -> list[str]:
         """Return the titles of the requested sets of which a pack has no pair."""
-        return [pictures.title for pictures in self.pictures(split) if not any(map(pictures.holds, source.pairs))]
+        return [images.title for images in self.images(split) if not any(map(images.holds, source.pairs))]
 
     def _refuse_nothing(self) -> None:
         """Tell a new user where data comes from."""

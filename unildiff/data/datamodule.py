@@ -30,7 +30,7 @@ class RestorationDataModule(lightning.LightningDataModule):
 
     A subclass gives ``train_set``, ``val_set``, ``test_set`` and ``predict_set`` as far as it has them. Training runs
     over an endless stream of positions; how many samples were trained on is kept in every checkpoint, so that a resumed
-    run goes on with the next one, whatever the number of workers or processes. Test pictures come one at a time, in full
+    run goes on with the next one, whatever the number of workers or processes. Test images come one at a time, in full
     size, each once whatever the number of processes; the degradation's name is in each sample.
 
     Attributes:
@@ -60,8 +60,8 @@ class RestorationDataModule(lightning.LightningDataModule):
             batch_size: training samples a process and micro-batch (the paper's 64: times two GPUs, times four accumulated).
             num_workers: loader processes a training process; 0 loads in the main process; by default half of the cores,
                 from 2 to 8 (our choice).
-            crop_size: side of the training pictures in pixels (the paper: 512).
-            hflip: flip training pictures left-right half of the time (the authors do).
+            crop_size: side of the training images in pixels (the paper: 512).
+            hflip: flip training images left-right half of the time (the authors do).
             vflip: flip them upside down half of the time.
             rotate: turn them by a random multiple of 90 degrees.
             seed: of training order, crops and degradations; by default the one of ``--seed_everything``, else 0.
@@ -82,7 +82,7 @@ class RestorationDataModule(lightning.LightningDataModule):
 
     @property
     def is_sample(self) -> bool:
-        """Whether the test pictures are a small stand-in for the data set of that name."""
+        """Whether the test images are a small stand-in for the data set of that name."""
         return False
 
     # What subclasses give.
@@ -93,7 +93,7 @@ class RestorationDataModule(lightning.LightningDataModule):
         Raises:
             UserError: this datamodule has none, or it cannot be found.
         """
-        raise UserError(f"{type(self).__name__} has no training pictures; train with another --data")
+        raise UserError(f"{type(self).__name__} has no training images; train with another --data")
 
     def val_set(self) -> SampleSet | None:
         """Return the validation set, or None when there is none."""
@@ -105,14 +105,14 @@ class RestorationDataModule(lightning.LightningDataModule):
         Raises:
             UserError: this datamodule has none, or it cannot be found.
         """
-        raise UserError(f"{type(self).__name__} has no test pictures; give another --data")
+        raise UserError(f"{type(self).__name__} has no test images; give another --data")
 
     def predict_set(self) -> SampleSet:
-        """Return the pictures to restore; those of the test set where a subclass says nothing else."""
+        """Return the images to restore; those of the test set where a subclass says nothing else."""
         return WithoutGroundTruth(self.test_set())
 
     def predict_names(self) -> list[str]:
-        """Return the names of all pictures to restore, as far as the set knows them, the same on every rank; after ``setup``."""
+        """Return the names of all images to restore, as far as the set knows them, the same on every rank; after ``setup``."""
         return list(getattr(self._made("predict"), "names", []))
 
     def training_samples(self) -> SampleSet:
@@ -210,7 +210,7 @@ class RestorationDataModule(lightning.LightningDataModule):
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the pictures to restore: batch 1, full size."""
+        """Return the loader of the images to restore: batch 1, full size."""
         return self._eval_loader("predict")
 
     def on_before_batch_transfer(self, batch: RestorationBatch, dataloader_idx: int) -> RestorationBatch:
@@ -222,7 +222,7 @@ class RestorationDataModule(lightning.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: RestorationBatch, device: torch.device, dataloader_idx: int
     ) -> RestorationBatch:
-        """Move a batch and lay its pictures out as (B, C, H, W): workers leave them as (B, H, W, C), which is cheaper.
+        """Move a batch and lay its images out as (B, C, H, W): workers leave them as (B, H, W, C), which is cheaper.
 
         Keys stay on the CPU, where they seed generators: each would be read back from a GPU by itself.
         """
@@ -245,7 +245,7 @@ class RestorationDataModule(lightning.LightningDataModule):
     # What runs are described by.
 
     def counts(self) -> dict[str, int]:
-        """Return how many test pictures each degradation has."""
+        """Return how many test images each degradation has."""
         self.setup("test")
         return dict(Counter(pair.degradation for pair in self._made("test").pairs))
 
@@ -278,10 +278,10 @@ class RestorationDataModule(lightning.LightningDataModule):
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
         made = self._made(split)
         rank, world = rank_and_world()
-        if len(made) < world:  # Lightning stops the ranks without a picture alone: the others would wait for them
+        if len(made) < world:  # Lightning stops the ranks without an image alone: the others would wait for them
             advice = f"give --trainer.devices and --trainer.num_nodes that make {len(made)} at most"
             advice += " (or --trainer.limit_val_batches 0)" if split == "val" else ""
-            raise UserError(f"{type(self).__name__}: {len(made)} pictures ({split}) for {world} processes; {advice}")
+            raise UserError(f"{type(self).__name__}: {len(made)} images ({split}) for {world} processes; {advice}")
         return self._loader(made, ShardSampler(made, rank, world), batch_size=1)
 
     def _loader(self, samples: SampleSet, sampler: StreamSampler | ShardSampler, batch_size: int) -> DataLoader[Any]:

@@ -1,6 +1,6 @@
-"""Gaussian noise on clean pictures, for training and for test sets that have no noisy files.
+"""Gaussian noise on clean images, for training and for test sets that have no noisy files.
 
-Pictures are (H, W, C) uint8 RGB; sigma is the standard deviation in units of 1/255.
+Images are (H, W, C) uint8 RGB; sigma is the standard deviation in units of 1/255.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from unildiff.utils.keys import generator
 from unildiff.utils.validation import Range
 
 Recipe = Literal["keyed", "peers"]
-_BASE = 16  # the peers cut test pictures to a multiple of this before the noise is added (peers.md 2.1)
+_BASE = 16  # the peers cut test images to a multiple of this before the noise is added (peers.md 2.1)
 
 
 def sigma_of(degradation: str) -> int:
@@ -34,10 +34,10 @@ def check_levels(name: str, sigmas: Sequence[int]) -> None:
 class GaussianNoise:
     """A :class:`unildiff.data.datasets.Degrader`.
 
-    ``keyed`` (ours): the noise of a picture follows from (seed, name, sigma) alone, and is rounded to 8 bits.
-    ``peers``: numpy's global generator with seed 0 draws through all test pictures in the order given, one sigma after
-    the other; pictures are first cut about the centre to a multiple of 16, and 8 bits are cut off, not rounded
-    (PromptIR, AdaIR, DFPIR, MoCE-IR; peers.md 2.1). There, a picture's noise depends on all that come before it.
+    ``keyed`` (ours): the noise of an image follows from (seed, name, sigma) alone, and is rounded to 8 bits.
+    ``peers``: numpy's global generator with seed 0 draws through all test images in the order given, one sigma after
+    the other; images are first cut about the centre to a multiple of 16, and 8 bits are cut off, not rounded
+    (PromptIR, AdaIR, DFPIR, MoCE-IR; peers.md 2.1). There, an image's noise depends on all that come before it.
     """
 
     def __init__(self, sigmas: Sequence[int], recipe: Recipe = "keyed") -> None:
@@ -57,7 +57,7 @@ class GaussianNoise:
         return self._add(gt, _normal(gt.shape, key) * np.float32(sigma)), f"noise_{sigma}"
 
     def test(self, gt: np.ndarray, pair: Pair, key: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a noisy copy of a picture, and the picture as it is to be compared with."""
+        """Return a noisy copy of an image, and the image as it is to be compared with."""
         sigma = sigma_of(pair.degradation)
         if self._recipe == "keyed":
             return self._add(gt, _normal(gt.shape, key) * np.float32(sigma)), gt
@@ -67,7 +67,7 @@ class GaussianNoise:
         return self._add(gt, state.randn(*gt.shape) * sigma), gt
 
     def draw_through(self, pairs: Sequence[Pair], shape: Callable[[int], tuple[int, ...]]) -> None:
-        """Note where the peers' generator stands before each test picture.
+        """Note where the peers' generator stands before each test image.
 
         Args:
             pairs: all test pairs in the peers' order.
@@ -84,11 +84,11 @@ class GaussianNoise:
         return np.asarray((noisy if self._recipe == "peers" else np.rint(noisy)).clip(0, 255), dtype=np.uint8)
 
 
-def centre_cut(picture: np.ndarray, base: int = _BASE) -> np.ndarray:
+def centre_cut(image: np.ndarray, base: int = _BASE) -> np.ndarray:
     """Return the central part whose sides are multiples of ``base``."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     top, left = height % base // 2, width % base // 2
-    return picture[top : top + height // base * base, left : left + width // base * base]
+    return image[top : top + height // base * base, left : left + width // base * base]
 
 
 def _normal(shape: tuple[int, ...], key: int) -> np.ndarray:

@@ -4,7 +4,7 @@ Axis letters: N entries of a shard, C latent channels, h/w latent height and wid
 
 A folder holds ``cache.json``, which says what the latents were made by, and shards ``latents-00000.safetensors``, ... of
 ``SHARD`` positions each with ``latents`` (N, C, h, w) float32, ``skip0``, ``skip1``, ... (N, K, H, W) finest first where
-skips are kept, ``key`` (N,) and ``picture`` (N,), a hash of the degraded picture that the latents belong to. A shard
+skips are kept, ``key`` (N,) and ``picture`` (N,), a hash of the degraded image that the latents belong to. A shard
 appears whole or not at all, so that whatever stops the making, the next run goes on with what is missing.
 """
 
@@ -121,7 +121,7 @@ class CachedTrainSet:
         """Return the sample at any position, with ``latents`` and ``skips`` beside what every sample has.
 
         Raises:
-            UserError: latents are missing or belong to another picture.
+            UserError: latents are missing or belong to another image.
         """
         turn, place = divmod(position, self._cache.samples)
         if self._order[0] != turn:
@@ -131,7 +131,7 @@ class CachedTrainSet:
         sample, stored = self._train[item], self._cache.read(item)
         if int(stored.pop("key")) != sample["key"] or int(stored.pop("picture")) != picture_hash(sample["lq"]):
             raise UserError(
-                f"latents: {self._cache.folder} holds those of another picture at position {item} than "
+                f"latents: {self._cache.folder} holds those of another image at position {item} than "
                 f"{sample['name']}: the data has changed; give another --model.cache.folder"
             )
         latents = stored.pop("latents")
@@ -139,9 +139,9 @@ class CachedTrainSet:
         return {**sample, "latents": latents, "skips": skips}  # type: ignore[typeddict-item, typeddict-unknown-key]
 
 
-def picture_hash(picture: Tensor) -> int:
-    """Return a 63-bit hash of a uint8 picture (3, H, W)."""
-    return image_key(0, image_array(picture))
+def picture_hash(image: Tensor) -> int:
+    """Return a 63-bit hash of a uint8 image (3, H, W)."""
+    return image_key(0, image_array(image))
 
 
 def entries_of(batch: RestorationBatch, latents: Tensor, skips: list[Tensor]) -> dict[str, Tensor]:
@@ -152,8 +152,8 @@ def entries_of(batch: RestorationBatch, latents: Tensor, skips: list[Tensor]) ->
         latents: (B, C, h, w).
         skips: (B, K, H, W) each, finest first; empty where they are not kept.
     """
-    pictures = torch.tensor([picture_hash(picture) for picture in batch["lq"].cpu()])
-    kept = {"latents": latents.float(), "key": batch["key"], "picture": pictures}
+    images = torch.tensor([picture_hash(image) for image in batch["lq"].cpu()])
+    kept = {"latents": latents.float(), "key": batch["key"], "picture": images}
     kept |= {f"skip{level}": skip for level, skip in enumerate(skips)}
     return {name: value.detach().cpu() for name, value in kept.items()}
 

@@ -1,6 +1,6 @@
 """The folder trees in which data sets lie about, as data, and how one is recognised.
 
-A set (:class:`PictureSet`) is what one task trains or is tested on. Each project keeps it in its own folders
+A set (:class:`ImageSet`) is what one task trains or is tested on. Each project keeps it in its own folders
 (:class:`Folders`); which one lies below a root is found by looking. The tables are in :mod:`unildiff.data.catalogue`.
 """
 
@@ -28,9 +28,9 @@ class Folders:
     Attributes:
         layout: the project's short name.
         split: "train", "val" or "test".
-        lq: folder of the degraded pictures relative to the root, a glob pattern; ``**`` at its end means subfolders too.
+        lq: folder of the degraded images relative to the root, a glob pattern; ``**`` at its end means subfolders too.
             None where they are made from the clean ones (noise).
-        gt: folder of the clean pictures.
+        gt: folder of the clean images.
         rule: how names pair, see ``unildiff.data.pairing.RULES``.
         degradation: name of the degradation; None takes the set's.
         optional: the layout is recognised without this folder too.
@@ -52,7 +52,7 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class PictureSet:
+class ImageSet:
     """What one task trains on or is tested on.
 
     Attributes:
@@ -61,11 +61,11 @@ class PictureSet:
         degradation: what its pairs are called in tables.
         title: the public name.
         folders: every known place.
-        expected: pictures (for CDD-11: scenes) a split should have, as published.
+        expected: images (for CDD-11: scenes) a split should have, as published.
         expected_source: who says so.
         home: where the data comes from.
         licence: as far as known.
-        suffixes: file name endings of its pictures.
+        suffixes: file name endings of its images.
     """
 
     name: str
@@ -107,12 +107,12 @@ class SeveralLayouts(UserError):
     """More than one layout lies below a root; a caller that can be told which to take adds how."""
 
 
-def recognise(root: Path, pictures: PictureSet, split: Split, layout: str | None = None) -> Found:
+def recognise(root: Path, images: ImageSet, split: Split, layout: str | None = None) -> Found:
     """Return the layout in which a split of a set lies below ``root``.
 
     Args:
         root: folder that was given for the set.
-        pictures: the set.
+        images: the set.
         split: the split.
         layout: take this one; needed only where several are there.
 
@@ -120,37 +120,37 @@ def recognise(root: Path, pictures: PictureSet, split: Split, layout: str | None
         UserError: the root is missing, a file or empty; no layout matches, or several do (SeveralLayouts). The message
             shows what was expected and what was found.
     """
-    input_folder(root, f"{pictures.title} (see `unildiff data layout {pictures.name}`)")
-    options = _options(pictures, split, layout)
+    input_folder(root, f"{images.title} (see `unildiff data layout {images.name}`)")
+    options = _options(images, split, layout)
     distinct = _matches(root, options)
     if len(distinct) > 1:
         names = ", ".join(sorted({found.layout for found in distinct}))
-        raise SeveralLayouts(f"{pictures.title} ({split}): several layouts in {root}: {names}; keep one of them")
+        raise SeveralLayouts(f"{images.title} ({split}): several layouts in {root}: {names}; keep one of them")
     if not distinct:
-        raise UserError(_no_layout(root, pictures, split, options))
+        raise UserError(_no_layout(root, images, split, options))
     found = distinct[0]
     present = tuple(folders for folders in found.folders if not _missing(root, found.prefix, folders))
     kind = "" if sample_of(root) is None else ", a sample set"
-    _LOG.info("%s (%s): layout %s in %s%s", pictures.title, split, found.layout, root / found.prefix, kind)
+    _LOG.info("%s (%s): layout %s in %s%s", images.title, split, found.layout, root / found.prefix, kind)
     return Found(found.layout, found.prefix, present)
 
 
-def is_there(root: Path, pictures: PictureSet, split: Split, layout: str | None = None) -> bool:
+def is_there(root: Path, images: ImageSet, split: Split, layout: str | None = None) -> bool:
     """Return whether any layout of a split lies below ``root``."""
-    return bool(_matches(root, _options(pictures, split, layout)))
+    return bool(_matches(root, _options(images, split, layout)))
 
 
-def read_pairs(root: Path, pictures: PictureSet, found: Found) -> tuple[list[Pair], list[Fault]]:
+def read_pairs(root: Path, images: ImageSet, found: Found) -> tuple[list[Pair], list[Fault]]:
     """Return the pairs of a recognised layout, in the order of their names, and what is wrong with the other files."""
     pairs: list[Pair] = []
     faults: list[Fault] = []
     base = root / found.prefix
     for folders in found.folders:
-        gt = list_folder(base, folders.gt, pictures.suffixes)
-        degradation = folders.degradation or pictures.degradation
-        task = pictures.task or degradation
+        gt = list_folder(base, folders.gt, images.suffixes)
+        degradation = folders.degradation or images.degradation
+        task = images.task or degradation
         if folders.by_folder:
-            more, wrong = _by_folder(base, folders, pictures)
+            more, wrong = _by_folder(base, folders, images)
             pairs += more
             faults += wrong
             continue
@@ -159,14 +159,14 @@ def read_pairs(root: Path, pictures: PictureSet, found: Found) -> tuple[list[Pai
             pairs.extend(Pair(task, degradation, clean.stem, None, clean) for _, clean in alone.pairs)
             faults.extend(alone.faults)
             continue
-        lq = list_folder(base, folders.lq, pictures.suffixes)
+        lq = list_folder(base, folders.lq, images.suffixes)
         paired: Pairing = pair_by_name(lq, gt, RULES[folders.rule])
         pairs.extend(Pair(task, degradation, degraded.stem, degraded, clean) for degraded, clean in paired.pairs)
         faults.extend(paired.faults)
     return pairs, faults
 
 
-def _by_folder(base: Path, folders: Folders, pictures: PictureSet) -> tuple[list[Pair], list[Fault]]:
+def _by_folder(base: Path, folders: Folders, images: ImageSet) -> tuple[list[Pair], list[Fault]]:
     """Return the pairs of a set with one folder per degradation, each beside its ground truth or sharing one folder of it."""
     assert folders.lq is not None
     pairs: list[Pair] = []
@@ -177,17 +177,17 @@ def _by_folder(base: Path, folders: Folders, pictures: PictureSet) -> tuple[list
         kind = below.parent.name if beside else below.name
         gt = below.with_name(Path(folders.gt).name).as_posix() if beside else folders.gt
         paired = pair_by_name(
-            list_folder(base, glob_escape(below.as_posix()), pictures.suffixes),
-            list_folder(base, glob_escape(gt), pictures.suffixes),
+            list_folder(base, glob_escape(below.as_posix()), images.suffixes),
+            list_folder(base, glob_escape(gt), images.suffixes),
             RULES[folders.rule],
         )
-        pairs += [Pair(pictures.task, kind, lq.stem, lq, clean) for lq, clean in paired.pairs]
+        pairs += [Pair(images.task, kind, lq.stem, lq, clean) for lq, clean in paired.pairs]
         faults += paired.faults
     return pairs, faults
 
 
 def list_folder(base: Path, pattern: str, suffixes: Iterable[str]) -> list[Path]:
-    """Return the picture files in the folders that ``pattern`` names below ``base``, sorted by path."""
+    """Return the image files in the folders that ``pattern`` names below ``base``, sorted by path."""
     known = frozenset(suffixes)
     files: list[Path] = []
     for folder in _folders(base, pattern):
@@ -199,10 +199,10 @@ def list_folder(base: Path, pattern: str, suffixes: Iterable[str]) -> list[Path]
     return sorted(files)
 
 
-def describe(pictures: PictureSet) -> list[str]:
+def describe(images: ImageSet) -> list[str]:
     """Return one line a layout and split: the folders that are accepted, one standing for all that differ in name only."""
     lines = []
-    for folders in pictures.folders:
+    for folders in images.folders:
         degraded = Path(folders.lq) if folders.lq is not None else None
         many = degraded is not None and degraded.name == folders.degradation
         place = "" if degraded is None else f"{degraded.with_name('<degradation>') if many else degraded} + "
@@ -212,13 +212,13 @@ def describe(pictures: PictureSet) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _options(pictures: PictureSet, split: Split, layout: str | None) -> list[Found]:
-    names = dict.fromkeys(folders.layout for folders in pictures.folders if folders.split == split)
-    if layout is not None and layout not in {folders.layout for folders in pictures.folders}:
-        known = ", ".join(dict.fromkeys(folders.layout for folders in pictures.folders))
-        raise UserError(f"layout: {pictures.title} has no layout {layout!r}; choose from {known}")
+def _options(images: ImageSet, split: Split, layout: str | None) -> list[Found]:
+    names = dict.fromkeys(folders.layout for folders in images.folders if folders.split == split)
+    if layout is not None and layout not in {folders.layout for folders in images.folders}:
+        known = ", ".join(dict.fromkeys(folders.layout for folders in images.folders))
+        raise UserError(f"layout: {images.title} has no layout {layout!r}; choose from {known}")
     return [
-        Found(name, prefix, tuple(f for f in pictures.folders if f.layout == name and f.split == split))
+        Found(name, prefix, tuple(f for f in images.folders if f.layout == name and f.split == split))
         for name in names
         if layout in (None, name)
         for prefix in PREFIXES.get(name, ("",))
@@ -255,12 +255,10 @@ def _folders(base: Path, pattern: str) -> list[Path]:
         raise no_permission(base) from None
 
 
-def _no_layout(root: Path, pictures: PictureSet, split: Split, options: Sequence[Found]) -> str:
+def _no_layout(root: Path, images: ImageSet, split: Split, options: Sequence[Found]) -> str:
     """Return one line: the nearest layout and what it lacks, or all that would do, and what is there."""
     if not options:
-        return (
-            f"{pictures.title} has no {split} pictures in any known layout; see `unildiff data layout {pictures.name}`"
-        )
+        return f"{images.title} has no {split} images in any known layout; see `unildiff data layout {images.name}`"
 
     def lacking(found: Found) -> list[str]:
         return [found.prefix + p for f in found.folders if not f.optional for p in _missing(root, found.prefix, f)]
@@ -271,7 +269,7 @@ def _no_layout(root: Path, pictures: PictureSet, split: Split, options: Sequence
     nearest = max(options, key=present)
     if (sample := sample_of(root)) is not None:
         return (
-            f"{root} is a sample set of {sample} without {split} pictures; train with --data deadleaves or the real set"
+            f"{root} is a sample set of {sample} without {split} images; train with --data deadleaves or the real set"
         )
     there = [path.name + ("/" if path.is_dir() else "") for path in root.iterdir() if not path.name.startswith(".")]
     if present(nearest):
@@ -280,7 +278,7 @@ def _no_layout(root: Path, pictures: PictureSet, split: Split, options: Sequence
         known = dict.fromkeys(f"{found.layout}: {' + '.join(found.folders[0].patterns())}" for found in options)
         wanted = f"expected {some(list(known), 3)}"
     found = f"found {some(sorted(there))}" if there else "found nothing"
-    return f"{pictures.title} ({split}) not in {root}: {wanted}; {found}; see `unildiff data layout {pictures.name}`"
+    return f"{images.title} ({split}) not in {root}: {wanted}; {found}; see `unildiff data layout {images.name}`"
 
 
 def sample_of(root: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The datamodule of data sets with noise among their tasks: noise is made as pictures are read, never stored."""
+"""The datamodule of data sets with noise among their tasks: noise is made as images are read, never stored."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.datasets import Degrader
 from unildiff.data.gaussian_noise import GaussianNoise, Recipe, Sigma, check_levels, sigma_of
-from unildiff.data.layouts import PictureSet
+from unildiff.data.layouts import ImageSet
 from unildiff.data.pair import Pair, PairSource, Split
 from unildiff.data.sources import View
 from unildiff.utils.errors import UserError
@@ -15,7 +15,7 @@ from unildiff.utils.validation import check_arguments
 
 
 class NoisyDataModule(CatalogueDataModule):
-    """Pairs, some of which are clean pictures that get their noise here; see :class:`CatalogueDataModule`."""
+    """Pairs, some of which are clean images that get their noise here; see :class:`CatalogueDataModule`."""
 
     test_levels: ClassVar[tuple[int, ...]] = (15, 25, 50)
 
@@ -40,23 +40,23 @@ class NoisyDataModule(CatalogueDataModule):
         check_arguments(NoisyDataModule, locals())
         super().__init__(**kwargs)
         known = self.known
-        self.tasks = [pictures.task for pictures in known.sets] if tasks is None else tasks
-        _refuse_unknown("tasks", self.tasks, [pictures.task for pictures in known.sets])
+        self.tasks = [images.task for images in known.sets] if tasks is None else tasks
+        _refuse_unknown("tasks", self.tasks, [images.task for images in known.sets])
         self.sigmas = [15, 25, 50] if sigmas is None else sigmas
         self.test_sigmas = list(self.test_levels) if test_sigmas is None else test_sigmas
         for name, given in (("sigmas", self.sigmas), ("test_sigmas", self.test_sigmas)):
             check_levels(name, given)
         self.test_noise: Recipe = test_noise
-        for pictures in (*known.also, *known.optional):
-            if pictures.name in (self.also_test or []) and pictures.task not in self.tasks:
-                raise UserError(f"also_test: {pictures.name} is of the task {pictures.task}; add it to tasks")
+        for images in (*known.also, *known.optional):
+            if images.name in (self.also_test or []) and images.task not in self.tasks:
+                raise UserError(f"also_test: {images.name} is of the task {images.task}; add it to tasks")
 
-    def pictures(self, split: Split) -> Sequence[PictureSet]:
+    def images(self, split: Split) -> Sequence[ImageSet]:
         """See the base class."""
-        return [pictures for pictures in super().pictures(split) if pictures.task in self.tasks]
+        return [images for images in super().images(split) if images.task in self.tasks]
 
     def choose(self, source: PairSource, split: Split) -> PairSource:
-        """Return the wanted noise levels; in tests clean pictures come once for each of them."""
+        """Return the wanted noise levels; in tests clean images come once for each of them."""
         levels = self.sigmas if split == "train" else self.test_sigmas
         picks: list[tuple[int, Pair]] = []
         for index, pair in enumerate(source.pairs):

@@ -1,4 +1,4 @@
-"""What a pair of pictures is, before anything heavy is loaded: commands that only list and lay out stop here.
+"""What a pair of images is, before anything heavy is loaded: commands that only list and lay out stop here.
 
 Axis letters: C channels, H W pixels.
 """
@@ -24,15 +24,15 @@ SUFFIXES |= {".bmp", ".dib", ".gif", ".pcx", ".pgm", ".pbm", ".pnm", ".ppm", ".q
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What is known of a pair before its pictures are read.
+    """What is known of a pair before its images are read.
 
     Attributes:
         task: what the weights of a datamodule speak of, e.g. "haze"; for CDD-11 the same as ``degradation``.
         degradation: what the metrics are averaged by, e.g. "low_haze" or "noise_25".
         name: stem, unique within the degradation.
-        lq: degraded picture, or None when it is made from the clean one as it is read.
-        gt: clean picture, or None when it is unknown.
-        caption: what is in the picture, where the source itself knows; else it is looked up beside the files.
+        lq: degraded image, or None when it is made from the clean one as it is read.
+        gt: clean image, or None when it is unknown.
+        caption: what is in the image, where the source itself knows; else it is looked up beside the files.
     """
 
     task: str
@@ -44,7 +44,7 @@ class Pair:
 
 
 class PairSource(Protocol):
-    """Pairs and their pictures: files (:class:`FilePairs`) or the packed shards of ``unildiff data pack``."""
+    """Pairs and their images: files (:class:`FilePairs`) or the packed shards of ``unildiff data pack``."""
 
     @property
     def pairs(self) -> Sequence[Pair]:
@@ -54,7 +54,7 @@ class PairSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int, which: Which) -> np.ndarray:
-        """Return picture ``which`` of pair ``index``, (H, W, C) uint8; it may be a read-only view.
+        """Return image ``which`` of pair ``index``, (H, W, C) uint8; it may be a read-only view.
 
         Raises:
             UserError: it cannot be read; the message names the file.

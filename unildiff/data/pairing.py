@@ -1,4 +1,4 @@
-"""Which clean picture belongs to which degraded one: by name and a dataset's rule, never by the order of a listing."""
+"""Which clean image belongs to which degraded one: by name and a dataset's rule, never by the order of a listing."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ _NAMED = 5  # files that a message names before it only counts
 
 @dataclass(frozen=True)
 class Rule:
-    """How the stem of a degraded picture leads to the stem of its clean one.
+    """How the stem of a degraded image leads to the stem of its clean one.
 
     Attributes:
         candidates: stem -> stems to look for, in this order; suffixes never matter (jpg against png).
-        shared: several degraded pictures may have one truth, and truths without a degraded picture are no fault.
+        shared: several degraded images may have one truth, and truths without a degraded image are no fault.
         text: the rule in words.
     """
 
@@ -82,18 +82,18 @@ class Fault:
 
 @dataclass
 class Pairing:
-    """Pairs (degraded, clean) in the order of the degraded pictures, and what is wrong with the rest."""
+    """Pairs (degraded, clean) in the order of the degraded images, and what is wrong with the rest."""
 
     pairs: list[tuple[Path, Path]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
 
 def pair_by_name(lq: Sequence[Path], gt: Sequence[Path], rule: Rule) -> Pairing:
-    """Pair degraded with clean pictures by ``rule``.
+    """Pair degraded with clean images by ``rule``.
 
     Returns:
-        The pairs that are beyond doubt, and as faults: degraded pictures without a truth, truths without a degraded
-        picture (unless the rule shares them), and stems that several files bear; such files are in no pair.
+        The pairs that are beyond doubt, and as faults: degraded images without a truth, truths without a degraded
+        image (unless the rule shares them), and stems that several files bear; such files are in no pair.
     """
     truths = _by_stem(gt)
     inputs = _by_stem(lq)
@@ -110,9 +110,9 @@ def pair_by_name(lq: Sequence[Path], gt: Sequence[Path], rule: Rule) -> Pairing:
     idle = [] if rule.shared else [file for stem in truths if stem not in used for file in truths[stem]]
     doubled = [file for group in (inputs, truths) for files in group.values() if len(files) > 1 for file in files]
     if orphans:
-        result.faults.append(Fault("orphan", tuple(orphans), f"degraded without a clean picture ({rule.text})"))
+        result.faults.append(Fault("orphan", tuple(orphans), f"degraded without a clean image ({rule.text})"))
     if idle:
-        result.faults.append(Fault("orphan", tuple(idle), f"clean without a degraded picture ({rule.text})"))
+        result.faults.append(Fault("orphan", tuple(idle), f"clean without a degraded image ({rule.text})"))
     if doubled:
         result.faults.append(Fault("duplicate", tuple(doubled), "files share a name with another"))
     if not rule.shared:
@@ -150,4 +150,4 @@ def _shared_truths(pairs: list[tuple[Path, Path]]) -> Iterator[Fault]:
     if twice:
         files = tuple(degraded for clean in twice for degraded in claims[clean])
         pairs[:] = [pair for pair in pairs if pair[1] not in twice]
-        yield Fault("duplicate", files, "degraded pictures claim one clean picture")
+        yield Fault("duplicate", files, "degraded images claim one clean image")

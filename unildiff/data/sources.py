@@ -10,7 +10,7 @@ import numpy as np
 
 from unildiff.data.datasets import FilePairs, OnError, Reader, check_sizes
 from unildiff.data.images import image_size, read_rgb
-from unildiff.data.layouts import PictureSet, read_pairs, recognise, sample_of
+from unildiff.data.layouts import ImageSet, read_pairs, recognise, sample_of
 from unildiff.data.pair import Pair, PairSource, Split, Which
 from unildiff.data.pairing import Fault, size_faults
 from unildiff.data.walk import find_images
@@ -39,7 +39,7 @@ class View:
 
 
 def disk_source(
-    roots: Iterable[tuple[Path, PictureSet]],
+    roots: Iterable[tuple[Path, ImageSet]],
     split: Split,
     layout: str | None = None,
     sizes: bool = True,
@@ -59,18 +59,18 @@ def disk_source(
     """
     pairs: list[Pair] = []
     faults: list[Fault] = []
-    for root, pictures in roots:
-        found = recognise(root, pictures, split, layout)
-        more, wrong = read_pairs(root, pictures, found)
+    for root, images in roots:
+        found = recognise(root, images, split, layout)
+        more, wrong = read_pairs(root, images, found)
         if sizes:
             files = [(pair.lq, pair.gt) for pair in more if pair.lq is not None and pair.gt is not None]
             bad = list(size_faults(files, image_size if reader is read_rgb else partial(_decoded_size, reader)))
             wrong += bad
             broken = {file for fault in bad for file in fault.files}
             more = [pair for pair in more if broken.isdisjoint({pair.lq, pair.gt})]
-        wanted = pictures.expected.get(split)
+        wanted = images.expected.get(split)
         if wanted is not None and sample_of(root) is None:
-            _compare_counts(f"{pictures.title} ({split})", more, wanted)
+            _compare_counts(f"{images.title} ({split})", more, wanted)
         pairs += more
         faults += wrong
     return FilePairs(pairs, reader), faults
@@ -115,7 +115,7 @@ def report(faults: Sequence[Fault], on_error: OnError, skipped: list[str], remed
 
 
 def readable(source: PairSource, skipped: list[str]) -> PairSource:
-    """Decode every picture once and return the pairs that survive, of one size each; the others are noted as skipped."""
+    """Decode every image once and return the pairs that survive, of one size each; the others are noted as skipped."""
     picks = []
     for index in progress(range(len(source)), len(source), "Reading"):
         pair = source.pairs[index]

@@ -191,7 +191,7 @@ def test_goes_on_where_it_was(blip: Path, photos: Path, monkeypatch: pytest.Monk
     whole = (photos / "captions.jsonl").read_bytes()
     (photos / "captions.jsonl").write_bytes(whole[:-15])  # what a crash leaves
     seen: list[np.ndarray] = []
-    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda picture: seen.append(picture) or "said later")
+    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda image: seen.append(image) or "said later")
     assert caption_folder(photos, str(blip), "clean", length=5) == (1, 2)
     assert len(seen) == 1 and lines(photos)[2]["caption"] == "said later"
     assert whole.startswith((photos / "captions.jsonl").read_bytes().rpartition(b'{"file"')[0])
@@ -202,7 +202,7 @@ def test_a_last_line_without_its_newline_is_kept(photos: Path, monkeypatch: pyte
     """As editors leave files."""
     by_hand = '{"file": "b.jpg", "caption": "a caf\u00e9"}'
     (photos / "captions.jsonl").write_text(by_hand, encoding="utf-8")
-    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda picture: "a dog")
+    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda image: "a dog")
     assert caption_folder(photos, "model", "clean") == (2, 1)
     assert (photos / "captions.jsonl").read_text(encoding="utf-8").startswith(by_hand + "\n{")
     assert [line["caption"] for line in lines(photos)] == ["a caf\u00e9", "a dog", "a dog"]
@@ -223,7 +223,7 @@ def test_a_data_sets_clean_or_degraded_pictures(photos: Path, source, monkeypatc
     for number in range(2):
         write(root / f"test/derain/Rain100L/input/{number}.png", number)
         write(root / f"test/derain/Rain100L/target/{number}.png", 10 + number)
-    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda picture: "a dog")
+    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda image: "a dog")
     for name in (None, "derain"):
         (root / "captions.jsonl").unlink(missing_ok=True)
         caption_folder(root, "model", source, name)
@@ -236,7 +236,7 @@ def test_a_data_sets_clean_or_degraded_pictures(photos: Path, source, monkeypatc
 
 def test_broken_pictures_are_named_when_the_rest_is_done(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (photos / "b.jpg").write_bytes(b"no")
-    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda picture: "a dog")
+    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda image: "a dog")
     with pytest.raises(UserError, match=r"1 of 3 images cannot be captioned: .*b\.jpg"):
         caption_folder(photos, "model", "clean")
     assert [line["file"] for line in lines(photos)] == ["a.png", "more/c.png"]
@@ -255,7 +255,7 @@ def test_refusals(blip: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.
         (tmp_path / "gone", "no such folder"),
         (tmp_path / "empty", "empty folder"),
         (photos / "a.png", "not a folder but a file"),
-        (blip, "no clean pictures in"),
+        (blip, "no clean images in"),
     ):
         with pytest.raises(UserError, match=message):
             caption_folder(root, str(blip), "clean")
@@ -263,7 +263,7 @@ def test_refusals(blip: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"cannot load captioning model .*photos") as error:
         caption_folder(photos, str(photos), "clean")
     assert "\n" not in str(error.value)
-    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda picture: "a dog " * 30)
+    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda image: "a dog " * 30)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     (photos / "captions.jsonl").unlink(missing_ok=True)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400, limits[1]))
@@ -280,7 +280,7 @@ def test_one_writer_per_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) ->
     def load(*_):
         with pytest.raises(UserError, match=r"another process is writing to .*photos; wait for it to end"):
             caption_folder(photos, "model", "clean")
-        return lambda picture: "a dog"
+        return lambda image: "a dog"
 
     monkeypatch.setattr(module, "load_captioner", load)
     assert caption_folder(photos, "model", "clean") == (3, 0)
@@ -291,7 +291,7 @@ def test_one_writer_per_folder(photos: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_names_that_are_not_utf8(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png"))
     write(path, 5)
-    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda picture: "a caf\u00e9")
+    monkeypatch.setattr(module, "load_captioner", lambda *_: lambda image: "a caf\u00e9")
     caption_folder(photos, "model", "clean")
     assert Captions.read(photos / "captions.jsonl").of(path) == "a caf\u00e9"
     assert caption_folder(photos, "model", "clean") == (0, 4)

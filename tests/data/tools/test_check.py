@@ -33,7 +33,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
 
 @pytest.fixture
 def rain100l(tmp_path: Path) -> Path:
-    """Rain100L as PromptIR keeps it, whole: 200 and 100 pairs of tiny pictures, every one different."""
+    """Rain100L as PromptIR keeps it, whole: 200 and 100 pairs of tiny images, every one different."""
     root = tmp_path / "rain"
     for number in range(1, 201):
         write(root / RAINY / f"rain-{number}.png", noise(number))
@@ -65,7 +65,7 @@ def test_every_planted_fault_and_nothing_else(rain100l: Path) -> None:
     write(root / RAINY / "rain-2.bmp", noise(4000))  # rain-2 twice: no telling which, so one pair less
     broken = root / RAINY / "rain-3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    (root / CLEAN / "norain-4.png").write_bytes(b"not a picture")
+    (root / CLEAN / "norain-4.png").write_bytes(b"not an image")
     write(root / INPUT / "5.png", noise(5, height=8))  # another size than 9x12
     write(root / INPUT / "6.png", np.zeros((9, 12, 3), np.uint8))
     write(root / TARGET / "7.png", np.full((9, 12, 3), 255, np.uint8))

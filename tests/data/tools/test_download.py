@@ -15,7 +15,7 @@ from tests.data.hub import SHA, Hub, cdd11_archives, png, serving, tarred, zippe
 from tests.fake_trees.cdd11 import DEGRADATIONS
 from unildiff.data.tools.download import HOMES, download, elsewhere
 from unildiff.data.tools.extract import extract
-from unildiff.data.tools.listing import picture_sets
+from unildiff.data.tools.listing import image_sets
 from unildiff.utils.errors import UserError
 
 
@@ -101,7 +101,7 @@ def test_pictures_of_small_sets_go_where_the_layouts_look(hub: Hub, tmp_path: Pa
     found = {name for name in tree(tmp_path / "root") if name.endswith(".png")}
     assert found == {f"test/denoise/bsd68/{n:04}.png" for n in range(3)} | {"test/denoise/urban100/img_001.png"}
     for home in HOMES.values():
-        assert picture_sets(home.check)
+        assert image_sets(home.check)
 
 
 def test_a_full_disk(cdd11: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
     left = tree(tmp_path / "root") if (tmp_path / "root").exists() else {}
     assert all(data in (png(0), png(1), png(2)) for data in left.values())  # what is there is whole
     (tmp_path / "text.zip").write_bytes(zipped({"a/readme.txt": b""}))
-    with pytest.raises(UserError, match="no pictures in"):
+    with pytest.raises(UserError, match="no images in"):
         extract(tmp_path / "text.zip", tmp_path / "root")
 
 
@@ -202,6 +202,6 @@ def test_no_change_of_an_archive_ends_in_a_traceback(tmp_path: Path) -> None:
 
 
 def test_other_sets_say_where_they_are(tmp_path: Path) -> None:
-    text = elsewhere(picture_sets("derain"))
+    text = elsewhere(image_sets("derain"))
     assert "Rain100L (rain): linked by" in text and "Train/Derain/rainy + Train/Derain/gt" in text
-    assert "`unildiff data download cbsd68`" in elsewhere(picture_sets("denoise"))
+    assert "`unildiff data download cbsd68`" in elsewhere(image_sets("denoise"))

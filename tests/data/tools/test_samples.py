@@ -52,14 +52,14 @@ def test_each_photograph_has_one_role():
 
 def test_photographs_are_the_packages_own():
     small = {photo.name: photo for photo in PHOTOGRAPHS}
-    picture, depth = load(small["chelsea"], 9999)
-    assert (picture == skimage.data.chelsea()).all() and depth is None
-    picture, _ = load(small["coffee"], 384)
-    assert picture.shape == (256, 384, 3)
+    image, depth = load(small["chelsea"], 9999)
+    assert (image == skimage.data.chelsea()).all() and depth is None
+    image, _ = load(small["coffee"], 384)
+    assert image.shape == (256, 384, 3)
     expected = np.asarray(Image.fromarray(skimage.data.coffee()).resize((384, 256), Image.Resampling.LANCZOS))
-    assert (picture == expected).all()
-    picture, _ = load(small["grace_hopper"], 256, multiple=8)
-    assert picture.shape == (256, 216, 3)  # 606x512 to 256x216
+    assert (image == expected).all()
+    image, _ = load(small["grace_hopper"], 256, multiple=8)
+    assert image.shape == (256, 216, 3)  # 606x512 to 256x216
 
 
 def test_the_motorcycles_depth_is_its_disparity_near_is_bright():
@@ -80,12 +80,10 @@ def test_the_sample_set_is_read_by_its_datamodule(cdd11):
     samples = data.test_set()
     assert {samples[index]["name"] for index in range(5)} == set(TEST) and all(samples[i]["caption"] for i in range(5))
     clear = {path.stem: read_rgb(path) for path in (cdd11 / "test/clear").iterdir()}
-    assert max(max(picture.shape) for picture in clear.values()) == 384
+    assert max(max(image.shape) for image in clear.values()) == 384
     for path in (cdd11 / "test").rglob("*.png"):
         assert path.parent.name == "clear" or (read_rgb(path) != clear[path.stem]).any()
-    with pytest.raises(
-        UserError, match="is a sample set of cdd11 without train pictures; train with --data deadleaves"
-    ):
+    with pytest.raises(UserError, match="is a sample set of cdd11 without train images; train with --data deadleaves"):
         data.train_set()
 
 

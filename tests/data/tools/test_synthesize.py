@@ -29,7 +29,7 @@ def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ProcessPoolExecutor", lambda count, context, start: ThreadPoolExecutor(count))
 
 
-def picture(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
+def image(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -43,7 +43,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
 def clean(tmp_path: Path) -> Path:
     folder = tmp_path / "clean"
     for number, name in enumerate(("a.png", "b.bmp", "c.png")):
-        write(folder / name, picture(number, width=50 + number))
+        write(folder / name, image(number, width=50 + number))
     lines = [{"file": "a.png", "caption": "blobs", "model": "me"}, {"file": "b.bmp", "caption": "more blobs"}]
     (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -53,12 +53,12 @@ def clean(tmp_path: Path) -> Path:
 def sources(tmp_path: Path) -> Sources:
     rng = np.random.default_rng(9)
     for number, name in enumerate("abc"):
-        grey = picture(20 + number)[..., 0]
+        grey = image(20 + number)[..., 0]
         write(tmp_path / "light" / f"{name}.jpg", np.stack([grey] * 3, axis=2))
         (tmp_path / "depth").mkdir(exist_ok=True)
         np.save(tmp_path / "depth" / f"{name}.npy", rng.random((40, 50 + number)))
-        write(tmp_path / "rain" / f"{number}.png", picture(30 + number)[..., 0] // 3)
-        write(tmp_path / "snow" / f"{number}.png", picture(40 + number)[..., 0] // 3)
+        write(tmp_path / "rain" / f"{number}.png", image(30 + number)[..., 0] // 3)
+        write(tmp_path / "snow" / f"{number}.png", image(40 + number)[..., 0] // 3)
     return Sources(*(tmp_path / kind for kind in ("depth", "light", "rain", "snow")))
 
 
@@ -111,14 +111,14 @@ def test_a_picture_depends_on_its_name_and_the_seed_alone(clean: Path, tmp_path:
     synthesize(clean, tmp_path / "all", seed=3)
     synthesize(clean, tmp_path / "other", seed=4)
     (clean / "a.png").unlink()
-    write(clean / "z.png", picture(7))
+    write(clean / "z.png", image(7))
     synthesize(clean, tmp_path / "fewer", seed=3)
     for degradation in DEGRADATIONS:
         same = [(tmp_path / out / "train" / degradation / "b.png").read_bytes() for out in ("all", "fewer", "other")]
         assert same[0] == same[1] != same[2]
     twins = clean.parent / "twins"
     for name in "ab":
-        write(twins / f"{name}.png", picture(0))
+        write(twins / f"{name}.png", image(0))
     synthesize(twins, tmp_path / "twin", seed=3)
     for degradation in DEGRADATIONS:
         a, b = ((tmp_path / f"twin/train/{degradation}/{name}.png").read_bytes() for name in "ab")
@@ -159,7 +159,7 @@ def test_interrupted_is_not_readable_and_goes_on(clean: Path, tmp_path: Path, mo
 
 
 def test_what_a_crash_took_is_made_again(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line in the journal whose pictures are not all there as long as it says does not count."""
+    """A line in the journal whose images are not all there as long as it says does not count."""
     synthesize(clean, tmp_path / "whole", seed=3)
     out = tmp_path / "out"
     monkeypatch.setattr(module, "_finish", lambda *_: None)
@@ -177,10 +177,10 @@ def test_again_changes_nothing_and_otherwise_is_refused(clean: Path, tmp_path: P
     assert synthesize(clean, out, seed=3) == 3 and contents(out) == before
     with pytest.raises(UserError, match=r"out/train was made otherwise: seed 3, not 4; delete it"):
         synthesize(clean, out, seed=4)
-    write(clean / "c.png", picture(99))
-    with pytest.raises(UserError, match="made otherwise: the pictures or maps have changed"):
+    write(clean / "c.png", image(99))
+    with pytest.raises(UserError, match="made otherwise: the images or maps have changed"):
         synthesize(clean, out, seed=3)
-    write(tmp_path / "mine/train/x.png", picture(1))
+    write(tmp_path / "mine/train/x.png", image(1))
     with pytest.raises(UserError, match="mine/train is there and was not made by"):
         synthesize(clean, tmp_path / "mine", seed=3)
 
@@ -201,7 +201,7 @@ def test_captions_are_carried_and_both_splits_described(clean: Path, tmp_path: P
 def test_broken_pictures_are_named_and_nothing_is_taken_for_whole(clean: Path, tmp_path: Path) -> None:
     whole = (clean / "b.bmp").read_bytes()
     (clean / "b.bmp").write_bytes(whole[:100])
-    with pytest.raises(UserError, match=r"1 of 3 pictures cannot be degraded: .*b.bmp"):
+    with pytest.raises(UserError, match=r"1 of 3 images cannot be degraded: .*b.bmp"):
         synthesize(clean, tmp_path / "out", seed=3)
     assert not (tmp_path / "out/train").exists()
 
@@ -227,7 +227,7 @@ def test_refusals(clean: Path, sources: Sources, tmp_path: Path) -> None:
         (tmp_path / "gone", "no such folder"),
         (tmp_path / "empty", "empty folder"),
         (clean / "a.png", "not a folder but a file"),
-        (tmp_path, "no pictures in"),
+        (tmp_path, "no images in"),
     ):
         with pytest.raises(UserError, match=message):
             synthesize(folder, out, seed=0)
@@ -241,7 +241,7 @@ def test_refusals(clean: Path, sources: Sources, tmp_path: Path) -> None:
     np.save(sources.depth / "b.npy", np.full((40, 51), 2.0))
     with pytest.raises(UserError, match=r"b.npy is float64 \(40, 51\); expected \(H, W\) floats in \[0, 1\]"):
         synthesize(clean, out, seed=0, sources=sources)
-    write(clean / "a.bmp", picture(1))
+    write(clean / "a.bmp", image(1))
     with pytest.raises(UserError, match=r"one name twice: .*a\.bmp and a\.png"):
         synthesize(clean, out, seed=0)
 

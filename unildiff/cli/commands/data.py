@@ -7,7 +7,7 @@ from unildiff.utils.errors import UserError
 from unildiff.utils.validation import PositiveInt, Seed
 
 if TYPE_CHECKING:
-    from unildiff.data.layouts import PictureSet
+    from unildiff.data.layouts import ImageSet
     from unildiff.data.pair import Split
     from unildiff.data.tools.check import Report
 
@@ -22,19 +22,19 @@ def list_() -> None:
     from unildiff.data.catalogue import DATASETS
     from unildiff.data.tools.listing import without_folders
 
-    sets: dict[str, PictureSet] = {}
+    sets: dict[str, ImageSet] = {}
     print("data sets (--data NAME):")
     for name, data in DATASETS.items():
         further = f"; its test can be joined by {', '.join(s.name for s in data.optional)}" if data.optional else ""
-        print(f"  {name:11} {data.title}: {', '.join(pictures.name for pictures in data.sets)}{further}")
-        sets |= {pictures.name: pictures for pictures in data.all_sets}
+        print(f"  {name:11} {data.title}: {', '.join(images.name for images in data.sets)}{further}")
+        sets |= {images.name: images for images in data.all_sets}
     for name, text in without_folders(list(DATASETS)):
         print(f"  {name:11} {text}")
-    print("\nsets, with the number of pictures that each should have:")
-    for name, pictures in sets.items():
-        counts = ", ".join(f"{split} {count:,}" for split, count in pictures.expected.items())
-        print(f"  {name:11} {pictures.title}: {counts} ({pictures.expected_source})")
-        print(f"  {'':11} from: {pictures.home}; licence: {pictures.licence}")
+    print("\nsets, with the number of images that each should have:")
+    for name, images in sets.items():
+        counts = ", ".join(f"{split} {count:,}" for split, count in images.expected.items())
+        print(f"  {name:11} {images.title}: {counts} ({images.expected_source})")
+        print(f"  {'':11} from: {images.home}; licence: {images.licence}")
     print(
         "\n`unildiff data layout NAME` shows the trees that are accepted, `unildiff data download NAME` fetches some."
     )
@@ -47,18 +47,18 @@ def layout(name: str) -> None:
         name: a data set or one of its sets, see `unildiff data list`.
     """
     from unildiff.data.layouts import PREFIXES, describe
-    from unildiff.data.tools.listing import picture_sets
+    from unildiff.data.tools.listing import image_sets
 
-    for pictures in picture_sets(name):
-        print(f"{pictures.title} ({pictures.name}); layout, split, degraded + clean pictures, how names pair:")
-        used = {folders.layout for folders in pictures.folders}
-        for line in describe(pictures):
+    for images in image_sets(name):
+        print(f"{images.title} ({images.name}); layout, split, degraded + clean images, how names pair:")
+        used = {folders.layout for folders in images.folders}
+        for line in describe(images):
             print(f"  {line}")
         above = {name: [p for p in PREFIXES.get(name, ()) if p] for name in PREFIXES if name in used}
         for project, prefixes in above.items():
             if prefixes:
                 print(f"  {project}: the root may also be the folder above {' or '.join(prefixes)}")
-    print("\nThe layout is recognised by itself. To folders of clean pictures alone noise is added as they are read.")
+    print("\nThe layout is recognised by itself. To folders of clean images alone noise is added as they are read.")
 
 
 def check(
@@ -119,7 +119,7 @@ def pack(
     An interrupted run goes on where it was; run again on a finished pack, it compares all checksums.
 
     Args:
-        name: a data set, see `unildiff data list`, or folder: pictures of one's own, found by the patterns below.
+        name: a data set, see `unildiff data list`, or folder: images of one's own, found by the patterns below.
         root: its folder; by default data/NAME.
         out: folder to write; by default that of the data set with -packed at its end.
         lq: of folder: pattern of the degraded test images, relative to root; by default those in test/lq, or lq.
@@ -138,7 +138,7 @@ def pack(
     patterns = _patterns(name, (train_lq, train_gt), (val_lq, val_gt), (lq, gt), rule)
     packed = pack_folder(root, out, patterns, rule) if name == "folder" else pack_set(name, root, out)
     pairs = ", ".join(f"{split} {len(packed.source(split)):,} pairs" for split in packed.splits)
-    print(f"{name} in {out}: {pairs}; {len(packed.files):,} pictures, {packed.bytes / 1e9:.2f} GB, checksums right")
+    print(f"{name} in {out}: {pairs}; {len(packed.files):,} images, {packed.bytes / 1e9:.2f} GB, checksums right")
     if packed.bytes > (free := available_memory()):
         print(
             f"That is more than the {free / 1e9:.1f} GB of free memory: reads will wait for the disk (docs/guides/datasets.md)."
@@ -160,18 +160,18 @@ def synthesize(
     luma: Literal["onerestore", "true"] = "onerestore",
     processes: PositiveInt | None = None,
 ) -> None:
-    """Make a set in CDD-11's layout from any clean pictures: eleven degradations of each.
+    """Make a set in CDD-11's layout from any clean images: eleven degradations of each.
 
-    What a picture gets depends on the seed, its name and the degradation alone. An interrupted run goes on where it was.
+    What an image gets depends on the seed, its name and the degradation alone. An interrupted run goes on where it was.
 
     Args:
         name: cdd11.
-        clean: folder of clean pictures.
+        clean: folder of clean images.
         out: folder of the set, read with --data cdd11 --data.root OUT.
         seed: of everything random.
         split: the folder below OUT.
-        depth: folder of depth maps, near = bright, named as the pictures; estimated without it.
-        light: folder of illumination maps, named as the pictures; estimated without it.
+        depth: folder of depth maps, near = bright, named as the images; estimated without it.
+        light: folder of illumination maps, named as the images; estimated without it.
         rain: folder of streak masks to draw from; generated without it.
         snow: folder of flake masks to draw from; generated without it.
         luma: weights of grey in low light: those of OneRestore's script, which reads BGR as RGB, or true luma.
@@ -192,15 +192,15 @@ def caption(
     name: str | None = None,
     max_new_tokens: PositiveInt = 40,
 ) -> None:
-    """Describe pictures by an image-to-text model: captions.jsonl beside the data, which every datamodule reads.
+    """Describe images by an image-to-text model: captions.jsonl beside the data, which every datamodule reads.
 
     Captions that are there are kept; an interrupted run goes on where it was. At the end captions are listed that name a
     degradation, or may.
 
     Args:
-        root: folder of a data set, or of pictures.
+        root: folder of a data set, or of images.
         model: id on the Hugging Face hub, or folder, of an image-to-text model of transformers.
-        source: whether to describe the clean or the degraded picture of a pair; written into each line.
+        source: whether to describe the clean or the degraded image of a pair; written into each line.
         name: the data set, where its layout is not recognised by itself.
         max_new_tokens: most tokens of a caption.
     """
@@ -208,7 +208,7 @@ def caption(
     from unildiff.data.tools.captioner import caption_folder, leaks
 
     made, had = caption_folder(root, model, source, name, max_new_tokens)
-    print(f"{made:,} {source} pictures captioned by {model}, {had:,} had a caption already: {root / FILE_NAME}")
+    print(f"{made:,} {source} images captioned by {model}, {had:,} had a caption already: {root / FILE_NAME}")
     named = [(entry, words) for entry in entries(root / FILE_NAME) if (words := leaks(entry["caption"]))]
     if named:
         print(f"{len(named):,} captions name a degradation, or may; look at them, a model must not be told:")
@@ -229,10 +229,10 @@ def download(name: str, root: Path | None = None, only: str = "") -> int:
     from unildiff.data.tools.check import check as examine
     from unildiff.data.tools.download import HOMES, elsewhere
     from unildiff.data.tools.download import download as fetch
-    from unildiff.data.tools.listing import picture_sets
+    from unildiff.data.tools.listing import image_sets
 
     if name not in HOMES:
-        print(elsewhere(picture_sets(name)))
+        print(elsewhere(image_sets(name)))
         raise UserError(f"{name} has no lasting home to download it from; see above; there are {', '.join(HOMES)}")
     root = root or Path("data") / name
     fetch(name, root, only)
@@ -250,7 +250,7 @@ def sample(name: str, root: Path | None = None) -> None:
 
     root = root or Path("data") / name
     count = write_sample(name, root)
-    print(f"{count} pictures in {root}; what they are: {root / 'README.md'}")
+    print(f"{count} images in {root}; what they are: {root / 'README.md'}")
 
 
 def _patterns(name: str, train: "Half", val: "Half", test: "Half", rule: str) -> "dict[Split, Half]":

@@ -1,7 +1,7 @@
-"""Content captions for a folder of pictures, by any image-to-text model of transformers.
+"""Content captions for a folder of images, by any image-to-text model of transformers.
 
-Captions go to ``captions.jsonl`` in the folder, one line a picture as it is done: ``file`` (relative), ``caption``,
-``model``, ``date`` and ``source``, which says whether the clean or the degraded picture was described (the paper does
+Captions go to ``captions.jsonl`` in the folder, one line an image as it is done: ``file`` (relative), ``caption``,
+``model``, ``date`` and ``source``, which says whether the clean or the degraded image was described (the paper does
 not; the authors' scripts describe the degraded one, peers.md 5.5).
 """
 
@@ -20,7 +20,7 @@ from unildiff.data.catalogue import DATASETS
 from unildiff.data.images import list_images, read_rgb
 from unildiff.data.layouts import is_there, read_pairs, recognise
 from unildiff.data.pair import Split
-from unildiff.data.tools.listing import picture_sets
+from unildiff.data.tools.listing import image_sets
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, output_file, some, write_failure
 from unildiff.utils.parallel import progress
@@ -29,7 +29,7 @@ from unildiff.utils.store import exclusive
 Source = Literal["clean", "degraded"]
 Captioner = Callable[[np.ndarray], str]
 # For models that must be asked: it names no degradation, nor asks for one.
-PROMPT = "Describe the scene and the objects in this picture in one sentence."
+PROMPT = "Describe the scene and the objects in this image in one sentence."
 _LEAKS = re.compile(
     r"\b(rain(?:y|ing|fall|drops?|s)?|drizzl\w*|snow(?:y|ing|fall|flakes?|s)?|haz(?:e|y|iness)|fog(?:gy)?|mist(?:y)?|smog\w*|"
     r"blur(?:s|ry|red|ring)?|nois(?:e|y)|grain(?:y|iness)|dark(?:ness|ened)?|dim(?:ly)?|low[- ]light|under-?exposed|"
@@ -46,12 +46,12 @@ def leaks(caption: str) -> list[str]:
 def caption_folder(
     root: Path, model: str, source: Source, name: str | None = None, length: int = 40
 ) -> tuple[int, int]:
-    """Caption the pictures of a folder that have no caption yet.
+    """Caption the images of a folder that have no caption yet.
 
     Args:
-        root: folder of a data set, or of pictures (its subfolders too).
+        root: folder of a data set, or of images (its subfolders too).
         model: id on the Hugging Face hub, or folder, of an image-to-text model.
-        source: which picture of each pair to describe; of a plain folder, what its pictures are.
+        source: which image of each pair to describe; of a plain folder, what its images are.
         name: the data set; by default whatever the layout of ``root`` says.
         length: most tokens of a caption.
 
@@ -59,10 +59,10 @@ def caption_folder(
         How many were captioned now, and how many had been.
 
     Raises:
-        UserError: nothing to caption, a model that cannot be loaded, pictures that cannot be read (named at the end, when
+        UserError: nothing to caption, a model that cannot be loaded, images that cannot be read (named at the end, when
             all others are done), or no permission or space to write.
     """
-    files = picture_files(root, source, name)
+    files = image_files(root, source, name)
     target = root / FILE_NAME
     if target.exists() and not _missing(files, root, target):
         return 0, len(files)
@@ -102,13 +102,13 @@ def _caption(
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     for file in progress(files, len(files), "Captioning"):
         try:
-            picture = read_rgb(file)
+            image = read_rgb(file)
         except UserError as error:
             broken.append(str(error))
             continue
         entry = {
             "file": file.relative_to(root).as_posix(),
-            "caption": captioner(picture),
+            "caption": captioner(image),
             "model": model,
             "date": date,
             "source": source,
@@ -120,35 +120,33 @@ def _caption(
     return broken
 
 
-def picture_files(root: Path, source: Source, name: str | None = None) -> list[Path]:
-    """Return the clean or the degraded pictures of a data set, or all pictures of a plain folder.
+def image_files(root: Path, source: Source, name: str | None = None) -> list[Path]:
+    """Return the clean or the degraded images of a data set, or all images of a plain folder.
 
     Raises:
-        UserError: no such folder, or no such pictures in it.
+        UserError: no such folder, or no such images in it.
     """
-    input_folder(root, "the pictures")
-    sets = picture_sets(name) if name is not None else [s for each in DATASETS for s in picture_sets(each)]
-    there = [(pictures, split) for pictures in sets for split in get_args(Split) if is_there(root, pictures, split)]
+    input_folder(root, "the images")
+    sets = image_sets(name) if name is not None else [s for each in DATASETS for s in image_sets(each)]
+    there = [(images, split) for images in sets for split in get_args(Split) if is_there(root, images, split)]
     if not there:
         if name is not None:
             raise UserError(f"nothing of {name} in {root}; see `unildiff data layout {name}`")
         files = list_images(root, recursive=True)
     else:
         pairs = [
-            pair
-            for pictures, split in there
-            for pair in read_pairs(root, pictures, recognise(root, pictures, split))[0]
+            pair for images, split in there for pair in read_pairs(root, images, recognise(root, images, split))[0]
         ]
         files = [path for pair in pairs if (path := pair.gt if source == "clean" else pair.lq) is not None]
     if not files:
-        raise UserError(f"no {source} pictures in {root}; give the folder of a data set or of pictures")
+        raise UserError(f"no {source} images in {root}; give the folder of a data set or of images")
     return sorted(dict.fromkeys(files))
 
 
 def load_captioner(model: str, length: int) -> Captioner:
     """Return a function from (H, W, 3) uint8 RGB to a caption, greedy and so repeatable.
 
-    Models with a chat template are asked ``PROMPT``; others describe the picture unasked.
+    Models with a chat template are asked ``PROMPT``; others describe the image unasked.
 
     Raises:
         UserError: the model cannot be found or loaded, or is of another kind.
@@ -187,9 +185,9 @@ def load_captioner(model: str, length: int) -> Captioner:
         question = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     @torch.inference_mode()
-    def caption(picture: np.ndarray) -> str:
+    def caption(image: np.ndarray) -> str:
         given = {"text": question} if asks else {}
-        inputs = images(images=picture, return_tensors="pt", **given).to(device, network.dtype)
+        inputs = images(images=image, return_tensors="pt", **given).to(device, network.dtype)
         tokens = network.generate(**inputs, max_new_tokens=length, do_sample=False, num_beams=1)
         answer = tokens[0, inputs["input_ids"].shape[1] :] if asks else tokens[0]
         return " ".join(str(tokenizer.decode(answer, skip_special_tokens=True)).split())

@@ -1,7 +1,7 @@
 """The doctor of data folders: everything that public layouts get wrong, found before a training run is spent on it.
 
-What is looked for: the layout and the published counts, files without a partner or sharing a name, pictures that cannot
-be read, pairs of two sizes, pictures of one colour, degraded pictures that equal their clean one, and pictures that are
+What is looked for: the layout and the published counts, files without a partner or sharing a name, images that cannot
+be read, pairs of two sizes, images of one colour, degraded images that equal their clean one, and images that are
 in two splits (by their pixels, whatever their names and formats).
 """
 
@@ -18,19 +18,19 @@ import numpy as np
 
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.images import read_rgb
-from unildiff.data.layouts import PREFIXES, PictureSet, list_folder, read_pairs, recognise
+from unildiff.data.layouts import PREFIXES, ImageSet, list_folder, read_pairs, recognise
 from unildiff.data.pair import SUFFIXES, Pair, Split
 from unildiff.data.pairing import Fault, rule_named
 from unildiff.data.patterns import all_patterns, matching, pair_by_folder
 from unildiff.data.raw import read_raw
 from unildiff.data.sources import every_image
 from unildiff.data.tools.check_cache import Look, LookCache
-from unildiff.data.tools.listing import picture_sets
+from unildiff.data.tools.listing import image_sets
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder
 from unildiff.utils.parallel import cores, ordered, progress
 
-FLAT = 2  # a picture whose values differ by no more than this shows nothing
+FLAT = 2  # an image whose values differ by no more than this shows nothing
 
 
 @dataclass(frozen=True)
@@ -119,28 +119,28 @@ def check(name: str, root: Path) -> Report:
     Raises:
         UserError: no such set, no such folder, or nothing of the set in it.
     """
-    sets = picture_sets(name)
+    sets = image_sets(name)
     root = input_folder(root, f"{name} (see `unildiff data layout {name}`)").absolute()
     report = Report(name, root)
-    optional = {pictures.name for pictures in DATASETS[name].optional} if name in DATASETS else set()
+    optional = {images.name for images in DATASETS[name].optional} if name in DATASETS else set()
     refusal: UserError | None = None
-    for pictures in sets:
+    for images in sets:
         for split in get_args(Split):
-            if not any(folders.split == split for folders in pictures.folders):
+            if not any(folders.split == split for folders in images.folders):
                 continue
-            if not _is_there(root, pictures, split):
-                if split in pictures.expected and pictures.name not in optional:
-                    report.absent.append(f"{pictures.title} {split}")
+            if not _is_there(root, images, split):
+                if split in images.expected and images.name not in optional:
+                    report.absent.append(f"{images.title} {split}")
                 continue
             try:
-                found = recognise(root, pictures, split)
+                found = recognise(root, images, split)
             except UserError as error:
                 refusal = error
-                report.findings.append(Finding("layout", f"{pictures.title} {split}", str(error)))
+                report.findings.append(Finding("layout", f"{images.title} {split}", str(error)))
                 continue
-            pairs, faults = read_pairs(root, pictures, found)
-            expected = pictures.expected.get(split)
-            part = Part(pictures.title, split, found.layout, pairs, expected, pictures.expected_source)
+            pairs, faults = read_pairs(root, images, found)
+            expected = images.expected.get(split)
+            part = Part(images.title, split, found.layout, pairs, expected, images.expected_source)
             report.findings.extend(_counts(part))
             _add(report, part, faults)
     if not report.parts:
@@ -183,11 +183,11 @@ def _add(report: Report, part: Part, faults: Iterable[Fault]) -> None:
         report.findings.append(Finding(fault.kind, part.where, fault.text, files))
 
 
-def _is_there(root: Path, pictures: PictureSet, split: str) -> bool:
-    """Return whether any folder of any layout of the split has a picture: if not, the split is absent, not wrong."""
+def _is_there(root: Path, images: ImageSet, split: str) -> bool:
+    """Return whether any folder of any layout of the split has an image: if not, the split is absent, not wrong."""
     return any(
-        list_folder(root / prefix, pattern, pictures.suffixes)
-        for folders in pictures.folders
+        list_folder(root / prefix, pattern, images.suffixes)
+        for folders in images.folders
         if folders.split == split
         for prefix in PREFIXES.get(folders.layout, ("",))
         for pattern in folders.patterns()
@@ -208,7 +208,7 @@ def _counts(part: Part) -> Iterator[Finding]:
 
 
 def _examine(report: Report, root: Path) -> None:
-    """Look at every picture once and add what is wrong with it."""
+    """Look at every image once and add what is wrong with it."""
     splits: dict[Path, str] = {}  # the first split of each file
     for part in report.parts:
         for pair in part.pairs:
@@ -225,7 +225,7 @@ def _examine(report: Report, root: Path) -> None:
     flat = {path for path, look in looks.items() if look.high - look.low <= FLAT}
     for where, files in _grouped(splits, flat):
         named = tuple(f"{_below(root, file)} ({_colour(looks[file])})" for file in files)
-        report.findings.append(Finding("flat", where, "pictures of one colour", named))
+        report.findings.append(Finding("flat", where, "images of one colour", named))
     report.findings.extend(_leaks(root, report.parts, looks, flat))
 
 
@@ -250,15 +250,15 @@ def _look(files: Sequence[Path], cache: LookCache, report: Report) -> tuple[dict
 def look_at(path: Path) -> Look | str:
     """Return what a file holds, or in one line why it cannot be read."""
     try:
-        picture = read_rgb(path) if path.suffix.lower() in SUFFIXES else read_raw(path)
+        image = read_rgb(path) if path.suffix.lower() in SUFFIXES else read_raw(path)
     except UserError as error:
         return str(error)
     except OSError as error:
-        return f"unreadable picture: {path} ({error.strerror}); replace or remove it"
-    digest = hashlib.blake2b(f"{picture.shape}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(picture).data)
-    height, width = picture.shape[:2]
-    return Look(digest.hexdigest(), height, width, int(picture.min()), int(picture.max()))
+        return f"unreadable image: {path} ({error.strerror}); replace or remove it"
+    digest = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    height, width = image.shape[:2]
+    return Look(digest.hexdigest(), height, width, int(image.min()), int(image.max()))
 
 
 def _pair_findings(root: Path, part: Part, looks: Mapping[Path, Look]) -> Iterator[Finding]:
@@ -276,11 +276,11 @@ def _pair_findings(root: Path, part: Part, looks: Mapping[Path, Look]) -> Iterat
     if sizes:
         yield Finding("size", part.where, "pairs of two sizes", tuple(sizes))
     if same:
-        yield Finding("undegraded", part.where, "degraded pictures that equal their clean one", tuple(same))
+        yield Finding("undegraded", part.where, "degraded images that equal their clean one", tuple(same))
 
 
 def _leaks(root: Path, parts: Iterable[Part], looks: Mapping[Path, Look], flat: set[Path]) -> Iterator[Finding]:
-    """Yield the pictures that are in two splits; those of one colour are equal by accident."""
+    """Yield the images that are in two splits; those of one colour are equal by accident."""
     holders: dict[str, dict[str, Path]] = defaultdict(dict)  # content -> split -> one of its files
     for part in parts:
         for pair in part.pairs:
@@ -292,7 +292,7 @@ def _leaks(root: Path, parts: Iterable[Part], looks: Mapping[Path, Look], flat: 
         if len(files) > 1:
             shared[tuple(files)].append(" = ".join(_below(root, path) for path in files.values()))
     for splits, named in shared.items():
-        yield Finding("leak", " and ".join(splits), "pictures are in both", tuple(sorted(named)))
+        yield Finding("leak", " and ".join(splits), "images are in both", tuple(sorted(named)))
 
 
 def _grouped(splits: Mapping[Path, str], files: Iterable[Path]) -> Iterator[tuple[str, list[Path]]]:

@@ -1,4 +1,4 @@
-"""What is known of picture files that have been looked at before, so that unchanged ones are not decoded again.
+"""What is known of image files that have been looked at before, so that unchanged ones are not decoded again.
 
 One file a checked folder, below ``$XDG_CACHE_HOME/unildiff/check`` (``~/.cache`` without it): data folders are often
 not ours to write to. A record holds as long as the file's size and time of change do.
@@ -15,7 +15,7 @@ from typing import IO, Self
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at a picture says: hash of its RGB pixels and size, height, width, smallest and largest value."""
+    """What one look at an image says: hash of its RGB pixels and size, height, width, smallest and largest value."""
 
     content: str
     height: int

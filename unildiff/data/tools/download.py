@@ -32,7 +32,7 @@ class Home:
     Attributes:
         repo: dataset repository on the hub.
         files: patterns of its archives.
-        place: folder below the root that all pictures go to; None keeps the archive's own folders.
+        place: folder below the root that all images go to; None keeps the archive's own folders.
         check: the name that ``unildiff data check`` knows it by.
     """
 
@@ -91,7 +91,7 @@ def download(name: str, root: Path, only: str = "", say: Callable[[str], object]
     for file in missing:
         archive = _fetch(home, revision, file, root / _WORK)
         count = extract(archive, root, home.place)
-        os.sync()  # the pictures are on the disk before the record says so
+        os.sync()  # the images are on the disk before the record says so
         archive.unlink()
         done[file.name] = {
             "repository": home.repo,
@@ -221,10 +221,10 @@ def elsewhere(sets: Sequence[Any]) -> str:
     from unildiff.data.layouts import describe
 
     lines = []
-    for pictures in sets:
-        own = next((name for name, home in HOMES.items() if home.check == pictures.name), None)
-        lines.append(f"{pictures.title} ({pictures.name}): {pictures.home or 'no public home known'}")
+    for images in sets:
+        own = next((name for name, home in HOMES.items() if home.check == images.name), None)
+        lines.append(f"{images.title} ({images.name}): {images.home or 'no public home known'}")
         if own is not None:
-            lines.append(f"  its test pictures: `unildiff data download {own}`")
-        lines += [f"  {line}" for line in describe(pictures)]
+            lines.append(f"  its test images: `unildiff data download {own}`")
+        lines += [f"  {line}" for line in describe(images)]
     return "\n".join(lines)

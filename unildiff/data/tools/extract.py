@@ -1,4 +1,4 @@
-"""Unpacking archives of pictures: nothing outside the folder, no half-written files, existing ones kept."""
+"""Unpacking archives of images: nothing outside the folder, no half-written files, existing ones kept."""
 
 import lzma
 import os
@@ -22,7 +22,7 @@ Member = tuple[str, int, Callable[[], IO[bytes] | None]]  # path, length, and ho
 
 
 def extract(archive: Path, root: Path, place: str | None = None) -> int:
-    """Unpack the pictures of a zip or tar file.
+    """Unpack the images of a zip or tar file.
 
     An archive whose files are not all in one folder of their own gets one, named after the archive. Files that are there
     with the right length, from an earlier run, are kept; each other one appears whole or not at all.
@@ -30,10 +30,10 @@ def extract(archive: Path, root: Path, place: str | None = None) -> int:
     Args:
         archive: the file.
         root: folder to write to.
-        place: folder below ``root`` that all pictures go to, without their own folders.
+        place: folder below ``root`` that all images go to, without their own folders.
 
     Returns:
-        The number of pictures.
+        The number of images.
 
     Raises:
         UserError: not an archive, damaged, encrypted, larger than it can be, with paths that lead outside, or no permission or
@@ -70,15 +70,15 @@ def _tar_members(file: tarfile.TarFile) -> Iterator[Member]:
 
 
 def _write(archive: Path, members: list[Member], root: Path, place: str | None) -> int:
-    pictures = [(_parts(archive, name), size, opened) for name, size, opened in members if _wanted(name)]
-    if not pictures:
-        raise UserError(f"no pictures in {archive}; the set has changed, see `unildiff data list`")
-    _check_size(archive, sum(size for _, size, _ in pictures), root)
-    tops = {path.parts[0] for path, _, _ in pictures}
-    own = len(tops) == 1 and all(len(path.parts) > 1 for path, _, _ in pictures)
+    images = [(_parts(archive, name), size, opened) for name, size, opened in members if _wanted(name)]
+    if not images:
+        raise UserError(f"no images in {archive}; the set has changed, see `unildiff data list`")
+    _check_size(archive, sum(size for _, size, _ in images), root)
+    tops = {path.parts[0] for path, _, _ in images}
+    own = len(tops) == 1 and all(len(path.parts) > 1 for path, _, _ in images)
     base = root if place is None and own else root / (place or archive.name.partition(".")[0])
     targets: dict[Path, str] = {}
-    for path, size, opened in progress(pictures, len(pictures), f"Unpacking {archive.name}"):
+    for path, size, opened in progress(images, len(images), f"Unpacking {archive.name}"):
         target = base / (path.name if place is not None else path)
         if target in targets:
             raise UserError(f"{archive}: {targets[target]} and {path} would both be {target}; the set has changed")
@@ -95,7 +95,7 @@ def _write(archive: Path, members: list[Member], root: Path, place: str | None) 
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
-    return len(pictures)
+    return len(images)
 
 
 def _copy(stream: IO[bytes], out: IO[bytes], size: int, archive: Path) -> None:

@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterator, Sequence
 
 from unildiff.data.catalogue import DATASETS
-from unildiff.data.layouts import PictureSet
+from unildiff.data.layouts import ImageSet
 from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 
 
-def picture_sets(name: str) -> Sequence[PictureSet]:
+def image_sets(name: str) -> Sequence[ImageSet]:
     """Return the sets of a data set, those that only join its test included, or the one set of that name.
 
     Raises:
@@ -17,7 +17,7 @@ def picture_sets(name: str) -> Sequence[PictureSet]:
     """
     if name in DATASETS:
         return DATASETS[name].all_sets
-    by_name = {pictures.name: pictures for data in DATASETS.values() for pictures in data.all_sets}
+    by_name = {images.name: images for data in DATASETS.values() for images in data.all_sets}
     if name not in by_name:
         raise UserError(f"unknown set: {name!r}; choose from {', '.join(dict.fromkeys([*DATASETS, *by_name]))}")
     return (by_name[name],)

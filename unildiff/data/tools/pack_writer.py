@@ -228,9 +228,9 @@ def pack_set(name: str, root: Path, out: Path) -> Pack:
     data = dataset(name)
     sources: dict[str, PairSource] = {}
     for split in get_args(Split):
-        there = [pictures for pictures in data.all_sets if is_there(root, pictures, split)]
+        there = [images for images in data.all_sets if is_there(root, images, split)]
         if there:
-            sources[split], faults = disk_source([(root, pictures) for pictures in there], split, sizes=False)
+            sources[split], faults = disk_source([(root, images) for images in there], split, sizes=False)
             report(faults, "raise", [], "mend them, see `unildiff data check`")
     if not sources:
         recognise(root, data.sets[0], "test")  # says what is wrong

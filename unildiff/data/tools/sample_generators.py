@@ -1,7 +1,7 @@
 """Simple stand-ins for what CDD-11's operators do not make: blur, raindrops and two displays; and LOL's low light, which is CDD-11's here.
 
 They show that the chain works; a score on them says nothing about the real sets. All of it is our choice.
-Axis letters: H W pixels. Pictures are (H, W, 3) uint8 RGB; each generator is a pure function of (picture, key).
+Axis letters: H W pixels. Images are (H, W, 3) uint8 RGB; each generator is a pure function of (image, key).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,18 +15,18 @@ from unildiff.utils.keys import generator
 Generator = Callable[[np.ndarray, int], np.ndarray]
 
 
-def _motion_blur(picture: np.ndarray, key: int) -> np.ndarray:
+def _motion_blur(image: np.ndarray, key: int) -> np.ndarray:
     draw = generator(key, "blur")
-    return blur.motion_blur(picture, float(draw.uniform(9, 15)), draw)
+    return blur.motion_blur(image, float(draw.uniform(9, 15)), draw)
 
 
-def raindrops(picture: np.ndarray, key: int) -> np.ndarray:
-    """Lay 12 to 20 drops over the picture; through each one sees the scene small, upside down and out of focus."""
+def raindrops(image: np.ndarray, key: int) -> np.ndarray:
+    """Lay 12 to 20 drops over the image; through each one sees the scene small, upside down and out of focus."""
     import cv2
 
     draw = generator(key, "drops")
-    height, width = picture.shape[:2]
-    base = picture.astype(np.float32)
+    height, width = image.shape[:2]
+    base = image.astype(np.float32)
     seen = cv2.GaussianBlur(base, (0, 0), 3)
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     for _ in range(int(draw.integers(12, 21))):
@@ -43,31 +43,31 @@ def raindrops(picture: np.ndarray, key: int) -> np.ndarray:
     return np.asarray(np.rint(base).clip(0, 255), dtype=np.uint8)
 
 
-def toled(picture: np.ndarray, key: int) -> np.ndarray:
-    """See the picture through vertical slits: light spreads sideways into the orders of a grating, with a little noise."""
+def toled(image: np.ndarray, key: int) -> np.ndarray:
+    """See the image through vertical slits: light spreads sideways into the orders of a grating, with a little noise."""
     orders = np.arange(-4, 5)
     weights = np.sinc(orders * 0.21) ** 2  # a grating that is open over 0.21 of its period, as reported for T-OLED
     light = sum(
-        w * np.roll(blur.to_light(picture), 3 * int(o), axis=1)
+        w * np.roll(blur.to_light(image), 3 * int(o), axis=1)
         for o, w in zip(orders, weights / weights.sum(), strict=True)
     )
-    noise = generator(key, "toled").normal(0, 0.01, picture.shape)
+    noise = generator(key, "toled").normal(0, 0.01, image.shape)
     return blur.to_stored(np.clip(np.asarray(light) + noise, 0, 1))
 
 
-def poled(picture: np.ndarray, key: int) -> np.ndarray:
-    """See the picture through a yellowish plastic display that lets little through: dim, veiled and noisy."""
+def poled(image: np.ndarray, key: int) -> np.ndarray:
+    """See the image through a yellowish plastic display that lets little through: dim, veiled and noisy."""
     import cv2
 
-    light = blur.to_light(picture)
+    light = blur.to_light(image)
     veiled = 0.6 * cv2.GaussianBlur(light, (0, 0), 2.5) + 0.4 * cv2.GaussianBlur(light, (0, 0), 12)
     dim = veiled * np.array([0.12, 0.11, 0.05], dtype=np.float32)
-    noise = generator(key, "poled").normal(0, 0.004, picture.shape)
+    noise = generator(key, "poled").normal(0, 0.004, image.shape)
     return blur.to_stored(np.clip(dim + noise, 0, 1))
 
 
-def _low_light(picture: np.ndarray, key: int) -> np.ndarray:
-    return degrade(picture, "low", key).image
+def _low_light(image: np.ndarray, key: int) -> np.ndarray:
+    return degrade(image, "low", key).image
 
 
 GENERATORS: Mapping[str, Generator] = {

@@ -44,7 +44,7 @@ def write_sample(name: str, root: Path) -> int:
         root: folder to write.
 
     Returns:
-        The number of pictures.
+        The number of images.
 
     Raises:
         UserError: unknown name, or ``root`` holds anything that this function did not write, is the current folder or one
@@ -77,30 +77,30 @@ def write_sample(name: str, root: Path) -> int:
 
 
 def _plans(name: str) -> Iterator[Plan]:
-    for pictures in dataset(name).sets:
+    for images in dataset(name).sets:
         for photo in photographs("test"):
-            if pictures.name == "cdd11":
+            if images.name == "cdd11":
                 yield Plan(f"test/clear/{photo.name}.png", photo, None)
                 for degradation in DEGRADATIONS:
                     yield Plan(f"test/{degradation}/{photo.name}.png", photo, degradation)
                 continue
-            known = (f for f in pictures.folders if f.layout in ("unildiff", "udc") and f.split == "test")
+            known = (f for f in images.folders if f.layout in ("unildiff", "udc") and f.split == "test")
             if (folders := next(known, None)) is None:
                 raise UserError(
                     f"no sample set of {name}; see `unildiff data layout {name}` and `unildiff data download {name}`"
                 )
             yield Plan(f"{folders.gt}/{photo.name}.png", photo, None)
             if folders.lq is not None:
-                yield Plan(f"{folders.lq}/{photo.name}.png", photo, pictures.degradation)
+                yield Plan(f"{folders.lq}/{photo.name}.png", photo, images.degradation)
 
 
-def _degraded(plan: Plan, picture: np.ndarray, depth: np.ndarray | None) -> np.ndarray:
+def _degraded(plan: Plan, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray:
     if plan.degradation is None:
-        return picture
+        return image
     key = sample_key("sample", plan.photo.name, plan.degradation)
     if plan.degradation in GENERATORS:
-        return GENERATORS[plan.degradation](picture, key)
-    return degrade(picture, plan.degradation, key, depth=depth).image
+        return GENERATORS[plan.degradation](image, key)
+    return degrade(image, plan.degradation, key, depth=depth).image
 
 
 def _refuse_foreign(root: Path) -> None:
@@ -121,13 +121,13 @@ def _readme(name: str, count: int) -> str:
     names = ", ".join(photo.name for photo in photographs("test"))
     return f"""# Not {name}: a sample in its layout
 
-{count} pictures, written by `unildiff data sample {name}` so that every command can be tried without a download.
+{count} images, written by `unildiff data sample {name}` so that every command can be tried without a download.
 
-- Pictures: the photographs that scikit-image ships ({names}),
-  at most {LONGEST} pixels on the long side. They are test pictures of this project; nothing trains on them.
+- Images: the photographs that scikit-image ships ({names}),
+  at most {LONGEST} pixels on the long side. They are test images of this project; nothing trains on them.
 - Degradations: generated (`unildiff/degradations`, `unildiff/data/tools/sample_generators.py`), always the same. The depth of
-  `motorcycle` was measured (Middlebury stereo), that of the others is estimated. Noise is added as pictures are read.
-- `captions.jsonl`: what is in each picture, written by hand.
+  `motorcycle` was measured (Middlebury stereo), that of the others is estimated. Noise is added as images are read.
+- `captions.jsonl`: what is in each image, written by hand.
 
 Scores on this sample cannot be compared with scores on the real {name}.
 """

@@ -1,7 +1,7 @@
-"""CDD-11-layout sets from any clean pictures.
+"""CDD-11-layout sets from any clean images.
 
 ``<out>/<split>/clear`` and eleven folders beside it, equal file names; ``parameters.jsonl`` says what was drawn for each
-picture, ``synthesis.json`` what it was made from. Every draw depends on (seed, file name, degradation) alone. A split is
+image, ``synthesis.json`` what it was made from. Every draw depends on (seed, file name, degradation) alone. A split is
 built in a hidden folder and renamed when it is whole, so that an interrupted one is never read.
 
 Axis letters: H W pixels.
@@ -26,7 +26,7 @@ from unildiff import __version__
 from unildiff.data import captions
 from unildiff.data.images import read_rgb
 from unildiff.data.png import encode_png
-from unildiff.data.tools.synthesize_inputs import Sources, clean_pictures, maps_of, masks_in, masks_of, read_map
+from unildiff.data.tools.synthesize_inputs import Sources, clean_images, maps_of, masks_in, masks_of, read_map
 from unildiff.degradations.cdd11 import VERSION, CleanImage, degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma
@@ -44,7 +44,7 @@ JOURNAL = "journal.jsonl"
 
 @dataclass(frozen=True)
 class Scene:
-    """One clean picture and what its degraded ones are made with."""
+    """One clean image and what its degraded ones are made with."""
 
     name: str
     clean: Path
@@ -69,7 +69,7 @@ def synthesize(
     """Write a split in CDD-11's layout, or what is missing of it.
 
     Args:
-        clean: folder of clean pictures.
+        clean: folder of clean images.
         out: folder of the set; the split is a folder below it.
         seed: of everything random.
         split: "train" or "test".
@@ -81,12 +81,12 @@ def synthesize(
         The number of scenes.
 
     Raises:
-        UserError: folders that are missing or hold something else, pictures that cannot be read or lack a map, no space.
+        UserError: folders that are missing or hold something else, images that cannot be read or lack a map, no space.
     """
     sources = sources or Sources()
-    pictures = clean_pictures(clean)
+    images = clean_images(clean)
     depth, light = (
-        maps_of(kind, folder, pictures) for kind, folder in (("depth", sources.depth), ("light", sources.light))
+        maps_of(kind, folder, images) for kind, folder in (("depth", sources.depth), ("light", sources.light))
     )
     rain, snow = masks_in("rain", sources.rain), masks_in("snow", sources.snow)
     settings = {
@@ -95,8 +95,8 @@ def synthesize(
         "split": split,
         "clean": str(clean.absolute()),
         **{kind: str(folder.absolute()) if folder else None for kind, folder in vars(sources).items()},
-        "scenes": len(pictures),
-        "inputs": _fingerprint([*pictures.values(), *depth.values(), *light.values(), *rain, *snow]),
+        "scenes": len(images),
+        "inputs": _fingerprint([*images.values(), *depth.values(), *light.values(), *rain, *snow]),
         "luma": luma,
         "degradations": VERSION,
         "version": __version__,
@@ -105,7 +105,7 @@ def synthesize(
     final, partial = out / split, out / f".{split}.unfinished"
     if final.exists():
         _refuse_other(final, settings)
-        return len(pictures)
+        return len(images)
     scenes = [
         Scene(
             name,
@@ -118,13 +118,13 @@ def synthesize(
             masks_of(snow, seed, name, "snow"),
             luma,
         )
-        for name, path in pictures.items()
+        for name, path in images.items()
     ]
     output_folder(partial)
     with Journal(partial / JOURNAL, settings) as journal:
         _make(scenes, journal, processes or cores())
-        _finish(clean, out, partial, pictures, settings)
-    return len(pictures)
+        _finish(clean, out, partial, images, settings)
+    return len(images)
 
 
 def _make(scenes: Sequence[Scene], journal: Journal, processes: int) -> None:
@@ -148,7 +148,7 @@ def _make(scenes: Sequence[Scene], journal: Journal, processes: int) -> None:
                 "a process was killed, likely for want of memory; give fewer --processes and go on"
             ) from None
     if broken:
-        raise UserError(f"{len(broken)} of {len(scenes):,} pictures cannot be degraded: {some(broken, 3)}")
+        raise UserError(f"{len(broken)} of {len(scenes):,} images cannot be degraded: {some(broken, 3)}")
 
 
 def _bytes(folder: Path, name: str) -> int:
@@ -160,22 +160,22 @@ def _bytes(folder: Path, name: str) -> int:
 
 
 def make_scene(scene: Scene) -> dict[str, Any] | str:
-    """Write the clean picture and its eleven degraded ones; return what was drawn for each, or why it cannot be read.
+    """Write the clean image and its eleven degraded ones; return what was drawn for each, or why it cannot be read.
 
     Raises:
-        UserError: the pictures cannot be written.
+        UserError: the images cannot be written.
     """
     try:
-        picture = read_rgb(scene.clean)
-        size = picture.shape[0], picture.shape[1]
+        image = read_rgb(scene.clean)
+        size = image.shape[0], image.shape[1]
         depth = None if scene.depth is None else read_map(scene.depth, size)
         light = None if scene.light is None else read_map(scene.light, size, scene.luma)
-        clear = CleanImage(picture, depth, light, scene.luma)  # what all eleven need is worked out once
+        clear = CleanImage(image, depth, light, scene.luma)  # what all eleven need is worked out once
         masks = {path: read_map(path, size) for path in {*scene.rain, *scene.snow}}
     except UserError as error:
         return str(error)
     drawn = {}
-    write_picture(scene.folder / CLEAR / f"{scene.name}.png", picture)
+    write_image(scene.folder / CLEAR / f"{scene.name}.png", image)
     for number, degradation in enumerate(DEGRADATIONS):
         result = degrade(
             clear,
@@ -184,7 +184,7 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
             rain_mask=masks[scene.rain[number]] if scene.rain else None,
             snow_mask=masks[scene.snow[number]] if scene.snow else None,
         )
-        write_picture(scene.folder / degradation / f"{scene.name}.png", result.image)
+        write_image(scene.folder / degradation / f"{scene.name}.png", result.image)
         origins = {
             "depth": scene.depth.name if scene.depth else "estimated",
             "illumination": scene.light.name if scene.light else "estimated",
@@ -195,13 +195,13 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
     return drawn
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     """Write a PNG, not atomically: the journal knows which files are whole.
 
     Raises:
         UserError: it cannot be written.
     """
-    data = encode_png(picture)
+    data = encode_png(image)
     try:
         path.write_bytes(data)
     except OSError as error:
@@ -229,28 +229,28 @@ def _refuse_other(final: Path, settings: dict[str, Any]) -> None:
     differing = [key for key in settings if made.get(key) != settings[key]]
     if differing:
         told = (
-            "the pictures or maps have changed" if k == "inputs" else f"{k} {made.get(k)}, not {settings[k]}"
+            "the images or maps have changed" if k == "inputs" else f"{k} {made.get(k)}, not {settings[k]}"
             for k in differing
         )
         raise UserError(f"{final} was made otherwise: {'; '.join(told)}; delete it or give another --out")
 
 
-def _finish(clean: Path, out: Path, partial: Path, pictures: dict[str, Path], settings: dict[str, Any]) -> None:
+def _finish(clean: Path, out: Path, partial: Path, images: dict[str, Path], settings: dict[str, Any]) -> None:
     split = settings["split"]
     lines = (partial / JOURNAL).read_text(encoding="utf-8").splitlines()[1:]
     by_name = {entry["name"]: {"name": entry["name"], **entry["drawn"]} for entry in map(json.loads, lines)}
-    write_whole(partial / PARAMETERS, "".join(json.dumps(by_name[name]) + "\n" for name in pictures).encode())
+    write_whole(partial / PARAMETERS, "".join(json.dumps(by_name[name]) + "\n" for name in images).encode())
     write_whole(partial / SETTINGS, json.dumps(settings, indent=1).encode() + b"\n")
-    _carry_captions(clean, out, split, pictures)
-    os.sync()  # the pictures are on the disk before the name says that they are
+    _carry_captions(clean, out, split, images)
+    os.sync()  # the images are on the disk before the name says that they are
     (partial / JOURNAL).unlink()
     partial.rename(out / split)
     write_whole(out / "README.md", _readme(out).encode())
 
 
-def _carry_captions(clean: Path, out: Path, split: str, pictures: dict[str, Path]) -> None:
+def _carry_captions(clean: Path, out: Path, split: str, images: dict[str, Path]) -> None:
     source, target = clean / captions.FILE_NAME, out / captions.FILE_NAME
-    names = {path.name: name for name, path in pictures.items()}
+    names = {path.name: name for name, path in images.items()}
     carried = []
     if source.is_file():
         for entry in captions.entries(source):
@@ -280,8 +280,8 @@ def _readme(out: Path) -> str:
             "",
             *parts,
             "",
-            "Each clean picture is in `clear`, and under eleven degradations in the folders beside it, with CDD-11's",
-            "operators in CDD-11's order and ranges (Guo et al., OneRestore, ECCV 2024). What was drawn for each picture is",
+            "Each clean image is in `clear`, and under eleven degradations in the folders beside it, with CDD-11's",
+            "operators in CDD-11's order and ranges (Guo et al., OneRestore, ECCV 2024). What was drawn for each image is",
             f"in `{PARAMETERS}`, what all was made from in `{SETTINGS}`. Scores on it cannot be compared with CDD-11's.",
             "",
         ]

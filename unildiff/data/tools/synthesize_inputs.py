@@ -1,4 +1,4 @@
-"""What a synthesised set is made from: clean pictures, and the maps and masks that belong to them.
+"""What a synthesised set is made from: clean images, and the maps and masks that belong to them.
 
 Axis letters: H W pixels. Maps and masks are float32 (H, W) in [0, 1].
 """
@@ -39,9 +39,9 @@ class Sources:
     """Folders of maps and masks; what is None is estimated or generated.
 
     Attributes:
-        depth: depth maps, near = bright, named as the clean pictures (any suffix, or .npy of floats in [0, 1]).
+        depth: depth maps, near = bright, named as the clean images (any suffix, or .npy of floats in [0, 1]).
         light: illumination maps, named alike.
-        rain: streak masks under any names; which one a picture gets depends on (seed, its name, degradation).
+        rain: streak masks under any names; which one an image gets depends on (seed, its name, degradation).
         snow: flake masks, likewise.
     """
 
@@ -85,15 +85,15 @@ def read_map(path: Path, size: tuple[int, int], luma: Luma = "true") -> np.ndarr
     return np.asarray(values)
 
 
-def clean_pictures(clean: Path) -> dict[str, Path]:
-    """Return the clean pictures by the name that their PNGs will have.
+def clean_images(clean: Path) -> dict[str, Path]:
+    """Return the clean images by the name that their PNGs will have.
 
     Raises:
         UserError: no such folder, none in it, or two of one name.
     """
-    files = list_images(input_folder(clean, "the clean pictures"))
+    files = list_images(input_folder(clean, "the clean images"))
     if not files:
-        raise UserError(f"no pictures in {clean}; give the folder that holds the clean pictures themselves")
+        raise UserError(f"no images in {clean}; give the folder that holds the clean images themselves")
     by_name: dict[str, Path] = {}
     for file in files:
         if file.stem in by_name:
@@ -104,20 +104,20 @@ def clean_pictures(clean: Path) -> dict[str, Path]:
     return by_name
 
 
-def maps_of(kind: str, folder: Path | None, pictures: dict[str, Path]) -> dict[str, Path]:
-    """Return the map of each picture, by the picture's name.
+def maps_of(kind: str, folder: Path | None, images: dict[str, Path]) -> dict[str, Path]:
+    """Return the map of each image, by the image's name.
 
     Raises:
-        UserError: no such folder, or a picture has none; the message names them.
+        UserError: no such folder, or an image has none; the message names them.
     """
     if folder is None:
         return {}
     files = {path.stem: path for path in _map_files(kind, folder)}
-    if missing := [name for name in pictures if name not in files]:
+    if missing := [name for name in images if name not in files]:
         raise UserError(
             f"no {kind} map in {folder} for {some(missing)}; add them, or leave out --{kind} to estimate all"
         )
-    return {name: files[name] for name in pictures}
+    return {name: files[name] for name in images}
 
 
 def masks_in(kind: str, folder: Path | None) -> list[Path]:
@@ -133,7 +133,7 @@ def _map_files(kind: str, folder: Path) -> list[Path]:
     input_folder(folder, f"the {kind} maps")
     files = [*list_images(folder), *sorted(folder.glob("*.npy"))]
     if not files:
-        raise UserError(f"no pictures in {folder}; give the folder that holds the {kind} maps themselves")
+        raise UserError(f"no images in {folder}; give the folder that holds the {kind} maps themselves")
     return files
 
 
