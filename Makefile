@@ -29,16 +29,18 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## sample pictures, a short run of each stage, a test, the table and a figure
+demo: $(READY)  ## sample images, a short validated run of each stage, a test, the table and an HTML report
 	$(UNILDIFF) data sample cdd11 --root data/cdd11
-	$(UNILDIFF) fit --config configs/tiny/alignment.yaml --trainer.max_steps $(DEMO_STEPS) --run_dir $(DEMO)/alignment
-	$(UNILDIFF) fit --config configs/tiny/joint.yaml --trainer.max_steps $(DEMO_STEPS) --run_dir $(DEMO)/joint \
+	$(UNILDIFF) fit --config configs/tiny/alignment.yaml --trainer.max_steps $(DEMO_STEPS) --trainer.val_check_interval $(DEMO_STEPS) --run_dir $(DEMO)/alignment
+	$(UNILDIFF) fit --config configs/tiny/joint.yaml --trainer.max_steps $(DEMO_STEPS) --trainer.val_check_interval $(DEMO_STEPS) --run_dir $(DEMO)/joint \
 	  --model.init_from $(DEMO)/alignment/checkpoints/last.ckpt
-	$(UNILDIFF) fit --config configs/tiny/decoder.yaml --trainer.max_steps $(DEMO_STEPS) --run_dir $(DEMO)/decoder \
+	$(UNILDIFF) fit --config configs/tiny/decoder.yaml --trainer.max_steps $(DEMO_STEPS) --trainer.val_check_interval $(DEMO_STEPS) --run_dir $(DEMO)/decoder \
 	  --model.init_from $(DEMO)/joint/checkpoints/last.ckpt
 	$(UNILDIFF) test --data cdd11 --ckpt_path $(DEMO)/decoder/checkpoints/last.ckpt --run_dir $(DEMO) \
 	  --model.sampling.num_inference_steps 4
 	$(UNILDIFF) table table2 $(DEMO)/test --out $(DEMO)/results
+	$(UNILDIFF) report $(DEMO) --out $(DEMO)/report.html
+	@echo "Open $(DEMO)/report.html in a browser; tables are in $(DEMO)/results, restored images in $(DEMO)/test/restored."
 
 test: export OMP_NUM_THREADS = 1
 test: $(READY)  ## all tests, on two processes
