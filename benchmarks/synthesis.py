@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.data import HEIGHT, WIDTH, write_pairs
 from benchmarks.table import Goal, Row, seconds_row
 from benchmarks.timing import Effort, alternate
-from unildiff.data.tools.synthesize import Scene, make_scene, read_map, write_picture
+from unildiff.data.tools.synthesize import Scene, make_scene, read_map, write_image
 from unildiff.degradations.cdd11 import degrade
 from unildiff.degradations.maps import estimate_depth, estimate_illumination
 from unildiff.degradations.masks import rain_streaks, snow_flakes
@@ -97,7 +97,7 @@ def synthesis(root: Path, effort: Effort) -> list[Row]:
         for kind in ("depth", "light", "rain", "snow"):
             read_map(files[kind], size)
         for picture in results:
-            write_picture(root / "our.png", picture)
+            write_image(root / "our.png", picture)
 
     def passes() -> None:
         for _ in range(2 * len(EXAMPLE.split("_"))):  # each operator reads a picture and writes one

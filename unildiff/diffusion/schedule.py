@@ -66,7 +66,6 @@ class NoiseSchedule:
                     "rescale_betas_zero_snr needs v_prediction or sample: pure noise does not determine epsilon"
                 )
             self.alphas_cumprod = _without_signal_at_the_end(self.alphas_cumprod)
-        self._noise_levels = ((1.0 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
         self._on_device: dict[torch.device, Tensor] = {}  # copied once: a copy in every step would make a GPU wait
 
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +132,7 @@ class NoiseSchedule:
 
     def sampling_sigmas(self, timesteps: Tensor) -> Tensor:
         """Return N + 1 noise levels s_t / a_t for the sampler's timesteps (N,), ending in 0 (variance exploding)."""
-        levels = self._noise_levels
+        levels = ((1.0 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().numpy()
         sigmas = np.interp(timesteps.numpy(), np.arange(len(levels)), levels)
         return torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32))
 
