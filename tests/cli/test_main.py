@@ -53,7 +53,7 @@ MISTAKES = {
     "option without value": (["fit", "--data", "--model", "joint"], "--data: no value given; e.g. --data cdd11"),
     "missing config": (["fit", "--config", "nope.yaml"], "config: no file nope.yaml, neither in"),
     "mistyped config": (["fit", "--config", "configs/tiny/tset.yaml"], "did you mean configs/tiny/test.yaml?"),
-    "broken yaml": (["fit", "--config", "broken.yaml"], "broken.yaml, line 2 is not valid YAML"),
+    "broken yaml": (["fit", "--config", "broken.yaml"], "broken.yaml, line 2, is not valid YAML"),
     "no keys in yaml": (["fit", "--config", "words.yaml"], "has no keys"),
     "binary config": (["fit", "--config", "binary.yaml"], "is not a text file"),
     "unknown key in a config": (["fit", *TOY, "--config", "key.yaml"], "unknown key: trainer.max_stepz; did you mean trainer.max_steps?"),

@@ -47,7 +47,9 @@ def test_decoder_is_one_graph_but_for_the_choice_of_experts(to_pixels: bool, mon
     with pytest.raises(Exception, match="dispatch"):
         torch.compile(model.decoder, fullgraph=True, backend="eager")(features.latents, features.skips, features.lq)
     _dynamo.reset()
-    monkeypatch.setattr(daem, "dispatch", lambda inputs, routing, experts: inputs[:, :-1])  # the last channel marks the image
+    monkeypatch.setattr(
+        daem, "dispatch", lambda inputs, routing, experts: inputs[:, :-1]
+    )  # the last channel marks the image
     whole = torch.compile(model.decoder, fullgraph=True, backend="eager")
     expected = model.decoder(features.latents, features.skips, features.lq)[0]
     picture = whole(features.latents, features.skips, features.lq)[0]

@@ -217,7 +217,7 @@ def test_a_damaged_config_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "unildiff.json").write_text(text)
     for read in (load_model, stored_network):
         with pytest.raises(
-            UserError, match=r"unildiff\.json is damaged or of another version \(.*\); export the model"
+            UserError, match=r"unildiff\.json(: network .*it is damaged, or another version| is not valid JSON)"
         ):
             read(tmp_path)
 

@@ -175,6 +175,12 @@ def command_parser(function: Callable[..., int | None], program: str) -> OneLine
     for action in parser._actions:
         if not action.option_strings:
             action.metavar = f"{action.dest} ..." if _is_list(parameters[action.dest].annotation) else action.dest
+    required = [
+        str(action.metavar) if not action.option_strings else f"{action.option_strings[-1]} {action.dest.upper()}"
+        for action in parser._actions
+        if action.required or not action.option_strings
+    ]
+    parser.usage = " ".join(["%(prog)s", *required, "[options]"])  # every option has its line below
     return parser
 
 

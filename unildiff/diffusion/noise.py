@@ -12,7 +12,8 @@ from unildiff.utils.keys import sample_key
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Return a CPU tensor on ``device``; through pinned memory, so that a GPU is not waited for."""
-    if device.type != "cuda" or values.device.type != "cpu":
+    shapes_only = type(values) is not Tensor  # fake tensors cannot be pinned
+    if device.type != "cuda" or values.device.type != "cpu" or shapes_only:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 

@@ -3,7 +3,6 @@
 import atexit
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -14,7 +13,7 @@ from typing import Any
 
 from unildiff.metrics.protocols import Protocol
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import write_failure
+from unildiff.utils.files import writing
 
 FORMAT = 1
 _MANIFEST = "bundle.json"
@@ -71,23 +70,13 @@ def write_bundle(
         "images": bool(packed),
         "files": hashes,
     }
-    target = out.resolve()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, text in {_MANIFEST: json.dumps(manifest, indent=1) + "\n", **texts}.items():
-                archive.writestr(zipfile.ZipInfo(name, _DATE), text, zipfile.ZIP_DEFLATED)
-            for file in packed:
-                info = zipfile.ZipInfo(f"restored/{file.name}", _DATE)
-                with (
-                    file.path.open("rb") as source,
-                    archive.open(info, "w") as packed_file,
-                ):  # stored: PNGs are deflated
-                    shutil.copyfileobj(source, packed_file)
-        os.replace(partial, target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise write_failure(out, error) from None
+    with writing(out) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in {_MANIFEST: json.dumps(manifest, indent=1) + "\n", **texts}.items():
+            archive.writestr(zipfile.ZipInfo(name, _DATE), text, zipfile.ZIP_DEFLATED)
+        for file in packed:
+            info = zipfile.ZipInfo(f"restored/{file.name}", _DATE)
+            with file.path.open("rb") as source, archive.open(info, "w") as entry:  # stored: PNGs are deflated
+                shutil.copyfileobj(source, entry)
 
 
 def is_bundle(path: Path) -> bool:
