@@ -26,6 +26,7 @@ from unildiff.data.tools.pack_writer import PackWriter
 from unildiff.deadleaves.renderer import render
 from unildiff.degradations.cdd11 import degrade
 from unildiff.degradations.names import DEGRADATIONS
+from unildiff.utils.store import DATABASE
 
 WIDTH, HEIGHT = 1080, 720
 PAIRS = 48  # 224 MB unpacked: more than the processor's caches
@@ -170,7 +171,7 @@ def cold(root: Path, pairs: list[Pair], crop: int, effort: Effort) -> Row:
     """Single pairs whose pages have been dropped; every read then goes to the disk, and what its host keeps of it."""
     packed = PackWriter({"train": FilePairs(pairs)}, root / "pack", "bench", root).run().source("train")
     os.sync()  # dirty pages cannot be dropped
-    shards = sorted((root / "pack").glob("shard-*"))
+    shards = [root / "pack" / DATABASE]
     draw = np.random.default_rng(2)
 
     def ours(number: int) -> None:
@@ -192,7 +193,7 @@ def cold(root: Path, pairs: list[Pair], crop: int, effort: Effort) -> Row:
         for name in list(ways)[:: -1 if turn % 2 else 1]:
             number = next(numbers)
             call, files = ways[name]
-            packed.pack._maps.clear()  # mapped pages are not dropped
+            packed.pack.close()  # mapped pages are not dropped
             forget(files(number))
             before, start = from_disk(), time.perf_counter()
             call(number)

@@ -82,9 +82,8 @@ def synthesis(root: Path, effort: Effort) -> list[Row]:
     made = root / "made"
     for degradation in ("clear", *DEGRADATIONS):
         (made / degradation).mkdir(parents=True)
-    scene = Scene(
-        "x", files["clear"], 0, made, files["depth"], files["light"], (files["rain"],) * 11, (files["snow"],) * 11
-    )
+    rain, snow = (files["rain"],) * 11, (files["snow"],) * 11
+    scene = Scene("x", files["clear"], 0, made, files["depth"], files["light"], rain, snow, "onerestore")
     results = [
         degrade(clear, name, 0, ours["depth"], ours["light"], ours["rain"], ours["snow"]).image for name in DEGRADATIONS
     ]

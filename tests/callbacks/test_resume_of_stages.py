@@ -136,7 +136,7 @@ def test_a_stage_that_turns_nan_stops_with_the_pictures_names(base_folder: Path,
             module.model.lq_encoder.conv_in.weight.fill_(float("nan"))
 
     module.before_batch = poison
-    with pytest.raises(UserError, match=r"10 steps in a row .* at step \d+ with pictures rain/p\d+, rain/p\d+; look"):
+    with pytest.raises(UserError, match=r"10 steps in a row .* at step \d+ with images rain/p\d+, rain/p\d+; check"):
         run(tmp_path, module=module, data=pictures(), max_steps=20)
     assert len(module.keys) == 2 * 10  # 10 steps of a batch of 2
     assert all(torch.equal(value, before[name]) for name, value in module.trained_parameters())

@@ -150,7 +150,9 @@ def test_a_stopped_run_leaves_whole_files_and_is_completed(
         shutil.copy(photos / "0.png", photos / f"copy{copy}.png")
     command = [sys.executable, "-m", "unildiff", "restore", str(photos), str(out), "--model", str(weights)]
     command += ["--num_inference_steps", "40", "--device", "cpu"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored, children too
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     while process.poll() is None and len(results(out)) < 2:
         time.sleep(0.02)
     process.send_signal(number)

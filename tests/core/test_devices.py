@@ -97,13 +97,15 @@ def test_all_tensors_of_a_step_meet_on_one_gpu(
     """
     child = os.fork()
     if not child:
+        code = 1
         try:
             gc.disable()
             one_step_on_a_fake_gpu(base, tile_size, monkeypatch)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+            code = 0
+        finally:
+            if code:
+                traceback.print_exc()
+            os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
