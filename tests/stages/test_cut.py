@@ -109,10 +109,12 @@ def test_what_cannot_be_cut_is_one_line(base_folder: Path) -> None:
     with pytest.raises(UserError, match=f"crops of {wrong}x{wrong}.*multiple of {multiple}, or"):
         loss_of(module, 1, make_batch(size=wrong))
     half = multiple // 2
-    module.trainer = SimpleNamespace(datamodule=RestorationDataModule(crop_size=half), precision="32-true")  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(
+        datamodule=RestorationDataModule(crop_size=half), precision="32-true", is_global_zero=True
+    )  # type: ignore[assignment]
     with pytest.raises(UserError, match=f"crops of {half}x{half}"):
         module.setup("fit")
-    module.trainer = SimpleNamespace(datamodule=LightningDataModule(), precision="32-true")  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(datamodule=LightningDataModule(), precision="32-true", is_global_zero=True)  # type: ignore[assignment]
     module.setup("fit")  # one that is not ours: its batches are looked at instead
     with pytest.raises(UserError, match="cut_every: 2, but cached latents"):
         make_stage("decoder", base_folder, cut_every=2, latents="cached")

@@ -47,6 +47,21 @@ _RANGES: dict[str, Any] = {
 }
 
 
+_COUNTS_OR_SHARES = (*(f"limit_{kind}_batches" for kind in ("train", "val", "test", "predict")), "val_check_interval")
+
+
+def with_whole_counts(trainer: Any) -> None:
+    """Turn 20.0 into 20 where the Trainer takes a count or a share, in place.
+
+    Which of ``int | float`` jsonargparse tries first depends on the order in which typing saw them, so that a config's 20
+    may arrive as a share of 20.0.
+    """
+    for name in _COUNTS_OR_SHARES:
+        value = trainer.get(name)
+        if isinstance(value, float) and value > 1 and value.is_integer():
+            trainer[name] = int(value)
+
+
 def check_settings(command: str, config: Mapping[str, Any]) -> None:
     """Refuse values that would fail later, or be ignored in silence.
 

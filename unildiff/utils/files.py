@@ -112,14 +112,12 @@ def output_file(path: str | Path) -> Path:
     """Return the path of a file that can be written: known before the work whose result it will hold.
 
     Raises:
-        UserError: it is a folder, or its folder is not there or cannot be written.
+        UserError: it is a folder, or its folder cannot be made or written.
     """
     file = Path(path)
     if file.exists() and not file.is_file() and not file.is_dir():
         return file  # a device or a pipe
     target = Path(os.path.realpath(file))
-    if not target.parent.exists():
-        raise UserError(f"no such folder: {target.parent}; create it, or give another file to write")
     output_folder(target.parent)
     if file.is_dir():
         raise UserError(f"not a file but a folder: {file}; give the name of a file to write")

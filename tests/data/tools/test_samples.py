@@ -149,7 +149,7 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
             raise UserError("disk full while writing")
         path.write_bytes(data)
 
-    monkeypatch.setattr("unildiff.data.images.write_whole", full_disk)
+    monkeypatch.setattr("unildiff.data.images.writer.write_whole", full_disk)
     with pytest.raises(UserError, match="disk full"):
         write_sample("cdd11", tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
@@ -190,5 +190,5 @@ def test_other_sets_are_read_by_their_datamodules(tmp_path, monkeypatch):
 
 def test_every_name_with_a_sample_is_a_datamodule():
     assert set(DATASETS) <= set(datamodules.names())
-    with pytest.raises(UserError, match="no folder layout for 'deadleaves'; choose from three_task"):
+    with pytest.raises(UserError, match="no dataset 'deadleaves' in the catalogue; choose from three_task"):
         write_sample("deadleaves", Path("nowhere"))
