@@ -41,7 +41,7 @@ class CompileRegions(Callback):
 def compile_regions(model: nn.Module, backend: str = "inductor", fullgraph: bool = True) -> None:
     """Compile the repeated blocks of a model in place; each width and size is traced once."""
     # Blocks of one class share a cache, whose default limit of 8 is below SDXL's number of widths.
-    torch._dynamo.config.recompile_limit = max(128, torch._dynamo.config.recompile_limit)  # type: ignore[attr-defined]
+    torch._dynamo.config.recompile_limit = max(128, torch._dynamo.config.recompile_limit)
     for region in regions(model):
         region.compile(fullgraph=fullgraph, backend=backend)
 

@@ -17,7 +17,7 @@ from unildiff.stages.restoration import RestorationModule
 from unildiff.stages.settings import LatentCacheConfig
 from unildiff.utils.errors import UserError
 from unildiff.utils.validation import build_dataclass
-from unildiff.weights.load import stored_network, weights_folder
+from unildiff.weights.load import check_own_base, stored_network, weights_folder
 from unildiff.weights.stage_parts import TRAINED
 
 GPU_TFLOPS = 120.0
@@ -64,6 +64,8 @@ def parse_run(arguments: list[str], tflops: float | None) -> Parsed:
     config = _ParsedOnly(taken_apart).config["fit"]
     stage = _stage_class(config.model.class_path)
     settings = config.model.init_args.as_dict()
+    if "base" in settings:  # meta models are not filled, so what does not fit together would not show
+        check_own_base(settings["base"], settings.get("init_from"))
     model, data, trainer = config.model.init_args, config.data.init_args, config.trainer
     gpu = trainer.accelerator in ("gpu", "cuda")
     callbacks = {each.class_path.rpartition(".")[2]: each.init_args for each in trainer.callbacks or []}

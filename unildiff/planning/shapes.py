@@ -49,9 +49,12 @@ def base_sizes(name: str) -> BaseSizes:
         folder = cached(name) or folder
     if (folder / "unet" / "config.json").is_file():
         there = [part for part in _PARTS if (folder / part / "config.json").is_file()]
-        return BaseSizes({part: json.loads((folder / part / "config.json").read_text()) for part in there}, str(folder))
+        parts = {part: json.loads((folder / part / "config.json").read_text()) for part in there}
+        if (scheduler := folder / "scheduler" / "scheduler_config.json").is_file():
+            parts["scheduler"] = json.loads(scheduler.read_text())
+        return BaseSizes(parts, str(folder))
     if name == "tiny":
-        parts = {part: dict(TINY[part]) for part in _PARTS if part in TINY}
+        parts = {part: dict(TINY[part]) for part in (*_PARTS, "scheduler") if part in TINY}
         parts["text_encoder"] |= {"vocab_size": _TINY_VOCABULARY}
         return BaseSizes(parts, "the published sizes of the tiny base")
     return BaseSizes(
@@ -119,7 +122,7 @@ def _base(sizes: BaseSizes) -> Base:
         AutoencoderKL.from_config(sizes.parts["vae"]),
         UNet2DConditionModel.from_config(sizes.parts["unet"]),
         TextEncoders(tokenizers, encoders),
-        SDXL["scheduler"],
+        sizes.parts.get("scheduler", SDXL["scheduler"]),
     )
 
 
