@@ -267,6 +267,7 @@ class RestorationModule(StageModule):
                 "fingerprint": datamodule.fingerprint(),
                 "seed": datamodule.test_seed,
                 "steps": sampling.pop("num_inference_steps"),
+                "first_timestep": float(self.model.with_own(self.settings.sampling).timesteps(self.model.schedule)[0]),
                 "uses_text": self.model.config.use_text,
                 "dtype": str(self.model.vae.dtype).removeprefix("torch."),
                 **sampling,
