@@ -31,8 +31,6 @@ class RestoreOptions:
         batch_size: images of equal size that go through the model together.
         colour: whether the colours of the input are transferred, see ``restoring.colour``.
         uncertainty: how many further seeds measure the model's uncertainty.
-        memory: memory in bytes that may be used, None for all.
-        offload: whether parts of the model wait in the main memory while they are not used.
     """
 
     model: str = "tiny"
@@ -49,14 +47,12 @@ class RestoreOptions:
     batch_size: PositiveInt = 1
     colour: Colour = "none"
     uncertainty: NonNegativeInt = 0
-    memory: Annotated[int, Range(1, 2**50)] | None = None
-    offload: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def recorded(self, model_hash: str, dtype: str, caption: str) -> dict[str, Any]:
         """Return everything that a result depends on beside the input's content."""
-        elsewhere = ("model", "device", "dtype", "memory", "offload")
+        elsewhere = ("model", "device", "dtype")
         settings = {key: value for key, value in asdict(self).items() if key not in elsewhere}
         return {"model": model_hash, "dtype": dtype, "caption": caption, **settings}
