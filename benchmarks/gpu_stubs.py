@@ -21,7 +21,7 @@ PACKAGES = (
     "jinja2",
     "pandas",
 )
-PACKAGES += ("tensorboard", "tifffile", "imagecodecs", "pillow_heif", "sklearn", "torchvision")
+PACKAGES += ("tensorboard", "tifffile", "imagecodecs", "sklearn", "torchvision")
 
 
 class _Anything(ModuleType):

@@ -3,9 +3,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from tests.small import sdxl_like_base, small_model
 from unildiff.cli.main import main
@@ -141,6 +143,13 @@ def test_tiny_configs_run_two_steps(
     arguments += ["--trainer.devices=1", "--trainer.strategy=auto"]
     if "cache" in content["data"]["init_args"]:
         arguments.append("--data.cache=null")
+    for key in ("root", "val_root"):  # photographs: any folder of clean images
+        if key in content["data"]["init_args"]:
+            (tmp_path / key).mkdir()
+            for number in range(2):
+                image = np.random.default_rng(number).integers(0, 256, (180, 240, 3), np.uint8)
+                Image.fromarray(image).save(tmp_path / key / f"beach{number}.png")
+            arguments.append(f"--data.{key}={tmp_path / key}")
     if "base" in model:
         arguments.append(f"--model.base={tiny_base}")
     if "init_from" in model:

@@ -75,7 +75,7 @@ def expected(command: str, side: str, kind: str, places: Path) -> str:
     if command == "sample" and kind.startswith("file"):
         said = "cannot write {place}/new: Not a directory"
     if command == "check" and kind == "file/below":
-        said = "no such folder: {place}"
+        said = "no such folder: {place}" if side == "read" else "not a folder but a file: {place}"
     place = places / "set" if command == "caption" and side == "write" else places / kind
     return said.format(place=place)
 
