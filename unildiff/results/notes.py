@@ -115,7 +115,9 @@ def table_notes(spec: TableSpec, runs: Sequence[Run], kinds: Sequence[str]) -> t
     if "published" in kinds:
         notes.append(SURVEY)
     unit = "scenes" if spec.shared_scenes else "the images of each column"
-    notes.append(f"95% interval: percentile bootstrap over {unit}. Protocols and the paper's averages: docs/tables.md.")
+    notes.append(
+        f"95% interval: percentile bootstrap over {unit}. Protocols and the paper's averages: docs/guides/evaluation.md."
+    )
     return tuple(dict.fromkeys(notes + _comparison_notes(spec, runs)))
 
 
