@@ -58,7 +58,7 @@ types: $(READY)  ## mypy --strict on unildiff/ and datamodules/
 	$(BIN)/mypy
 
 docs: $(READY)  ## the documentation site, into site/; needs no network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The paper's tables, one recipe: PROFILE=tiny on a sample set (the shipped model, or CKPT=); PROFILE=paper on the real one.
 # CKPT and SEEDS may name several: all stand in one table. TEST_ARGS go to `unildiff test`.
