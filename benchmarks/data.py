@@ -1,7 +1,7 @@
 """Reading training pairs against the peers' way, on one core.
 
 Pictures are made here (1080x720, CDD-11's size and kinds of noise, PNG). The peers' way is restated from its description
-(peers.md 1.4, 1.6), not run. Goals (issue 4): a random pair from a pack at least 50 times faster than their decoding at
+(restated), not run. Goals: a random pair from a pack at least 50 times faster than their decoding at
 crop 512 and 200 times at crop 128, while the pack fits in memory.
 """
 

@@ -40,7 +40,7 @@ def write_pictures(root: Path, count: int, side: int) -> None:
 
 
 def one_after_the_other(stage: DecoderFinetuneModule, data: FolderDataModule, folder: Path) -> None:
-    """As MoCE-IR's test script does it (peers.md 2b, restated): restore, score with scikit-image, save with Pillow."""
+    """As MoCE-IR's test script does it: restore, score with scikit-image, save with Pillow."""
     folder.mkdir(exist_ok=True)
     for batch in data.test_dataloader():
         batch = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)

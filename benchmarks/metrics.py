@@ -1,6 +1,6 @@
 """PSNR and SSIM against scikit-image's, on one core: time and agreement; and a whole scoring's memory.
 
-Goal (issue 6): PSNR and SSIM together in at most 0.25 of the time of scikit-image's Gaussian SSIM (float64, SSIM alone),
+Goal: PSNR and SSIM together in at most 0.25 of the time of scikit-image's Gaussian SSIM (float64, SSIM alone),
 at 512x512 and at 1080x720.
 """
 

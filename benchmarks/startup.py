@@ -15,7 +15,7 @@ def rows(effort: Effort) -> list[Row]:
 
     ours = {name: lambda given=given: run("-m", "unildiff", *given) for name, (given, _) in COMMANDS.items()}
     bare = {"limit": lambda: run("-c", "pass")}
-    # What peers' scripts import before they read their arguments (peers.md 1.4: Lightning; 1.1: diffusers).
+    # What peers' scripts import before they read their arguments.
     peer = {"peer": lambda: run("-c", "import torch, lightning.pytorch, diffusers")}
     seconds = alternate(ours | bare | ({} if effort.small else peer), effort.rounds)
     return [

@@ -1,6 +1,6 @@
 """Making CDD-11's degradations against OneRestore's script, on one core.
 
-The peer's way is restated from its description (peers.md 4), not run. Goal (issue 4): at least 3 times faster.
+The peer's way is restated from its description, not run. Goal: at least 3 times faster.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ EXAMPLE = "low_haze_rain"
 
 
 def their_arithmetic(name: str, maps: dict[str, np.ndarray], rng: np.random.RandomState) -> np.ndarray:
-    """Restates OneRestore's synthesis (peers.md 4) in float64, as its formulas and its way of reading have it.
+    """Restates OneRestore's synthesis in float64, as its formulas and its way of reading have it.
 
     Args:
         name: degradation.

@@ -112,7 +112,7 @@ def bare_step(stage: AlignmentModule, batch: RestorationBatch) -> Callable[[], N
 
 
 class ThreeLogs(AlignmentModule):
-    """The peer's way (speeds.md 6): three `self.log` a step, which Lightning collects and shows in its bar."""
+    """The peer's way: three `self.log` a step, which Lightning collects and shows in its bar."""
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """The same step, its loss logged as three numbers."""

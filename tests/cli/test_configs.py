@@ -54,7 +54,7 @@ def test_every_config_opens_with_the_command_that_runs_it() -> None:
 
 
 def test_the_recipe_is_the_papers() -> None:
-    """paper-supplement.txt 2.2, read again by hand."""
+    """arXiv 2507.23685, supplement 2.2, read again by hand."""
     content = {stage: yaml.safe_load(config_path(f"configs/{stage}.yaml").read_text()) for stage in STAGES}
     steps = {stage: config["trainer"]["max_steps"] for stage, config in content.items()}
     assert steps == {"alignment": 6000, "joint": 40000, "decoder": 10000}

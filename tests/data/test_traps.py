@@ -1,4 +1,4 @@
-"""The traps of peers.md: each test restates what a peer does, shows that it goes wrong, and that this project does not."""
+"""Known traps of public code: each test restates what a peer does, shows that it goes wrong, and that this project does not."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ def ours(source) -> bool:
 
 
 def test_sorted_lists_pair_wrongly_once_a_file_is_missing(tmp_path):
-    """DA-CLIP, InstructIR, MoCE-IR's rain, FaithDiff and the authors pair two sorted lists (peers.md 1.1, 1.2, 1.4)."""
+    """DA-CLIP, InstructIR, MoCE-IR's rain, FaithDiff and the authors pair two sorted lists."""
     rain.write(tmp_path, "moceir", "test")
     base = tmp_path / "deraining/Rain100L"
     (base / "gt/3.png").unlink()
@@ -45,7 +45,7 @@ def test_sorted_lists_pair_wrongly_once_a_file_is_missing(tmp_path):
 
 
 def test_indices_modulo_length_cannot_pair_many_hazy_with_one_clear(tmp_path):
-    """DiffUIR takes both lists at index % length (peers.md 1.3)."""
+    """DiffUIR takes both lists at index % length."""
     haze.write(tmp_path, "diffuir", "test")
     base = tmp_path / "RESIDE/SOTS/outdoor"
     hazy, clear = sorted((base / "hazy").iterdir()), sorted((base / "gt").iterdir())
@@ -56,7 +56,7 @@ def test_indices_modulo_length_cannot_pair_many_hazy_with_one_clear(tmp_path):
 
 
 def test_the_clear_pictures_suffix_is_not_the_hazy_ones(tmp_path):
-    """AdaIR asks for the hazy suffix, SOTS has .jpg against .png (peers.md 0.2, 2.1)."""
+    """AdaIR asks for the hazy suffix, SOTS has .jpg against .png."""
     haze.write(tmp_path, "adair", "train")
     base = tmp_path / "data/Train/Dehaze"
     peers = [base / "original" / (p.name.split("_")[0] + p.suffix) for p in (base / "synthetic").rglob("*.jpg")]
@@ -67,7 +67,7 @@ def test_the_clear_pictures_suffix_is_not_the_hazy_ones(tmp_path):
 
 
 def test_the_word_input_may_stand_in_the_root(tmp_path):
-    """PromptIR and AdaIR replace "input" by "target" in the whole path (peers.md 1.6)."""
+    """PromptIR and AdaIR replace "input" by "target" in the whole path."""
     root = tmp_path / "my_inputs"
     rain.write(root, "promptir", "test")
     lq = next((root / "test/derain/Rain100L/input").iterdir())
@@ -78,7 +78,7 @@ def test_the_word_input_may_stand_in_the_root(tmp_path):
 
 
 def test_no_prefix_of_the_truth(tmp_path):
-    """DFPIR's test looks for target/noX only, PromptIR's for X only (peers.md 1.6, 1.9); both kinds are about."""
+    """DFPIR's test looks for target/noX only, PromptIR's for X only; both kinds are about."""
     for layout in ("promptir", "dfpir"):
         root = tmp_path / layout
         rain.write(root, layout, "test")
@@ -96,7 +96,7 @@ def test_bsd400_is_not_dropped_for_want_of_a_letter(tmp_path):
 
 
 def test_a_count_that_differs_from_the_published_one_is_said(tmp_path, caplog):
-    """Nobody notices that 400 of 5,144 images are missing, or 1 of 200 (rainTrain.txt, peers.md 1.6)."""
+    """Nobody notices that 400 of 5,144 images are missing, or 1 of 200 (rainTrain.txt)."""
     rain.write(tmp_path, "promptir", "train", count=99)
     with caplog.at_level(logging.WARNING):
         DerainDataModule(root=str(tmp_path)).train_set()
@@ -169,7 +169,7 @@ def test_the_peers_recipe_is_a_switch(tmp_path):
 
 
 def test_tasks_are_balanced_without_repeating_lists(tmp_path):
-    """The peers repeat rain 120 times and low light 20 times in memory (peers.md 1.4, 1.6)."""
+    """The peers repeat rain 120 times and low light 20 times in memory."""
     rain.write(tmp_path, "moceir", "train", count=2)
     haze.write(tmp_path, "moceir", "train", scenes=10, each=5)
     noise.write(tmp_path, "moceir", "train")
@@ -185,6 +185,6 @@ def test_tasks_are_balanced_without_repeating_lists(tmp_path):
 
 
 def test_one_task_of_five_can_be_tested_alone(tmp_path):
-    """MoCE-IR's README commands for GoPro and LOL-v1 end in a KeyError (peers.md 0.2)."""
+    """MoCE-IR's README commands for GoPro and LOL-v1 end in a KeyError."""
     lowlight.write(tmp_path, "moceir", "test")
     assert FiveTaskDataModule(root=str(tmp_path), tasks=["lowlight"]).counts() == {"lowlight": 3}

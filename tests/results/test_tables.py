@@ -174,7 +174,7 @@ def test_told_runs_are_marked(tmp_path):
 def test_the_other_tables(tmp_path):
     rows = made_up_rows(FIVE)
     five = build_table("table1", [run_of(tmp_path, rows, protocol="unildiff", data="five_task")])
-    # paper.md's ablation gives 30.27 as the five-task average of the full method.
+    # The paper's ablation (arXiv 2507.23685) gives 30.27 as the five-task average of the full method.
     assert row(five, "UniLDiff (the paper's)").psnr[five.columns.index("mean")] == pytest.approx(30.27, abs=0.005)
     assert five.digits[1] == 4 and "printed" not in five.columns
     six = build_table("table3", [run_of(tmp_path, made_up_rows((*FIVE, "raindrop")), protocol="unildiff")])

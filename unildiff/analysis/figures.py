@@ -153,7 +153,7 @@ def _draw_map(axes: Axes, picture: NDArray[np.uint8], found: ExpertMap) -> None:
 def embedding_figure(features: ArrayLike, labels: Sequence[str], out: Path) -> float:
     """Draw LQ features on their first two principal components, unmodified, coloured by degradation.
 
-    No supervised projection and no contraction of groups (``peers.md`` 5.9 tells of both); the silhouette score is that
+    No supervised projection and no contraction of groups; the silhouette score is that
     of the raw features, before any projection, with Euclidean distances.
 
     Args:

@@ -14,7 +14,7 @@ from unildiff.utils.keys import generator
 from unildiff.utils.validation import Range
 
 Recipe = Literal["keyed", "peers"]
-_BASE = 16  # the peers cut test images to a multiple of this before the noise is added (peers.md 2.1)
+_BASE = 16  # the peers cut test images to a multiple of this before the noise is added
 
 
 def sigma_of(degradation: str) -> int:
@@ -37,7 +37,7 @@ class GaussianNoise:
     ``keyed`` (ours): the noise of an image follows from (seed, name, sigma) alone, and is rounded to 8 bits.
     ``peers``: numpy's global generator with seed 0 draws through all test images in the order given, one sigma after
     the other; images are first cut about the centre to a multiple of 16, and 8 bits are cut off, not rounded
-    (PromptIR, AdaIR, DFPIR, MoCE-IR; peers.md 2.1). There, an image's noise depends on all that come before it.
+    (PromptIR, AdaIR, DFPIR, MoCE-IR). There, an image's noise depends on all that come before it.
     """
 
     def __init__(self, sigmas: Sequence[int], recipe: Recipe = "keyed") -> None:

@@ -1,7 +1,7 @@
 """Samplers that give every process its share: an endless training stream, and test sets without an image counted twice.
 
 Both inherit from torch's DistributedSampler only so that Lightning leaves them as they are, whatever
-``use_distributed_sampler`` says; its own sampler pads the last round, and so scores an image twice (style.md 4c).
+``use_distributed_sampler`` says; its own sampler pads the last round, and so scores an image twice.
 """
 
 from collections.abc import Callable, Iterator, Sized

@@ -1,7 +1,7 @@
 """Maps that CDD-11's operators need, estimated where no file gives them.
 
 Axis letters: H/W pixels. Pictures are float32 (H, W, 3) in [0, 1], RGB; maps float32 (H, W) in [0, 1].
-CDD-11's own maps come from LIME and MegaDepth, with settings that were never published (peers.md 3, point 10).
+CDD-11's own maps come from LIME and MegaDepth, with settings that were never published.
 """
 
 import cv2

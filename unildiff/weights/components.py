@@ -5,6 +5,7 @@ derived from ``ModelMixin`` here and calls its ``from_pretrained`` with the fold
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from torch import Tensor
 
 from unildiff.core.model import UniLDiff
 from unildiff.core.unet import UNetContext
+from unildiff.weights.checksums import CHECKSUMS
+from unildiff.weights.folder import CONFIG, PARTS
 from unildiff.weights.load import load_restorer
 
+CARD = "README.md"
+"""Name of the model card in a folder."""
 _LOADER = ["unildiff.weights.components", "StoredModel"]
 _CODE = '''"""Lets `diffusers.DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)` load this folder.
 
@@ -85,3 +90,25 @@ class Interruptible(UniLDiff):
         if self.stopped:
             return latents.new_zeros(context.text.tokens.shape[0], *latents.shape[1:])
         return super().predict(latents, timesteps, context)
+
+
+def device_of(device_map: str) -> str:
+    """Return the device that ``from_pretrained(device_map=...)`` means."""
+    if device_map in ("auto", "balanced"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.device(device_map))
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device_map is {device_map!r}; give a device (cpu, cuda, cuda:1), auto or balanced") from None
+
+
+def carry_over(old: Path, fresh: Path) -> None:
+    """Copy what is not part of a model (notes, a .git folder) from the folder that is replaced."""
+    model_parts = {*PARTS, "lq_encoder", "fusion", "decoder", CONFIG, CHECKSUMS, CARD, "model_index.json"}
+    for path in old.iterdir() if old.is_dir() else ():
+        if path.name in model_parts or (fresh / path.name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, fresh / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, fresh / path.name, follow_symlinks=False)

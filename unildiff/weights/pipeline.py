@@ -3,9 +3,7 @@
 Axis letters: N images, H/W pixels, C latent channels, h/w latent height and width. Nothing here imports Lightning.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, EulerDiscreteScheduler
-from diffusers.utils import BaseOutput
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -21,7 +18,7 @@ from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder
 from unildiff.core.model import Given, UniLDiff
 from unildiff.core.network import NetworkConfig
-from unildiff.core.text import TextEmbedding, TextEncoders
+from unildiff.core.text import TextEncoders
 from unildiff.core.unet import FusedUNet
 from unildiff.data.datasets import image_key
 from unildiff.data.images.stored import eight_bits
@@ -29,24 +26,27 @@ from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import replacing_folder
 from unildiff.utils.paths import weights_path
-from unildiff.weights.checksums import CHECKSUMS, write_checksums
-from unildiff.weights.components import Interruptible, check_files, write_index
-from unildiff.weights.folder import CONFIG, PARTS, save_model
+from unildiff.weights.checksums import write_checksums
+from unildiff.weights.components import CARD, Interruptible, carry_over, check_files, device_of, write_index
+from unildiff.weights.folder import save_model
 from unildiff.weights.load import load_restorer
-from unildiff.weights.pipeline_inputs import ImageLike, as_output, copy_seed, image_list, one_each, seed_of
+from unildiff.weights.pipeline_inputs import (
+    CALLBACK_TENSORS,
+    ImageLike,
+    UniLDiffPipelineOutput,
+    as_output,
+    check_call,
+    copy_seed,
+    embedding_at,
+    image_list,
+    one_each,
+    seeds_of,
+)
 from unildiff.weights.restoring import as_levels, to_unit_range
 
 StepEnd = Callable[["UniLDiffPipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
-CARD = "README.md"
 _FILES = ["*.json", "*.txt", "*.safetensors", "pipeline.py", CARD]
 _VAE_TILE = 512  # pixels; tiles of enable_vae_tiling()
-
-
-@dataclass
-class UniLDiffPipelineOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
-    """Restored images, in the order given: a list of PIL images, or one array or tensor (a list if sizes differ)."""
-
-    images: Any
 
 
 class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
@@ -61,7 +61,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
     """
 
     model_cpu_offload_seq = "text->lq_encoder->vae->unet->decoder"
-    _callback_tensor_inputs = ("latents",)
+    _callback_tensor_inputs = CALLBACK_TENSORS
     _optional_components = ["vae", "text", "lq_encoder", "unet", "decoder", "scheduler", "network"]  # noqa: RUF012
 
     def __init__(
@@ -181,7 +181,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         model = load_restorer(source, dtype or torch_dtype or torch.float32)
         made = cls(**{"network": model, **replaced})
         made.card = card.read_text(encoding="utf-8") if card.is_file() else None
-        return made if device_map is None else made.to(_device(device_map))
+        return made if device_map is None else made.to(device_of(device_map))
 
     def enable_vae_tiling(self) -> None:
         """Restore images larger than 512 pixels in tiles, unless a call gives ``tile_size``; not only the VAE is tiled."""
@@ -220,7 +220,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
                 write_index(fresh)
                 self._write_card(fresh)
                 write_checksums(fresh)
-                _carry_over(folder, fresh)
+                carry_over(folder, fresh)
         except SafetensorError as error:  # the disk is full, or the like
             raise UserError(f"{folder} was not written ({error}); what was there before is unchanged") from error
         if push_to_hub:
@@ -292,23 +292,14 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
             ValueError: an argument is not as described above.
             UserError: a file cannot be read, or a result is not finite.
         """
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"output_type is {output_type!r}; it must be pil, np, pt or latent")
-        if others := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs: no {', '.join(sorted(others))}; there are the latents"
-            )
-        if num_images_per_prompt < 1:
-            raise ValueError(f"num_images_per_prompt is {num_images_per_prompt}; it must be at least 1")
-        if prompt_embeds is not None and prompt not in ("", None):
-            raise ValueError("prompt and prompt_embeds are both given; give one of them")
+        check_call(output_type, callback_on_step_end_tensor_inputs, num_images_per_prompt, prompt, prompt_embeds)
         images = image_list(image)
         prompts = len(prompt_embeds) if prompt_embeds is not None else 1 if isinstance(prompt, str) else len(prompt)
         if len(images) == 1 and prompts > 1:
             images = images * prompts
         captions = one_each(prompt if prompt_embeds is None else "", len(images), "prompt")
         negatives = one_each(negative_prompt, len(images), "negative_prompt")
-        seeds = _seeds(generator, len(images))
+        seeds = seeds_of(generator, len(images))
         tile = tile_size if tile_size is not None else self._tile_size
         settings = SamplingSettings(
             num_inference_steps, guidance_scale, start, last_timestep=last_timestep, tile_size=tile
@@ -316,10 +307,8 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         model = self.model.eval()
         assert isinstance(model, Interruptible)
         timesteps = model.with_own(settings).timesteps(model.schedule).tolist()
-        positive, negative = (
-            (prompt_embeds, pooled_prompt_embeds),
-            (negative_prompt_embeds, negative_pooled_prompt_embeds),
-        )
+        positive = (prompt_embeds, pooled_prompt_embeds)
+        negative = (negative_prompt_embeds, negative_pooled_prompt_embeds)
         results: list[Tensor | np.ndarray] = []
         self._interrupt = model.stopped = False
         total = len(images) * num_images_per_prompt
@@ -341,7 +330,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
                 noise = None if latents is None else latents[number : number + 1] if len(latents) == total else latents
                 if noise is not None:
                     noise = noise.to(self._execution_device, torch.float32)
-                given = Given(noise, _embedding(positive, index), _embedding(negative, index))
+                given = Given(noise, embedding_at(positive, index), embedding_at(negative, index))
                 if negatives[index] is not None and given.negative is None:
                     given = Given(noise, given.text, model.embed([negatives[index]]))
                 lq = to_unit_range(images[index])[None].to(self._execution_device, self.dtype)
@@ -354,39 +343,3 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         self.maybe_free_model_hooks()
         output = as_output(results, output_type)
         return UniLDiffPipelineOutput(output) if return_dict else (output,)
-
-
-def _seeds(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:
-    if generator is None or isinstance(generator, torch.Generator):
-        return [seed_of(generator)] * count
-    return [seed_of(each) for each in one_each(generator, count, "generator")]
-
-
-def _embedding(pair: tuple[Tensor | None, Tensor | None], index: int) -> TextEmbedding | None:
-    """Return the embedding of one image, of those of all or of one for all."""
-    tokens, pooled = pair
-    if tokens is None:
-        return None
-    row = slice(index, index + 1) if len(tokens) > 1 else slice(0, 1)
-    return TextEmbedding(tokens[row], None if pooled is None else pooled[row])
-
-
-def _device(device_map: str) -> str:
-    if device_map in ("auto", "balanced"):
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return str(torch.device(device_map))
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device_map is {device_map!r}; give a device (cpu, cuda, cuda:1), auto or balanced") from None
-
-
-def _carry_over(old: Path, fresh: Path) -> None:
-    """Copy what is not part of a model (notes, a .git folder) from the folder that is replaced."""
-    model_parts = {*PARTS, "lq_encoder", "fusion", "decoder", CONFIG, CHECKSUMS, CARD, "model_index.json"}
-    for path in old.iterdir() if old.is_dir() else ():
-        if path.name in model_parts or (fresh / path.name).exists():
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, fresh / path.name, symlinks=True)
-        else:
-            shutil.copy2(path, fresh / path.name, follow_symlinks=False)

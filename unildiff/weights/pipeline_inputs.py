@@ -4,21 +4,33 @@ Axis letters: N images, H/W pixels.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
+from unildiff.core.text import TextEmbedding
 from unildiff.data.images import load_image
 from unildiff.data.images.colour import to_srgb
 from unildiff.data.images.decode import stored_pillow
 from unildiff.data.images.stored import upright
 from unildiff.utils.keys import sample_key
 
+CALLBACK_TENSORS = ("latents",)
+"""What ``callback_on_step_end_tensor_inputs`` may name."""
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+
+
+@dataclass
+class UniLDiffPipelineOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
+    """Restored images, in the order given: a list of PIL images, or one array or tensor (a list if sizes differ)."""
+
+    images: Any
 
 
 def image_list(given: ImageLike | Sequence[ImageLike]) -> list[np.ndarray]:
@@ -131,3 +143,37 @@ def as_output(results: list[Any], output_type: str) -> Any:
         return np.stack(arrays) if same else arrays
     tensors = [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
     return torch.stack(tensors) if same else tensors
+
+
+def check_call(
+    output_type: str, tensors: Sequence[str], num_images_per_prompt: int, prompt: Any, prompt_embeds: Tensor | None
+) -> None:
+    """Refuse arguments of a call that contradict each other or are not implemented; see ``UniLDiffPipeline.__call__``.
+
+    Raises:
+        ValueError: one line names the argument.
+    """
+    if output_type not in ("pil", "np", "pt", "latent"):
+        raise ValueError(f"output_type is {output_type!r}; it must be pil, np, pt or latent")
+    if others := set(tensors) - set(CALLBACK_TENSORS):
+        raise ValueError(f"callback_on_step_end_tensor_inputs: no {', '.join(sorted(others))}; there are the latents")
+    if num_images_per_prompt < 1:
+        raise ValueError(f"num_images_per_prompt is {num_images_per_prompt}; it must be at least 1")
+    if prompt_embeds is not None and prompt not in ("", None):
+        raise ValueError("prompt and prompt_embeds are both given; give one of them")
+
+
+def seeds_of(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[int]:
+    """Return one seed per image."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return [seed_of(generator)] * count
+    return [seed_of(each) for each in one_each(generator, count, "generator")]
+
+
+def embedding_at(pair: tuple[Tensor | None, Tensor | None], index: int) -> TextEmbedding | None:
+    """Return the embedding of one image, of those of all or of one for all."""
+    tokens, pooled = pair
+    if tokens is None:
+        return None
+    row = slice(index, index + 1) if len(tokens) > 1 else slice(0, 1)
+    return TextEmbedding(tokens[row], None if pooled is None else pooled[row])

@@ -2,7 +2,7 @@
 
 Captions go to ``captions.jsonl`` in the folder, one line an image as it is done: ``file`` (relative), ``caption``,
 ``model``, ``date`` and ``source``, which says whether the clean or the degraded image was described (the paper does
-not; the authors' scripts describe the degraded one, peers.md 5.5).
+not; the authors' scripts describe the degraded one).
 """
 
 import datetime

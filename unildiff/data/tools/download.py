@@ -1,6 +1,6 @@
 """Fetching sets whose home is a stable Hugging Face repository; for the others, where they were last seen.
 
-Repositories and files: peers.md 7, and public code that reads them (2026-11); nothing here was checked against the hub
+Repositories and files as named by public code that reads them (2026-11); nothing here was checked against the hub
 when it was written. ``HF_ENDPOINT`` names another hub, such as a mirror.
 """
 
