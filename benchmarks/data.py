@@ -1,7 +1,7 @@
-"""Reading training pairs against the peers' way, on one core.
+"""Reading training pairs against what the peers' loaders do, on one core.
 
-Pictures are made here (1080x720, CDD-11's size and kinds of noise, PNG). The peers' way is restated from its description
-(restated), not run. Goals: a random pair from a pack at least 50 times faster than their decoding at
+The images are generated (1080x720, CDD-11's size and kinds of noise, PNG). The peers' loading is written after its
+description; their own code is not run. Goals: a random pair from a pack at least 50 times faster than their decoding at
 crop 512 and 200 times at crop 128, while the pack fits in memory.
 """
 

@@ -7,6 +7,7 @@ import pytest
 import pytorch_msssim
 import torch
 from scipy import ndimage
+from scipy.signal import windows
 from skimage import data
 from torch import nn
 
@@ -65,14 +66,16 @@ def test_by_degradation_wants_a_name_for_each_picture():
 
 
 @pytest.mark.parametrize("shape", [(176, 200), (177, 181)], ids=["even", "odd"])
-def test_ms_ssim_is_pytorch_msssim(shape):
+def test_ms_ssim_is_pytorch_msssim_with_exact_taps(shape):
     truth = data.astronaut()[: shape[0], : shape[1]]
     x, y = tensor(degrade(truth)), tensor(truth)
-    theirs = pytorch_msssim.ms_ssim(x.float(), y.float(), data_range=255).item()
-    assert ms_ssim(x, y, PROTOCOLS["onerestore"]).item() == pytest.approx(theirs, abs=1e-6)
+    taps = torch.from_numpy(windows.gaussian(11, 1.5))  # the library's own are rounded to float32: 3e-6 in the result
+    taps = (taps / taps.sum()).expand(3, 1, 1, 11)
+    theirs = pytorch_msssim.ms_ssim(x.double(), y.double(), data_range=255, win=taps).item()
+    assert ms_ssim(x, y, PROTOCOLS["onerestore"]).item() == pytest.approx(theirs, abs=1e-9)
     luma = [torch.from_numpy(luma_yiq_rounded(z).astype(np.float64))[None, None] for z in (degrade(truth), truth)]
-    theirs = pytorch_msssim.ms_ssim(*luma, data_range=255).item()
-    assert ms_ssim(x, y, PROTOCOLS["pyiqa-y"]).item() == pytest.approx(theirs, abs=1e-6)
+    theirs = pytorch_msssim.ms_ssim(*luma, data_range=255, win=taps[:1]).item()
+    assert ms_ssim(x, y, PROTOCOLS["pyiqa-y"]).item() == pytest.approx(theirs, abs=1e-9)
 
 
 def test_ms_ssim_of_inverse_images_is_zero_not_nan_and_small_ones_are_refused():
