@@ -143,6 +143,8 @@ def test_tiny_configs_run_two_steps(
     arguments += ["--trainer.devices=1", "--trainer.strategy=auto"]
     if "cache" in content["data"]["init_args"]:
         arguments.append("--data.cache=null")
+    if "scene_count" in content["data"]["init_args"]:  # all scenes are rendered before the first step
+        arguments.append("--data.scene_count=8")
     for key in ("root", "val_root"):  # photographs: any folder of clean images
         if key in content["data"]["init_args"]:
             (tmp_path / key).mkdir()
