@@ -44,7 +44,7 @@ from unildiff.cli.main import main as unildiff
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.results.rows import Summary
+from unildiff.metrics.rows import Summary
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_whole
 from unildiff.utils.paths import config_path

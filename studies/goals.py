@@ -37,7 +37,7 @@ from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.results.rows import Summary
+from unildiff.metrics.rows import Summary
 from unildiff.utils.errors import UserError
 from unildiff.weights.checkpoints import read_checkpoint
 from unildiff.weights.load import load_restorer

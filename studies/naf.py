@@ -34,7 +34,7 @@ from studies.naf_model import NAFNet, blocks_for
 from studies.runner import add_pictures, degraded, held_out, number, positive, score
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
-from unildiff.results.rows import Summary
+from unildiff.metrics.rows import Summary
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import config_path
 from unildiff.weights.checkpoints import load_file_safely

@@ -21,8 +21,8 @@ from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.data.tools.samples import LONGEST, write_sample
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.metrics.rows import Summary, summarise
 from unildiff.results.evaluator import Evaluator
-from unildiff.results.rows import Summary, summarise
 from unildiff.utils.parallel import progress
 from unildiff.weights.load import check_sampling, load_restorer
 

@@ -15,7 +15,7 @@ from torch import nn
 from tests.metrics.golden import PAIRS, tensor
 from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.fid import FID
-from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable
+from unildiff.metrics.perceptual import MetricUnavailable, dists_scorer, lpips_scorer
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.registry import METRICS, load_scorers, make_scorer
 from unildiff.results.evaluator import Evaluator
@@ -91,14 +91,14 @@ def test_lpips_is_the_package_on_rgb_in_minus_one_to_one(alexnet):
     with torch.no_grad():
         expected = direct(x / 127.5 - 1, y / 127.5 - 1).item()
     assert expected > 0
-    assert LPIPS("alex", RGB)(x, y).item() == pytest.approx(expected, rel=1e-4)
-    assert LPIPS("alex", LUMA)(x, y).item() == pytest.approx(expected, rel=1e-4)  # RGB whatever PSNR is on
-    assert LPIPS("alex", RGB)(y, y).item() == 0
+    assert lpips_scorer("alex", RGB)(x, y).item() == pytest.approx(expected, rel=1e-4)
+    assert lpips_scorer("alex", LUMA)(x, y).item() == pytest.approx(expected, rel=1e-4)  # RGB whatever PSNR is on
+    assert lpips_scorer("alex", RGB)(y, y).item() == 0
 
 
 def test_networks_follow_the_protocols_crop_and_are_shared_between_protocols(alexnet):
     x, y = (tensor(z) for z in PAIRS["photograph"])
-    scorer = LPIPS("alex", RGB)
+    scorer = lpips_scorer("alex", RGB)
     cropped = scorer.under(PROTOCOLS["daclip"])
     assert cropped(x, y).item() == scorer(x[..., 4:-4, 4:-4], y[..., 4:-4, 4:-4]).item() != scorer(x, y).item()
     assert cropped.network is scorer.network
@@ -120,10 +120,10 @@ def test_dists_is_torchmetrics(vgg16):
     x, y = (tensor(z)[..., :64, :64] for z in PAIRS["photograph"])
     both = torch.cat((x, y)), torch.cat((y, y))
     expected = deep_image_structure_and_texture_similarity(*(z / 255 for z in both))
-    values = DISTS(RGB)(*both)
+    values = dists_scorer(RGB)(*both)
     assert values.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     assert values[1].item() == pytest.approx(0, abs=1e-5)
-    assert DISTS(RGB)(x, y).shape == (1,)
+    assert dists_scorer(RGB)(x, y).shape == (1,)
 
 
 def test_no_reference_metrics_look_at_the_restored_picture_alone(monkeypatch):

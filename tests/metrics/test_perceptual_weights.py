@@ -18,7 +18,7 @@ from torch import nn
 from tests.metrics.golden import PAIRS, tensor
 from unildiff.cli.commands.score import score
 from unildiff.metrics.fid import FID
-from unildiff.metrics.perceptual import DISTS, LPIPS
+from unildiff.metrics.perceptual import dists_scorer, lpips_scorer
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.registry import make_scorer
 
@@ -102,7 +102,7 @@ def test_lpips_from_the_cache_is_its_equation(hub, net, backbone, slices):
         Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True
     )
     expected = lpips_by_hand(state, slices, heads, x / 127.5 - 1, y / 127.5 - 1)
-    scorer = LPIPS(net, RGB)
+    scorer = lpips_scorer(net, RGB)
     assert scorer(x, y).item() == pytest.approx(expected, rel=1e-4) and expected > 1e-3
     assert scorer(y, y).item() == 0
 
@@ -110,7 +110,7 @@ def test_lpips_from_the_cache_is_its_equation(hub, net, backbone, slices):
 def test_dists_from_the_cache(hub):
     write_backbone(hub, "vgg16")
     x, y = (tensor(z) for z in PAIRS["photograph"])
-    scorer = DISTS(RGB)
+    scorer = dists_scorer(RGB)
     assert 0.001 < scorer(x, y).item() < 1
     assert scorer(y, y).item() == pytest.approx(0, abs=1e-5)
 

@@ -12,10 +12,10 @@ from tests.metrics.golden import degrade, tensor
 from unildiff.data.images import read_rgb
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr
+from unildiff.metrics.rows import count_identical, gather_rows, summarise, write_csv
 from unildiff.metrics.ssim import ssim
 from unildiff.results.evaluator import Evaluator, score_picture
 from unildiff.results.file_pairs import find_pairs
-from unildiff.results.rows import count_identical, gather_rows, summarise, write_csv
 from unildiff.results.score import score_pairs
 from unildiff.utils.errors import UserError
 
@@ -130,8 +130,8 @@ def test_adding_waits_rather_than_filling_memory(monkeypatch):
     assert len(evaluator.rows()) == 40
 
 
-def test_fid_is_sent_elsewhere():
-    with pytest.raises(ValueError, match="number of a whole set"):
+def test_fid_is_refused_with_the_command_that_computes_it():
+    with pytest.raises(UserError, match=r"computed over a whole set.*unildiff score"):
         Evaluator(metrics=["psnr", "fid"])
 
 

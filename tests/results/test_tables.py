@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from tests.results.made_up_run import CDD11, NAMES, made_up_info, made_up_rows, write_run, write_scores
+from unildiff.metrics.rows import frame_of
 from unildiff.results.render import render_csv, render_json, render_latex, render_markdown, render_text
-from unildiff.results.rows import frame_of
 from unildiff.results.runs import Stage, load_run, make_run
 from unildiff.results.specs import SPECS, published
 from unildiff.results.table_files import write_table

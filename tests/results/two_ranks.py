@@ -8,7 +8,7 @@ import torch
 from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr
-from unildiff.results.rows import gather_rows
+from unildiff.metrics.rows import gather_rows
 
 PICTURES = 5
 DEGRADATIONS = ["low", "low", "low", "haze", "low"]  # with two ranks, one has "haze" and the other has not

@@ -12,7 +12,7 @@ from tests.small import NETWORK, small_model
 from unildiff.data.batch import RestorationSample
 from unildiff.data.tools.samples import write_sample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.results.rows import Summary
+from unildiff.metrics.rows import Summary
 from unildiff.weights.folder import save_model
 
 

@@ -25,9 +25,9 @@ from unildiff.data.batch import RestorationSample, image_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import METRICS, load_scorers
+from unildiff.metrics.rows import Row, summarise
 from unildiff.results.evaluator import score_picture
 from unildiff.results.figures import perception_distortion_figure
-from unildiff.results.rows import Row, summarise
 from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_whole

@@ -16,9 +16,9 @@ from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import get_protocol
 from unildiff.metrics.registry import METRICS, load_scorers
+from unildiff.metrics.rows import Row, summarise, write_csv
 from unildiff.results.evaluator import score_picture
 from unildiff.results.figures_style import LINES, MARKERS, PAGE_WIDTH, PALETTE, new_figure, save_figure
-from unildiff.results.rows import Row, summarise, write_csv
 from unildiff.utils.errors import UserError
 from unildiff.utils.fingerprints import weights_hash
 from unildiff.utils.parallel import progress

@@ -1,26 +1,23 @@
-"""Means per degradation as a torchmetrics Metric, for validation loops.
+"""Means per degradation as a torchmetrics Metric, for validation and test loops.
 
 Axis letters: B batch, H W pixels.
 """
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import load_scorers
-
-_Tally = dict[str, list[float]]  # metric -> [sum, images in the sum]; "count" -> [images]
+from unildiff.metrics.rows import Row, frame_of, means, rows_of_all_ranks
 
 
 class DegradationMetrics(Metric):
     """Means per degradation, and their unweighted mean over degradations (the papers' `Avg.`).
 
-    Degradations need not be known beforehand, and ranks may have seen different ones or none: the sums are gathered as
-    objects in `compute`, which every rank must call. Memory is constant. Use `update` and `compute`; `forward` is the
-    same as `update` and returns nothing.
+    Degradations need not be known in advance, and ranks may have seen different ones. Scores are gathered in `compute`,
+    which every rank must call.
 
     torchmetrics' own classes are not used: its PSNR pools squared errors over images by default (14.23 dB where the mean
     per image is 17.57), and its SSIM differs from the protocol `onerestore` by up to 0.037.
@@ -32,23 +29,18 @@ class DegradationMetrics(Metric):
     full_state_update = False
 
     def __init__(self, protocol: str | Protocol = "unildiff", metrics: Sequence[str] = ("psnr", "ssim")) -> None:
-        """Create the metric.
+        """Create the metric; raises a UserError for an unknown protocol or metric.
 
         Args:
             protocol: Protocol or its name.
             metrics: Names of per-image metrics.
-
-        Raises:
-            UserError: No such protocol or metric.
         """
         super().__init__(sync_on_compute=False)
         self.protocol = get_protocol(protocol)
         self._scorers, self.unavailable = load_scorers(metrics, self.protocol)
-        networks = {
-            name.replace(".", "_"): scorer for name, scorer in self._scorers.items() if isinstance(scorer, nn.Module)
-        }
+        networks = {name.replace(".", "_"): each for name, each in self._scorers.items() if isinstance(each, nn.Module)}
         self.networks = nn.ModuleDict(networks)  # they move with the metric
-        self._tallies: dict[str, _Tally] = {}
+        self._rows: list[Row] = []
 
     def update(self, restored: Tensor, gt: Tensor, degradations: Sequence[str]) -> None:
         """Add a batch.
@@ -68,63 +60,27 @@ class DegradationMetrics(Metric):
             self.add_scores(degradation, {name: scores[index] for name, scores in values.items()})
 
     def add_scores(self, degradation: str, scores: Mapping[str, float | None]) -> None:
-        """Add one image that has been scored already; None and infinite values have no part in the means.
-
-        Args:
-            degradation: Its degradation.
-            scores: Value by the name of the metric; names that this object does not have are ignored.
-        """
-        tally = self._tallies.setdefault(degradation, {})
-        for name in self._scorers:
-            value = scores.get(name)
-            if value is not None and value != float("inf"):
-                _add(tally, name, [value, 1.0])
-        _add(tally, "count", [1.0])
+        """Add one image that has been scored already; names that this metric does not have are ignored."""
+        self._rows.append({"degradation": degradation, "name": ""} | {name: scores.get(name) for name in self._scorers})
 
     def forward(self, restored: Tensor, gt: Tensor, degradations: Sequence[str]) -> None:
-        """Same as `update`."""
+        """Do the same as `update`."""
         self.update(restored, gt, degradations)
 
     def compute(self) -> dict[str, float]:
-        """The means over all ranks.
+        """Return :func:`unildiff.metrics.rows.means` over all ranks.
 
-        Returns:
-            `METRIC/DEGRADATION` and `count/DEGRADATION` for each degradation, `METRIC/avg`, and `count/all`. A mean
-            over images that the protocol all leaves out (identical to their ground truth) is infinite.
+        The keys are `METRIC/DEGRADATION` and `count/DEGRADATION` for each degradation, `METRIC/avg`, and `count/all`.
         """
-        tallies = self._gathered()
-        result: dict[str, float] = {}
-        for name in self._scorers:
-            means = []
-            for degradation in sorted(tallies):
-                total, scored = tallies[degradation].get(name, [float("inf"), 1.0])
-                means.append(total / scored)
-                result[f"{name}/{degradation}"] = means[-1]
-            if means:
-                result[f"{name}/avg"] = sum(means) / len(means)
-        for degradation in sorted(tallies):
-            result[f"count/{degradation}"] = tallies[degradation]["count"][0]
-        result["count/all"] = sum(tally["count"][0] for tally in tallies.values())
-        return result
+        rows = sorted(rows_of_all_ranks(self._rows), key=lambda row: str(row["degradation"]))
+        result = {
+            f"{column}/{degradation}": float(value)
+            for column, values in means(frame_of(rows)).items()
+            for degradation, value in values.items()
+        }
+        return result | {"count/all": result.pop("count/avg")}
 
     def reset(self) -> None:
         """Forget all images that were added."""
         super().reset()
-        self._tallies = {}
-
-    def _gathered(self) -> dict[str, _Tally]:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self._tallies
-        parts: list[dict[str, _Tally]] = [{} for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(parts, self._tallies)
-        merged: dict[str, _Tally] = {}
-        for part in parts:
-            for degradation, tally in part.items():
-                for name, numbers in tally.items():
-                    _add(merged.setdefault(degradation, {}), name, numbers)
-        return merged
-
-
-def _add(tally: _Tally, name: str, numbers: list[float]) -> None:
-    before = tally.get(name, [0.0] * len(numbers))
-    tally[name] = [a + b for a, b in zip(before, numbers, strict=True)]
+        self._rows = []

@@ -11,7 +11,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from unildiff.metrics.perceptual import DISTS, LPIPS, MetricUnavailable, Pyiqa, pyiqa_settings
+from unildiff.metrics.perceptual import (
+    MetricUnavailable,
+    dists_scorer,
+    lpips_scorer,
+    pyiqa_scorer,
+    pyiqa_settings,
+)
 from unildiff.metrics.protocols import Protocol, unknown
 from unildiff.metrics.psnr import psnr
 from unildiff.metrics.ssim import ssim
@@ -59,14 +65,16 @@ METRICS: dict[str, MetricInfo] = {
     "niqe": MetricInfo("NIQE", False, 2, "alone", "niqe"),
 }
 
+
+def _under(metric: Callable[..., Tensor], protocol: Protocol) -> Scorer:
+    return partial(metric, protocol=protocol)
+
+
 _MAKERS: dict[str, Callable[[Protocol], Scorer]] = {
-    "psnr": lambda protocol: partial(psnr, protocol=protocol),
-    "ssim": lambda protocol: partial(ssim, protocol=protocol),
-    "ms_ssim": lambda protocol: partial(ms_ssim, protocol=protocol),
-    "gmsd": lambda protocol: partial(gmsd, protocol=protocol),
-    "lpips": partial(LPIPS, "alex"),
-    "lpips_vgg": partial(LPIPS, "vgg"),
-    "dists": DISTS,
+    **{metric.__name__: partial(_under, metric) for metric in (psnr, ssim, ms_ssim, gmsd)},
+    "lpips": partial(lpips_scorer, "alex"),
+    "lpips_vgg": partial(lpips_scorer, "vgg"),
+    "dists": dists_scorer,
 }
 
 
@@ -90,7 +98,7 @@ def metric_info(name: str) -> MetricInfo:
 
 
 def metric_title(name: str) -> str:
-    """Return the column head of any column, of a metric that is not known too."""
+    """Return the column head of a metric, or the name itself if the metric is not known."""
     return METRICS[name].title if name in METRICS else name
 
 
@@ -123,14 +131,15 @@ def make_scorer(name: str, protocol: Protocol) -> Scorer:
     """Create a per-image metric.
 
     Raises:
-        UserError: No such metric.
-        ValueError: It is a number of a whole set (FID), not of images.
+        UserError: There is no such metric, or it is one of a whole set (FID).
         MetricUnavailable: A package or its network's weights cannot be loaded.
     """
     info = metric_info(name)
     if info.kind == "set":
-        raise ValueError(f"{name} is a number of a whole set, not of each image: use `unildiff score`")
-    return Pyiqa(info.pyiqa, protocol, name) if info.pyiqa else _MAKERS[name](protocol)
+        raise UserError(
+            f"metrics: {name} is computed over a whole set, not per image; use `unildiff score` on the saved images"
+        )
+    return pyiqa_scorer(info.pyiqa, protocol, name) if info.pyiqa else _MAKERS[name](protocol)
 
 
 def load_scorers(names: Sequence[str], protocol: Protocol) -> tuple[dict[str, Scorer], dict[str, str]]:
@@ -140,8 +149,7 @@ def load_scorers(names: Sequence[str], protocol: Protocol) -> tuple[dict[str, Sc
         The metrics by name in the order given, and the reason for each that is unavailable.
 
     Raises:
-        UserError: No such metric.
-        ValueError: One is a number of a whole set (FID).
+        UserError: There is no such metric, or it is one of a whole set (FID).
     """
     if names:
         check_names(names)

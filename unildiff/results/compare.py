@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from unildiff.metrics.registry import METRICS, metric_title
-from unildiff.results.rows import metrics_of, write_csv
+from unildiff.metrics.rows import metrics_of, write_csv
 from unildiff.results.runs import Run
 from unildiff.results.statistics import Comparison, compare_paired
 from unildiff.utils.errors import UserError

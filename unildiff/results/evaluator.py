@@ -15,7 +15,7 @@ from unildiff.data.batch import image_array
 from unildiff.data.images import write_png
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import Scorer, load_scorers
-from unildiff.results.rows import Row, write_csv
+from unildiff.metrics.rows import Row, write_csv
 
 _WAITING = 8  # pictures a worker may lag behind before `add` waits: bounds memory
 
@@ -127,5 +127,5 @@ class Evaluator:
         return [future.result() for future in self._futures.values()]
 
     def write_csv(self, path: Path) -> None:
-        """Write the rows to a CSV file (see :func:`unildiff.results.rows.write_csv`)."""
+        """Write the rows to a CSV file (see :func:`unildiff.metrics.rows.write_csv`)."""
         write_csv(self.rows(), path)

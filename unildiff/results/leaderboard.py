@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unildiff.metrics.registry import METRICS, metric_title
+from unildiff.metrics.rows import means, metrics_of
 from unildiff.results.bundle import read_manifest
 from unildiff.results.render import templates
-from unildiff.results.rows import means, metrics_of
 from unildiff.results.runs import Run, load_run
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import write_whole

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from unildiff.metrics.registry import METRICS as REGISTRY
-from unildiff.results.rows import metrics_of
+from unildiff.metrics.rows import metrics_of
 from unildiff.results.runs import Run
 from unildiff.results.specs import METRICS, SURVEY, Metric, TableSpec
 from unildiff.results.statistics import Comparison, compare_paired

@@ -14,6 +14,7 @@ from rich.progress import track
 
 from unildiff.data.images import read_rgb
 from unildiff.metrics.registry import METRICS
+from unildiff.metrics.rows import metrics_of
 from unildiff.results.curves import Curve, curves_by_folder, drawn_curves
 from unildiff.results.figures import (
     median_image,
@@ -23,7 +24,6 @@ from unildiff.results.figures import (
 )
 from unildiff.results.render import cells, templates
 from unildiff.results.report_images import ImageStore, image_side, image_uri
-from unildiff.results.rows import metrics_of
 from unildiff.results.runs import ImageKind, Run, distinct_names, load_run, with_distinct_labels
 from unildiff.results.specs import fitting_table
 from unildiff.results.tables import Table, build_table

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from unildiff.metrics.rows import Row, checked, read_csv
 from unildiff.results.bundle import is_bundle, opened_bundle
-from unildiff.results.rows import Row, checked, read_csv
 from unildiff.utils.errors import UserError
 
 ImageKind = Literal["input", "restored", "truth"]

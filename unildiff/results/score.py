@@ -18,9 +18,9 @@ from unildiff.data.images import read_rgb
 from unildiff.metrics.perceptual import MetricUnavailable, NetworkScorer
 from unildiff.metrics.protocols import Protocol
 from unildiff.metrics.registry import Scorer, check_names, load_scorers, make_scorer, metric_info
+from unildiff.metrics.rows import Row, Summary, summarise
 from unildiff.results.evaluator import score_picture
 from unildiff.results.file_pairs import ScoredPair
-from unildiff.results.rows import Row, Summary, summarise
 from unildiff.results.workers import process_count, worker_context
 from unildiff.utils.errors import UserError
 from unildiff.utils.parallel import end_with_parent, ordered, progress
@@ -34,7 +34,7 @@ class Scored:
         protocol: The protocol.
         metrics: The requested metrics, in that order.
         rows: One per image; `input_` columns where inputs were given.
-        summary: Means by degradation and `avg` (see :func:`unildiff.results.rows.means`), with metrics of sets.
+        summary: Means by degradation and `avg` (see :func:`unildiff.metrics.rows.means`), with metrics of sets.
         unavailable: By name, why a metric's column is empty.
     """
 

@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from unildiff.metrics.registry import metric_info, metric_settings
+from unildiff.metrics.rows import LABELS, Row, count_identical, csv_text
 from unildiff.results.bundle import ScoredFile, write_bundle
 from unildiff.results.file_pairs import ScoredPair
-from unildiff.results.rows import LABELS, Row, count_identical, csv_text
 from unildiff.results.score import Scored
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_whole

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from unildiff.metrics.rows import metrics_of
 from unildiff.results import Rows, TableId
 from unildiff.results.figures import median_image, table_figure
 from unildiff.results.render import RENDERERS, render_text
-from unildiff.results.rows import metrics_of
 from unildiff.results.runs import Run, with_distinct_labels
 from unildiff.results.specs import table_spec
 from unildiff.results.tables import build_table

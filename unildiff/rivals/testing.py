@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from unildiff.data.batch import collate
-from unildiff.results.rows import Row
+from unildiff.metrics.rows import Row
 from unildiff.rivals.load import Rival
 from unildiff.rivals.tiles import restore_image
 from unildiff.stages.settings import EvaluationSettings

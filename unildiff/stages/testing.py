@@ -19,9 +19,9 @@ from torch import Tensor
 from unildiff.data.batch import RestorationBatch, image_array
 from unildiff.data.images import write_png
 from unildiff.metrics.registry import metric_info
+from unildiff.metrics.rows import Row, gather_rows, summarise, write_csv
 from unildiff.results.blindness import told_degradations
 from unildiff.results.evaluator import Evaluator
-from unildiff.results.rows import Row, gather_rows, summarise, write_csv
 from unildiff.stages.settings import EvaluationSettings, StageRow
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import png_names
@@ -54,10 +54,6 @@ class TestRun:
     def __init__(
         self, folder: Path, settings: EvaluationSettings, protocol: str, device: torch.device | None = None
     ) -> None:
-        if sets := [name for name in settings.metrics if metric_info(name).kind == "set"]:
-            raise UserError(
-                f"metrics: {sets[0]} is computed over a whole set, not per image; use `unildiff score` on the saved images"
-            )
         self.folder, self.settings = folder, settings
         self._on_gpu = device is not None and device.type == "cuda"
         self.protocol = settings.protocol or protocol

@@ -1,11 +1,12 @@
-"""The README beside an exported model: data, recipe, protocol and scores, read off the run that made it."""
+"""The README beside an exported model: data, recipe, protocol and scores, taken from the run that made it."""
 
-import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from unildiff import __version__
+from unildiff.metrics.rows import means, read_csv
 from unildiff.weights.checkpoints import StageCheckpoint
 from unildiff.weights.load import weights_folder
 
@@ -17,7 +18,7 @@ tags: [image-restoration, unildiff]
 
 # UniLDiff: all-in-one image restoration
 
-Restores pictures under unknown degradations (haze, rain, snow, noise, blur, low light, several at once). A
+Restores images under unknown degradations (haze, rain, snow, noise, blur, low light, several at once). A
 re-implementation of the method of "UniLDiff: Unlocking the Power of Diffusion Priors for All-in-One Image Restoration"
 (CVPR 2026, arXiv 2507.23685), written by `unildiff export` {version}.
 
@@ -26,7 +27,7 @@ from PIL import Image
 from unildiff.weights.pipeline import UniLDiffPipeline
 
 pipeline = UniLDiffPipeline.from_pretrained("FOLDER_OR_ID")
-pipeline(Image.open("degraded.png"), prompt="what is in the picture").images[0].save("restored.png")
+pipeline(Image.open("degraded.png"), prompt="what the image shows").images[0].save("restored.png")
 ```
 """
 _LICENCE = """
@@ -37,7 +38,7 @@ That of the base model, of which these weights are a fine-tuned copy, applies to
 
 
 def card_of_checkpoint(checkpoint: StageCheckpoint) -> str:
-    """Return the card of a stage's checkpoint; what its run folder does not hold, the card says is not known."""
+    """Return the card of a stage's checkpoint; facts that its run folder does not hold are marked as not known."""
     run_folder = checkpoint.path.resolve().parent.parent
     fit = _json(run_folder / "run.fit.json")
     settings = checkpoint.settings
@@ -61,14 +62,14 @@ def card_of_checkpoint(checkpoint: StageCheckpoint) -> str:
     parts = [_HEAD.format(version=__version__), _table("Data", data), _table("Recipe", recipe)]
     network = json.dumps(settings.get("network"), indent=2)
     parts.append(f"\n## Network\n\n```json\n{network}\n```\n" if settings.get("network") else "")
-    files = ("run.json", "scores.csv")  # a test that was stopped leaves one of them, at most
+    files = ("run.json", "scores.csv")  # an interrupted test leaves at most one of them
     tests = [folder for folder in sorted(run_folder.glob("test*")) if all((folder / file).is_file() for file in files)]
     parts += [_scores(folder) for folder in tests] or ["\n## Scores\n\nNot tested in its run folder.\n"]
     return "".join(parts) + _LICENCE
 
 
 def card_of_folder(source: str) -> str:
-    """Return the card of a model that came as a folder: its own where it has one."""
+    """Return the card of a model given as a folder: its own if it has one."""
     folder = weights_folder(source)
     own = None if folder is None else folder / "README.md"
     if own is not None and own.is_file():
@@ -82,26 +83,16 @@ def _scores(folder: Path) -> str:
     kind = "sample set" if about.get("data_kind") == "sample" else "real data"
     facts = {
         "protocol": about.get("protocol"),
-        "data": f"{about.get('data')} ({kind}, {sum((about.get('count') or {}).values())} pictures)",
+        "data": f"{about.get('data')} ({kind}, {sum((about.get('count') or {}).values())} images)",
         "steps, guidance, start": f"{about.get('steps')}, {about.get('guidance_scale')}, {about.get('start')}",
         "seed": about.get("seed"),
     }
-    with open(folder / "scores.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    metrics = [name for name in rows[0] if name in ("psnr", "ssim", "lpips", "dists")] if rows else []
-    means: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        means.setdefault(row["degradation"], []).append(row)
-    lines = [f"| degradation | pictures | {' | '.join(metrics)} |", f"|---|---|{'---|' * len(metrics)}"]
-    for degradation, group in means.items():
-        cells = [_mean([row[metric] for row in group]) for metric in metrics]
-        lines.append(f"| {degradation} | {len(group)} | {' | '.join(cells)} |")
-    return _table(f"Scores ({folder.name})", facts) + "\n" + "\n".join(lines) + "\n"
-
-
-def _mean(cells: list[str]) -> str:
-    numbers = [float(cell) for cell in cells if cell not in ("", "inf")]
-    return f"{sum(numbers) / len(numbers):.4g}" if numbers else "-"
+    table = means(read_csv(folder / "scores.csv"))
+    metrics = [name for name in table.columns if name in ("psnr", "ssim", "lpips", "dists")]
+    shown = table[metrics].map(lambda value: "-" if math.isnan(value) else f"{value:.4g}")
+    shown.insert(0, "images", table["count"].astype(int).astype(str))
+    text = shown.rename_axis("degradation").to_markdown(disable_numparse=True)
+    return _table(f"Scores ({folder.name})", facts) + f"\n{text}\n"
 
 
 def _table(title: str, facts: dict[str, Any]) -> str:

@@ -79,7 +79,7 @@ def score(
     if process_count(workers, len(pairs)) > 1:
         worker_context()  # loads during the following imports
 
-    from unildiff.results.rows import write_csv
+    from unildiff.metrics.rows import write_csv
     from unildiff.results.score import score_pairs
     from unildiff.results.score_report import Method, bundle_scores, format_text, merge_rows, write_json, write_run
 

@@ -1,6 +1,6 @@
-"""The one table of per-image scores: its rows, its means, gathering over ranks, the CSV file.
+"""Per-image scores: the row, the means that every table prints, gathering over ranks, the CSV file.
 
-As a table it is a DataFrame with the columns `degradation` and `name`, then a float column per metric (NaN where it was not
+Rows become a DataFrame with the columns `degradation` and `name`, then a float column per metric (NaN where it was not
 computed) and possibly columns of text.
 """
 
@@ -91,20 +91,25 @@ def count_identical(rows: Sequence[Row], protocol: Protocol, metric: str = "psnr
     return sum(1 for row in rows if isinstance(value := row.get(metric), float) and value >= limit)
 
 
+def rows_of_all_ranks(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of all ranks in the order of the ranks; every rank must call this."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(rows)
+    parts: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(parts, list(rows))
+    return [row for part in parts for row in part]
+
+
 def gather_rows(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of all ranks, sorted by degradation and name; every rank must call this, and each gets them all.
 
-    An image that several ranks were given (padding samplers do that) counts once.
+    An image that several ranks scored (padding samplers repeat images) counts once.
 
     Raises:
         ValueError: Ranks disagree about an image.
     """
-    parts: list[list[Row]] = [list(rows)]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        parts = [[] for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(parts, list(rows))
     merged: dict[tuple[str, str], Row] = {}
-    for row in (row for part in parts for row in part):
+    for row in rows_of_all_ranks(rows):
         key = (str(row["degradation"]), str(row["name"]))
         if merged.setdefault(key, row) != row:
             raise ValueError(f"two ranks scored {key} differently: {merged[key]} and {row}")
@@ -124,11 +129,7 @@ def csv_text(rows: "Sequence[Row] | pd.DataFrame") -> str:
 
 
 def write_csv(rows: "Sequence[Row] | pd.DataFrame", path: Path) -> None:
-    """Write :func:`csv_text` to a file, whole or not at all.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
+    """Write :func:`csv_text` to a file in one step; raises a UserError if it cannot be written."""
     write_whole(path, csv_text(rows).encode())
 
 
@@ -158,6 +159,8 @@ def checked(lines: Sequence[Row], where: str) -> "pd.DataFrame":
     Raises:
         UserError: See :func:`read_csv`.
     """
+    import pandas as pd
+
     if not lines:
         raise UserError(f"no scores: {where} has no line; score the images again")
     if "name" not in lines[0]:
@@ -169,14 +172,7 @@ def checked(lines: Sequence[Row], where: str) -> "pd.DataFrame":
         raise UserError(f"an image is scored twice: {where}, {first} and {len(twice) - 1} others; remove the copies")
     for column in ("psnr", "ssim", "input_psnr", "input_ssim"):
         if column in frame.columns and column not in metrics_of(frame):
-            bad = next(cell for cell in frame[column] if not _is_number(cell))
+            numbers = pd.to_numeric(frame[column].replace("", None), errors="coerce")
+            bad = frame[column][numbers.isna() & (frame[column] != "")].iloc[0]
             raise UserError(f"not a number: {where}, column {column}, '{bad}'; score the images again")
     return frame
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell or "nan")
-    except ValueError:
-        return False
-    return True
