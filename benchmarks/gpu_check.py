@@ -4,8 +4,8 @@
     python -m benchmarks.gpu_check correctness --device cpu --size tiny
 
 Needs no network: SDXL's weights are random and made on the device. Each row runs in a process of its own with a time limit,
-and results are written after each row. Exit code 1 where a row fails. OpenCV and other packages that the rows do not call may
-be missing.
+and results are written after each row. Exit code 1 if a row fails. OpenCV and other packages that the rows do not call may
+be missing; without peft, the LoRA row is skipped.
 """
 
 import argparse
@@ -62,12 +62,13 @@ def run_child(call: str, name: str, arguments: argparse.Namespace, limit: float)
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Return the results as lines to read: row, verdict, seconds and figures."""
-    lines = [f"{'row':44}{'':7}{'seconds':>8}  figures"]
+    width = max(map(len, results), default=0) + 2
+    lines = [f"{'row':{width}}{'':6}{'seconds':>7}  figures"]
     for name, result in results.items():
         verdict = {True: "pass", False: "FAIL"}.get(result.get("ok", ""), "")
         figures = {key: value for key, value in result.items() if key not in ("ok", "seconds")}
         text = ", ".join(f"{key} {_shown(value)}" for key, value in figures.items())
-        lines.append(f"{name:44}{verdict:7}{result['seconds']:>8.1f}  {text}")
+        lines.append(f"{name:{width}}{verdict:6}{result['seconds']:>7.1f}  {text}")
     return "\n".join(lines)
 
 

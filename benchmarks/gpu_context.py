@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.random_model import random_model, stage_over
+from unildiff.callbacks.compile import compile_regions
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import UniLDiff
@@ -99,6 +100,13 @@ class Context:
             "name": [str(index) for index in range(size)],
             "key": torch.arange(size),
         }
+
+    def compile(self, model: UniLDiff) -> None:
+        """Compile the repeated blocks; at tiny size only a few of them, without a compiler."""
+        if self.tiny:
+            compile_regions(model.unet.rest.mid_block, "eager")
+        else:
+            compile_regions(model, "inductor" if self.on_gpu else "eager")
 
     def autocast(self, dtype: torch.dtype | None = torch.bfloat16) -> torch.autocast:
         """Return the autocast of Lightning's mixed precision; None computes in float32."""

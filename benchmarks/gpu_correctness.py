@@ -42,11 +42,12 @@ def gradients_of(kind: str, context: Context, dtype: torch.dtype | None) -> tupl
         loss = stage.training_step(context.batch(2, 64), 0)
     loss.backward()
     flat = [parameter.grad.flatten().float().cpu() for _, parameter in stage.trained_parameters()]
-    return float(loss), torch.cat(flat)
+    return float(loss.detach()), torch.cat(flat)
 
 
 @contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
+    """Switch TF32 on or off for products and convolutions."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if enabled else "highest")
     torch.backends.cudnn.allow_tf32 = enabled
@@ -138,7 +139,7 @@ def waits_in_sampling(context: Context, tile_size: int | None = None) -> dict[st
 
 
 def attention_kernels(context: Context) -> dict[str, Any]:
-    """Run a guided step with fused attention only, which raises where only the written-out one would do."""
+    """Run a guided step with fused attention only, which raises where none supports the inputs."""
     model, side = context.model(), context.pixels(512)
     lq = to_unit(context.batch(1, side)["lq"]).to(torch.bfloat16)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if context.on_gpu else [])]
@@ -173,7 +174,7 @@ def _rank(rank: int, context: Context, folder: str) -> None:
             return loss
 
     replica = torch.nn.parallel.DistributedDataParallel(Step())
-    for _ in range(2):  # DDP complains of parameters without a gradient in the second step
+    for _ in range(2):  # DDP reports parameters without a gradient in the second step
         stage.zero_grad()
         replica(context.batch(2, 64)).backward()
     gradients = {name: value.grad.cpu() for name, value in stage.trained_parameters()}
@@ -182,7 +183,7 @@ def _rank(rank: int, context: Context, folder: str) -> None:
 
 
 def two_processes(context: Context) -> dict[str, Any]:
-    """Two processes on one device with unequal routing must end with equal gradients and with one for every parameter."""
+    """Two processes on one device with unequal routing must end with equal gradients, one for every parameter."""
     small = Context(context.device, True)
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (small, folder), nprocs=2)  # type: ignore[no-untyped-call]

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_context import Context
-from unildiff.callbacks.compile import compile_regions
 from unildiff.core.pixels import to_unit
 from unildiff.diffusion.sampler import SamplingSettings
 
@@ -34,7 +33,7 @@ def restore(
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     model, side = context.model(dtype), context.pixels(side)
     if compiled:
-        compile_regions(model, "inductor" if context.on_gpu else "eager")
+        context.compile(model)
     lq = to_unit(context.batch(batch_size, side)["lq"]).to(dtype)
     settings = SamplingSettings(1 if context.tiny else steps, guidance, tile_size=tile_size)
     seconds: dict[str, float] = {}

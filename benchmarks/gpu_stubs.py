@@ -57,9 +57,15 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Leave it empty."""
 
 
-def stub_missing_packages(packages: Sequence[str] = PACKAGES) -> list[str]:
-    """Make those of ``packages`` that are not installed importable; return their names."""
-    missing = [name for name in packages if name not in sys.modules and importlib.util.find_spec(name) is None]
+def stub_missing_packages() -> list[str]:
+    """Make those of ``PACKAGES`` that are not installed importable; return their names.
+
+    The large libraries come first: they ask which packages are there, and must not find stand-ins.
+    """
+    import diffusers.models  # noqa: F401
+    import lightning.pytorch  # noqa: F401
+
+    missing = [name for name in PACKAGES if name not in sys.modules and importlib.util.find_spec(name) is None]
     if missing:
         sys.meta_path.insert(0, _Finder(missing))
     return missing

@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import nn
 
 from benchmarks.gpu_context import STAGES, Context
 from unildiff.callbacks.checkpoint_io import AtomicCheckpointIO
-from unildiff.callbacks.compile import compile_regions
 from unildiff.callbacks.ema import ExponentialMovingAverage
 from unildiff.planning.gpus import GPUS
 from unildiff.planning.step import StepSettings, measure_step
@@ -36,6 +36,8 @@ def train(
     plan: bool = True,
 ) -> dict[str, Any]:
     """Make three optimiser steps of one micro-batch each and measure the last one."""
+    if kind == "joint_lora" and find_spec("peft") is None:
+        return {"skipped": "peft is not installed"}
     size = batch_size or MICRO_BATCH[kind]
     size, side = (2, 64) if context.tiny else (size, 512)
     settings = {"gradient_checkpointing": checkpointing, **SETTINGS.get(kind, {})}
@@ -45,7 +47,7 @@ def train(
     if channels_last:
         stage.model.to(memory_format=torch.channels_last)
     if compiled:
-        compile_regions(stage.model, "inductor" if context.on_gpu else "eager")
+        context.compile(stage.model)
     trained = dict(stage.trained_parameters())
     fuses = True if fused and context.on_gpu else None
     optimizer = make_adamw(trained.items(), OptimizerConfig(), fused=fuses)

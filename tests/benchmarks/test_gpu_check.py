@@ -1,4 +1,4 @@
-"""The GPU check runs on a CPU at tiny size, keeps what it has measured, and says which rows fail."""
+"""The GPU check runs to its end on a CPU at tiny size, keeps what it has measured, and reports which rows fail."""
 
 import json
 import subprocess
@@ -14,27 +14,50 @@ from benchmarks.gpu_context import Context
 from benchmarks.gpu_rows import CALLS, Row
 
 CPU = ["--device", "cpu", "--size", "tiny", "--same-process"]
-ROWS = [(call, row) for call, rows in CALLS.items() for row in rows]
-QUICK = {  # one of each kind; the others differ in their arguments
-    *(
-        "gradients, decoder",
-        "synchronisations, one tiled step",
-        "attention kernels",
-        "out of memory falls back to tiles",
-    ),
-    *("joint_lora", "checkpoint", "512, float16"),
-}
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+from benchmarks import gpu_stubs
+
+gone = {*gpu_stubs.PACKAGES, "peft"}
+
+class Without(PathFinder):
+    find_spec = lambda name, *rest: None if name.partition(".")[0] in gone else PathFinder.find_spec(name, *rest)
+    find_distributions = lambda *given: (
+        found for found in PathFinder.find_distributions(*given) if found.name.lower().replace("-", "_") not in gone
+    )
+
+sys.meta_path = [Without if finder is PathFinder else finder for finder in sys.meta_path]
+from benchmarks import gpu_check, gpu_training
+import cv2
+assert not hasattr(cv2, "__version__"), "OpenCV was found"
+context = gpu_check.Context("cpu", tiny=True)
+assert gpu_check.run_row("training", "joint_lora", context)["skipped"] == "peft is not installed"
+sys.exit(gpu_check.main(["inference", *sys.argv[1:]]))
+"""
+"""A program that finds neither OpenCV nor its like and makes the whole inference call."""
 
 
-@pytest.mark.parametrize(("call", "name"), [pair for pair in ROWS if pair[1] in QUICK])
-def test_a_row_measures_something(call: str, name: str) -> None:
-    result = gpu_check.run_row(call, name, Context("cpu", tiny=True))
-    assert "error" not in result and result.get("ok", True) and result["seconds"] > 0
-    json.dumps(result)
+def check_all_rows_passed(out: Path, call: str) -> None:
+    about = json.loads(out.read_text(encoding="utf-8"))
+    assert about["device"] == "CPU" and list(about["rows"]) == [f"{call}: {name}" for name in CALLS[call]]
+    for name, result in about["rows"].items():
+        assert "error" not in result and result.get("ok", True) and result["seconds"] > 0, (name, result)
 
 
-def test_rows_of_the_issue_are_there() -> None:
-    assert len(CALLS["correctness"]) >= 10 and len(CALLS["training"]) >= 10 and len(CALLS["inference"]) >= 14
+@pytest.mark.parametrize("call", ["correctness", "training"])
+def test_a_call_runs_to_its_end(call: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main([call, *CPU, "--out", str(tmp_path / "check.json")]) == 0
+    check_all_rows_passed(tmp_path / "check.json", call)
+    table = capsys.readouterr().out.partition("CPU, size tiny\n")[2].splitlines()[:-1]
+    assert [line.startswith(f"{call}: {name}  ") for line, name in zip(table[1:], CALLS[call], strict=True)]
+
+
+def test_inference_runs_to_its_end_without_opencv_and_its_like(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, *CPU, "--out", str(tmp_path / "check.json")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    check_all_rows_passed(tmp_path / "check.json", "inference")
 
 
 def failing(context: Context) -> dict[str, Any]:
@@ -44,42 +67,27 @@ def failing(context: Context) -> dict[str, Any]:
 def test_a_failed_row_is_kept_and_decides_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = {"good": Row(lambda context: {"ok": True, "figure": 1.5}), "plain": Row(lambda context: {"figure": 2})}
-    monkeypatch.setitem(gpu_check.CALLS, "training", rows)
-    assert gpu_check.main(["training", *CPU, "--out", str(tmp_path / "good.json")]) == 0
-    monkeypatch.setitem(gpu_check.CALLS, "training", rows | {"bad": Row(failing)})
-    assert gpu_check.main(["training", *CPU, "--out", str(tmp_path / "bad.json")]) == 1
-    kept = json.loads((tmp_path / "bad.json").read_text())["rows"]
-    assert kept["training: good"]["figure"] == 1.5
-    assert kept["training: bad"] | {"seconds": 0} == {
-        "ok": False,
-        "error": "RuntimeError: no such kernel",
-        "seconds": 0,
+    out = tmp_path / "check.json"
+    rows = {
+        "good": Row(lambda context: {"ok": True, "figure": 1.5}),
+        "second": Row(lambda context: {"before": list(json.loads(out.read_text())["rows"])}),
     }
+    monkeypatch.setitem(gpu_check.CALLS, "training", rows)
+    assert gpu_check.main(["training", *CPU, "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["rows"]["training: second"]["before"] == [
+        "training: good"
+    ]  # kept after each row
+    monkeypatch.setitem(gpu_check.CALLS, "training", rows | {"bad": Row(failing), "last": rows["good"]})
+    assert gpu_check.main(["training", *CPU, "--out", str(out)]) == 1
+    kept = json.loads(out.read_text())["rows"]
+    assert kept["training: last"]["figure"] == 1.5
+    assert (kept["training: bad"]["ok"], kept["training: bad"]["error"]) == (False, "RuntimeError: no such kernel")
     lines = capsys.readouterr().out.splitlines()
     assert any("training: bad" in line and "FAIL" in line for line in lines)
 
 
-def test_a_row_that_does_not_end_is_stopped() -> None:
+def test_a_row_runs_in_a_process_of_its_own_within_its_time() -> None:
     arguments = Namespace(device="cpu", size="tiny")
-    result = gpu_check.run_child("training", "joint", arguments, limit=0.2)
-    assert result["ok"] is False and "not finished after" in result["error"]
-
-
-def test_it_starts_without_opencv_and_its_like() -> None:
-    """In a process of its own, in which these packages cannot be found."""
-    code = (
-        "import sys, importlib.util\n"
-        "from benchmarks.gpu_stubs import PACKAGES, stub_missing_packages\n"
-        "find = importlib.util.find_spec\n"
-        "gone = ('cv2', 'isal', 'skimage', 'piq', 'lpips', 'pandas')\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name in gone else find(name, *rest)\n"
-        "print(stub_missing_packages())\n"
-        "importlib.util.find_spec = find\n"
-        "import benchmarks.gpu_rows, cv2\n"
-        "assert not hasattr(cv2, '__version__')\n"
-    )
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "cv2" in done.stdout
+    stopped = gpu_check.run_child("training", "joint", arguments, limit=0.2)
+    assert stopped["ok"] is False and "not finished after" in stopped["error"]
+    assert gpu_check.run_child("inference", "512, bfloat16", arguments, limit=120)["ok"] is True
