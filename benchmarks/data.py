@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,12 +22,13 @@ from benchmarks.timing import Effort, alternate
 from unildiff.data.augment import Augment
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, FilePairs, TrainSet
+from unildiff.data.pack import PackedPairs
 from unildiff.data.pair import Pair
-from unildiff.data.tools.pack_writer import PackWriter
+from unildiff.data.tools.pack_writer import write_pack
 from unildiff.deadleaves.renderer import render
 from unildiff.degradations.cdd11 import degrade
 from unildiff.degradations.names import DEGRADATIONS
-from unildiff.utils.store import DATABASE
+from unildiff.utils.store import DATABASE, prefetch
 
 WIDTH, HEIGHT = 1080, 720
 PAIRS = 48  # 224 MB unpacked: more than the processor's caches
@@ -110,7 +112,7 @@ def repeated(pairs: int, read: Callable[[int], object], count: int = DECODED) ->
 def reading(root: Path, pairs: list[Pair], crop: int, effort: Effort) -> list[Row]:
     """The pair alone and whole samples, from a pack and from files; pixels equal to the decoded ones, warm page cache."""
     count = len(pairs)
-    pack = PackWriter({"train": FilePairs(pairs)}, root / "pack", "bench", root).run()
+    pack = write_pack({"train": FilePairs(pairs)}, root / "pack", "bench", root)
     packed = pack.source("train")
     for index in range(count):
         for which in ("lq", "gt"):
@@ -125,7 +127,7 @@ def reading(root: Path, pairs: list[Pair], crop: int, effort: Effort) -> list[Ro
 
     def window(number: int) -> list[np.ndarray]:
         top, left = int(draw.integers(0, HEIGHT - crop)), int(draw.integers(0, WIDTH - crop))
-        return [packed.crop(number, which, top, left, crop, crop) for which in ("lq", "gt")]
+        return [cut(packed, number, which, top, left, crop) for which in ("lq", "gt")]
 
     def copied(number: int) -> list[np.ndarray]:
         return [resident[number : number + crop, number : number + crop].copy() for _ in range(2)]
@@ -157,6 +159,13 @@ def reading(root: Path, pairs: list[Pair], crop: int, effort: Effort) -> list[Ro
     return made
 
 
+def cut(packed: PackedPairs, number: int, which: Any, top: int, left: int, crop: int) -> np.ndarray:
+    """Return a copy of a window of a packed image."""
+    view = packed.read(number, which)[top : top + crop, left : left + crop]
+    prefetch([view])
+    return view.copy()
+
+
 # Reading what is not in memory.
 
 
@@ -169,7 +178,7 @@ def forget(paths: list[Path]) -> None:
 
 def cold(root: Path, pairs: list[Pair], crop: int, effort: Effort) -> Row:
     """Single pairs whose pages have been dropped; every read then goes to the disk, and what its host keeps of it."""
-    packed = PackWriter({"train": FilePairs(pairs)}, root / "pack", "bench", root).run().source("train")
+    packed = write_pack({"train": FilePairs(pairs)}, root / "pack", "bench", root).source("train")
     os.sync()  # dirty pages cannot be dropped
     shards = [root / "pack" / DATABASE]
     draw = np.random.default_rng(2)
@@ -177,7 +186,7 @@ def cold(root: Path, pairs: list[Pair], crop: int, effort: Effort) -> Row:
     def ours(number: int) -> None:
         top, left = int(draw.integers(0, HEIGHT - crop)), int(draw.integers(0, WIDTH - crop))
         for which in ("lq", "gt"):
-            packed.crop(number, which, top, left, crop, crop)  # type: ignore[arg-type]
+            cut(packed, number, which, top, left, crop)
 
     ways: dict[str, tuple[Callable[[int], object], Callable[[int], list[Path]]]] = {
         "peer": (

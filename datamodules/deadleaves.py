@@ -16,7 +16,6 @@ from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.tasks import CLEAR, MADE_BY, check_tasks
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
-from unildiff.utils.parallel import progress
 from unildiff.utils.validation import (
     NonNegativeFloat,
     PixelCount,
@@ -62,7 +61,8 @@ class DeadLeavesDataModule(RestorationDataModule):
             crop_size: side of a training picture in pixels.
             picture_size: side of the scenes that are cut, at least 16; by default the crop's, so that nothing is cut away.
             count: scenes in the cache, and samples an epoch.
-            cache: folder to keep rendered scenes in, made once; without it each sample renders a scene of its own.
+            cache: folder that keeps the rendered scenes, on a disk of this machine; without it each sample renders a scene of
+                its own.
             scene_seed: of the cached scenes; apart from ``seed``, so that runs with other seeds share a cache.
             degradations: which to draw from, see :mod:`unildiff.degradations.tasks`; by default CDD-11's eleven.
             weights: how often each is drawn, 1 where none is given.
@@ -98,7 +98,7 @@ class DeadLeavesDataModule(RestorationDataModule):
     def prepare_data(self) -> None:
         """Render what the cache lacks; once a machine."""
         if self.cache is not None:
-            self.cache.make(lambda steps: progress(steps, len(steps), "Rendering scenes"))
+            self.cache.make()
 
     def train_set(self) -> SceneTrainSet:
         """Return the degraded scenes."""

@@ -17,7 +17,6 @@ from unildiff.deadleaves.renderer import MIN_SIDE, VERSION
 from unildiff.degradations.tasks import CLEAR, EVALUATED, MADE_BY, TASKS, check_tasks
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder
-from unildiff.utils.parallel import progress
 from unildiff.utils.validation import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -77,7 +76,7 @@ class PhotographsDataModule(RestorationDataModule):
             scenes: share of samples that are generated scenes.
             scene_size: side of the generated scenes, at least 16; by default the crop's.
             scene_count: number of scenes in the cache.
-            scene_cache: folder that keeps the generated scenes; required with ``scenes``.
+            scene_cache: folder that keeps the generated scenes, on a disk of this machine; required with ``scenes``.
             scene_seed: seed of the scenes.
             val_root: folder of clean images to validate and test on.
             val_shipped: validate on the three photographs that installed packages ship, too.
@@ -113,7 +112,7 @@ class PhotographsDataModule(RestorationDataModule):
     def prepare_data(self) -> None:
         """Render the scenes that the cache lacks; once per machine."""
         if self.cache is not None:
-            self.cache.make(lambda steps: progress(steps, len(steps), "Rendering scenes"))
+            self.cache.make()
 
     def train_set(self) -> SampleSet:
         """Return the degraded images, mixed with scenes.

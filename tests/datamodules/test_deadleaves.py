@@ -1,7 +1,5 @@
 """Generated pictures: equal whatever the workers, cache made once, validation on photographs."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -157,37 +155,6 @@ def test_the_cache_holds_its_scenes_and_is_made_once(tmp_path, monkeypatch):
     assert len(seen) > 4
     monkeypatch.setattr(scene_cache, "render", None)  # nothing is left to render
     module(cache=str(tmp_path / "c"), picture_size=48, count=9, seed=7).prepare_data()
-
-
-def test_an_interrupted_cache_is_continued_to_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(scene_cache, "_CHUNK", 2)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    module(cache=str(whole), count=7).prepare_data()
-    calls = []
-
-    def failing(key, size):
-        calls.append(key)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return render(key, size)
-
-    monkeypatch.setattr(scene_cache, "render", failing)
-    with pytest.raises(KeyboardInterrupt):
-        module(cache=str(cut), count=7).prepare_data()
-    assert json.loads((cut / "cache.json").read_text())["done"] == 4
-    monkeypatch.setattr(scene_cache, "render", render)
-    module(cache=str(cut), count=7).prepare_data()
-    assert all((cut / path.name).read_bytes() == path.read_bytes() for path in whole.iterdir())
-
-
-def test_a_cache_of_something_else_or_a_foreign_folder_is_refused(tmp_path):
-    module(cache=str(tmp_path / "c"), count=2).prepare_data()
-    with pytest.raises(UserError, match=r"cache: .*c was made of .*'count': 2.*; give another folder"):
-        module(cache=str(tmp_path / "c"), count=3).prepare_data()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/file").touch()
-    with pytest.raises(UserError, match="holds other files"):
-        module(cache=str(tmp_path / "mine")).prepare_data()
 
 
 def test_validation_is_the_photographs_and_always_the_same():

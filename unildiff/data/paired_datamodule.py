@@ -171,11 +171,20 @@ class PairedDataModule(RestorationDataModule):
             _LOG.warning("validation: the run that is resumed held out no scenes, so it has nothing to validate on")
 
     def open_pack(self) -> "Pack":
-        """Return the pack that is read instead of files."""
-        from unildiff.data.pack import open_pack
+        """Return the pack that is read instead of files.
+
+        Raises:
+            UserError: it is of another dataset, or damaged.
+        """
+        from unildiff.data.pack import Pack
 
         assert self.packed is not None
-        return open_pack(self.packed, self.dataset)
+        pack = Pack(self.packed)
+        if pack.dataset != self.dataset:
+            raise UserError(
+                f"packed: {self.packed} is a pack of {pack.dataset}, not {self.dataset}; give --data {pack.dataset}"
+            )
+        return pack
 
     def _training_pairs(self) -> PairSource:
         if self._train_source is None:

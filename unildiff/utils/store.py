@@ -1,14 +1,18 @@
-"""One store for what is made once and read often: packed images, looks at files, scenes that were synthesised.
+"""The one store for what is made once and read often: packed images, generated scenes, results of checks, parameters drawn.
 
 A store is a folder with an LMDB database: bytes by name, and a header that says what they were made from. A transaction is
-on the disk whole or not at all, so that whatever stops the making, the next run continues with what is missing.
+written completely or not at all, so that an interrupted run can be repeated and continues with what is missing. LMDB must not
+be used by several machines at a time on a network disk.
 """
 
 import ctypes
 import errno
 import json
+import logging
 import mmap
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -21,15 +25,19 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, write_failure
+from unildiff.utils.files import output_folder, some, write_failure
 
 DATABASE = "data.mdb"
 _LOCK = ".lock"
+_OWN = {DATABASE, "lock.mdb", _LOCK}
 _HEADER = b"header"
 _MAP = 1 << 40  # address space, not disk space: the file grows as it is filled
 _FULL = tuple(
     map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO))
 )  # LMDB reports a write that was cut short as EIO
+_BATCH, _SECONDS = 1 << 24, 2.0  # values added are written together once there are so many bytes, or after that time
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+_LOG = logging.getLogger(__name__)
 
 
 class _Database:
@@ -47,25 +55,34 @@ class _Database:
 
 
 class Store:
-    """A store that is read, or written between ``with`` and its end.
+    """A store that is read, or written inside a ``with`` block. Keys are text of any length, values are bytes."""
 
-    Keys are text of any length, values bytes.
-    """
+    def __init__(self, folder: Path, write: bool = False, wait: bool = False) -> None:
+        """Open a store.
 
-    def __init__(self, folder: Path, write: bool = False) -> None:
-        """Args: the folder; whether to write, which makes the folder.
+        Args:
+            folder: folder of the database.
+            write: open for writing, which creates the folder and locks out other writers.
+            wait: wait for another process that is writing instead of refusing.
 
         Raises:
-            UserError: there is no store in the folder, or it is damaged; another process writes to it, or it cannot be
-                written.
+            UserError: the folder holds no store, a damaged one or other files, cannot be written, or another process is
+                writing to it.
         """
         self.folder = folder
         self._lock: FileLock | None = None
         self._database: _Database | None = None
         self._snapshot: lmdb.Transaction | None = None
+        self._pending: dict[str, bytes] = {}
+        self._pending_bytes, self._written = 0, time.monotonic()
         if write:
             output_folder(folder)
-            self._lock = exclusive(folder)
+            if foreign := sorted({path.name for path in folder.iterdir()} - _OWN):
+                raise UserError(
+                    f"{folder} holds other files ({some(foreign)}); give a new folder, or delete this one if it is a cache "
+                    "or a pack of an earlier version"
+                )
+            self._lock = exclusive(folder, wait)
         elif not (folder / DATABASE).is_file():
             raise UserError(f"no store in {folder}: {DATABASE} is missing")
         try:
@@ -74,13 +91,8 @@ class Store:
             self.close()
             raise
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_database": None,
-            "_snapshot": None,
-            "_lock": None,
-        }  # a loader process opens the database itself
+    def __getstate__(self) -> dict[str, Any]:  # a worker process opens the database itself
+        return self.__dict__ | {"_database": None, "_snapshot": None, "_lock": None}
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +100,11 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if kind is None or not issubclass(kind, UserError):
+                self.flush()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let other processes write."""
@@ -128,13 +144,22 @@ class Store:
             raise _damaged(self.folder, error) from None
         return None if found is None else memoryview(found)
 
-    def put(self, items: Mapping[str, bytes]) -> None:
-        """Add or replace values, all or none of them.
+    def add(self, items: Mapping[str, bytes]) -> None:
+        """Add or replace values, all or none of them: within seconds, at :meth:`flush`, or at the end of the block.
 
         Raises:
-            UserError: the disk is full, or the like.
+            UserError: the disk is full, or writing failed for another reason.
         """
-        self._put((_key(name), value) for name, value in items.items())
+        self._pending |= items
+        self._pending_bytes += sum(map(len, items.values()))
+        if self._pending_bytes >= _BATCH or time.monotonic() - self._written >= _SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the values that were added; from now on they are read."""
+        if self._pending:
+            self._put((_key(name), value) for name, value in self._pending.items())
+        self._pending, self._pending_bytes, self._written = {}, 0, time.monotonic()
 
     def _put(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         try:
@@ -143,7 +168,7 @@ class Store:
                     transaction.put(key, value)
         except lmdb.Error as error:
             raise _damaged(self.folder, error) from None
-        self._snapshot = None  # readers see it from now on
+        self._snapshot = None
 
     def _reader(self) -> lmdb.Transaction:
         environment = self._environment()
@@ -167,20 +192,52 @@ class Store:
         return found.environment
 
 
-def exclusive(folder: Path) -> FileLock:
-    """Return a lock on a folder that is held until it is released, or the process ends, however it ends.
+def exclusive(folder: Path, wait: bool = False) -> FileLock | None:
+    """Return a lock on a folder that is held until it is released or the process ends; None on a disk without locks.
+
+    Args:
+        folder: an existing folder.
+        wait: wait for another process that holds it.
 
     Raises:
         UserError: another process holds it, or the folder cannot be written.
     """
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"another process is writing to {folder}; wait for it to end") from None
-    except OSError as error:
-        raise write_failure(folder / _LOCK, error) from None
+        try:
+            lock.acquire()
+        except Timeout:
+            if not wait:
+                raise UserError(f"another process is writing to {folder}; wait for it to end") from None
+            _LOG.warning("another process is writing to %s; waiting for it", folder)
+            lock.acquire(timeout=-1)
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise write_failure(folder / _LOCK, error) from None
+        _LOG.warning("%s: this disk has no file locks; write to it from one process at a time", folder)
+        return None
     return lock
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse work whose result does not fit on the disk.
+
+    Args:
+        folder: an existing folder on the disk.
+        needed: bytes that will be written.
+        what: what needs them, the subject of the message, in the plural.
+
+    Raises:
+        UserError: less is free.
+    """
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"disk full: {what} need {_size(needed)}, {folder} has {_size(free)} free; free space or give another folder"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def prefetch(views: Iterable[np.ndarray]) -> None:

@@ -145,7 +145,7 @@ def test_interrupted_is_not_readable_and_goes_on(clean: Path, tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         synthesize(clean, out, seed=3, processes=1)
     assert not (out / "train").exists() and not (out / "README.md").exists()
-    with pytest.raises(UserError, match=r"unfinished work of another kind: .*\"seed\": 3.*not .*\"seed\": 4"):
+    with pytest.raises(UserError, match=r"made was started with other settings \(seed 3, not 4\); delete it"):
         synthesize(clean, out, seed=4)
 
     def counts(scene):
@@ -159,7 +159,7 @@ def test_interrupted_is_not_readable_and_goes_on(clean: Path, tmp_path: Path, mo
 
 
 def test_what_a_crash_took_is_made_again(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line in the journal whose images are not all there as long as it says does not count."""
+    """A scene whose images are not all there in their full length is made again."""
     synthesize(clean, tmp_path / "whole", seed=3)
     out = tmp_path / "out"
     monkeypatch.setattr(module, "_finish", lambda *_: None)
@@ -210,7 +210,7 @@ def test_full_disk(clean: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"disk full while writing .*\.png"):
+        with pytest.raises(UserError, match=r"disk full while writing .*out/\.train\.unfinished"):
             synthesize(clean, tmp_path / "out", seed=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -5,12 +5,15 @@ be read, pairs of two sizes, images of one colour, degraded images that equal th
 in two splits (by their pixels, whatever their names and formats).
 """
 
+import contextlib
 import hashlib
+import json
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -24,13 +27,25 @@ from unildiff.data.pairing import Fault, rule_named
 from unildiff.data.patterns import all_patterns, matching, pair_by_folder
 from unildiff.data.raw import read_raw
 from unildiff.data.sources import every_image
-from unildiff.data.tools.check_cache import Look, LookCache
 from unildiff.data.tools.listing import image_sets
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder
 from unildiff.utils.parallel import cores, ordered, progress
+from unildiff.utils.store import Store
 
+_LOG = logging.getLogger(__name__)
 FLAT = 2  # an image whose values differ by no more than this shows nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of an image after decoding it: hash of its RGB pixels and size, height, width, lowest and highest value."""
+
+    content: str
+    height: int
+    width: int
+    low: int
+    high: int
 
 
 @dataclass(frozen=True)
@@ -102,10 +117,7 @@ class Report:
                 for part in self.parts
             ],
             "absent": self.absent,
-            "findings": [
-                {"kind": found.kind, "where": found.where, "text": found.text, "files": list(found.files)}
-                for found in self.findings
-            ],
+            "findings": [asdict(found) for found in self.findings],
         }
 
 
@@ -215,8 +227,7 @@ def _examine(report: Report, root: Path) -> None:
             splits.update({path: part.where for path in (pair.lq, pair.gt) if path is not None})
     for found in list(report.findings):
         splits.update({root / file: found.where for file in found.files if (root / file) not in splits})
-    with LookCache(root) as cache:
-        looks, broken = _look(list(splits), cache, report)
+    looks, broken = _look(list(splits), report)
     for where, files in _grouped(splits, broken):
         for file in files:
             report.findings.append(Finding("unreadable", where, broken[file], (_below(root, file),)))
@@ -229,22 +240,45 @@ def _examine(report: Report, root: Path) -> None:
     report.findings.extend(_leaks(root, report.parts, looks, flat))
 
 
-def _look(files: Sequence[Path], cache: LookCache, report: Report) -> tuple[dict[Path, Look], dict[Path, str]]:
+def _look(files: Sequence[Path], report: Report) -> tuple[dict[Path, Look], dict[Path, str]]:
+    """Return what each file holds, or why it cannot be read; files that have not changed since an earlier check are known.
+
+    What is known is kept in ``$XDG_CACHE_HOME/unildiff/check``: data folders often cannot be written to.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "unildiff" / "check"
     looks: dict[Path, Look] = {}
     broken: dict[Path, str] = {}
-    for path in files:
-        if (known := cache.get(path)) is not None:
-            looks[path] = known
-    new = [path for path in files if path not in looks]
-    report.images, report.looked_at = len(files), len(new)
-    with ThreadPoolExecutor(cores()) as pool:  # decoding and hashing hold no lock
-        for path, look in progress(ordered(pool, look_at, new, ahead=4 * cores()), len(new), "Checking"):
-            if isinstance(look, str):
-                broken[path] = look
-            else:
-                looks[path] = look
-                cache.put(path, look)
+    with contextlib.ExitStack() as stack:
+        known: Store | None = None
+        try:
+            known = Store(base / hashlib.blake2b(str(report.root).encode(), digest_size=12).hexdigest(), write=True)
+            stack.enter_context(known)
+        except UserError as error:
+            _LOG.info("every file is read again next time: %s", error)
+        states = {path: _state(path) for path in files}
+        for path, state in states.items():
+            if known is not None and (found := known.get(str(path))) is not None:
+                before, *look = json.loads(bytes(found))
+                if before == state:
+                    looks[path] = Look(*look)
+        new = [path for path in files if path not in looks]
+        report.images, report.looked_at = len(files), len(new)
+        pool = stack.enter_context(ThreadPoolExecutor(cores()))  # decoding and hashing hold no lock
+        for path, seen in progress(ordered(pool, look_at, new, ahead=4 * cores()), len(new), "Checking"):
+            if isinstance(seen, str):
+                broken[path] = seen
+                continue
+            looks[path] = seen
+            if known is not None:
+                known.add({str(path): json.dumps([states[path], *astuple(seen)]).encode()})
     return looks, broken
+
+
+def _state(path: Path) -> list[int] | None:
+    with contextlib.suppress(OSError):  # decoding it will report what is wrong
+        found = path.stat()
+        return [found.st_size, found.st_mtime_ns]
+    return None
 
 
 def look_at(path: Path) -> Look | str:

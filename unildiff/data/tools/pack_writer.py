@@ -1,16 +1,15 @@
 """Making packs: every image of a dataset decoded once into a store; an interrupted run is resumed.
 
-An image and the entry that says of which state of its file it is are written in one transaction. A new run keeps what it
-finds for files that have not changed. The index, which makes a pack readable, is written when everything is there.
+An image and its entry, which says from which state of its file it was made, are written in one transaction. A new run keeps
+what it finds for files that have not changed. The index, which makes a pack readable, is written when everything is there.
 
 Axis letters: H W pixels.
 """
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,210 +19,199 @@ from unildiff.data.captions import Captions
 from unildiff.data.catalogue import dataset
 from unildiff.data.images import image_size
 from unildiff.data.layouts import is_there, recognise, sample_of
-from unildiff.data.pack import AGAIN, COLUMNS, ENTRY, FORMAT, IMAGE, INDEX, Pack, image_checksum, index_bytes
+from unildiff.data.pack import ENTRY, FORMAT, IMAGE, INDEX, Pack, checksum, index_bytes, packed_image, read_index
 from unildiff.data.pair import PairSource, Split, Which
 from unildiff.data.pairing import rule_named
 from unildiff.data.patterns import all_patterns, pattern_source
 from unildiff.data.sources import disk_source, report
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, some
+from unildiff.utils.files import some
 from unildiff.utils.parallel import cores, ordered, progress
-from unildiff.utils.store import DATABASE, Store
+from unildiff.utils.store import Store, check_space
 
-_BATCH = 1 << 26  # bytes of images per transaction
-_Row = tuple[str, str, str, str | None, str | None, str]  # as COLUMNS, the images by file
-_SAMPLED = 200  # headers read to say beforehand how large a pack will be
+_SAMPLED = 200  # headers read to estimate beforehand how large a pack will be
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One image, and of which state of its file it is."""
+class _Image:
+    """An image to pack: where it is read, and its file."""
 
-    file: str
+    source: PairSource
+    index: int
+    which: Which
+    path: Path
+
+    def state(self) -> tuple[int, int]:
+        """Return size and time of the file."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return -1, -1  # decoding it will report what is wrong
+        return found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Size and time of the file that an image was made from; height, width and checksum of the image."""
+
     source_bytes: int
     source_mtime: int
     height: int
     width: int
     checksum: str
 
+    @property
+    def size(self) -> str:
+        """Width and height, for messages."""
+        return f"{self.width}x{self.height}"
 
-class PackWriter:
-    """One pack being made from the pairs of one dataset."""
 
-    def __init__(
-        self,
-        sources: Mapping[str, PairSource],
-        out: Path,
-        dataset: str,
-        root: Path,
-        captions: Captions | None = None,
-    ) -> None:
-        """Args: pairs of each split, the folder to write, name and folder of the dataset, captions."""
-        self.out = out
-        self._root = root
-        self._header = {"kind": "unildiff pack", "format": FORMAT, "dataset": dataset, "root": str(root.absolute())}
-        self._wanted: dict[str, tuple[PairSource, int, Which, Path]] = {}
-        self._pairs: dict[str, list[_Row]] = {}
-        captions = captions or Captions({})
-        for split, source in sources.items():
-            rows = self._pairs[split] = []
-            for index, pair in enumerate(source.pairs):
-                lq = self._want(source, index, "lq", pair.lq)
-                gt = self._want(source, index, "gt", pair.gt)
-                caption = pair.caption or captions.of(pair.lq, pair.gt)
-                rows.append((pair.task, pair.degradation, pair.name, lq, gt, caption))
+def write_pack(
+    sources: Mapping[str, PairSource], out: Path, dataset: str, root: Path, captions: Captions | None = None
+) -> Pack:
+    """Write what is missing of a pack and its index; of a finished pack compare all checksums.
 
-    def run(self) -> Pack:
-        """Write what is missing and the index; return the finished pack.
+    Args:
+        sources: pairs of each split.
+        out: folder to write.
+        dataset: name under which the pack is read.
+        root: folder of the images; those below it are named relative to it.
+        captions: captions of pairs that have none of their own.
 
-        Raises:
-            UserError: images that cannot be read, pairs of two sizes, no space, or a folder that holds something else.
-        """
-        if not self._wanted:
-            raise UserError(f"nothing to pack: no images found in {self._root}; run `unildiff data check`")
-        if (self.out / "index.json").exists():
-            raise UserError(f"{self.out} was packed by an earlier version; delete it and {AGAIN}")
-        output_folder(self.out)
-        strange = sorted(path.name for path in self.out.iterdir() if path.name not in (DATABASE, "lock.mdb", ".lock"))
-        if strange:
-            raise UserError(f"not a pack: {self.out} holds {some(strange)}; give a new or an empty folder to --out")
-        with Store(self.out, write=True) as store:
-            store.begin(self._header)
-            finished = store.get(INDEX) is not None
-            if finished:
-                self._refuse_other_state()
-            entries = self._kept(store)
-            missing = [file for file in self._wanted if file not in entries]
-            self._check_space(missing)
-            entries |= self._write(store, missing)
-            self._check_sizes(entries)
-            if missing or not finished:
-                self._seal(store, entries)
-        pack = Pack(self.out)
-        if not missing:
-            pack.verify()
-        return pack
+    Raises:
+        UserError: images that cannot be read, pairs of two sizes, no space, or a folder that holds something else.
+    """
+    images: dict[str, _Image] = {}
+    pairs: dict[str, list[list[Any]]] = {}
 
-    def _want(self, source: PairSource, index: int, which: Which, path: Path | None) -> str | None:
+    def number(source: PairSource, index: int, which: Which, path: Path | None) -> int:
         if path is None:
-            return None
-        file = (path.relative_to(self._root) if path.is_relative_to(self._root) else path.absolute()).as_posix()
-        self._wanted.setdefault(file, (source, index, which, path))
-        return file
+            return -1
+        file = (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
+        images.setdefault(file, _Image(source, index, which, path))
+        return numbers.setdefault(file, len(numbers))
 
-    def _state(self, file: str) -> tuple[int, int]:
-        try:
-            found = self._wanted[file][3].stat()
-        except OSError:
-            return -1, -1  # decoding it will report what is wrong
-        return found.st_size, found.st_mtime_ns
-
-    def _refuse_other_state(self) -> None:
-        """Refuse a finished pack of other files or pairs: it may be in use."""
-        pack = Pack(self.out)
-        held = {entry["file"]: (entry["source_bytes"], entry["source_mtime"]) for entry in pack.entries}
-        changed = [file for file in self._wanted if held.get(file) != self._state(file)]
-        if changed or pack.pairs != self._columns(pack.files):
-            what = f"; changed: {some(changed)}" if changed else ""
-            raise UserError(
-                f"{self.out} is a pack of another state of the data ({pack.dataset} from {pack.root}{what}); "
-                "delete it or give another --out"
-            )
-
-    def _kept(self, store: Store) -> dict[str, Entry]:
-        """Return the entries of files that have not changed and whose images are whole."""
-        kept: dict[str, Entry] = {}
-        for file in self._wanted:
-            if (data := store.get(ENTRY + file)) is None:
-                continue
-            entry = Entry(**json.loads(bytes(data)))
-            image = store.get(IMAGE + file)
-            unchanged = (entry.source_bytes, entry.source_mtime) == self._state(file)
-            if unchanged and image and image_checksum(np.frombuffer(image, np.uint8)) == entry.checksum:
-                kept[file] = entry
-        return kept
-
-    def _check_space(self, missing: Sequence[str]) -> None:
-        if not missing:
-            return
-        sampled = []
-        for file in missing[:: max(1, len(missing) // _SAMPLED)]:
-            try:
-                height, width = image_size(self._wanted[file][3])
-                sampled.append(height * width * 3)
-            except UserError:
-                continue  # not a file with a header of its own (RAW), or a broken one, which decoding will name
-        needed = int(np.mean(sampled) * len(missing)) if sampled else 0
-        free = shutil.disk_usage(self.out).free
-        if needed > free:
-            raise UserError(
-                f"disk full: {len(missing):,} images need about {needed / 1e9:.1f} GB unpacked, {self.out} has "
-                f"{free / 1e9:.1f} GB free; free space or give another --out"
-            )
-
-    def _write(self, store: Store, missing: Sequence[str]) -> dict[str, Entry]:
-        entries: dict[str, Entry] = {}
-        broken: list[str] = []
-        waiting: dict[str, bytes] = {}
-        with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without holding the interpreter's lock
-            decoded = ordered(pool, self._decode, missing, ahead=2 * cores())
-            for file, (image, state) in progress(decoded, len(missing), "Packing"):
-                if isinstance(image, UserError):
-                    broken.append(str(image))
-                    continue
-                entry = Entry(file, *state, image.shape[0], image.shape[1], image_checksum(image))
-                waiting |= {IMAGE + file: image.tobytes(), ENTRY + file: json.dumps(asdict(entry)).encode()}
-                entries[file] = entry
-                if sum(map(len, waiting.values())) > _BATCH:
-                    store.put(waiting)
-                    waiting = {}
-        store.put(waiting)
-        if broken:
-            raise UserError(f"{len(broken)} of {len(self._wanted):,} images cannot be packed: {some(broken, 3)}")
-        return entries
-
-    def _decode(self, file: str) -> tuple[np.ndarray | UserError, tuple[int, int]]:
-        source, index, which, _ = self._wanted[file]
-        state = self._state(file)
-        try:
-            return np.ascontiguousarray(source.read(index, which)), state
-        except UserError as error:
-            return error, state
-
-    def _check_sizes(self, entries: Mapping[str, Entry]) -> None:
-        differing = [
-            f"{lq} and {gt} ({_size(entries[lq])} against {_size(entries[gt])})"
-            for rows in self._pairs.values()
-            for _, _, _, lq, gt, _ in rows
-            if lq is not None and gt is not None and _size(entries[lq]) != _size(entries[gt])
+    numbers: dict[str, int] = {}
+    for split, source in sources.items():
+        pairs[split] = [
+            [pair.task, pair.degradation, pair.name]
+            + [number(source, index, "lq", pair.lq), number(source, index, "gt", pair.gt)]
+            + [pair.caption or (captions or Captions({})).of(pair.lq, pair.gt)]
+            for index, pair in enumerate(source.pairs)
         ]
-        if differing:
-            raise UserError(f"sizes differ: {some(differing, 3)}; pairs must match pixel by pixel")
+    if not images:
+        raise UserError(f"nothing to pack: no images found in {root}; run `unildiff data check`")
+    header = {"kind": "unildiff pack", "format": FORMAT, "dataset": dataset, "root": str(root.absolute())}
+    with Store(out, write=True) as store:
+        store.begin(header)
+        index = read_index(store)
+        if index is not None:
+            _refuse_other_state(store, index, images, pairs)
+        entries = _kept(store, images)
+        missing = [file for file in images if file not in entries]
+        if missing:
+            _check_space(out, [images[file].path for file in missing])
+        entries |= _write(store, images, missing)
+        files = list(images)
+        _check_sizes([entries[file] for file in files], files, pairs)
+        if missing or index is None:
+            body = {"files": files, "checksums": [entries[file].checksum for file in files], "pairs": pairs}
+            index = header | {
+                "sample": sample_of(root),
+                "files": files,
+                "pairs": pairs,
+                "bytes": sum(3 * entry.height * entry.width for entry in entries.values()),
+                "checksum": checksum(json.dumps(body).encode()),
+            }
+            store.flush()
+            store.add({INDEX: index_bytes(index)})
+    return Pack(out)
 
-    def _columns(self, files: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-        numbers: dict[str | None, int] = {file: number for number, file in enumerate(files)}
-        numbers[None] = -1
-        columns = {}
-        for split, rows in self._pairs.items():
-            numbered = [(*row[:3], numbers.get(row[3], -2), numbers.get(row[4], -2), row[5]) for row in rows]
-            columns[split] = {key: [row[place] for row in numbered] for place, key in enumerate(COLUMNS)}
-        return columns
 
-    def _seal(self, store: Store, entries: Mapping[str, Entry]) -> None:
-        body = {
-            **self._header,
-            "sample": sample_of(self._root),
-            "entries": [asdict(entries[file]) for file in self._wanted],
-            "pairs": self._columns(list(self._wanted)),
-        }
-        store.put({INDEX: index_bytes(body)})
+def _refuse_other_state(
+    store: Store, index: Mapping[str, Any], images: Mapping[str, _Image], pairs: Mapping[str, Any]
+) -> None:
+    """Refuse a finished pack of other files or pairs: it may be in use."""
+    changed = [
+        file for file, image in images.items() if (old := _entry(store, file)) is None or old[:2] != image.state()
+    ]
+    if changed or index["pairs"] != pairs or index["files"] != list(images):
+        what = f"; changed: {some(changed)}" if changed else ""
+        raise UserError(
+            f"{store.folder} is a pack of another state of the data ({index['dataset']} from {index['root']}{what}); "
+            "delete it or give another --out"
+        )
+
+
+def _entry(store: Store, file: str) -> tuple[Any, ...] | None:
+    data = store.get(ENTRY + file)
+    return None if data is None else tuple(json.loads(bytes(data)))
+
+
+def _kept(store: Store, images: Mapping[str, _Image]) -> dict[str, _Entry]:
+    """Return the entries of files that have not changed and whose images have the right checksum."""
+    kept: dict[str, _Entry] = {}
+    for file, image in progress(images.items(), len(images), "Verifying"):
+        entry, data = _entry(store, file), store.get(IMAGE + file)
+        if entry is not None and data is not None and entry[:2] == image.state() and checksum(data) == entry[-1]:
+            kept[file] = _Entry(*entry)
+    return kept
+
+
+def _check_space(out: Path, files: Sequence[Path]) -> None:
+    sampled = []
+    for file in files[:: max(1, len(files) // _SAMPLED)]:
+        try:
+            height, width = image_size(file)
+            sampled.append(height * width * 3)
+        except UserError:
+            continue  # not a file with a header of its own (RAW), or a broken one, which decoding will name
+    if sampled:
+        check_space(out, int(np.mean(sampled) * len(files)), f"{len(files):,} images, decoded,")
+
+
+def _write(store: Store, images: Mapping[str, _Image], missing: Iterable[str]) -> dict[str, _Entry]:
+    def decode(file: str) -> tuple[bytes, _Entry] | UserError:
+        state = images[file].state()
+        try:
+            pixels = images[file].source.read(images[file].index, images[file].which)
+        except UserError as error:
+            return error
+        data = packed_image(pixels)
+        height, width = pixels.shape[:2]
+        return data, _Entry(*state, height, width, checksum(data))
+
+    entries: dict[str, _Entry] = {}
+    broken: list[str] = []
+    missing = list(missing)
+    with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without holding the interpreter's lock
+        for file, result in progress(ordered(pool, decode, missing, ahead=2 * cores()), len(missing), "Packing"):
+            if isinstance(result, UserError):
+                broken.append(str(result))
+                continue
+            data, entries[file] = result
+            store.add({IMAGE + file: data, ENTRY + file: json.dumps(astuple(entries[file])).encode()})
+    if broken:
+        store.flush()
+        raise UserError(f"{len(broken)} of {len(images):,} images cannot be packed: {some(broken, 3)}")
+    return entries
+
+
+def _check_sizes(entries: Sequence[_Entry], files: Sequence[str], pairs: Mapping[str, Any]) -> None:
+    both = [(lq, gt) for rows in pairs.values() for _, _, _, lq, gt, _ in rows if lq >= 0 and gt >= 0]
+    if differing := [
+        f"{files[lq]} and {files[gt]} ({entries[lq].size} against {entries[gt].size})"
+        for lq, gt in both
+        if entries[lq].size != entries[gt].size
+    ]:
+        raise UserError(f"sizes differ: {some(differing, 3)}; pairs must match pixel by pixel")
 
 
 def pack_set(name: str, root: Path, out: Path) -> Pack:
-    """Pack every split of a data set that is there, those sets included that only join its test when asked for.
+    """Pack every split of a dataset that is there, including the sets that join its test only on request.
 
     Raises:
-        UserError: no such set, nothing of it in ``root``, files that do not pair, and as :meth:`PackWriter.run`.
+        UserError: no such dataset, nothing of it in ``root``, files that do not pair, and as :func:`write_pack`.
     """
     data = dataset(name)
     sources: dict[str, PairSource] = {}
@@ -233,8 +221,8 @@ def pack_set(name: str, root: Path, out: Path) -> Pack:
             sources[split], faults = disk_source([(root, images) for images in there], split, sizes=False)
             report(faults, "raise", [], "mend them, see `unildiff data check`")
     if not sources:
-        recognise(root, data.sets[0], "test")  # says what is wrong
-    return PackWriter(sources, out, name, root, Captions.find([root])).run()
+        recognise(root, data.sets[0], "test")  # reports what is wrong
+    return write_pack(sources, out, name, root, Captions.find([root]))
 
 
 def pack_folder(
@@ -249,7 +237,7 @@ def pack_folder(
         rule: how names pair, see :func:`unildiff.data.pairing.rule_named`.
 
     Raises:
-        UserError: no such rule, no pattern, one that matches nothing, files that do not pair, and as :meth:`PackWriter.run`.
+        UserError: no such rule, no pattern, one that matches nothing, files that do not pair, and as :func:`write_pack`.
     """
     pairing = rule_named(rule)
     sources: dict[str, PairSource] = {}
@@ -258,8 +246,4 @@ def pack_folder(
         report(faults, "raise", [], "mend or move them, or narrow the patterns")
     if not sources:
         raise UserError("no pairs to pack; give --lq and --gt, or --train_lq and --train_gt, e.g. 'lq/*' 'gt/*'")
-    return PackWriter(sources, out, "folder", root, Captions.find([root], upwards=True)).run()
-
-
-def _size(entry: Entry) -> str:
-    return f"{entry.width}x{entry.height}"
+    return write_pack(sources, out, "folder", root, Captions.find([root], upwards=True))

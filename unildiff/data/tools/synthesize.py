@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,14 +33,14 @@ from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, some, write_failure, write_whole
-from unildiff.utils.journal import Journal
 from unildiff.utils.keys import sample_key
 from unildiff.utils.parallel import cores, end_with_parent, ordered, progress
+from unildiff.utils.store import Store
 
 CLEAR = "clear"
 SETTINGS = "synthesis.json"
 PARAMETERS = "parameters.jsonl"
-JOURNAL = "journal.jsonl"
+_MADE = "made"  # store of the scenes that are complete
 
 
 @dataclass(frozen=True)
@@ -121,34 +122,45 @@ def synthesize(
         for name, path in images.items()
     ]
     output_folder(partial)
-    with Journal(partial / JOURNAL, settings) as journal:
-        _make(scenes, journal, processes or cores())
-        _finish(clean, out, partial, images, settings)
+    with Store(partial / _MADE, write=True) as made:
+        made.begin(settings)
+        drawn = _make(scenes, made, processes or cores())
+        _finish(clean, out, partial, [{"name": name, **drawn[name]} for name in images], images, settings)
     return len(images)
 
 
-def _make(scenes: Sequence[Scene], journal: Journal, processes: int) -> None:
+def _make(scenes: Sequence[Scene], made: Store, processes: int) -> dict[str, dict[str, Any]]:
+    """Write the scenes that are not complete, and return what was drawn for each of all."""
     folder = scenes[0].folder
-    done = {entry["name"] for entry in journal.resume(lambda entry: _bytes(folder, entry["name"]) == entry["bytes"])}
-    missing = [scene for scene in scenes if scene.name not in done]
+    drawn: dict[str, dict[str, Any]] = {}
+    for scene in scenes:
+        if (known := made.get(scene.name)) is not None:
+            entry = json.loads(bytes(known))
+            if entry["bytes"] == _bytes(folder, scene.name):
+                drawn[scene.name] = entry["drawn"]
+    missing = [scene for scene in scenes if scene.name not in drawn]
     for degradation in (CLEAR, *DEGRADATIONS):
         output_folder(folder / degradation)
     broken: list[str] = []
     # spawned, not forked: the command line has threads of its own
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker) as pool:
-        made = ordered(pool, make_scene, missing, ahead=2 * processes)
+        results = ordered(pool, make_scene, missing, ahead=2 * processes)
         try:
-            for scene, result in progress(made, len(missing), "Degrading"):
+            for scene, result in progress(results, len(missing), "Degrading"):
                 if isinstance(result, str):
                     broken.append(result)
-                else:
-                    journal.append({"name": scene.name, "bytes": _bytes(folder, scene.name), "drawn": result})
+                    continue
+                drawn[scene.name] = result
+                entry = {"bytes": _bytes(folder, scene.name), "drawn": result}
+                made.add({scene.name: json.dumps(entry).encode()})
         except BrokenProcessPool:
             raise UserError(
-                "a process was killed, likely for want of memory; give fewer --processes and go on"
+                "a process was killed, probably out of memory; run the command again with fewer --processes"
             ) from None
     if broken:
+        made.flush()
         raise UserError(f"{len(broken)} of {len(scenes):,} images cannot be degraded: {some(broken, 3)}")
+    return drawn
 
 
 def _bytes(folder: Path, name: str) -> int:
@@ -196,7 +208,7 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write a PNG, not atomically: the journal knows which files are whole.
+    """Write a PNG, not atomically: the store of complete scenes knows its length.
 
     Raises:
         UserError: it cannot be written.
@@ -235,15 +247,20 @@ def _refuse_other(final: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"{final} was made otherwise: {'; '.join(told)}; delete it or give another --out")
 
 
-def _finish(clean: Path, out: Path, partial: Path, images: dict[str, Path], settings: dict[str, Any]) -> None:
+def _finish(
+    clean: Path,
+    out: Path,
+    partial: Path,
+    drawn: Sequence[dict[str, Any]],
+    images: dict[str, Path],
+    settings: dict[str, Any],
+) -> None:
     split = settings["split"]
-    lines = (partial / JOURNAL).read_text(encoding="utf-8").splitlines()[1:]
-    by_name = {entry["name"]: {"name": entry["name"], **entry["drawn"]} for entry in map(json.loads, lines)}
-    write_whole(partial / PARAMETERS, "".join(json.dumps(by_name[name]) + "\n" for name in images).encode())
+    write_whole(partial / PARAMETERS, "".join(json.dumps(line) + "\n" for line in drawn).encode())
     write_whole(partial / SETTINGS, json.dumps(settings, indent=1).encode() + b"\n")
     _carry_captions(clean, out, split, images)
     os.sync()  # the images are on the disk before the name says that they are
-    (partial / JOURNAL).unlink()
+    shutil.rmtree(partial / _MADE)
     partial.rename(out / split)
     write_whole(out / "README.md", _readme(out).encode())
 
