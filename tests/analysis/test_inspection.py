@@ -1,4 +1,4 @@
-"""What is read off a model while it restores: held against the model's own parts, called one by one."""
+"""Observations of a model while it restores, compared with the model's own parts called one by one."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.small import NETWORK, small_model
-from unildiff.analysis.inspection import look_inside, reference_pictures
+from unildiff.analysis.inspection import look_inside, reference_images
 from unildiff.analysis.model_figures import Options, draw_all
 from unildiff.analysis.model_figures import test_samples as read_samples
 from unildiff.cli.commands.figures import figures
@@ -34,19 +34,19 @@ def sample(name="a", degradation="low", caption="a red cat", size=(20, 28)):
     return {"lq": lq, "gt": gt, "caption": caption, "degradation": degradation, "name": name, "key": ord(name)}
 
 
-def test_looking_changes_nothing():
-    model, picture = small_model(), sample()
-    found = look_inside(model, picture, replace(SETTINGS, guidance_scale=5.0))  # guidance is not used
-    expected = to_uint8(model.restore(to_unit(picture["lq"][None]), ["a red cat"], [picture["key"]], SETTINGS))[0]
+def test_inspection_changes_no_pixel():
+    model, image = small_model(), sample()
+    found = look_inside(model, image, replace(SETTINGS, guidance_scale=5.0))  # guidance is not used
+    expected = to_uint8(model.restore(to_unit(image["lq"][None]), ["a red cat"], [image["key"]], SETTINGS))[0]
     assert torch.equal(found.restored, expected)
     assert not model.unet.fusion._forward_hooks and not any(level._forward_hooks for level in model.decoder.details)
 
 
 def test_gate_and_strength_are_the_fusions_own():
-    model, picture = small_model(), sample()
-    found = look_inside(model, picture, SETTINGS)
+    model, image = small_model(), sample()
+    found = look_inside(model, image, SETTINGS)
     assert found.timesteps.tolist() == model.schedule.sampling_timesteps(3).tolist()
-    features = model.encode_lq(model.pad(to_unit(picture["lq"][None])))
+    features = model.encode_lq(model.pad(to_unit(image["lq"][None])))
     context = model.context(features.deep, model.embed(["a red cat"]), (20, 28)).fusion
     hidden = torch.randn(1, 8, *features.latents.shape[2:], generator=torch.Generator().manual_seed(0))
     for step, gate in zip(found.timesteps, found.gate, strict=True):  # the gate knows the timestep alone
@@ -56,7 +56,7 @@ def test_gate_and_strength_are_the_fusions_own():
     assert (found.strength > 0).all()
     with torch.no_grad():
         model.unet.fusion.output.weight.mul_(2), model.unet.fusion.output.bias.mul_(2)
-    assert look_inside(model, picture, SETTINGS).strength[0] == pytest.approx(2 * found.strength[0], rel=1e-4)
+    assert look_inside(model, image, SETTINGS).strength[0] == pytest.approx(2 * found.strength[0], rel=1e-4)
 
 
 def test_a_plain_injection_has_no_gate():
@@ -66,10 +66,10 @@ def test_a_plain_injection_has_no_gate():
 
 
 def test_image_routing_is_one_choice_a_level():
-    model, picture = small_model(), sample()
-    found = look_inside(model, picture, SETTINGS)
-    features = model.encode_lq(model.pad(to_unit(picture["lq"][None])))
-    latents = model.sample_latents(features, ["a red cat"], [picture["key"]], SETTINGS)
+    model, image = small_model(), sample()
+    found = look_inside(model, image, SETTINGS)
+    features = model.encode_lq(model.pad(to_unit(image["lq"][None])))
+    latents = model.sample_latents(features, ["a red cat"], [image["key"]], SETTINGS)
     routings = model.decoder(latents, features.skips, features.lq)[1]
     assert list(found.maps) == [f"detail {level + 1}" for level in range(len(routings))]
     for routing, (layer, chosen) in zip(routings, found.maps.items(), strict=True):
@@ -94,13 +94,13 @@ def test_windows_and_tokens_have_their_places():
 
 
 def test_references_are_the_models_parts():
-    model, picture = small_model(), sample()
-    found = reference_pictures(model, picture)
-    assert torch.equal(found["input"], picture["lq"])
-    features = model.encode_lq(model.pad(to_unit(picture["lq"][None])))
+    model, image = small_model(), sample()
+    found = reference_images(model, image)
+    assert torch.equal(found["input"], image["lq"])
+    features = model.encode_lq(model.pad(to_unit(image["lq"][None])))
     assert torch.equal(found["no diffusion"], to_uint8(model.decode(features.latents, features, (20, 28)))[0])
-    truth = model.encode_lq(model.pad(to_unit(picture["gt"][None])))
-    expected = to_uint8(model.decode(truth.latents, truth, (20, 28), detail=False))[0]
+    ground_truth = model.encode_lq(model.pad(to_unit(image["gt"][None])))
+    expected = to_uint8(model.decode(ground_truth.latents, ground_truth, (20, 28), detail=False))[0]
     assert torch.equal(found["VAE round trip"], expected)
 
 
@@ -115,7 +115,7 @@ def test_every_figure_is_drawn_and_its_numbers_kept(tmp_path):
     assert {"sampling", "perception_distortion"} < names
     assert all(Image.open(path).width > 500 for path in tmp_path.glob("*.png"))
     numbers = json.loads((tmp_path / "figures.json").read_text())
-    assert sum(numbers["expert_usage"]["detail 1"]["low"].values()) == 2  # two pictures, one choice each
+    assert sum(numbers["expert_usage"]["detail 1"]["low"].values()) == 2  # two images, one choice each
     assert len(numbers["gate"]) == 3 and -1 <= numbers["silhouette"] <= 1
     assert {"input", "no diffusion", "VAE round trip", "1 step, guidance 5", "20 steps, guidance 1"} <= set(
         numbers["settings"]
@@ -137,11 +137,11 @@ def test_what_cannot_be_drawn_is_named(tmp_path, monkeypatch):
         draw_all(plain, [sample()], tmp_path / "out", replace(options, perception="ssim"), {"protocol": "onerestore"})
 
 
-def test_settings_that_cannot_be_swept_are_refused_before_the_model_is_looked_into(tmp_path, monkeypatch):
-    monkeypatch.setattr("unildiff.analysis.model_figures.look_inside", lambda *_: pytest.fail("looked inside"))
+def test_settings_that_cannot_be_swept_are_refused_before_the_model_is_inspected(tmp_path, monkeypatch):
+    monkeypatch.setattr("unildiff.analysis.model_figures.look_inside", lambda *_: pytest.fail("inspected"))
     options = Options(SETTINGS, (1,), (1.0, 5.0), "gmsd", 1)
     for wrong, message in (
-        ({"sweep_pictures": 0}, "sweep_pictures 0; give at least 1"),
+        ({"sweep_images": 0}, "sweep_pictures 0; give at least 1"),
         ({"steps": (4, 1001)}, "steps: num_inference_steps is 1001"),
         ({"sampling": SamplingSettings(1001)}, "figures: num_inference_steps is 1001"),
     ):
@@ -158,9 +158,9 @@ def test_pictures_of_a_data_set_are_cut_to_their_centre(tmp_path, capsys):
     assert about == {"data": "udc", "data_kind": "sample", "protocol": "unildiff"}
     whole = np.asarray(Image.open(next((tmp_path / "udc").rglob("chelsea.png"))))
     assert samples[1]["lq"].shape == (3, 64, 64) and min(whole.shape[:2]) > 64
-    truth = read_samples("udc", tmp_path / "udc", 2, 4096, 0)[0][1]["gt"]
-    top, left = (truth.shape[1] - 64) // 2, (truth.shape[2] - 64) // 2
-    assert torch.equal(samples[1]["gt"], truth[:, top : top + 64, left : left + 64])
+    ground_truth = read_samples("udc", tmp_path / "udc", 2, 4096, 0)[0][1]["gt"]
+    top, left = (ground_truth.shape[1] - 64) // 2, (ground_truth.shape[2] - 64) // 2
+    assert torch.equal(samples[1]["gt"], ground_truth[:, top : top + 64, left : left + 64])
     for arguments, message in (
         ({"data": "udcc"}, "did you mean udc"),
         ({"data": "udc", "root": tmp_path / "none"}, "does not exist"),

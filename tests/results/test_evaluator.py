@@ -14,7 +14,7 @@ from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr
 from unildiff.metrics.rows import count_identical, gather_rows, summarise, write_csv
 from unildiff.metrics.ssim import ssim
-from unildiff.results.evaluator import Evaluator, score_picture
+from unildiff.results.evaluator import Evaluator, score_image
 from unildiff.results.file_pairs import find_pairs
 from unildiff.results.score import score_pairs
 from unildiff.utils.errors import UserError
@@ -110,9 +110,9 @@ def test_adding_waits_rather_than_filling_memory(monkeypatch):
     def slow(*args, **kwargs):
         begun.append(1)
         gate.wait(20)
-        return score_picture(*args, **kwargs)
+        return score_image(*args, **kwargs)
 
-    monkeypatch.setattr("unildiff.results.evaluator.score_picture", slow)
+    monkeypatch.setattr("unildiff.results.evaluator.score_image", slow)
     evaluator = Evaluator(metrics=["psnr"], workers=1)
     added = []
 

@@ -1,7 +1,7 @@
-"""Figures beyond the paper's: gates, experts, features, perception against distortion.
+"""Figures beyond the paper's: gates, experts and features, drawn from arrays into a PDF and a PNG.
 
-Letters: T timesteps, E experts, H W pixels, h w places of the routed grid, N pictures, D features.
-All are plain functions of arrays that write a PDF and a PNG and return their paths.
+Letters: T timesteps, E experts, H W pixels, h w places of the routed grid, N images, D features.
+`out` is always a path without suffix.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ _MAX_NUMBERS = 300  # more numbers than this would hide the map
 
 @dataclass(frozen=True)
 class ExpertMap:
-    """Which expert a layer chose where.
+    """The experts that a layer chose, by place.
 
     Attributes:
         choices: (h, w) indices into ``experts``.
         experts: E names.
-        cell: height and width, in pixels of the picture, of what one choice covers; the first begins at the picture's
-            corner, the last may reach beyond its edge.
+        cell: height and width in pixels that one choice covers; the first cell begins at the image's corner, the last may
+            reach beyond its edge.
     """
 
     choices: NDArray[np.integer]
@@ -38,49 +38,28 @@ class ExpertMap:
     cell: tuple[float, float]
 
 
-def gate_figure(
-    timesteps: ArrayLike, gates: Mapping[str, ArrayLike], out: Path, *, quantity: str = "mean |gate|"
-) -> list[Path]:
-    """Draw the fusion gate over the diffusion's timesteps, noise on the left as sampling goes.
-
-    Args:
-        timesteps: (T,) in 0..999.
-        gates: by curve (e.g. a degradation), (T,) mean absolute gate, or another quantity.
-        out: path without suffix.
-        quantity: what is drawn.
-
-    Raises:
-        ValueError: a curve is not as long as ``timesteps``.
-    """
+def gate_figure(timesteps: ArrayLike, gates: Mapping[str, ArrayLike], out: Path, quantity: str) -> None:
+    """Draw curves (T,) by label over the diffusion's timesteps (T,), with noise on the left as sampling proceeds."""
     steps = np.asarray(timesteps)
     many = len(gates) > 4  # their legend would cover the curves
     with new_figure(_HALF + 1.1 * many, 2.4) as figure:
         axes = figure.subplots()
         for index, (label, gate) in enumerate(gates.items()):
-            _line(axes, steps, np.asarray(gate), index, label)
+            colour, marker = look(index)
+            line = axes.plot(steps, np.asarray(gate), label=label, markevery=max(1, len(steps) // 10))[0]
+            line.set(color=colour, marker=marker, linestyle=LINES[index % len(LINES)])
         axes.set(xlabel="timestep (sampling goes from left to right)", ylabel=quantity)
         axes.invert_xaxis()
         if many:
             figure.legend(loc="outside right upper")
         elif len(gates) > 1:
             axes.legend()
-        return save_figure(figure, out)
+        save_figure(figure, out)
 
 
-def expert_usage_figure(usage: Mapping[str, ArrayLike], experts: Sequence[str], out: Path) -> list[Path]:
-    """Draw how often each expert is chosen, a line a degradation; each line is normalised to shares.
-
-    Args:
-        usage: by degradation, (E,) counts or shares, at least 0.
-        experts: E names, e.g. the kernel sizes.
-        out: path without suffix.
-
-    Raises:
-        ValueError: a line does not have E entries, or sums to nothing.
-    """
+def expert_usage_figure(usage: Mapping[str, ArrayLike], experts: Sequence[str], out: Path) -> None:
+    """Draw how often each of E experts is chosen; counts (E,) by degradation become shares of a row."""
     table = np.array([np.asarray(row, dtype=np.float64) for row in usage.values()])
-    if table.ndim != 2 or table.shape[1] != len(experts) or (table.sum(axis=1) <= 0).any():
-        raise ValueError(f"usage must be one line of {len(experts)} shares a degradation, got {table.shape}")
     shares = table / table.sum(axis=1, keepdims=True)
     with new_figure(_HALF, 0.7 + 0.2 * len(usage)) as figure:
         axes = figure.subplots()
@@ -93,108 +72,66 @@ def expert_usage_figure(usage: Mapping[str, ArrayLike], experts: Sequence[str], 
             colour = "black" if share > 0.55 else "white"
             axes.text(column, row, f"{share:.0%}", ha="center", va="center", size=6, color=colour)
         figure.colorbar(image, ax=axes, label="share of the choices")
-        return save_figure(figure, out)
+        save_figure(figure, out)
 
 
-def expert_map_figure(picture: NDArray[np.uint8], maps: Mapping[str, ExpertMap], out: Path) -> list[Path]:
-    """Draw which expert was chosen where: the picture, then for each layer the picture in grey, tinted and numbered.
-
-    Args:
-        picture: (H, W, 3) uint8 RGB.
-        maps: by layer.
-        out: path without suffix.
-
-    Raises:
-        ValueError: no layer, more experts than colours, an index that is no expert, or cells that leave a part uncovered.
-    """
-    height, width = picture.shape[:2]
-    for title, found in maps.items():
-        reach = [count * side for count, side in zip(found.choices.shape, found.cell, strict=True)]
-        if len(found.experts) > len(PALETTE) or found.choices.min() < 0 or found.choices.max() >= len(found.experts):
-            raise ValueError(f"{title}: choices must be in 0..{len(found.experts) - 1}, at most {len(PALETTE)} experts")
-        if reach[0] < height or reach[1] < width:
-            raise ValueError(f"{title}: cells cover {reach[0]:g}x{reach[1]:g} of {height}x{width} pixels")
-    if not maps:
-        raise ValueError("no layer to draw")
+def expert_map_figure(image: NDArray[np.uint8], maps: Mapping[str, ExpertMap], out: Path) -> None:
+    """Draw an image (H, W, 3), then for each layer the image in grey, tinted and numbered by the chosen expert."""
     panel = PAGE_WIDTH / (len(maps) + 1)
-    with new_figure(
-        PAGE_WIDTH, panel * height / width + 0.2 + 0.12 * max(len(each.experts) for each in maps.values())
-    ) as figure:
+    legend = 0.2 + 0.12 * max(len(found.experts) for found in maps.values())
+    with new_figure(PAGE_WIDTH, panel * image.shape[0] / image.shape[1] + legend) as figure:
         left, *others = figure.subplots(1, len(maps) + 1)
-        left.imshow(picture)
+        left.imshow(image)
         left.set_axis_off()
         for axes, (title, found) in zip(others, maps.items(), strict=True):
-            _draw_map(axes, picture, found)
+            _draw_map(axes, image, found)
             axes.set_title(title)
-        return save_figure(figure, out)
+        save_figure(figure, out)
 
 
-def _draw_map(axes: Axes, picture: NDArray[np.uint8], found: ExpertMap) -> None:
-    height, width = picture.shape[:2]
+def _draw_map(axes: Axes, image: NDArray[np.uint8], found: ExpertMap) -> None:
+    height, width = image.shape[:2]
     rows = (np.arange(height) / found.cell[0]).astype(int)
     columns = (np.arange(width) / found.cell[1]).astype(int)
-    colours = np.array([to_rgb(PALETTE[index]) for index in range(len(found.experts))])
-    grey = picture.astype(np.float64).mean(axis=2, keepdims=True) / 255
+    colours = np.array([to_rgb(PALETTE[index % len(PALETTE)]) for index in range(len(found.experts))])
+    grey = image.astype(np.float64).mean(axis=2, keepdims=True) / 255
     axes.imshow(0.45 * colours[found.choices[rows][:, columns]] + 0.55 * grey)
     axes.set_axis_off()
-    if found.choices.size <= _MAX_NUMBERS:  # numbers, for whoever prints in grey
+    if found.choices.size <= _MAX_NUMBERS:  # numbers keep it legible in a grey print
         for (row, column), expert in np.ndenumerate(found.choices):
             ends = min((column + 1) * found.cell[1], width), min((row + 1) * found.cell[0], height)
             place = (column * found.cell[1] + ends[0]) / 2, (row * found.cell[0] + ends[1]) / 2
             axes.text(*place, str(expert + 1), ha="center", va="center", size=6, color="white")
     used = np.bincount(found.choices.ravel(), minlength=len(found.experts)) / found.choices.size
     patches = [
-        Patch(facecolor=PALETTE[index], label=f"{index + 1}: {name} ({used[index]:.0%})")
-        for index, name in enumerate(found.experts)
+        Patch(facecolor=colour, label=f"{index + 1}: {name} ({used[index]:.0%})")
+        for index, (name, colour) in enumerate(zip(found.experts, colours, strict=True))
     ]
     axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, handlelength=1, fontsize=6)
 
 
 def embedding_figure(features: ArrayLike, labels: Sequence[str], out: Path) -> float:
-    """Draw LQ features on their first two principal components, unmodified, coloured by degradation.
-
-    No supervised projection and no contraction of groups; the silhouette score is that
-    of the raw features, before any projection, with Euclidean distances.
-
-    Args:
-        features: (N, D), one vector a picture.
-        labels: N degradations.
-        out: path without suffix.
+    """Draw features (N, D) on their first two principal components, coloured by their N labels.
 
     Returns:
-        The silhouette score, in -1..1.
+        The silhouette score of the raw features, before any projection, with Euclidean distances; in -1..1.
 
     Raises:
-        ValueError: fewer than two labels, or as many as pictures.
+        ValueError: There are fewer than two labels, or as many as images.
     """
-    data = np.asarray(features, dtype=np.float64)
-    score = float(silhouette_score(data, labels))
+    data, names = np.asarray(features, dtype=np.float64), np.asarray(labels)
+    score = float(silhouette_score(data, names))
     pca = PCA(n_components=2, svd_solver="full")
     points = pca.fit_transform(data)
     share = pca.explained_variance_ratio_
     with new_figure(_HALF + 0.9, 2.6) as figure:
         axes = figure.subplots()
         for index, label in enumerate(dict.fromkeys(labels)):
-            chosen = np.array([each == label for each in labels])
             colour, marker = look(index)
-            axes.scatter(
-                points[chosen, 0],
-                points[chosen, 1],
-                s=12,
-                marker=marker,
-                color=colour,
-                label=label,
-                alpha=0.8,
-                linewidths=0,
-            )
+            x, y = points[names == label].T
+            axes.scatter(x, y, s=12, marker=marker, color=colour, label=label, alpha=0.8, linewidths=0)
         axes.set(xlabel=f"first component ({share[0]:.0%})", ylabel=f"second component ({share[1]:.0%})")
         axes.set_title(f"silhouette of the raw features: {score:.3f}")
         figure.legend(loc="outside right upper")
         save_figure(figure, out)
     return score
-
-
-def _line(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], index: int, label: str) -> None:
-    colour, marker = look(index)
-    dashes = LINES[index % len(LINES)]
-    axes.plot(x, y, label=label, color=colour, marker=marker, linestyle=dashes, markevery=max(1, len(x) // 10))

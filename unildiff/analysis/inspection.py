@@ -1,4 +1,4 @@
-"""What happens inside a restorer, read off by hooks on its modules; nothing of the model is changed.
+"""Look inside a model while it restores an image, with hooks on its modules; the model itself is not changed.
 
 Axis letters: B batch (1 here), C latent channels, F channels of the LQ feature, H/W pixels, h/w latent height and width,
 T sampling steps, E experts, k chosen experts, L tokens, m window side.
@@ -30,16 +30,16 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Inside:
-    """What was seen while one picture was restored.
+    """Observations while one image was restored.
 
     Attributes:
-        timesteps: (T,), from noise to picture.
-        strength: (T,) RMS of the fusion's residual over RMS of what it is added to, ``conv_in``'s output.
-        gate: (T,) mean absolute gate of the fusion's single-stream blocks; None where it has none. It depends on the
-            timestep alone (the modulation's only input), so it is the same for every picture.
-        maps: each routed layer's first choice, by layer; of layers routed at every step, that of the last step.
+        timesteps: (T,), from noise to image.
+        strength: (T,) RMS of the fusion's residual over RMS of ``conv_in``'s output, to which it is added.
+        gate: (T,) mean absolute gate of the fusion's single-stream blocks; None without such blocks. It depends on the
+            timestep alone (the modulation's only input), so it is the same for every image.
+        maps: first choice of each routed layer, by layer; for layers routed at every step, that of the last step.
         usage: (E,) how often each expert was chosen, over all steps and all k choices, by layer.
-        feature: (F,) the LQ encoder's deep feature, averaged over the picture.
+        feature: (F,) deep feature of the LQ encoder, averaged over the image.
         restored: (3, H, W) uint8.
     """
 
@@ -54,12 +54,12 @@ class Inside:
 
 @torch.no_grad()
 def look_inside(model: UniLDiff, sample: RestorationSample, settings: SamplingSettings) -> Inside:
-    """Restore a picture, whole and without guidance (one pass a step, the caption's), and keep what was seen.
+    """Sample latents of an untiled image without guidance, decode them, and return the observations.
 
     Args:
-        model: in evaluation mode.
-        sample: of a test set.
-        settings: steps and start; guidance and tiles are not used.
+        model: Model in evaluation mode.
+        sample: Sample of a test set.
+        settings: Steps and start; guidance and tiles are not used.
     """
     lq, features = _encoded(model, sample)
     timesteps: list[float] = []
@@ -107,7 +107,7 @@ def look_inside(model: UniLDiff, sample: RestorationSample, settings: SamplingSe
     for index, level in enumerate(model.decoder.details):
         assert isinstance(level, DetailLevel)
         watched[level] = at_level(f"detail {index + 1}", level)
-    with _watching(watched):
+    with _hooks(watched):
         unguided = replace(settings, guidance_scale=1.0, tile_size=None)
         latents = model.sample_latents(features, [sample["caption"]], [sample["key"]], unguided)
         restored = to_uint8(model.decode(latents, features, lq.shape))[0].cpu()
@@ -123,8 +123,8 @@ def look_inside(model: UniLDiff, sample: RestorationSample, settings: SamplingSe
 
 
 @contextmanager
-def _watching(watched: Mapping[nn.Module, Callable[[tuple[Any, ...], Any], None]]) -> Iterator[None]:
-    """Call each function with its module's inputs and output as long as the context lasts."""
+def _hooks(watched: Mapping[nn.Module, Callable[[tuple[Any, ...], Any], None]]) -> Iterator[None]:
+    """Call each function with its module's inputs and output while the context lasts."""
     handles = [
         module.register_forward_hook(lambda _, inputs, output, see=see: see(inputs, output))
         for module, see in watched.items()
@@ -154,15 +154,16 @@ def _token_grid(
 
 
 @torch.no_grad()
-def reference_pictures(model: UniLDiff, sample: RestorationSample) -> dict[str, Tensor]:
-    """Return what stands beside a restored picture, (3, H, W) uint8 by label.
+def reference_images(model: UniLDiff, sample: RestorationSample) -> dict[str, Tensor]:
+    """Return images to compare a restored one with, (3, H, W) uint8 by label.
 
-    ``input``; ``no diffusion``: the LQ latent through the decoder; ``VAE round trip``: of the truth.
+    They are the ``input``, the LQ latent through the decoder (``no diffusion``), and the ground truth through the VAE
+    (``VAE round trip``).
     """
     lq, features = _encoded(model, sample)
-    truth = encode_latents(model.vae, model.pad(to_unit(sample["gt"][None].to(lq.device)).to(lq.dtype)))
+    gt = encode_latents(model.vae, model.pad(to_unit(sample["gt"][None].to(lq.device)).to(lq.dtype)))
     return {
         "input": sample["lq"],
         "no diffusion": to_uint8(model.decode(features.latents, features, lq.shape))[0].cpu(),
-        "VAE round trip": to_uint8(model.decode(truth, features, lq.shape, detail=False))[0].cpu(),
+        "VAE round trip": to_uint8(model.decode(gt, features, lq.shape, detail=False))[0].cpu(),
     }

@@ -1,32 +1,26 @@
-"""The figures of a model on a data set: restores, watches, scores, draws, and writes the numbers beside the pictures.
+"""The figures of a model on a dataset: restores, inspects, scores, draws, and writes the numbers beside the figures.
 
-Axis letters: H/W pixels, T sampling steps, E experts, F channels of the LQ feature.
+Axis letters: H/W pixels.
 """
 
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from unildiff.analysis.figures import (
-    embedding_figure,
-    expert_map_figure,
-    expert_usage_figure,
-    gate_figure,
-)
-from unildiff.analysis.inspection import Inside, look_inside, reference_pictures
-from unildiff.analysis.sweeps import PAPER, SCORED, Setting, means, settings, sweep, sweep_figure
+from unildiff.analysis.figures import embedding_figure, expert_map_figure, expert_usage_figure, gate_figure
+from unildiff.analysis.inspection import Inside, look_inside, reference_images
+from unildiff.analysis.sweeps import PAPER, SCORED, sweep, sweep_figure, sweep_means, sweep_points
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample, image_array
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import METRICS, load_scorers
-from unildiff.metrics.rows import Row, summarise
-from unildiff.results.evaluator import score_picture
+from unildiff.metrics.rows import Row, summarise, write_csv
+from unildiff.results.evaluator import score_image
 from unildiff.results.figures import perception_distortion_figure
 from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
@@ -39,51 +33,50 @@ _MAPS = 3  # degradations whose expert maps are drawn, evenly spread over the li
 
 @dataclass(frozen=True)
 class Options:
-    """What is drawn.
+    """Settings of the figures.
 
     Attributes:
-        sampling: steps and start while the model is looked into.
-        steps: numbers of steps to compare, at the paper's guidance.
-        guidance: guidance scales to compare, at the paper's steps.
-        perception: metric of the perception-distortion plane.
-        sweep_pictures: pictures of each degradation for the comparisons.
+        sampling: Steps and start while the model is inspected.
+        steps: Numbers of steps to compare, at the paper's guidance.
+        guidance: Guidance scales to compare, at the paper's steps.
+        perception: Metric of the perception-distortion plane.
+        sweep_images: Images of each degradation for the comparisons.
     """
 
     sampling: SamplingSettings
     steps: tuple[int, ...]
     guidance: tuple[float, ...]
     perception: str
-    sweep_pictures: int
+    sweep_images: int
 
 
 def test_samples(
-    data: str, root: Path | None, pictures: int, side: int, seed: int
+    data: str, root: Path | None, count: int, side: int, seed: int
 ) -> tuple[list[RestorationSample], dict[str, Any]]:
-    """Return the first pictures by name of each degradation of a test set, cut to their centre, and what they are.
+    """Return the first images by name of each degradation of a test set, and provenance.
 
     Args:
-        data: short name of a datamodule.
-        root: its folder; None: its own.
-        pictures: of each degradation.
-        side: pixels; larger pictures are cut to their centre.
-        seed: of the test noise.
+        data: Short name of a datamodule.
+        root: Its folder; None: its own.
+        count: Number of images of each degradation.
+        side: Pixels; larger images are cut to their centre.
+        seed: Seed of the test noise.
 
     Raises:
-        UserError: no such data set, it cannot be read, or a number is not positive.
+        UserError: There is no such dataset, it cannot be read, or a number is not positive.
     """
-    if pictures < 1 or side < 16:
-        raise UserError(f"figures: pictures {pictures}, side {side}; give at least 1 and 16")
+    if count < 1 or side < 16:
+        raise UserError(f"figures: pictures {count}, side {side}; give at least 1 and 16")
     given = {} if root is None else {"root": str(root)}
     try:
         datamodule = datamodules.constructor(data)(test_seed=seed, num_workers=0, **given)
     except TypeError:
         raise UserError(f"figures: {data} takes no root; leave out --root") from None
     test = datamodule.test_set()
-    chosen: dict[str, list[int]] = {}
+    chosen: dict[str, list[int]] = {pair.degradation: [] for pair in test.pairs}
     for index in sorted(range(len(test)), key=lambda index: str(test.pairs[index].name)):
-        chosen.setdefault(test.pairs[index].degradation, []).append(index)
-    order = list(dict.fromkeys(pair.degradation for pair in test.pairs))
-    samples = [_centre(test[index], side) for degradation in order for index in chosen[degradation][:pictures]]
+        chosen[test.pairs[index].degradation].append(index)
+    samples = [_centre(test[index], side) for indices in chosen.values() for index in indices[:count]]
     about = {"data": data, "data_kind": "sample" if datamodule.is_sample else "real", "protocol": datamodule.protocol}
     return samples, about
 
@@ -101,145 +94,109 @@ def _centre(sample: RestorationSample, side: int) -> RestorationSample:
 def draw_all(
     model: UniLDiff, samples: Sequence[RestorationSample], out: Path, options: Options, about: dict[str, Any]
 ) -> list[str]:
-    """Draw every figure that this model and these pictures allow, and write ``figures.json``.
+    """Draw every figure that this model and these images allow, and write ``figures.json``.
 
     Args:
-        model: in evaluation mode.
-        samples: pictures of one or more degradations.
-        out: folder; it is made.
-        options: what is drawn.
-        about: provenance for ``figures.json``; its ``protocol`` is what PSNR is measured under.
+        model: Model in evaluation mode.
+        samples: Images of one or more degradations.
+        out: Folder; it is created.
+        options: Settings of the figures.
+        about: Provenance for ``figures.json``; its ``protocol`` is that of the scores.
 
     Returns:
-        One line a figure: its name, or why it is left out.
+        One line per figure: its name, or why it is left out.
 
     Raises:
-        UserError: no such metric or steps, no pictures to sweep over, or the folder cannot be written.
+        UserError: A metric or a number of steps cannot be used, or the folder cannot be written.
     """
-    if options.sweep_pictures < 1:
-        raise UserError(f"figures: sweep_pictures {options.sweep_pictures}; give at least 1")
+    if options.sweep_images < 1:
+        raise UserError(f"figures: sweep_pictures {options.sweep_images}; give at least 1")
     check_sampling(model, options.sampling, "figures")
     for number in options.steps:
         check_sampling(model, replace(PAPER, num_inference_steps=number), "figures, steps")
     protocol = get_protocol(str(about["protocol"]))
-    info = METRICS.get(options.perception)
-    if info is None or info.higher_is_better or info.kind == "set":
-        usable = [name for name, each in METRICS.items() if not each.higher_is_better and each.kind != "set"]
+    usable = [name for name, each in METRICS.items() if not each.higher_is_better and each.kind != "set"]
+    if options.perception not in usable:
         raise UserError(
-            f"perception: '{options.perception}' is no metric with lower as better; choose {', '.join(usable)}"
+            f"perception: '{options.perception}' is not a metric with lower as better; choose {', '.join(usable)}"
         )
     output_folder(out)
-    inside = [
-        look_inside(model, sample, options.sampling) for sample in progress(samples, len(samples), "Looking inside")
-    ]
+    inside = [look_inside(model, each, options.sampling) for each in progress(samples, len(samples), "inspecting")]
     lines, numbers = _draw_inside(samples, inside, out)
     swept, points = _draw_sweep(model, samples, out, options, protocol)
-    content = {**about, "steps": options.sampling.num_inference_steps, "pictures": len(samples), **numbers, **points}
-    write_whole(out / "figures.json", (json.dumps(_plain(content), indent=1, allow_nan=False) + "\n").encode())
+    steps = options.sampling.num_inference_steps
+    content = pd.Series({**about, "steps": steps, "pictures": len(samples), **numbers, **points})
+    write_whole(out / "figures.json", (content.to_json(indent=1, double_precision=15) + "\n").encode())
     return [*lines, *swept, "figures.json"]
 
 
 def _draw_inside(
     samples: Sequence[RestorationSample], inside: Sequence[Inside], out: Path
 ) -> tuple[list[str], dict[str, Any]]:
-    lines: list[str] = []
-    groups: dict[str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        groups.setdefault(sample["degradation"], []).append(index)
-    timesteps, gate = inside[0].timesteps, inside[0].gate
-    strength = {name: np.mean([inside[i].strength for i in group], axis=0) for name, group in groups.items()}
-    numbers: dict[str, Any] = {"timesteps": timesteps, "gate": gate, "fusion_strength": strength}
-    if gate is None:
-        lines.append("fusion_gate: left out, this fusion has no gate")
-    else:
-        gate_figure(timesteps, {"all pictures": gate}, out / "fusion_gate")
-        lines.append("fusion_gate")
-    quantity = "RMS of the fusion / RMS of conv_in"
-    gate_figure(timesteps, strength, out / "fusion_strength", quantity=quantity)
-    lines.append("fusion_strength")
-    numbers["expert_usage"] = {}
-    for layer, found in inside[0].maps.items():
-        usage = {name: np.sum([inside[i].usage[layer] for i in group], axis=0) for name, group in groups.items()}
+    labels = [sample["degradation"] for sample in samples]
+    first = {label: labels.index(label) for label in labels}
+
+    def by_degradation(value: Callable[[Inside], Any], average: Callable[..., Any]) -> dict[str, Any]:
+        return {
+            name: average([value(each) for each, label in zip(inside, labels, strict=True) if label == name], axis=0)
+            for name in first
+        }
+
+    timesteps, gate, maps = inside[0].timesteps, inside[0].gate, inside[0].maps
+    strength = by_degradation(lambda each: each.strength, np.mean)
+    numbers: dict[str, Any] = {"timesteps": timesteps, "gate": gate, "fusion_strength": strength, "expert_usage": {}}
+    lines = ["fusion_gate" if gate is not None else "fusion_gate: left out, this fusion has no gate", "fusion_strength"]
+    if gate is not None:
+        gate_figure(timesteps, {"all images": gate}, out / lines[0], "mean |gate|")
+    gate_figure(timesteps, strength, out / lines[1], "RMS of the fusion / RMS of conv_in")
+    for layer, found in maps.items():
+        usage = by_degradation(lambda each, layer=layer: each.usage[layer], np.sum)  # type: ignore[misc]
         numbers["expert_usage"][layer] = {
             name: dict(zip(found.experts, counts, strict=True)) for name, counts in usage.items()
         }
         lines.append(f"experts_usage_{layer.replace(' ', '_')}")
         expert_usage_figure(usage, found.experts, out / lines[-1])
-    if inside[0].maps:
-        spread = np.unique(np.linspace(0, len(groups) - 1, min(_MAPS, len(groups))).round().astype(int))
-        for name in [list(groups)[index] for index in spread]:
-            first = groups[name][0]
-            lines.append(f"experts_map_{name}")
-            expert_map_figure(image_array(samples[first]["lq"]), inside[first].maps, out / lines[-1])
-    else:
+    spread = np.unique(np.linspace(0, len(first) - 1, min(_MAPS, len(first))).round().astype(int))
+    for name in [list(first)[index] for index in spread] if maps else ():
+        lines.append(f"experts_map_{name}")
+        expert_map_figure(image_array(samples[first[name]]["lq"]), inside[first[name]].maps, out / lines[-1])
+    if not maps:
         lines.append("experts_usage, experts_map: left out, this model has no routed layer")
-    if 2 <= len(groups) < len(samples):
-        labels = [sample["degradation"] for sample in samples]
+    if 2 <= len(first) < len(samples):
         numbers["silhouette"] = embedding_figure([each.feature for each in inside], labels, out / "lq_features")
         lines.append(f"lq_features: silhouette of the raw features {numbers['silhouette']:.3f}")
     else:
-        lines.append("lq_features: left out, needs two degradations and more pictures than those")
+        lines.append("lq_features: left out, needs two degradations and more images than degradations")
     return lines, numbers
 
 
 def _draw_sweep(
     model: UniLDiff, samples: Sequence[RestorationSample], out: Path, options: Options, protocol: Protocol
 ) -> tuple[list[str], dict[str, Any]]:
-    """Restore some pictures at every setting; draw PSNR against steps and guidance, and all of it in the plane."""
-    _, unavailable = load_scorers([options.perception], protocol)
-    metrics = list(dict.fromkeys([*SCORED, *([] if unavailable else [options.perception])]))
+    """Restore some images at every setting; draw PSNR against steps and guidance, and all settings in the plane."""
+    perception = options.perception
+    scorers, unavailable = load_scorers(list(dict.fromkeys((*SCORED, perception))), protocol)
     taken: dict[str, list[RestorationSample]] = {}
     for sample in samples:
         taken.setdefault(sample["degradation"], []).append(sample)
-    chosen = [sample for group in taken.values() for sample in group[: options.sweep_pictures]]
+    chosen = [sample for group in taken.values() for sample in group[: options.sweep_images]]
     captioned = all(sample["caption"] for sample in chosen)
-    (out / "sampling.csv").unlink(missing_ok=True)  # of another protocol, perhaps: a sweep goes on with what it finds
-    points = settings(options.guidance if captioned else (), options.steps)
-    rows = sweep(model, chosen, points, out / "sampling.csv", protocol.name, metrics)
+    rows = sweep(model, chosen, sweep_points(options.guidance if captioned else (), options.steps), scorers)
+    write_csv(rows, out / "sampling.csv")
     sweep_figure(rows, out / "sampling")
-    note = "" if captioned else ": without guidance, which has no effect without captions"
-    lines = [f"sampling{note}"]
-    plane = {_label(point): scores for point, scores in means(rows).items()}
-    plane = _references(model, chosen, metrics, protocol) | plane
-    if unavailable:
-        lines.append(f"perception_distortion: left out, {options.perception}: {unavailable[options.perception]}")
+    lines = ["sampling" + ("" if captioned else ": without guidance, which has no effect without captions")]
+    references: dict[str, list[Row]] = {}
+    for sample in chosen:
+        for label, image in reference_images(model, sample).items():
+            row: Row = {"degradation": sample["degradation"], "name": sample["name"]}
+            references.setdefault(label, []).append(row | score_image(image, sample["gt"], scorers, list(scorers)))
+    plane = {label: summarise(members)["avg"] for label, members in references.items()}
+    plane |= {f"{n} step{'s' * (n != 1)}, guidance {g:g}": scores for (n, g), scores in sweep_means(rows).items()}
+    if perception in unavailable:
+        lines.append(f"perception_distortion: left out, {perception}: {unavailable[perception]}")
     else:
-        points_drawn = {label: (each["psnr"], each[options.perception]) for label, each in plane.items()}
-        points_drawn = {label: point for label, point in points_drawn.items() if all(map(math.isfinite, point))}
-        title = METRICS[options.perception].title
-        perception_distortion_figure(points_drawn, out / "perception_distortion", perception=title)
+        drawn = pd.DataFrame(plane).T[["psnr", perception]].astype(float)
+        points = {str(label): (x, y) for label, x, y in drawn.itertuples() if np.isfinite((x, y)).all()}
+        perception_distortion_figure(points, out / "perception_distortion", perception=METRICS[perception].title)
         lines.append("perception_distortion")
     return lines, {"settings": plane, "unavailable": unavailable}
-
-
-def _references(
-    model: UniLDiff, samples: Sequence[RestorationSample], metrics: Sequence[str], protocol: Protocol
-) -> dict[str, dict[str, float]]:
-    scorers, _ = load_scorers(metrics, protocol)
-    rows: dict[str, list[Row]] = {}
-    for sample in samples:
-        for label, picture in reference_pictures(model, sample).items():
-            row: Row = {"degradation": sample["degradation"], "name": sample["name"]}
-            rows.setdefault(label, []).append(row | score_picture(picture, sample["gt"], scorers, metrics))
-    means_of = {label: summarise(members)["avg"] for label, members in rows.items()}
-    return {
-        label: {name: math.nan if value is None else value for name, value in each.items()}
-        for label, each in means_of.items()
-    }
-
-
-def _label(point: Setting) -> str:
-    return f"{point.steps} step{'s' * (point.steps != 1)}, guidance {point.guidance:g}"
-
-
-def _plain(value: Any) -> Any:
-    """Arrays as lists; what is not finite as null, which JSON knows."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -1,4 +1,4 @@
-"""Score bundles: one zip with scores, protocol, versions and the hashes of every file, so that others can verify a result."""
+"""Score bundles: a zip with scores, protocol, versions and file hashes, so that others can verify a result."""
 
 import atexit
 import hashlib
@@ -7,9 +7,9 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from unildiff.metrics.protocols import Protocol
 from unildiff.utils.errors import UserError
@@ -22,9 +22,8 @@ _MAX_TEXT = 256 * 2**20
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
-@dataclass(frozen=True)
-class ScoredFile:
-    """A file behind a score: which image it is (`restored`, `gt` or `input`), its name below that folder, its path."""
+class ScoredFile(NamedTuple):
+    """A file behind a score: its kind (`restored`, `gt` or `input`), its name below that folder, its path."""
 
     kind: str
     name: str
@@ -42,17 +41,15 @@ def write_bundle(
     texts: Mapping[str, str],
     protocol: Protocol,
     files: Sequence[ScoredFile],
-    about: Mapping[str, Any],
     images: bool = False,
 ) -> None:
     """Write a bundle.
 
     Args:
         out: The zip.
-        texts: Content of `scores.csv`, `run.json` and tables of stages, by name.
+        texts: Content of `scores.csv` and `run.json`, by name.
         protocol: The protocol of the scores; every choice of it is recorded.
         files: All files behind the scores; their hashes are recorded.
-        about: Further provenance (versions, settings of metrics).
         images: Also pack the restored images themselves.
 
     Raises:
@@ -62,10 +59,11 @@ def write_bundle(
         raise UserError(f"--bundle {out} is not a regular file; give the name of a zip file")
     hashes = [{"kind": file.kind, "name": file.name, "sha256": sha256(file.path)} for file in files]
     packed = [file for file in files if file.kind == "restored"] if images else []
+    about = json.loads(texts["run.json"])
     manifest = {
         "format": FORMAT,
         "protocol": asdict(protocol),
-        **about,
+        **{key: about[key] for key in ("label", "versions", "metric_settings", "command")},
         "contents": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
         "images": bool(packed),
         "files": hashes,
@@ -124,10 +122,10 @@ def _text(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def opened_bundle(path: Path) -> Path:
-    """Unpack a verified bundle into a temporary folder, which lasts as long as the process.
+    """Unpack a verified bundle into a temporary folder, which is removed when the process ends.
 
     Raises:
-        UserError: See :func:`read_manifest`; or a name in it leads out of the folder.
+        UserError: See :func:`read_manifest`; or a name in it points outside the folder.
     """
     manifest = read_manifest(path)
     names = list(manifest["contents"])
@@ -139,7 +137,7 @@ def opened_bundle(path: Path) -> Path:
         for name in names:
             parts = PurePosixPath(name).parts
             if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
-                raise UserError(f"not a score bundle: {path} has the name {name!r}, which leads out of its folder")
+                raise UserError(f"not a score bundle: {path} has the name {name!r}, which points outside its folder")
             target = folder.joinpath(*parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(name) as source, target.open("wb") as copy:

@@ -1,4 +1,4 @@
-"""Saving restored pictures as 8-bit PNGs and scoring them while the next one is being restored.
+"""Save restored images as 8-bit PNGs and score them in background threads while the next one is restored.
 
 Axis letters: H W pixels.
 """
@@ -17,38 +17,47 @@ from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import Scorer, load_scorers
 from unildiff.metrics.rows import Row, write_csv
 
-_WAITING = 8  # pictures a worker may lag behind before `add` waits: bounds memory
+_WAITING = 8  # images that a worker may lag behind before `add` waits: bounds memory
 
 
-def score_picture(
-    restored: Tensor, gt: Tensor, scorers: Mapping[str, Scorer], names: Sequence[str], prefix: str = ""
+def score_image(
+    restored: Tensor, gt: Tensor, scorers: Mapping[str, Scorer], names: Sequence[str], lq: Tensor | None = None
 ) -> Row:
-    """The metrics of one picture.
+    """Return the metrics of one image by name, None for those that are not among `scorers`.
 
     Args:
         restored: (3, H, W), uint8 in 0..255 or floats in [0, 1].
         gt: The same shape.
-        scorers: The metrics that are available.
-        names: Those that were asked for; the others among them get None.
-        prefix: Put before each name.
-
-    Returns:
-        A value or None for each name.
+        scorers: The available metrics.
+        names: The requested metrics.
+        lq: The input, scored into the columns `input_...`; None: it is not scored.
 
     Raises:
-        ValueError: Wrong shape, dtype or range, or a picture too small for a metric.
+        ValueError: Wrong shape, dtype or range, or an image too small for a metric.
     """
-    return {
-        prefix + name: scorers[name](restored[None], gt[None]).item() if name in scorers else None for name in names
-    }
+    row: Row = {}
+    for prefix, image in (("", restored), ("input_", lq)):
+        if image is not None:
+            values = {name: scorers[name](image[None], gt[None]).item() if name in scorers else None for name in names}
+            row |= {prefix + name: value for name, value in values.items()}
+    return row
 
 
 class Evaluator:
-    """Scores pictures one by one in background threads; the numbers are those of `unildiff score` on the saved files.
+    """Scores images one by one in background threads, as `unildiff score` scores the saved files.
+
+    Args:
+        protocol: Protocol or its name.
+        metrics: Names of per-image metrics.
+        out_dir: Folder of the restored images, saved as `DEGRADATION/NAME.png`; None: they are not saved.
+        workers: Number of threads.
 
     Attributes:
-        protocol: What the numbers are measured under.
-        unavailable: Metrics that were asked for and cannot be computed here, and why; their columns are empty.
+        protocol: The protocol of the scores.
+        unavailable: By name, why a requested metric cannot be computed here; its column is empty.
+
+    Raises:
+        UserError: There is no such protocol or metric, or the metric is one of a whole set (FID).
     """
 
     def __init__(
@@ -58,18 +67,6 @@ class Evaluator:
         out_dir: Path | None = None,
         workers: int = 1,
     ) -> None:
-        """Prepare the metrics.
-
-        Args:
-            protocol: Protocol or its name.
-            metrics: Names of per-picture metrics (registry.METRICS).
-            out_dir: Where the restored pictures go, as `DEGRADATION/NAME.png`; None: they are not saved.
-            workers: Threads.
-
-        Raises:
-            UserError: No such protocol or metric.
-            ValueError: A metric of a whole set (FID) was asked for: that needs `unildiff score` on the saved files.
-        """
         self.protocol = get_protocol(protocol)
         self._scorers, self.unavailable = load_scorers(metrics, self.protocol)
         self._names = list(metrics)
@@ -80,50 +77,44 @@ class Evaluator:
         self._pending: deque[Future[Row]] = deque()
 
     def add(self, name: str, degradation: str, restored: Tensor, gt: Tensor, lq: Tensor | None = None) -> None:
-        """Hand over a picture; returns at once unless the threads lag far behind.
+        """Score an image in the background; returns at once unless the threads lag far behind.
 
         Args:
             name: File stem, unique within the degradation.
             degradation: Its degradation (the folder it is saved in).
-            restored: uint8 (3, H, W), 0..255. It must not be changed afterwards; nor must the others.
-            gt: uint8, the same shape: the truth.
-            lq: uint8, the same shape: the input, scored into the columns `input_...`; None: not scored.
+            restored: uint8 (3, H, W), 0..255. The images must not be changed afterwards.
+            gt: The ground truth, like `restored`.
+            lq: The input, like `restored`; None: it is not scored.
 
         Raises:
-            ValueError: A picture of that name and degradation is already there, or a picture is not uint8 (3, H, W).
-            UserError: An earlier picture could not be saved.
+            ValueError: An image of that name and degradation was added before, or one is not uint8 (3, H, W).
+            UserError: An earlier image could not be saved.
         """
         if (degradation, name) in self._futures:
             raise ValueError(f"{degradation}/{name} was added before: names must be unique within a degradation")
-        pictures = [picture for picture in (restored, gt, lq) if picture is not None]
-        for picture in pictures:
-            if picture.dtype != torch.uint8 or picture.shape != gt.shape or picture.dim() != 3 or len(picture) != 3:
+        images = [image for image in (restored, gt, lq) if image is not None]
+        for image in images:
+            if image.dtype != torch.uint8 or image.shape != gt.shape or image.dim() != 3 or len(image) != 3:
                 raise ValueError(
-                    f"{degradation}/{name}: expected uint8 (3, H, W) of one size, got {picture.dtype} "
-                    f"{tuple(picture.shape)} beside {tuple(gt.shape)}"
+                    f"{degradation}/{name}: expected uint8 (3, H, W) of one size, got {image.dtype} "
+                    f"{tuple(image.shape)} beside {tuple(gt.shape)}"
                 )
         while self._pending and (self._pending[0].done() or len(self._pending) >= self._limit):
-            self._pending.popleft().result()  # a full disk is told now, not after the last picture
-        on_cpu = [picture.cpu() for picture in pictures]
-        future = self._pool.submit(self._save_and_score, name, degradation, on_cpu)
+            self._pending.popleft().result()  # report a full disk now, not after the last image
+        future = self._pool.submit(self._save_and_score, name, degradation, *(image.cpu() for image in images))
         self._futures[degradation, name] = future
         self._pending.append(future)
 
-    def _save_and_score(self, name: str, degradation: str, pictures: Sequence[Tensor]) -> Row:
-        restored, gt = pictures[:2]
+    def _save_and_score(
+        self, name: str, degradation: str, restored: Tensor, gt: Tensor, lq: Tensor | None = None
+    ) -> Row:
         if self._out_dir is not None:
             write_png(self._out_dir / degradation / f"{name}.png", image_array(restored))
         row: Row = {"degradation": degradation, "name": name}
-        row |= score_picture(restored, gt, self._scorers, self._names)
-        for lq in pictures[2:]:
-            row |= score_picture(lq, gt, self._scorers, self._names, prefix="input_")
-        return row
+        return row | score_image(restored, gt, self._scorers, self._names, lq)
 
     def rows(self) -> list[Row]:
-        """One row a picture, in the order they were added: degradation, name, metrics, `input_` metrics.
-
-        Waits for all pictures; raises what scoring or saving one of them raised.
-        """
+        """Wait for all images and return one row per image in the order they were added; raises what a thread raised."""
         return [future.result() for future in self._futures.values()]
 
     def write_csv(self, path: Path) -> None:

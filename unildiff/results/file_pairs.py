@@ -1,4 +1,4 @@
-"""Which restored image belongs to which ground truth (and input), for folders that any method wrote."""
+"""Pair restored images with their ground truth (and input) in folders that any method wrote."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -73,17 +73,9 @@ def _below(folder: Path, degradation: str) -> Path:
 
 
 def _with_inputs(pairs: list[ScoredPair], inputs: Path, problems: list[str]) -> list[ScoredPair]:
-    found: dict[str, dict[str, Path]] = {}
-    result = []
-    for pair in pairs:
-        folder = _below(inputs, pair.degradation)
-        given = found.setdefault(pair.degradation, _by_stem(folder))
-        if pair.name in given:
-            result.append(replace(pair, input=given[pair.name]))
-    missing = sorted(
-        {"/".join(filter(None, (pair.degradation, pair.name))) for pair in pairs}
-        - {"/".join(filter(None, (pair.degradation, pair.name))) for pair in result}
-    )
+    found = {name: _by_stem(_below(inputs, name)) for name in {pair.degradation for pair in pairs}}
+    result = [replace(pair, input=found[pair.degradation].get(pair.name)) for pair in pairs]
+    missing = ["/".join(filter(None, (pair.degradation, pair.name))) for pair in result if pair.input is None]
     if missing:
         problems.append(f"{len(missing)} of the restored images have no input in {inputs}: {some(missing)}")
     return result
@@ -94,20 +86,20 @@ def _image_folders(folder: Path, skipped: set[Path]) -> list[str]:
     return [path.name for path in below if path.resolve() not in skipped and list_images(path)]
 
 
-def _pair_folder(degradation: str, folder: Path, truth: Path, rule: Rule, problems: list[str]) -> list[ScoredPair]:
-    truths = _by_stem(truth)
+def _pair_folder(degradation: str, folder: Path, gt: Path, rule: Rule, problems: list[str]) -> list[ScoredPair]:
+    partners = _by_stem(gt)
     images = _by_stem(folder)
     stems = {stem: _STEMS[rule](stem) for stem in images}
-    extra = [stem for stem, partner in stems.items() if partner not in truths]
-    missing = sorted(truths.keys() - stems.values())
+    extra = [stem for stem, partner in stems.items() if partner not in partners]
+    missing = sorted(partners.keys() - stems.values())
     if extra:
-        problems.append(f"{len(extra)} in {folder} have no ground truth in {truth}: {some(extra)}")
+        problems.append(f"{len(extra)} in {folder} have no ground truth in {gt}: {some(extra)}")
     if missing:
-        problems.append(f"{len(missing)} of {truth} are missing in {folder}: {some(missing)}")
+        problems.append(f"{len(missing)} of {gt} are missing in {folder}: {some(missing)}")
     return [
-        ScoredPair(degradation, stem, images[stem], truths[partner])
+        ScoredPair(degradation, stem, images[stem], partners[partner])
         for stem, partner in stems.items()
-        if partner in truths
+        if partner in partners
     ]
 
 

@@ -19,7 +19,7 @@ from unildiff.metrics.perceptual import MetricUnavailable, NetworkScorer
 from unildiff.metrics.protocols import Protocol
 from unildiff.metrics.registry import Scorer, check_names, load_scorers, make_scorer, metric_info
 from unildiff.metrics.rows import Row, Summary, summarise
-from unildiff.results.evaluator import score_picture
+from unildiff.results.evaluator import score_image
 from unildiff.results.file_pairs import ScoredPair
 from unildiff.results.workers import process_count, worker_context
 from unildiff.utils.errors import UserError
@@ -95,15 +95,11 @@ def _score_pair(names: tuple[str, ...], protocols: tuple[Protocol, ...], pair: S
     scorers, _ = _scorers(names, protocols)
     restored, gt = _read(pair.restored), _read(pair.gt)
     lq = None if pair.input is None else _read(pair.input)
-    rows = []
+    label: Row = {"degradation": pair.degradation, "name": pair.name}
     try:
-        for under in scorers:
-            row: Row = {"degradation": pair.degradation, "name": pair.name}
-            row |= score_picture(restored, gt, under, names)
-            rows.append(row if lq is None else row | score_picture(lq, gt, under, names, prefix="input_"))
+        return [label | score_image(restored, gt, under, names, lq) for under in scorers]
     except ValueError as error:
         raise UserError(f"cannot score {pair.restored}: {error}; leave out the metric or the image") from None
-    return rows
 
 
 @lru_cache(maxsize=1)
@@ -130,11 +126,7 @@ def _read(path: Path) -> Tensor:
 
 
 def _add_fid(summary: Summary, pairs: Sequence[ScoredPair], protocol: Protocol) -> None:
-    """Put FID into each degradation's entry, and its mean over degradations into `avg`.
-
-    Raises:
-        MetricUnavailable: The network cannot be loaded.
-    """
+    """Put FID into each degradation's entry, and its mean over degradations into `avg`."""
     from unildiff.metrics.fid import FID  # torchmetrics takes seconds to import, and only this needs it
 
     fid = FID(protocol)

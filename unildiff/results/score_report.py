@@ -5,9 +5,8 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,11 @@ from unildiff.results.file_pairs import ScoredPair
 from unildiff.results.score import Scored
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_whole
-
-_PACKAGES = ("unildiff", "torch", "numpy", "opencv-python-headless", "pillow", "piq", "pytorch-msssim", "lpips")
+from unildiff.utils.provenance import package_versions
 
 
 def format_text(scored: Sequence[Scored]) -> str:
-    """Return the tables: one column per metric for one protocol, else one table per metric with a column per protocol.
-
-    They are followed by the number of images, the protocol, the settings of pyiqa's metrics, and what was left out.
-    """
+    """Return the tables (one per metric if there are several protocols), then protocols, settings and omissions."""
     first = scored[0]
     if len(scored) == 1:
         columns = {metric_info(name).title: _column(first, name) for name in first.metrics}
@@ -38,7 +33,10 @@ def format_text(scored: Sequence[Scored]) -> str:
             _table(metric_info(name).title, {each.protocol.name: _column(each, name) for each in scored}, first)
             for name in first.metrics
         ]
-    notes = [f"protocol {result.protocol}{_identical(result)}" for result in scored]
+    notes = []
+    for each in scored:
+        same = count_identical(each.rows, each.protocol) if "psnr" in each.metrics else 0
+        notes.append(f"protocol {each.protocol}" + (f" ({same} of {len(each.rows)} here)" if same else ""))
     notes += [settings for name in first.metrics if (settings := metric_settings(name))]
     notes += [f"{name}: left empty, {reason}" for name, reason in first.unavailable.items()]
     return "\n\n".join([*tables, "\n".join(notes)])
@@ -61,12 +59,6 @@ def _table(title: str, columns: dict[str, list[str]], scored: Scored) -> str:
     frame.index = pd.Index([label.ljust(width) for label in frame.index])
     lines = frame.to_string(col_space=2).splitlines()
     return "\n".join([title.ljust(width) + lines[0][width:], *lines[1:]])
-
-
-def _identical(scored: Scored) -> str:
-    if "psnr" not in scored.metrics or not (found := count_identical(scored.rows, scored.protocol)):
-        return ""
-    return f" ({found} of {len(scored.rows)} here)"
 
 
 def merge_rows(scored: Sequence[Scored]) -> list[Row]:
@@ -146,18 +138,8 @@ def provenance(scored: Scored, method: Method) -> dict[str, Any]:
         "metric_settings": [settings for name in scored.metrics if (settings := metric_settings(name))],
         "notes": [f"{metric_info(name).title} is left empty: {reason}." for name, reason in scored.unavailable.items()],
         "command": shlex.join(["unildiff", *sys.argv[1:]]),
-        "versions": _versions(),
+        "versions": package_versions(),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except ImportError:  # PackageNotFoundError: a checkout that is not installed, or another build of OpenCV
-            continue
-    return found
 
 
 def write_run(scored: Scored, method: Method, pairs: Sequence[ScoredPair], run_dir: Path, images: bool) -> None:
@@ -176,25 +158,27 @@ def write_run(scored: Scored, method: Method, pairs: Sequence[ScoredPair], run_d
     output_folder(run_dir)
     if (run_dir / "run.json").exists():
         raise UserError(f"--run_dir {run_dir} already holds a run; give another folder")
-    write_whole(run_dir / "scores.csv", csv_text(scored.rows).encode())
-    write_whole(run_dir / "run.json", (json.dumps(provenance(scored, method), indent=2) + "\n").encode())
-    for pair in pairs if images else ():
-        for kind, source in (("restored", pair.restored), ("truth", pair.gt), ("input", pair.input)):
-            if source is not None and source.suffix.lower() == ".png":
-                target = run_dir / kind / pair.degradation / f"{pair.name}.png"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+    for name, text in _texts(scored, method).items():
+        write_whole(run_dir / name, text.encode())
+    for kind, name, source in _files(pairs) if images else ():
+        if source.suffix.lower() == ".png":
+            target = (run_dir / ("truth" if kind == "gt" else kind) / name).with_suffix(".png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
 
 
 def bundle_scores(scored: Scored, method: Method, pairs: Sequence[ScoredPair], out: Path, images: bool) -> None:
     """Write a score bundle, see :func:`unildiff.results.bundle.write_bundle`."""
-    files = []
+    write_bundle(out, _texts(scored, method), scored.protocol, list(_files(pairs)), images)
+
+
+def _texts(scored: Scored, method: Method) -> dict[str, str]:
+    about = provenance(scored, method)
+    return {"scores.csv": csv_text(scored.rows), "run.json": json.dumps(about, indent=2) + "\n"}
+
+
+def _files(pairs: Sequence[ScoredPair]) -> Iterator[ScoredFile]:
     for pair in pairs:
         for kind, path in (("restored", pair.restored), ("gt", pair.gt), ("input", pair.input)):
             if path is not None:
-                name = "/".join(filter(None, (pair.degradation, f"{pair.name}{path.suffix}")))
-                files.append(ScoredFile(kind, name, path))
-    about = provenance(scored, method)
-    texts = {"scores.csv": csv_text(scored.rows), "run.json": json.dumps(about, indent=2) + "\n"}
-    extra = {key: about[key] for key in ("versions", "metric_settings", "command")}
-    write_bundle(out, texts, scored.protocol, files, {"label": method.label, **extra}, images)
+                yield ScoredFile(kind, "/".join(filter(None, (pair.degradation, f"{pair.name}{path.suffix}"))), path)

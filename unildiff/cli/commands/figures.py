@@ -1,4 +1,4 @@
-"""``unildiff figures``: what a model does inside, and its sampling settings."""
+"""`unildiff figures`: the inner workings of a model, and its sampling settings."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,29 +21,30 @@ def figures(
     seed: Seed = 0,
     device: str = "auto",
 ) -> None:
-    """Draw a model's gate, fusion, experts, LQ features and sampling settings on a data set's test pictures.
+    """Draw a model's gate, fusion, experts, LQ features and sampling settings on a dataset's test images.
 
     Writes fusion_gate, fusion_strength, experts_usage_LAYER, experts_map_DEGRADATION, lq_features, sampling and
-    perception_distortion as PDF and PNG, and the numbers behind them as figures.json and sampling.csv. What cannot be drawn (no routed
-    layer, no gate, one degradation alone) is named and left out.
+    perception_distortion as PDF and PNG, and the numbers behind them as figures.json and sampling.csv. Figures that this
+    model or dataset does not allow (no routed layer, no gate, a single degradation) are named and left out.
 
     Args:
-        data: data set, as `unildiff test --data` takes it.
-        root: its folder; by default the data set's own.
+        data: Dataset, as `unildiff test --data` takes it.
+        root: Its folder; by default the dataset's own.
         model: tiny (comes with the package), a folder made by `unildiff export`, or a checkpoint.
-        out: folder of the figures; RUN_DIR/figures puts them into that run's report.
-        pictures: of each degradation, for the gate, the fusion, the experts and the features; the first by name.
-        sweep_pictures: of each degradation, for PSNR against steps and guidance.
-        steps: numbers of sampling steps to compare, at the paper's guidance of 5.
-        guidance: guidance scales to compare, at the paper's 20 steps.
-        perception: metric of the perception-distortion plane, lower is better: lpips, lpips_vgg, dists, gmsd or niqe.
-        side: larger pictures are cut to their centre of at most this many pixels a side.
-        num_inference_steps: sampling steps while the model is looked into, which is done without guidance.
-        seed: of the test noise, as in `unildiff test`.
+        out: Folder of the figures; those in RUN_DIR/figures are shown in that run's report.
+        pictures: Number of images of each degradation for the gate, the fusion, the experts and the features; the first
+            by name.
+        sweep_pictures: Number of images of each degradation for PSNR against steps and guidance.
+        steps: Numbers of sampling steps to compare, at the paper's guidance of 5.
+        guidance: Guidance scales to compare, at the paper's 20 steps.
+        perception: Metric of the perception-distortion plane, lower is better: lpips, lpips_vgg, dists, gmsd or niqe.
+        side: Larger images are cut to their centre of at most this many pixels per side.
+        num_inference_steps: Sampling steps while the model is inspected, which is done without guidance.
+        seed: Seed of the test noise, as in `unildiff test`.
         device: auto, cpu, cuda, ...
 
     Raises:
-        UserError: no such data, model, metric or device.
+        UserError: There is no such dataset, model, metric or device.
     """
     from unildiff.analysis.model_figures import Options, draw_all, test_samples
     from unildiff.diffusion.sampler import SamplingSettings
@@ -54,6 +55,6 @@ def figures(
     samples, about = test_samples(data, root, pictures, side, seed)
     restorer = load_restorer(model).to(pick_device(device))
     written = draw_all(restorer, samples, out, options, {"model": model, "seed": seed, **about})
-    print(f"{len(samples)} pictures of {data}, model {model}; figures: {out}")
+    print(f"{len(samples)} images of {data}, model {model}; figures: {out}")
     for line in written:
         print(f"  {line}")
