@@ -1,7 +1,9 @@
-"""Two processes for a test of something distributed."""
+"""Processes for distributed tests, and the memory of this one."""
 
 import multiprocessing
+import re
 from multiprocessing.context import BaseContext
+from pathlib import Path
 
 
 def process_context() -> BaseContext:
@@ -12,3 +14,10 @@ def process_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["unildiff.results.score", "lightning.pytorch", "unildiff.weights.load"])
     return context
+
+
+def own_memory() -> int:
+    """Return the bytes that this process holds itself: without what it has mapped from files."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert found is not None
+    return int(found[1]) * 1024

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import own_memory
 from unildiff.callbacks import AtomicCheckpointIO
 from unildiff.utils.errors import UserError
 
@@ -65,3 +66,17 @@ def test_reading_runs_no_code_even_if_asked_to(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
     torch.load(tmp_path / "evil.ckpt", weights_only=False)
     assert (tmp_path / "ran").exists()  # it would have
+
+
+def test_reading_takes_no_memory_for_the_tensors_and_survives_the_file(tmp_path: Path) -> None:
+    path, size = tmp_path / "a.ckpt", 1 << 24
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.ones(size)}}, path)
+    before = own_memory()
+    read = AtomicCheckpointIO().load_checkpoint(path)
+    assert own_memory() - before < size  # a copy would take four times that
+    read["state_dict"]["w"][:2] = 5.0
+    again = AtomicCheckpointIO().load_checkpoint(path)
+    assert again["state_dict"]["w"][:3].tolist() == [1.0, 1.0, 1.0]  # the file was not written to
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(size)}}, path)  # replaces the file
+    path.unlink()
+    assert read["state_dict"]["w"][:3].tolist() == [5.0, 5.0, 1.0] and float(again["state_dict"]["w"].sum()) == size

@@ -10,7 +10,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.small import sdxl_like_base, small_base
+from tests.processes import own_memory
+from tests.small import SDXL_LIKE, sdxl_like_base, small_base
 from tests.weights.hub import COMMIT, hub
 from tests.weights.ldm_layout import write_single_file
 from unildiff.core.base import Base
@@ -332,3 +333,13 @@ def test_an_id_with_half_precision_only(base: Base, folder: Path, cache: Path, m
         )
         loaded = load_base(REPO)
     assert torch.equal(loaded.unet.conv_in.weight, base.unet.conv_in.weight.half().float())
+
+
+def test_weights_are_mapped_and_no_random_ones_are_made(folder: Path) -> None:
+    wide = UNet2DConditionModel(**SDXL_LIKE["unet"] | {"block_out_channels": (64, 192, 384)})
+    wide.save_pretrained(folder / "unet")
+    before, drawn = own_memory(), torch.get_rng_state()
+    loaded = load_base(str(folder))
+    assert own_memory() - before < sum(value.nbytes for value in loaded.unet.parameters()) / 4
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert torch.equal(loaded.unet.conv_in.weight, wide.conv_in.weight)

@@ -47,12 +47,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Return the checkpoint, its tensors on the CPU, however little the caller asks for safety.
+        """Return the checkpoint; its tensors stay in the file until they are used, privately mapped.
+
+        Several processes that resume on one machine share the file's pages instead of holding a copy each (38 GB in the
+        joint stage at SDXL's size). The mapping survives the replacement and removal of the file.
+
+        Args:
+            path: checkpoint file.
+            map_location: ignored; tensors are on the CPU.
+            weights_only: ignored; code in the file never runs.
 
         Raises:
-            UserError: the file is missing or no checkpoint.
+            UserError: the file is missing or not a checkpoint.
         """
-        return load_file_safely(Path(path))
+        return load_file_safely(Path(path), mapped=True)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -30,9 +30,8 @@ def load_file_safely(path: Path, mapped: bool = False, verify: bool = True) -> d
 
     Args:
         path: the file.
-        mapped: leave tensors in the file until they are used (a private memory map, so that nothing written to them
-            reaches it). For a caller who needs a part of it; a run that is resumed needs everything and may outlive the
-            file.
+        mapped: leave tensors in the file until they are used, in a private memory map: nothing written to them reaches
+            the file, and they survive its replacement or removal, but not a write into the file itself.
         verify: compare the checksums of the file's entries, which reads all of it; once per file and process.
 
     Raises:
