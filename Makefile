@@ -1,5 +1,5 @@
-# Every target sets up .venv by itself, so that Python 3.11+ and make are all that has to be there. `make help` lists them.
-# PYTHON=python3.12 chooses another Python; PIP_ARGS="..." is passed to pip, e.g. an index with CPU builds of torch.
+# You need Python 3.11 or newer and make. Every target creates .venv by itself; `make help` lists the targets.
+# PYTHON=python3.12 chooses another Python. PIP_ARGS="..." is passed to pip, for example an index with CPU builds of torch.
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -18,18 +18,18 @@ DEMO_STEPS ?= 20
 .DEFAULT_GOAL := help
 .PHONY: help demo test format lint types docs reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc tiny-weights tiny-goals tiny-validate ablation bench bench-data bench-check full-size-check gpu-check clean-venv
 
-help:  ## this list
+help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "unildiff: error: Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing); give another: make PYTHON=python3.12" >&2; exit 2; }
+	  echo "unildiff: error: you need Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing); choose another with make PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once; torch is large)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## sample images, a short validated run of each stage, a test, the table and an HTML report
+demo: $(READY)  ## run everything once: sample images, a short training of each stage, a test, a table and an HTML report
 	$(UNILDIFF) data sample cdd11 --root data/cdd11
 	$(UNILDIFF) fit --config configs/tiny/alignment.yaml --trainer.max_steps $(DEMO_STEPS) --trainer.val_check_interval $(DEMO_STEPS) --run_dir $(DEMO)/alignment
 	$(UNILDIFF) fit --config configs/tiny/joint.yaml --trainer.max_steps $(DEMO_STEPS) --trainer.val_check_interval $(DEMO_STEPS) --run_dir $(DEMO)/joint \
@@ -43,25 +43,25 @@ demo: $(READY)  ## sample images, a short validated run of each stage, a test, t
 	@echo "Open $(DEMO)/report.html in a browser; tables are in $(DEMO)/results, restored images in $(DEMO)/test/restored."
 
 test: export OMP_NUM_THREADS = 1
-test: $(READY)  ## all tests, on two processes
+test: $(READY)  ## run all tests, in two processes
 	$(BIN)/pytest -n 2
 
-format: $(READY)  ## lay out the code and mend what can be mended
+format: $(READY)  ## format the code and fix simple faults
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-lint: $(READY)  ## ruff, and the import layers of .importlinter
+lint: $(READY)  ## check with ruff, and check the import layers of .importlinter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 
-types: $(READY)  ## mypy --strict on unildiff/ and datamodules/
+types: $(READY)  ## run mypy --strict on unildiff/ and datamodules/
 	$(BIN)/mypy
 
-docs: $(READY)  ## the documentation site, into site/; needs no network
+docs: $(READY)  ## build the documentation site into site/, without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The paper's tables, one recipe: PROFILE=tiny on a sample set (the shipped model, or CKPT=); PROFILE=paper on the real one.
-# CKPT and SEEDS may name several: all stand in one table. TEST_ARGS go to `unildiff test`.
+# The paper's tables. PROFILE=tiny uses a sample set and the shipped model (or CKPT), PROFILE=paper the real data.
+# CKPT and SEEDS may name several, which then share one table. TEST_ARGS are passed to `unildiff test`.
 REPRODUCE := reproduce-table1 reproduce-table2 reproduce-table3 reproduce-udc
 SEEDS ?= 0
 TEST_ARGS ?=
@@ -80,10 +80,10 @@ reproduce-table1: SET = five_task
 reproduce-table2: SET = cdd11
 reproduce-table3: SET = autodir
 reproduce-udc: SET = udc
-reproduce-table1:  ## Table 1, five tasks; PROFILE=paper CKPT=... DATA_ROOT=... for your own checkpoint
-reproduce-table2:  ## Table 2, CDD-11; likewise
-reproduce-table3:  ## Table 3, AutoDIR's six tasks; likewise
-reproduce-udc:  ## under-display cameras; likewise
+reproduce-table1:  ## Table 1, five tasks; for your own checkpoint PROFILE=paper CKPT=... DATA_ROOT=...
+reproduce-table2:  ## Table 2, CDD-11, with the same options
+reproduce-table3:  ## Table 3, AutoDIR's six tasks, with the same options
+reproduce-udc:  ## the table of under-display cameras, with the same options
 $(REPRODUCE): $(READY)
 	@set -e; $(SAMPLE); number=0; \
 	for model in $(MODELS); do for seed in $(SEEDS); do \
@@ -93,14 +93,14 @@ $(REPRODUCE): $(READY)
 	done; done; \
 	$(UNILDIFF) table $(TABLE) $(RUNS)/*/test --out results
 
-# Two processes of one thread each, see the configs.
+# Two processes of one thread each; see the configs.
 TINY_STEPS := 1_vae 2_unet 3_alignment 4_joint 5_decoder
 TINY_FOLDERS := fit_vae fit_unet alignment joint decoder
 PHOTOGRAPHS_STEPS := 6_photographs_joint 7_photographs_decoder
 PHOTOGRAPHS_FOLDERS := photographs_joint photographs_decoder
 
 tiny-weights: export OMP_NUM_THREADS = 1
-tiny-weights: $(READY)  ## train the tiny model from scratch: about 2.5 hours; resumes where it was stopped
+tiny-weights: $(READY)  ## train the tiny model from scratch in about 2.5 hours; resumes an interrupted run
 	$(UNILDIFF) data photographs --root data/photographs
 	set -e; set -- $(TINY_FOLDERS); for step in $(TINY_STEPS); do \
 	  $(UNILDIFF) fit --config configs/tiny/weights/$$step.yaml --run_dir runs/tiny/$$1 --ckpt_path auto; shift; done
@@ -111,28 +111,28 @@ tiny-weights: $(READY)  ## train the tiny model from scratch: about 2.5 hours; r
 
 ARGS ?=
 
-tiny-goals: $(READY)  ## every goal of the tiny model, measured; ARGS="--validation", "--model FOLDER --naf FILE", ...
+tiny-goals: $(READY)  ## measure every goal of the tiny model; ARGS="--validation", "--model FOLDER --naf FILE", ...
 	$(BIN)/python -m studies.goals $(ARGS)
 
-tiny-validate: $(READY)  ## score a version on 31 photographs; ARGS="--model FOLDER --out NEW.csv --against OLD.csv"
+tiny-validate: $(READY)  ## score a tiny model on 31 photographs; ARGS="--model FOLDER --out NEW.csv --against OLD.csv"
 	$(BIN)/python -m studies.validate $(ARGS)
 
-ablation: $(READY)  ## what each part is worth; ARGS="--minutes 60 --seeds 0 1", goes on where it was stopped
+ablation: $(READY)  ## train variants without each part; ARGS="--minutes 60 --seeds 0 1"; resumes an interrupted run
 	$(BIN)/python -m studies.ablation $(ARGS)
 
-bench: $(READY)  ## benchmarks against peers and limits, into benchmarks/README.md: 25 minutes on two idle cores
+bench: $(READY)  ## run all benchmarks into benchmarks/README.md: 25 minutes on two idle cores
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-data: $(READY)  ## of these, reading and degrading pictures only; prints, writes nothing
+bench-data: $(READY)  ## benchmark only reading and degrading images, without writing files
 	$(BIN)/python -m benchmarks --only data synthesis $(ARGS)
 
-bench-check: $(READY)  ## measure again and name ratios that got worse by more than 15%
+bench-check: $(READY)  ## run the benchmarks again and list ratios that got worse by more than 15%
 	$(BIN)/python -m benchmarks --check $(ARGS)
 
-full-size-check: $(READY)  ## a step of alignment and of the decoder stage and a picture at SDXL's size; 16 GB
+full-size-check: $(READY)  ## run a step of alignment, a step of the decoder stage and one image at SDXL's size; needs 16 GB of memory
 	$(BIN)/python -m benchmarks.full_size
 
-gpu-check: $(READY)  ## proof on a GPU: correctness, training, inference, three calls of under 10 minutes; ARGS="--device cpu --size tiny"
+gpu-check: $(READY)  ## check correctness, training and inference on a GPU, in three calls of under 10 minutes; ARGS="--device cpu --size tiny"
 	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 clean-venv:  ## remove .venv
