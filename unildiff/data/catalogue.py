@@ -1,6 +1,6 @@
 """Every set and dataset by name, read from ``catalogue.yaml``: folders, pairing rules, published counts and sources."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,3 +94,17 @@ def dataset(name: str) -> DataSet:
     if name not in DATASETS:
         raise UserError(f"no dataset {name!r} in the catalogue; choose from {', '.join(DATASETS)}")
     return DATASETS[name]
+
+
+def image_sets(name: str) -> Sequence[ImageSet]:
+    """Return the sets of a dataset, including those that only join its test, or the one set of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name in DATASETS:
+        return DATASETS[name].all_sets
+    by_name = {images.name: images for data in DATASETS.values() for images in data.all_sets}
+    if name not in by_name:
+        raise UserError(f"unknown set: {name!r}; choose from {', '.join(dict.fromkeys([*DATASETS, *by_name]))}")
+    return (by_name[name],)

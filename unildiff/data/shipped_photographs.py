@@ -5,7 +5,7 @@ scikit-image ships the five test photographs, scikit-learn and matplotlib the th
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -26,54 +26,13 @@ class Photograph:
     caption: str
 
 
-PHOTOGRAPHS = (
-    Photograph(
-        "astronaut",
-        "skimage",
-        "data/astronaut.png",
-        "test",
-        "a smiling woman in an orange space suit with a black helmet, a flag and a model of a space shuttle behind her",
-    ),
-    Photograph(
-        "chelsea", "skimage", "data/chelsea.png", "test", "the face of a tabby cat with green eyes looking to the side"
-    ),
-    Photograph(
-        "coffee",
-        "skimage",
-        "data/coffee.png",
-        "test",
-        "an espresso in a red and white cup on a red saucer with a spoon on a wooden table",
-    ),
-    Photograph(
-        "motorcycle",
-        "skimage",
-        "data/motorcycle_left.png",
-        "test",
-        "a red motorcycle in a garage in front of shelves with boxes and tools and a wooden bench",
-    ),
-    Photograph(
-        "rocket",
-        "skimage",
-        "data/rocket.jpg",
-        "test",
-        "a white rocket on its launch pad between lattice towers under a blue sky",
-    ),
-    Photograph(
-        "china",
-        "sklearn",
-        "datasets/images/china.jpg",
-        "val",
-        "a pagoda with curved tiled roofs on a wooded hill above a lake",
-    ),
-    Photograph("flower", "sklearn", "datasets/images/flower.jpg", "val", "an orange dahlia in front of green leaves"),
-    Photograph(
-        "grace_hopper",
-        "matplotlib",
-        "mpl-data/sample_data/grace_hopper.jpg",
-        "val",
-        "a portrait of a woman with glasses in a navy uniform and cap in front of a flag",
-    ),
-)
+def _read(line: str) -> Photograph:
+    name, package, file, role, caption = line.split(" | ")
+    return Photograph(name, package, file, cast(Role, role), caption)
+
+
+_LINES = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines()[1:]
+PHOTOGRAPHS = tuple(map(_read, _LINES))
 
 
 def photographs(role: Role) -> list[Photograph]:

@@ -22,41 +22,9 @@ _PRUNED = (".*", "@eaDir", "@Recycle", "#recycle", "#snapshot", "__MACOSX", "$RE
 _PLUGINS = {".avif": "PIL._avif", ".heic": "pillow_heif", ".heif": "pillow_heif", ".hif": "pillow_heif"}
 _PLUGINS |= {".jxl": "pillow_jxl"}
 # Image files that people keep beside their photographs and that no reader here decodes.
-_FOREIGN = frozenset(
-    [
-        ".3fr",
-        ".arw",
-        ".cr2",
-        ".cr3",
-        ".dcr",
-        ".dng",
-        ".erf",
-        ".exr",
-        ".fff",
-        ".hdr",
-        ".iiq",
-        ".jxr",
-        ".kdc",
-        ".mos",
-        ".mrw",
-        ".nef",
-        ".nrw",
-        ".orf",
-        ".pef",
-        ".psb",
-        ".psd",
-        ".raf",
-        ".raw",
-        ".rw2",
-        ".rwl",
-        ".sr2",
-        ".srf",
-        ".srw",
-        ".svg",
-        ".x3f",
-        ".xcf",
-    ]
-)
+_FOREIGN_NAMES = """3fr arw cr2 cr3 dcr dng erf exr fff hdr iiq jxr kdc mos mrw nef nrw orf pef psb psd raf raw rw2 rwl sr2 srf
+srw svg x3f xcf"""
+_FOREIGN = frozenset(f".{name}" for name in _FOREIGN_NAMES.split())
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,7 @@ from unildiff.deadleaves.outlines import SHAPES
 from unildiff.deadleaves.textures import TEXTURE_NAMES, tile_kinds
 
 _NUMBERS = ("a", "two", "three", "several", "many")
-_PLAIN = (
-    "photograph",
-    "of",
-    "and",
-    "before",
-    "above",
-    "large",
-    "small",
-    "sky",
-    "wall",
-    "ground",
-    "nothing",
-    "with",
-    "details",
-    "in",
-    "front",
-)
+_PLAIN = "photograph of and before above large small sky wall ground nothing with details in front".split()  # noqa: SIM905
 VOCABULARY: tuple[str, ...] = (
     *_PLAIN,
     *_NUMBERS,

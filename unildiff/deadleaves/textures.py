@@ -5,6 +5,7 @@ Sources: power-law noise and dead leaves are the usual models of natural texture
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import cv2
@@ -14,32 +15,10 @@ TILE = 512
 _SEED = 20251123
 _COLUMNS = 8
 
-# Name in captions -> how many tiles of it the atlas holds. "smooth" comes first: tile 0 is nearly even.
-KINDS: tuple[tuple[str, int], ...] = (
-    ("smooth", 3),
-    ("cloudy", 5),
-    ("rough", 5),
-    ("grainy", 3),
-    ("furry", 5),
-    ("wooden", 3),
-    ("leafy", 6),
-    ("spotted", 2),
-    ("striped", 4),
-    ("chequered", 3),
-    ("brick", 3),
-    ("woven", 2),
-    ("written", 4),
-)
-TEXTURE_NAMES: tuple[str, ...] = tuple(name for name, _ in KINDS)
-_OWNER: tuple[int, ...] = tuple(kind for kind, (_, count) in enumerate(KINDS) for _ in range(count))
 
-_ROUGH = np.flatnonzero(np.asarray(_OWNER) == TEXTURE_NAMES.index("rough"))
-
-
-@lru_cache(maxsize=1)
 def tile_kinds() -> np.ndarray:
     """Return, for each of the K tiles, its index into ``TEXTURE_NAMES``."""
-    return np.asarray(_OWNER)
+    return _OWNER
 
 
 @lru_cache(maxsize=1)
@@ -49,12 +28,11 @@ def atlas() -> np.ndarray:
     rows = -(-len(_OWNER) // _COLUMNS)
     sheet = np.full((rows * TILE, _COLUMNS * TILE), 128, np.uint8)
     for number, kind in enumerate(_OWNER):
-        tile = _MAKERS[TEXTURE_NAMES[kind]](rng)
+        tile = _KINDS[kind][2](rng)
         tile = (tile - tile.mean()) / (tile.std() + 1e-6)
         left, top = tile_origin(np.asarray(number))
-        sheet[int(top) : int(top) + TILE, int(left) : int(left) + TILE] = np.clip(128 + 45 * tile, 0, 220).astype(
-            np.uint8
-        )
+        texels = np.clip(128 + 45 * tile, 0, 220).astype(np.uint8)
+        sheet[int(top) : int(top) + TILE, int(left) : int(left) + TILE] = texels
     sheet.setflags(write=False)
     return sheet
 
@@ -217,18 +195,22 @@ def _written(rng: np.random.Generator) -> np.ndarray:
     return _worn(page if rng.random() < 0.25 else 255 - page, rng, 0.3, 1.4)
 
 
-_MAKERS = {
-    "smooth": _smooth,
-    "cloudy": _cloudy,
-    "rough": _rough,
-    "grainy": _grainy,
-    "furry": _furry,
-    "wooden": _wooden,
-    "leafy": _leafy,
-    "spotted": _spotted,
-    "striped": _striped,
-    "chequered": _chequered,
-    "brick": _brick,
-    "woven": _woven,
-    "written": _written,
-}
+# Name in captions, how many tiles of it the atlas holds, how one is made. "smooth" comes first: tile 0 is nearly even.
+_KINDS: tuple[tuple[str, int, Callable[[np.random.Generator], np.ndarray]], ...] = (
+    ("smooth", 3, _smooth),
+    ("cloudy", 5, _cloudy),
+    ("rough", 5, _rough),
+    ("grainy", 3, _grainy),
+    ("furry", 5, _furry),
+    ("wooden", 3, _wooden),
+    ("leafy", 6, _leafy),
+    ("spotted", 2, _spotted),
+    ("striped", 4, _striped),
+    ("chequered", 3, _chequered),
+    ("brick", 3, _brick),
+    ("woven", 2, _woven),
+    ("written", 4, _written),
+)
+TEXTURE_NAMES: tuple[str, ...] = tuple(name for name, _, _ in _KINDS)
+_OWNER = np.repeat(np.arange(len(_KINDS)), [count for _, count, _ in _KINDS])
+_ROUGH = np.flatnonzero(_OWNER == TEXTURE_NAMES.index("rough"))

@@ -15,7 +15,7 @@ from tests.data.hub import SHA, Hub, cdd11_archives, png, serving, tarred, zippe
 from tests.fake_trees.cdd11 import DEGRADATIONS
 from unildiff.data.tools.download import HOMES, download, elsewhere
 from unildiff.data.tools.extract import extract
-from unildiff.data.tools.listing import image_sets
+from unildiff.data.catalogue import image_sets
 from unildiff.utils.errors import UserError
 
 

@@ -20,7 +20,7 @@ def list_() -> None:
     A data set is what `--data NAME` reads; it is made of one or more sets, which have names of their own.
     """
     from unildiff.data.catalogue import DATASETS
-    from unildiff.data.tools.listing import without_folders
+    from unildiff.utils import datamodules
 
     sets: dict[str, ImageSet] = {}
     print("data sets (--data NAME):")
@@ -28,8 +28,10 @@ def list_() -> None:
         further = f"; its test can be joined by {', '.join(s.name for s in data.optional)}" if data.optional else ""
         print(f"  {name:11} {data.title}: {', '.join(images.name for images in data.sets)}{further}")
         sets |= {images.name: images for images in data.all_sets}
-    for name, text in without_folders(list(DATASETS)):
-        print(f"  {name:11} {text}")
+    for name in datamodules.names():
+        if name not in DATASETS:  # one that reads nothing of the catalogue: the first line of its file
+            text = (datamodules.FOLDER / f"{name}.py").read_text(encoding="utf-8").partition("\n")[0]
+            print(f"  {name:11} {text.strip(chr(34))}")
     print("\nsets, with the number of images that each should have:")
     for name, images in sets.items():
         counts = ", ".join(f"{split} {count:,}" for split, count in images.expected.items())
@@ -46,8 +48,8 @@ def layout(name: str) -> None:
     Args:
         name: a data set or one of its sets, see `unildiff data list`.
     """
+    from unildiff.data.catalogue import image_sets
     from unildiff.data.layouts import PREFIXES, describe
-    from unildiff.data.tools.listing import image_sets
 
     for images in image_sets(name):
         print(f"{images.title} ({images.name}); layout, split, degraded + clean images, how names pair:")
@@ -130,8 +132,8 @@ def pack(
         val_gt: of folder: pattern of their ground truth; by default val/gt.
         rule: of folder: how names pair, see `unildiff test --data folder --help`.
     """
-    from unildiff.data.tools.listing import available_memory
     from unildiff.data.tools.pack_writer import pack_folder, pack_set
+    from unildiff.utils.parallel import available_memory
 
     root = root or Path("data") / name
     out = out or Path(f"{root.resolve() if not root.name.strip('.') else root}-packed")
@@ -226,10 +228,10 @@ def download(name: str, root: Path | None = None, only: str = "") -> int:
         root: folder to write; by default data/NAME.
         only: fetch only the archives whose names contain this, e.g. test.
     """
+    from unildiff.data.catalogue import image_sets
     from unildiff.data.tools.check import check as examine
     from unildiff.data.tools.download import HOMES, elsewhere
     from unildiff.data.tools.download import download as fetch
-    from unildiff.data.tools.listing import image_sets
 
     if name not in HOMES:
         print(elsewhere(image_sets(name)))

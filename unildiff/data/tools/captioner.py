@@ -17,11 +17,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from unildiff.data.captions import FILE_NAME, entries, whole_length
-from unildiff.data.catalogue import DATASETS
+from unildiff.data.catalogue import DATASETS, image_sets
 from unildiff.data.images import list_images, read_rgb
 from unildiff.data.layouts import is_there, read_pairs, recognise
 from unildiff.data.pair import Split
-from unildiff.data.tools.listing import image_sets
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, output_file, some, write_failure
 from unildiff.utils.parallel import progress

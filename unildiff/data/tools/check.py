@@ -19,7 +19,7 @@ from typing import get_args
 
 import numpy as np
 
-from unildiff.data.catalogue import DATASETS
+from unildiff.data.catalogue import DATASETS, image_sets
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import PREFIXES, ImageSet, list_folder, read_pairs, recognise
 from unildiff.data.pair import SUFFIXES, Pair, Split
@@ -27,7 +27,6 @@ from unildiff.data.pairing import Fault, rule_named
 from unildiff.data.patterns import all_patterns, matching, pair_by_folder
 from unildiff.data.raw import read_raw
 from unildiff.data.sources import every_image
-from unildiff.data.tools.listing import image_sets
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder
 from unildiff.utils.parallel import cores, ordered, progress
