@@ -232,11 +232,12 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     """
     if needed > (free := shutil.disk_usage(folder).free):
         raise UserError(
-            f"disk full: {what} need {_size(needed)}, {folder} has {_size(free)} free; free space or give another folder"
+            f"disk full: {what} need {size_text(needed)}, {folder} has {size_text(free)} free; free space or give another folder"
         )
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Return a number of bytes in MB or GB, as text."""
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 

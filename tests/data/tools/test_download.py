@@ -13,9 +13,9 @@ import pytest
 
 from tests.data.hub import SHA, Hub, cdd11_archives, png, serving, tarred, zipped
 from tests.fake_trees.cdd11 import DEGRADATIONS
+from unildiff.data.catalogue import image_sets
 from unildiff.data.tools.download import HOMES, download, elsewhere
 from unildiff.data.tools.extract import extract
-from unildiff.data.catalogue import image_sets
 from unildiff.utils.errors import UserError
 
 
@@ -82,7 +82,7 @@ def test_a_wrong_checksum_is_refused(cdd11: Hub, tmp_path: Path) -> None:
 
 
 def test_no_network_and_no_such_repository(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="deepinv/CBSD68 is not there any more, or needs a login"):
+    with pytest.raises(UserError, match="deepinv/CBSD68 does not exist any more, or needs a login"):
         download("cbsd68", tmp_path / "root", say=str)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(UserError, match=r"cannot reach .* at http://127.0.0.1:9: .*; check the network") as error:
@@ -117,7 +117,7 @@ def test_a_full_disk(cdd11: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patched:
         patched.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-        with pytest.raises(UserError, match=r"disk full: 0\.\d MB are needed"):
+        with pytest.raises(UserError, match=r"disk full: the archives and their images need 0\.\d MB"):
             download("cdd11", tmp_path / "root", say=str)
     download("cdd11", tmp_path / "root", say=str)
     assert len(tree(tmp_path / "root")) == 25

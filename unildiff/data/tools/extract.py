@@ -1,23 +1,26 @@
 """Unpacking archives of images: nothing outside the folder, no half-written files, existing ones kept."""
 
+import contextlib
 import lzma
 import os
-import shutil
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from unildiff.data.pair import SUFFIXES
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, write_failure
+from unildiff.utils.files import output_folder, part_of, write_failure
 from unildiff.utils.parallel import progress
+from unildiff.utils.store import check_space
 
 MOST_BYTES = 1 << 40  # unpacked; CDD-11, the largest set that is fetched, takes 26 GB
 MOST_RATIO = 100  # unpacked to packed; images hardly compress
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error)
 Member = tuple[str, int, Callable[[], IO[bytes] | None]]  # path, length, and how to open it
 
 
@@ -40,33 +43,21 @@ def extract(archive: Path, root: Path, place: str | None = None) -> int:
             space to write.
     """
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                return _write(archive, list(_zip_members(file)), root, place)
-        with tarfile.open(archive) as tar:
-            return _write(archive, list(_tar_members(tar)), root, place)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+        with contextlib.ExitStack() as stack:
+            if zipfile.is_zipfile(archive):
+                zipped = stack.enter_context(zipfile.ZipFile(archive))
+                files = [info for info in zipped.infolist() if not info.is_dir()]
+                members: list[Member] = [(info.filename, info.file_size, partial(zipped.open, info)) for info in files]
+            else:
+                tar = stack.enter_context(tarfile.open(archive))
+                members = [(info.name, info.size, partial(tar.extractfile, info)) for info in tar if info.isfile()]
+            return _write(archive, members, root, place)
+    except (*_DAMAGE, EOFError, NotImplementedError, ValueError, OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # without a number it is gzip's, for damage
+            raise write_failure(root, error) from None
         raise UserError(f"damaged archive: {archive} ({error}); delete it and download it again") from None
     except RuntimeError as error:  # what zipfile raises for a password
         raise UserError(f"encrypted archive: {archive} ({error}); unpack it yourself and give the folder") from None
-    except (struct.error, ValueError, OverflowError, UnicodeError) as error:
-        raise UserError(f"damaged archive: {archive} ({error}); delete it and download it again") from None
-    except OSError as error:
-        if error.errno is None:  # what gzip raises for damage
-            raise UserError(f"damaged archive: {archive} ({error}); delete it and download it again") from None
-        raise write_failure(root, error) from None
-
-
-def _zip_members(file: zipfile.ZipFile) -> Iterator[Member]:
-    for info in file.infolist():
-        if not info.is_dir():
-            yield info.filename, info.file_size, lambda info=info: file.open(info)  # type: ignore[misc]
-
-
-def _tar_members(file: tarfile.TarFile) -> Iterator[Member]:
-    for info in file:
-        if info.isfile():
-            yield info.name, info.size, lambda info=info: file.extractfile(info)  # type: ignore[misc]
 
 
 def _write(archive: Path, members: list[Member], root: Path, place: str | None) -> int:
@@ -86,30 +77,21 @@ def _write(archive: Path, members: list[Member], root: Path, place: str | None) 
         if target.is_file() and target.stat().st_size == size:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        part = part_of(target)
         try:
             stream = opened()
             assert stream is not None  # regular files only
-            with stream, open(partial, "wb") as out:
-                _copy(stream, out, size, archive)
-            os.replace(partial, target)
+            left = size + 1  # a member that is longer than it claims is not read on
+            with stream, open(part, "wb") as out:
+                while data := stream.read(min(left, 1 << 20)):
+                    out.write(data)
+                    left -= len(data)
+            if left != 1:
+                raise ValueError(f"{path} is not as long as it claims")
+            os.replace(part, target)
         finally:
-            partial.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
     return len(images)
-
-
-def _copy(stream: IO[bytes], out: IO[bytes], size: int, archive: Path) -> None:
-    """Copy a member of the length that the archive claims for it."""
-    written = 0
-    while data := stream.read(1 << 20):
-        written += len(data)
-        if written > size:
-            break
-        out.write(data)
-    if written != size:
-        raise UserError(
-            f"damaged archive: {archive} (a file is not as long as it claims); delete it and download it again"
-        )
 
 
 def _check_size(archive: Path, size: int, root: Path) -> None:
@@ -118,10 +100,7 @@ def _check_size(archive: Path, size: int, root: Path) -> None:
         raise UserError(
             f"{archive} claims {size / 1e9:,.1f} GB of images in {packed / 1e6:,.1f} MB; do not use this archive"
         )
-    if size > (free := shutil.disk_usage(output_folder(root)).free):
-        raise UserError(
-            f"disk full: {archive} holds {size / 1e9:.1f} GB, {root} has {free / 1e9:.1f} GB free; free space"
-        )
+    check_space(output_folder(root), size, f"the images of {archive}")
 
 
 def _wanted(name: str) -> bool:
