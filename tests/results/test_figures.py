@@ -14,8 +14,8 @@ from unildiff.analysis.figures import (
 from unildiff.results.figures import (
     comparison_figure,
     median_image,
-    paper_figure,
     perception_distortion_figure,
+    table_figure,
     zoom_window,
 )
 from unildiff.results.figures_style import PALETTE, look
@@ -125,20 +125,20 @@ def test_the_median_image_is_shown(tmp_path):
 def test_the_papers_figures(tmp_path):
     run = kept_run(tmp_path, made_up_rows(names=("a",)))
     peer = {"peer": run.folder / "restored"}
-    png = paper_figure("figure2", run, tmp_path / "figure2", peer)[1]
+    png = table_figure("table2", run, tmp_path / "figure2", peer)[1]
     width, height = Image.open(png).size
     # Eleven lines in two stacks of six: 6.9 inches at 300 dpi wide, and no higher than wide for pictures of 4:3.
     assert width == 2070 and height < width
     with pytest.raises(UserError, match="no images to show"):
-        paper_figure("figure3", run, tmp_path / "figure3")
+        table_figure("udc", run, tmp_path / "figure3")
     with pytest.raises(UserError, match="nowhere"):
-        paper_figure("figure2", run, tmp_path / "figure2", {"peer": tmp_path / "nowhere"})
+        table_figure("table2", run, tmp_path / "figure2", {"peer": tmp_path / "nowhere"})
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
     run = kept_run(tmp_path, made_up_rows(("toled", "poled"), ("a",)))
-    first = paper_figure("figure3", run, tmp_path / "one" / "figure3")
-    again = paper_figure("figure3", run, tmp_path / "two" / "figure3")
+    first = table_figure("udc", run, tmp_path / "one" / "figure3")
+    again = table_figure("udc", run, tmp_path / "two" / "figure3")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
 
 

@@ -5,6 +5,7 @@ import shutil
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
@@ -12,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tests.results.chromium import Browser
 from tests.results.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.report import report
-from unildiff.results.curves import Curve, curves_by_folder, drawn_curves, read_curves
+from unildiff.results.curves import curves_by_folder, drawn_curves
 from unildiff.results.report import write_report
 from unildiff.results.report_images import ImageStore, image_side
 from unildiff.results.runs import load_run
@@ -127,22 +128,22 @@ def test_pictures_are_kept_once_and_small(tmp_path):
 
 
 def test_curves_are_read_back(tmp_path):
-    write_curves(tmp_path / "version_0", range(10))
-    write_curves(tmp_path / "version_0", range(8, 12), scale=5.0)  # resumed: steps 8 and 9 again
-    curves = read_curves(tmp_path)
+    write_curves(tmp_path, range(10))
+    write_curves(tmp_path, range(8, 12), scale=5.0)  # resumed: steps 8 and 9 again
+    curves = curves_by_folder(tmp_path, "run")["run"]
     assert set(curves) == {"train/loss", "val/psnr"}
-    assert curves["train/loss"].steps.tolist() == list(range(12))
+    assert curves["train/loss"].index.to_list() == list(range(12))
     expected = [1 / (step + 1) for step in range(8)] + [5 / (step + 1) for step in range(8, 12)]
-    assert curves["train/loss"].values == pytest.approx(expected, rel=1e-6)
-    assert curves["val/psnr"].values.tolist() == [21.5]
+    assert curves["train/loss"].to_list() == pytest.approx(expected, rel=1e-6)
+    assert curves["val/psnr"].to_list() == [21.5]
 
 
-def test_a_file_cut_short_gives_what_it_holds(tmp_path):
+def test_a_truncated_file_gives_its_readable_part(tmp_path):
     write_curves(tmp_path, range(100))
     path = next(tmp_path.glob("events*"))
     path.write_bytes(path.read_bytes()[:2000])
-    kept = read_curves(tmp_path)["train/loss"]
-    assert 5 < len(kept.steps) < 100 and kept.values[3] == pytest.approx(0.25)
+    kept = curves_by_folder(tmp_path, "run")["run"]["train/loss"]
+    assert 5 < len(kept) < 100 and kept[3] == pytest.approx(0.25)
 
 
 def test_each_event_folder_is_a_curve(tmp_path):
@@ -150,7 +151,7 @@ def test_each_event_folder_is_a_curve(tmp_path):
         write_curves(tmp_path / "run" / stage / "logs", range(5), scale)
     curves = curves_by_folder(tmp_path / "run", "demo")
     assert list(curves) == ["demo/alignment/logs", "demo/joint/logs"]
-    assert [found["train/loss"].values[0] for found in curves.values()] == [1.0, 3.0]
+    assert [found["train/loss"].iloc[0] for found in curves.values()] == [1.0, 3.0]
     report([tmp_path / "run"], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert text.count('class="curve"') == 2  # train/loss and val/psnr, two lines each
@@ -159,13 +160,13 @@ def test_each_event_folder_is_a_curve(tmp_path):
 
 
 def test_curves_are_drawn():
-    straight = Curve(np.array([0.0, 50.0, 100.0]), np.array([0.0, 1.0, 2.0]))
-    broken = Curve(np.array([0.0, 1.0]), np.array([np.nan, np.inf]))
+    straight = pd.Series([0.0, 1.0, 2.0], [0, 50, 100])
+    broken = pd.Series([np.nan, np.inf])
     ((tag, image, legend),) = drawn_curves({"a": {"x": straight}, "b": {"x": broken}})
     assert tag == "x" and legend == ["a: 2 at step 100", "b, 2 values not finite"]
     svg = base64.b64decode(image.removeprefix("data:image/svg+xml;base64,")).decode()
     assert "<svg" in svg and ">step<" in svg and "http://www.w3.org/1999/xlink" in svg
-    many = Curve(np.arange(100_000.0), 1 / (1 + np.arange(100_000.0)))
+    many = pd.Series(1 / (1 + np.arange(100_000.0)))
     ((_, image, _),) = drawn_curves({"a": {"x": many}})
     assert len(image) < 60_000 and "10^{" in base64.b64decode(image.split(",")[1]).decode().replace("$", "")
 

@@ -25,7 +25,7 @@ def test_the_interval_is_seeded_and_widens_with_the_level():
     assert wide_low < low < high < wide_high
 
 
-def test_pictures_left_out_do_not_count():
+def test_images_left_out_do_not_count():
     values = np.array([1.0, 2.0, 3.0, 4.0])
     assert bootstrap_interval([np.append(values, [math.nan, math.inf])]) == bootstrap_interval([values])
     assert all(math.isnan(end) for end in bootstrap_interval([np.array([5.0, math.nan])]))
@@ -40,15 +40,8 @@ def test_scenes_drawn_together_keep_their_correlation():
     assert apart[1] - apart[0] > 0.1
 
 
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="a column"):
-        bootstrap_interval([])
-    with pytest.raises(ValueError, match="equally long"):
-        bootstrap_interval([np.zeros(3), np.zeros(4)], together=True)
-    with pytest.raises(ValueError, match="equally long"):
-        compare_paired(np.zeros(3), np.zeros(4))
-    with pytest.raises(ValueError, match="no finite pair"):
-        compare_paired([math.nan], [1.0])
+def test_without_a_finite_pair_there_is_no_comparison():
+    assert compare_paired([math.nan], [1.0]) is None
 
 
 @pytest.mark.parametrize(("better", "worse"), [(0, 0), (1, 0), (5, 0), (7, 3), (3, 7), (50, 50), (1300, 900)])
@@ -74,7 +67,7 @@ def test_a_tenth_of_a_decibel_everywhere_is_conclusive():
     assert not compare_paired(first, first[::-1]).conclusive
 
 
-def test_pictures_of_one_scene_count_once():
+def test_images_of_one_scene_count_once():
     # Scene a: +1 and +3, mean 2. Scene b: -1 and -1, mean -1. Over scenes: mean 0.5, one better, one worse.
     result = compare_paired([0, 0, 0, 0], [1, 3, -1, -1], scenes=["a", "a", "b", "b"])
     assert (result.count, result.better, result.worse) == (2, 1, 1)

@@ -1,5 +1,6 @@
 """Compare two runs, or two methods' scores, on the same images: by degradation, in all, and image by image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from unildiff.metrics.registry import METRICS, metric_title
-from unildiff.metrics.rows import metrics_of, write_csv
+from unildiff.metrics.rows import LABELS, metrics_of, write_csv
 from unildiff.results.runs import Run
 from unildiff.results.statistics import Comparison, compare_paired
 from unildiff.utils.errors import UserError
@@ -18,7 +19,7 @@ _SHOWN = 3  # images named at either end
 
 @dataclass(frozen=True)
 class Pairs:
-    """One metric of two runs over the same images.
+    """One metric of two score tables over the same images.
 
     Attributes:
         metric: Name of the metric.
@@ -30,17 +31,26 @@ class Pairs:
     values: pd.DataFrame
     shared: bool
 
+    @classmethod
+    def of(cls, first: pd.DataFrame, second: pd.DataFrame, metric: str, shared: bool) -> "Pairs":
+        """Pair two score tables by degradation and name."""
+        keys = list(LABELS)
+        left, right = (
+            scores[[*keys, metric]].rename(columns={metric: side})
+            for scores, side in ((first, "first"), (second, "second"))
+        )
+        values = left.merge(right, on=keys).sort_values(keys, ignore_index=True).replace([np.inf, -np.inf], np.nan)
+        return cls(metric, values.assign(difference=values["second"] - values["first"]), shared)
+
     def compare(self, degradation: str | None = None) -> Comparison | None:
         """Compare within one degradation, or for None in all (mean of the degradations); None without a finite pair."""
         values = self.values if degradation is None else self.values[self.values["degradation"] == degradation]
-        if not np.isfinite(values["difference"]).any():
-            return None
         if self.shared:
             return compare_paired(values["first"], values["second"], list(values["name"]))
         return compare_paired(values["first"], values["second"], columns=list(values["degradation"]))
 
 
-def pair_runs(first: Run, second: Run, metrics: list[str]) -> list[Pairs]:
+def pair_runs(first: Run, second: Run, metrics: Sequence[str]) -> list[Pairs]:
     """Pair two runs, one result per metric.
 
     Raises:
@@ -57,44 +67,32 @@ def pair_runs(first: Run, second: Run, metrics: list[str]) -> list[Pairs]:
         raise UserError(
             f"different images: {len(odd)} are only in one of {first.label} and {second.label}: {some(odd)}"
         )
+    for metric, run in ((metric, run) for metric in metrics for run in (first, second)):
+        if metric not in metrics_of(run.scores):
+            raise UserError(f"no metric {metric} in {run.label}; it has {', '.join(metrics_of(run.scores))}")
     scenes = first.scores.groupby("degradation")["name"].agg(frozenset)
     shared = len(scenes) > 1 and scenes.nunique() == 1
-    found = []
-    for metric in metrics:
-        for run in (first, second):
-            if metric not in metrics_of(run.scores):
-                raise UserError(f"no metric {metric} in {run.label}; it has {', '.join(metrics_of(run.scores))}")
-        keys = ["degradation", "name"]
-        parts = (
-            run.scores[[*keys, metric]].rename(columns={metric: side})
-            for run, side in ((first, "first"), (second, "second"))
-        )
-        values = next(parts).merge(next(parts), on=keys).sort_values(keys, ignore_index=True)
-        values = values.replace([np.inf, -np.inf], np.nan)  # no difference can be taken
-        found.append(Pairs(metric, values.assign(difference=values["second"] - values["first"]), shared))
-    return found
+    return [Pairs.of(first.scores, second.scores, metric, shared) for metric in metrics]
 
 
-def comparison_text(first: Run, second: Run, paired: list[Pairs]) -> str:
+def comparison_text(first: Run, second: Run, paired: Sequence[Pairs]) -> str:
     """Return the comparison as text: per metric a line per degradation, then the images with the largest differences."""
     protocol = first.info.get("protocol") or second.info.get("protocol") or "not recorded"
-    lines = [*(f"{side + ':':9}{run.label} ({run.where})" for side, run in (("first", first), ("second", second)))]
+    lines = [f"first:   {first.label} ({first.where})", f"second:  {second.label} ({second.where})"]
     lines.append(f"protocol: {protocol}")
     for pairs in paired:
         info = METRICS.get(pairs.metric)
         digits = info.digits if info else 4
         better = "higher" if info is None or info.higher_is_better else "lower"
-        degradations = list(dict.fromkeys(pairs.values["degradation"]))
-        rows: list[tuple[str | None, str]] = [(name, name or "all") for name in degradations]
+        rows: list[tuple[str | None, str]] = [(name, name or "all") for name in pairs.values["degradation"].unique()]
         rows = rows if len(rows) == 1 else [*rows, (None, "mean of these")]
         found = [
             {"": label, **_cells(pairs.compare(name), digits, "scenes" if pairs.shared and name is None else "images")}
             for name, label in rows
         ]
-        frame = pd.DataFrame(found).fillna("")
+        text = pd.DataFrame(found).fillna("").set_index("").to_string(index_names=False)
         lines += ["", f"{metric_title(pairs.metric)}, second minus first ({better} is better)"]
-        lines += [line.rstrip() for line in frame.set_index("").to_string(index_names=False).splitlines()]
-        lines += _extremes(pairs, digits)
+        lines += [line.rstrip() for line in text.splitlines()] + _extremes(pairs, digits)
     if any(pairs.shared for pairs in paired):
         lines += ["", "Every degradation has the same scenes: the last line counts scenes, each once."]
     return "\n".join(lines)
@@ -117,24 +115,13 @@ def _cells(result: Comparison | None, digits: int, units: str) -> dict[str, str]
 
 def _extremes(pairs: Pairs, digits: int) -> list[str]:
     ordered = pairs.values.dropna(subset="difference").sort_values("difference", kind="stable")
-    ends = (("lowest", ordered.head(_SHOWN)), ("highest", ordered.iloc[::-1].head(_SHOWN)))
-    lines = []
-    for title, end in ends:
-        if len(end):
-            names = ["/".join(filter(None, key)) for key in zip(end["degradation"], end["name"], strict=True)]
-            listed = (f"{name} {value:+.{digits}f}" for name, value in zip(names, end["difference"], strict=True))
-            lines.append(f"{title}: {', '.join(listed)}")
-    return lines
+    names = ordered["degradation"].where(ordered["degradation"] == "", ordered["degradation"] + "/") + ordered["name"]
+    listed = [f"{name} {value:+.{digits}f}" for name, value in zip(names, ordered["difference"], strict=True)]
+    ends = (("lowest", listed[:_SHOWN]), ("highest", listed[: -_SHOWN - 1 : -1]))
+    return [f"{title}: {', '.join(end)}" for title, end in ends if end]
 
 
-def write_differences(paired: list[Pairs], path: Path) -> None:
-    """Write a CSV with one line per image: for each metric first, second and their difference.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    table = paired[0].values[["degradation", "name"]]
-    for pairs in paired:
-        for side in ("first", "second", "difference"):
-            table = table.assign(**{f"{pairs.metric}_{side}": pairs.values[side]})
-    write_csv(table, path)
+def write_differences(paired: Sequence[Pairs], path: Path) -> None:
+    """Write a CSV with one line per image: for each metric first, second and their difference."""
+    tables = [pairs.values.set_index(list(LABELS)).add_prefix(f"{pairs.metric}_") for pairs in paired]
+    write_csv(pd.concat(tables, axis=1).reset_index(), path)

@@ -6,7 +6,6 @@ Letters: H W pixels. Images are (H, W, 3) uint8 RGB in 0..255.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -22,9 +21,6 @@ from unildiff.results.specs import table_spec
 from unildiff.utils.errors import UserError
 
 Image = NDArray[np.uint8]
-FigureName = Literal["figure1", "figure2", "figure3"]
-
-FIGURES: dict[FigureName, TableId] = {"figure1": "table1", "figure2": "table2", "figure3": "udc"}
 _INSET = 0.42  # side of the inset in units of the panel's shorter side
 _GAP, _LABEL, _TITLE, _CAPTION = 0.04, 0.17, 0.17, 0.13  # inches
 
@@ -133,11 +129,6 @@ def _draw_panel(axes: Axes, image: Image, window: tuple[int, int, int]) -> None:
         )
 
 
-def paper_figure(name: FigureName, run: Run, out: Path, others: Mapping[str, Path] | None = None) -> list[Path]:
-    """Draw the paper's Figure 1 (five tasks), 2 (CDD-11) or 3 (under-display cameras); see :func:`table_figure`."""
-    return table_figure(FIGURES[name], run, out, others)
-
-
 def table_figure(table_id: TableId, run: Run, out: Path, others: Mapping[str, Path] | None = None) -> list[Path]:
     """Draw a scored run's images, one line a degradation of a table: input, other methods, the run, ground truth.
 
@@ -159,8 +150,7 @@ def table_figure(table_id: TableId, run: Run, out: Path, others: Mapping[str, Pa
     spec = table_spec(table_id, [run])
     rows: list[tuple[str, Mapping[str, Image]]] = []
     captions: dict[tuple[str, str], str] = {}
-    for position, column in enumerate(spec.columns):
-        key = spec.key(position, run)
+    for column, key in zip(spec.columns, spec.keys(run.counts), strict=True):
         chosen = None if key is None else median_image(run, key)
         if chosen is None:
             continue

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from unildiff.metrics.registry import METRICS as REGISTRY
+from unildiff.metrics.registry import metric_title
 from unildiff.metrics.rows import metrics_of
+from unildiff.results.compare import Pairs
 from unildiff.results.runs import Run
 from unildiff.results.specs import METRICS, SURVEY, Metric, TableSpec
-from unildiff.results.statistics import Comparison, compare_paired
+from unildiff.results.statistics import Comparison
 
 USUAL_SAMPLING = {"start": "lq", "last_timestep": 0, "guidance_interval": [0.0, 1.0], "tile_size": None}
 """The paper's settings of the sampler beside steps and guidance scale; the settings of a run that does not record them."""
@@ -31,7 +33,8 @@ def header_block(run: Run) -> tuple[tuple[str, str], ...]:
         ("protocol", _recorded(info, "protocol")),
         ("seed", _recorded(info, "seed")),
         ("steps", _steps(info)),
-        ("guidance scale", _guidance(info)),
+        ("guidance scale", _recorded(info, "guidance_scale")),
+        *_captions(info),
         *_unusual_sampling(info),
         ("blind", blind),
         ("time per image", _recorded(info, "time_per_picture_s", "{:.2f} s")),
@@ -52,13 +55,14 @@ def _steps(info: dict[str, Any]) -> str:
     )
 
 
-def _guidance(info: dict[str, Any]) -> str:
-    """Return the guidance scale, and how many images had the caption without which it has no effect."""
-    share = info.get("captioned")
-    text = _recorded(info, "guidance_scale")
-    if info.get("guidance_scale") in (None, 1.0) or not isinstance(share, int | float) or share >= 1:
-        return text
-    return f"{text}, effective for the {share:.0%} of images with a caption"
+def _captions(info: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the share of images with a caption and the guidance in effect, if the run recorded them."""
+    lines = []
+    if isinstance(share := info.get("captioned_share"), int | float):
+        lines.append(("captions", f"{share:.0%} of the images"))
+    if (effective := info.get("effective_guidance")) not in (None, info.get("guidance_scale")):
+        lines.append(("guidance in effect", f"{effective}"))
+    return lines
 
 
 def _unusual_sampling(info: dict[str, Any]) -> list[tuple[str, str]]:
@@ -73,20 +77,14 @@ def _unusual_sampling(info: dict[str, Any]) -> list[tuple[str, str]]:
 def _further_metrics(scores: pd.DataFrame) -> tuple[tuple[str, str], ...]:
     """Return a line with the means over images of every metric beside PSNR and SSIM."""
     parts = []
-    for name in metrics_of(scores):
-        if name in METRICS or name.startswith("input_"):
-            continue
-        digits, title = (REGISTRY[name].digits, REGISTRY[name].title) if name in REGISTRY else (4, name)
-        text = f"{title} {_mean(scores[name], digits)}"
-        if f"input_{name}" in scores:
-            text += f" (input {_mean(scores[f'input_{name}'], digits)})"
-        parts.append(text)
+    found = scores[metrics_of(scores)].replace([math.inf, -math.inf], math.nan).mean()
+    for name in [name for name in found.index if name not in METRICS and not name.startswith("input_")]:
+        digits = REGISTRY[name].digits if name in REGISTRY else 4
+        mean, before = (
+            "-" if math.isnan(value) else f"{value:.{digits}f}" for value in found.reindex([name, f"input_{name}"])
+        )
+        parts.append(f"{metric_title(name)} {mean}" + (f" (input {before})" if f"input_{name}" in found else ""))
     return (("also", ", ".join(parts)),) if parts else ()
-
-
-def _mean(column: "pd.Series[float]", digits: int) -> str:
-    finite = column[np.isfinite(column)].to_numpy()
-    return f"{finite.mean():.{digits}f}" if finite.size else "-"
 
 
 def _recorded(info: dict[str, Any], key: str, form: str = "{}") -> str:
@@ -123,7 +121,7 @@ def table_notes(spec: TableSpec, runs: Sequence[Run], kinds: Sequence[str]) -> t
 
 def _count_notes(spec: TableSpec, run: Run) -> list[str]:
     notes = []
-    used = [spec.key(index, run) for index in range(len(spec.columns))]
+    used = spec.keys(run.counts)
     if run.data_kind == "real":
         for column, key in zip(spec.columns, used, strict=True):
             if key is not None and column.published is not None and run.counts[key] != column.published:
@@ -145,29 +143,19 @@ def _comparison_notes(spec: TableSpec, runs: Sequence[Run]) -> list[str]:
     """Compare each further run with the first, and each run with its own stages."""
     pairs = [(runs[0].label, runs[0].scores, run.label, run.scores) for run in runs[1:]]
     for run in runs:
-        for stage in run.stages:
-            if not stage.reference:
-                pairs.append((f"'{stage.label}'", stage.scores, run.label, run.scores))
+        stages = [stage for stage in run.stages if not stage.reference]
+        pairs += [(f"'{stage.label}'", stage.scores, run.label, run.scores) for stage in stages]
+    keys = spec.keys(runs[0].counts)
     notes = []
     for first_label, first, second_label, second in pairs:
-        parts = [_comparison(compare_scores(spec, first, second, metric), metric, spec) for metric in METRICS]
+        parts = []
+        for metric in METRICS:
+            if metric in first and metric in second:
+                compared = Pairs.of(first[first["degradation"].isin(keys)], second, metric, spec.shared_scenes)
+                parts.append(_comparison(compared.compare(), metric, spec))
         if any(parts):
             notes.append(f"{second_label} against {first_label}: {'; '.join(filter(None, parts))}.")
     return notes
-
-
-def compare_scores(spec: TableSpec, first: pd.DataFrame, second: pd.DataFrame, metric: Metric) -> Comparison | None:
-    """Compare two score tables of the same images over all columns of a table; None without a finite pair."""
-    parts = []
-    for column, a, b in zip(spec.columns, spec.values(first, metric), spec.values(second, metric), strict=True):
-        both = pd.concat([a, b], axis=1, keys=["a", "b"], join="inner").sort_index()
-        parts.append(both.assign(column=column.title, scene=both.index))
-    pairs = pd.concat(parts)
-    if pairs.empty:
-        return None
-    if spec.shared_scenes:
-        return compare_paired(pairs["a"], pairs["b"], list(pairs["scene"]))
-    return compare_paired(pairs["a"], pairs["b"], columns=list(pairs["column"]))
 
 
 def _comparison(result: Comparison | None, metric: Metric, spec: TableSpec) -> str:

@@ -15,7 +15,7 @@ from rich.progress import track
 from unildiff.data.images import read_rgb
 from unildiff.metrics.registry import METRICS
 from unildiff.metrics.rows import metrics_of
-from unildiff.results.curves import Curve, curves_by_folder, drawn_curves
+from unildiff.results.curves import Curves, curves_by_folder, drawn_curves
 from unildiff.results.figures import (
     median_image,
     perception_distortion_figure,
@@ -43,7 +43,7 @@ class _Source:
     folder: Path
     name: str
     runs: tuple[Run, ...]
-    curves: dict[str, dict[str, Curve]]
+    curves: dict[str, Curves]
 
     def files(self, pattern: str) -> list[Path]:
         """Return files below the folder; links that lead out of it are left out."""

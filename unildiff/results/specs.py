@@ -1,7 +1,6 @@
 """The columns of each table, and the published rows (`published.csv`): the paper's, and those that a survey prints."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,8 +30,8 @@ class Column:
 
     Attributes:
         title: Title as the paper prints it.
-        keys: Names under which a run's scores may have it.
-        published: Number of images of the real test set; None where no source settles it.
+        keys: Names that a run's scores may use for it.
+        published: Number of images of the real test set; None if no source settles it.
     """
 
     title: str
@@ -49,7 +48,7 @@ class TableSpec:
         columns: Columns in the paper's order.
         averages: Further columns: by title, the indices of `columns` that each averages.
         digits: Decimals of PSNR and SSIM.
-        protocol: Protocol under which such numbers are usually given; "" where there is no such habit.
+        protocol: Protocol under which such numbers are usually given; "" without such a convention.
         shared_scenes: Whether a name is the same scene in every column, so that scenes are the unit of all statistics.
         notes: Sentences that always stand below the table.
     """
@@ -62,21 +61,9 @@ class TableSpec:
     shared_scenes: bool = False
     notes: tuple[str, ...] = ()
 
-    def key(self, index: int, run: Run) -> str | None:
-        """Return the name under which a run has column `index`; None where it has none."""
-        return next((key for key in self.columns[index].keys if key in run.counts), None)
-
-    def values(self, scores: pd.DataFrame, metric: str) -> list["pd.Series[float]"]:
-        """Return the finite scores of each column by image name; empty where there are none."""
-        empty = pd.Series(dtype=float)
-        if metric not in scores.columns:
-            return [empty] * len(self.columns)
-        finite = scores[scores[metric].map(math.isfinite)]
-        groups = {str(name): group.set_index("name")[metric] for name, group in finite.groupby("degradation")}
-        return [
-            next((groups[key] for key in column.keys if key in groups), empty) if column.keys else empty
-            for column in self.columns
-        ]
+    def keys(self, degradations: Container[str]) -> list[str | None]:
+        """Return for each column the name that it has among a run's degradations; None if the run lacks it."""
+        return [next((key for key in column.keys if key in degradations), None) for column in self.columns]
 
 
 # Numbers of images: the paper's supplement, 2.1 (Rain100L, SOTS, GoPro, LOL-v1); CBSD68, CDD-11 and the UDC challenge as
@@ -156,7 +143,7 @@ def published() -> pd.DataFrame:
 
 
 def fitting_table(run: Run) -> TableId:
-    """Return the table of which the run has most columns, where it has at least half of them; else `single`."""
-    found = {name: sum(spec.key(i, run) is not None for i in range(len(spec.columns))) for name, spec in SPECS.items()}
+    """Return the table of which the run has most columns if it has at least half of them, else `single`."""
+    found = {name: len(spec.columns) - spec.keys(run.counts).count(None) for name, spec in SPECS.items()}
     best = max(found, key=lambda name: (found[name], found[name] / len(SPECS[name].columns)))
     return best if found[best] >= 0.5 * len(SPECS[best].columns) else "single"

@@ -1,4 +1,4 @@
-"""How sure a mean is, and whether one run is better than another: percentile bootstrap and exact sign test.
+"""The certainty of means and of differences between runs: percentile bootstrap and exact sign test.
 
 Letters: N images, R draws.
 """
@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-FloatArray = NDArray[np.float64]
+from numpy.typing import ArrayLike
 
 
 def bootstrap_interval(
@@ -18,31 +16,22 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean of the columns' means.
 
-    A table's average is a mean over degradations of means over images, so the same is done to each draw.
-    Values that are not finite (a metric that was not computed, an identical pair that the protocol excludes) are left out.
-    With few images the percentile interval is too narrow (our choice all the same: it assumes nothing; see any
-    text on the bootstrap); the tables print the count beside it.
+    A table's average is a mean over degradations of means over images, and so is each draw. With few images the interval
+    is too narrow, but it assumes nothing (our choice); the tables print the count beside it.
 
     Args:
-        columns: One array of N per-image values for each degradation; one array alone gives the interval of its mean.
-        together: row i of every column is the same scene, so that scenes are drawn once for all columns; the columns must
+        columns: One array of N per-image values for each degradation; values that are not finite are left out.
+        together: Row i of every column is the same scene, so that scenes are drawn once for all columns; the columns must
             then be equally long.
-        level: coverage in (0, 1).
-        draws: number of resamples R.
-        seed: the generator's seed; the same seed gives the same interval.
+        level: Coverage in (0, 1).
+        draws: Number of resamples R.
+        seed: Seed of the generator.
 
     Returns:
-        (low, high); both NaN where some column has fewer than two finite values.
-
-    Raises:
-        ValueError: no column, ``level`` outside (0, 1), or unequal lengths with ``together``.
+        (low, high); both NaN if some column has fewer than two finite values.
     """
-    if not columns or not 0 < level < 1:
-        raise ValueError(f"bootstrap_interval needs a column and a level in (0, 1), got {len(columns)} and {level}")
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
     if together:
-        if len({array.shape for array in arrays}) > 1:
-            raise ValueError("columns drawn together must be equally long")
         arrays = [np.stack(arrays).mean(axis=0)]  # the mean over degradations is linear: average each scene first
     arrays = [array[np.isfinite(array)] for array in arrays]
     if min(array.size for array in arrays) < 2:
@@ -65,16 +54,16 @@ def sign_test(better: int, worse: int) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run against another, image by image.
+    """Two runs on the same images.
 
     Attributes:
-        count: number of units compared (images, or scenes where images of one scene were averaged).
-        difference: mean of second minus first, in the metric's unit.
-        low: lower end of the 95% bootstrap interval of ``difference``.
-        high: upper end.
-        better: units in which the second is higher.
-        worse: units in which it is lower.
-        p_value: two-sided exact sign test.
+        count: Number of units compared (images, or scenes if images of one scene were averaged).
+        difference: Mean of second minus first, in the metric's unit.
+        low: Lower end of the 95% bootstrap interval of ``difference``.
+        high: Its upper end.
+        better: Number of units in which the second is higher.
+        worse: Number of units in which it is lower.
+        p_value: Two-sided exact sign test.
     """
 
     count: int
@@ -91,8 +80,8 @@ class Comparison:
         return (self.low > 0 or self.high < 0) and self.p_value < 0.05
 
     def verdict(self, units: str) -> str:
-        """Return in words what may be said; ``units`` is what was counted, e.g. images."""
-        if sign_test(self.count, 0) >= 0.05:  # even if all had gone one way
+        """Return the conclusion in words; ``units`` names the units, e.g. images."""
+        if sign_test(self.count, 0) >= 0.05:  # not even a unanimous result could be conclusive
             return f"too few {units} to tell"
         return "a difference" if self.conclusive else "no difference shown"
 
@@ -104,33 +93,23 @@ def compare_paired(
     columns: Sequence[str] | None = None,
     *,
     seed: int = 0,
-) -> Comparison:
-    """Compare two runs on the same images.
+) -> Comparison | None:
+    """Compare two runs on the same images; None without a finite pair.
 
     Args:
         first: (N,) values of the first run.
         second: (N,) values of the second run, in the same order.
-        scenes: (N,) names of scenes; images of one scene (CDD-11 degrades each in 11 ways) are not independent, so
-            their differences are averaged before anything is counted. ``None``: every image stands for itself.
-        columns: (N,) names of degradations, for a difference that is a mean of their means, as a table's average is,
-            whatever their sizes; not together with ``scenes``. ``None``: all images weigh the same.
-        seed: of the bootstrap.
-
-    Returns:
-        The comparison; differences that are not finite are left out. A degradation with a single image leaves the
-        interval empty.
-
-    Raises:
-        ValueError: lengths differ, scenes and columns are given both, or no finite difference is left.
+        scenes: (N,) names of scenes. Images of one scene (CDD-11 degrades each in 11 ways) are not independent, so their
+            differences are averaged before anything is counted. None: every image is a unit of its own.
+        columns: (N,) names of degradations, for a difference that is a mean of their means, like a table's average; not
+            together with ``scenes``. None: all images weigh the same.
+        seed: Seed of the bootstrap.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    lengths = {each.size for each in (a, b)} | {len(names) for names in (scenes, columns) if names is not None}
-    if a.ndim != 1 or len(lengths) > 1 or (scenes is not None and columns is not None):
-        raise ValueError(f"paired values must be equally long vectors, got {a.shape} and {b.shape}")
     kept = np.isfinite(a) & np.isfinite(b)
     differences = b[kept] - a[kept]
     if differences.size == 0:
-        raise ValueError("no finite pair to compare")
+        return None
     if scenes is not None:
         _, groups = np.unique(np.asarray(scenes)[kept], return_inverse=True)
         differences = np.bincount(groups, weights=differences) / np.bincount(groups)

@@ -65,6 +65,6 @@ def write_table(
         out_dir / f"{table_id}_images.csv", images_table(runs).to_csv(index=False, lineterminator="\n").encode()
     )
     spec = table_spec(table_id, runs)
-    if any(median_image(runs[0], spec.key(index, runs[0])) is not None for index in range(len(spec.columns))):
+    if any(median_image(runs[0], key) is not None for key in spec.keys(runs[0].counts)):
         table_figure(table_id, replace(runs[0], label=table.header[0][0]), out_dir / f"{table_id}_figure", others)
     return render_text(table, width)
