@@ -1,4 +1,5 @@
 import base64
+import io
 import json
 import re
 import shutil
@@ -14,8 +15,7 @@ from tests.results.chromium import Browser
 from tests.results.made_up_run import made_up_rows, write_pictures, write_run
 from unildiff.cli.commands.report import report
 from unildiff.results.curves import curves_by_folder, drawn_curves
-from unildiff.results.report import write_report
-from unildiff.results.report_images import ImageStore, image_side
+from unildiff.results.report import image_side, write_report
 from unildiff.results.runs import load_run
 from unildiff.results.specs import fitting_table
 from unildiff.utils.errors import UserError
@@ -113,17 +113,21 @@ def embedded(text):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
-def test_pictures_are_kept_once_and_small(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 255, (100, 300, 3), dtype=np.uint8)
-    for name in ("a.png", "b.png"):
-        Image.fromarray(picture).save(tmp_path / name)
-    Image.fromarray(picture[::-1]).save(tmp_path / "c.png")
-    store = ImageStore(120)
-    first = store.add(tmp_path / "a.png")
-    assert first[1:] == (300, 100)
-    assert store.add(tmp_path / "b.png") == first != store.add(tmp_path / "c.png")
-    assert len(store.uris) == 2
-    # 2,200 pictures of CDD-11 with inputs and 200 truths: sqrt(48 MiB / 4600 / 0.3) = 191 pixels; a few: 640.
+def test_equal_images_are_embedded_once_and_reduced(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (1000, 3000, 3), dtype=np.uint8)
+    rows = made_up_rows(("mine",), ("a", "b"))
+    folder = write_run(tmp_path / "run", rows)
+    for name in "ab":
+        for kind in ("restored", "truth"):
+            (folder / kind).mkdir(exist_ok=True)
+            Image.fromarray(image if kind == "truth" else image[::-1]).save(folder / kind / f"{name}.png")
+    write_report([folder], tmp_path / "report.html")
+    data = embedded((tmp_path / "report.html").read_text())
+    assert data["rows"][0]["pictures"] == data["rows"][1]["pictures"] and len(data["pictures"]) == 2
+    assert data["rows"][0]["size"] == [3000, 1000]
+    kept = base64.b64decode(next(iter(data["pictures"].values())).split(",")[1])
+    assert Image.open(io.BytesIO(kept)).size == (640, 213)
+    # 2,200 images of CDD-11 with inputs and 200 ground truths: sqrt(48 MiB / 4600 / 0.3) = 191 pixels; a few: 640.
     assert image_side(4600) == 190 and image_side(3) == 640 and image_side(10**6) == 160
 
 

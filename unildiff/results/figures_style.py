@@ -1,4 +1,4 @@
-"""The style of all figures: legible in print, distinct without colour, the same file for the same input."""
+"""The style of all figures: legible in print, distinct without colour, equal files for equal input."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-# Okabe and Ito's eight colours, which the common kinds of colour blindness tell apart; yellow, too pale in print, last.
+# Okabe and Ito's eight colours, distinct under the common kinds of colour blindness; yellow, too pale in print, is last.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
@@ -25,21 +25,13 @@ def look(index: int) -> tuple[str, str]:
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure of ``width`` x ``height`` inches in the house style; a user's own matplotlibrc changes nothing."""
+    """Yield an empty figure of ``width`` x ``height`` inches in this style, whatever the user's matplotlibrc."""
     with matplotlib.rc_context(fname=_STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, out: Path) -> list[Path]:
-    """Save as PDF and PNG (300 dpi) beside each other.
-
-    Args:
-        figure: what to save.
-        out: the path without suffix; a ``.pdf`` or ``.png`` suffix is replaced. Its folder is made.
-
-    Returns:
-        The two paths, PDF first. No date goes in: the same figure gives the same bytes.
-    """
+    """Save as ``out.pdf`` and ``out.png`` (300 dpi), without a date in them, and return the two paths."""
     base = out.with_suffix("") if out.suffix in (".pdf", ".png") else out
     base.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = base.with_name(f"{base.name}.pdf"), base.with_name(f"{base.name}.png")

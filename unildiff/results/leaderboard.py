@@ -56,12 +56,12 @@ def _lines(runs: list[Run], metrics: list[str]) -> list[list[str]]:
     """Return the cells of each run's line, best mean PSNR (or first metric) first."""
     lines = []
     for run in runs:
-        found = means(run.scores).loc["avg"].reindex(metrics)
+        found = means(run.scores).reindex(columns=metrics).loc["avg"].to_list()
         shown = [
             "-" if math.isnan(value) else f"{value:.{METRICS[name].digits}f}"
             for name, value in zip(metrics, found, strict=True)
         ]
         images = "included" if read_manifest(run.where)["images"] else "hashes only"
-        order = float(found[metrics[0]]) * (-1 if METRICS[metrics[0]].higher_is_better else 1)
+        order = found[0] * (-1 if METRICS[metrics[0]].higher_is_better else 1)
         lines.append((math.isnan(order), order, [run.label, *shown, _BLIND[run.blind], images, run.where.name]))
     return [line for *_, line in sorted(lines, key=lambda each: each[:2])]

@@ -1,16 +1,19 @@
 """One self-contained HTML file about runs: tables, curves, figures, a before/after slider per image, how it was made."""
 
+import base64
+import hashlib
+import io
 import json
 import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from unildiff.data.images import read_rgb
 from unildiff.metrics.registry import METRICS
@@ -23,22 +26,26 @@ from unildiff.results.figures import (
     table_figure,
 )
 from unildiff.results.render import cells, templates
-from unildiff.results.report_images import ImageStore, image_side, image_uri
 from unildiff.results.runs import ImageKind, Run, distinct_names, load_run, with_distinct_labels
 from unildiff.results.specs import fitting_table
 from unildiff.results.tables import Table, build_table
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_file, write_whole
+from unildiff.utils.parallel import progress
 
 _ASSETS = Path(__file__).parent / "assets"
 _KINDS: tuple[ImageKind, ...] = ("input", "restored", "truth")
 _FIGURE_SIDE = 1600
+_BUDGET = 48 * 2**20  # bytes of images in one file that a phone's browser still opens
+_BYTES_PER_PIXEL = 0.3  # WebP at this quality, on photographs with rain and noise
+_SIDES = (160, 640)
+_QUALITY = 85
 _MAX_DOCUMENT = 256 * 1024
 
 
 @dataclass(frozen=True)
 class _Source:
-    """One folder that the user named and its short name; the scored runs and the curves in it, if any."""
+    """A folder that the user named, its short name, and the scored runs and curves in it."""
 
     folder: Path
     name: str
@@ -46,7 +53,7 @@ class _Source:
     curves: dict[str, Curves]
 
     def files(self, pattern: str) -> list[Path]:
-        """Return files below the folder; links that lead out of it are left out."""
+        """Return files below the folder; links to places outside it are left out."""
         root = self.folder.resolve()
         return [
             path
@@ -59,16 +66,16 @@ def write_report(run_dirs: Sequence[Path], out: Path, roots: Sequence[Path] = ()
     """Write the report.
 
     A run's folder may hold scored images (`scores.csv`, see `runs`; also in folders below it), TensorBoard's event files,
-    or both. Figures (`figures/*.png`) and documents (`*.yaml`, `*.json`) in it are shown. Only files from inside the
-    folders, or below `roots`, are embedded, and the page requests nothing from the network.
+    or both. Figures (`figures/*.png`) and documents (`*.yaml`, `*.json`) in it are shown. Only files inside the folders or
+    below `roots` are embedded, and the page requests nothing from the network.
 
     Args:
         run_dirs: Folders of runs.
         out: The HTML file; its folder is created.
-        roots: Further folders from which the scores may name images, e.g. the data set's.
+        roots: Further folders from which the scores may name images, e.g. the dataset's.
 
     Raises:
-        UserError: No folder is given, one is not a run, or a run is broken.
+        UserError: No folder is given, one is not a run, or a run is damaged.
     """
     if not run_dirs:
         raise UserError("no run: report needs at least one run's folder, e.g. `unildiff report runs/joint`")
@@ -77,31 +84,24 @@ def write_report(run_dirs: Sequence[Path], out: Path, roots: Sequence[Path] = ()
     sources = [_read_source(folder, name, roots) for folder, name in zip(run_dirs, names, strict=True)]
     runs = with_distinct_labels([run for source in sources for run in source.runs])
     data, size_note = _image_data(runs)
+    curves = {name: found for source in sources for name, found in source.curves.items()}
     parts: dict[str, Any] = {
-        "tables": [(table, _marked(table)) for table in _tables(runs)],
-        "curves": drawn_curves({name: curves for source in sources for name, curves in source.curves.items()}),
-        "figures": _figures(sources, runs),
-        "runs": runs,
-        "documents": _documents(sources),
-    }
-    titles = {
-        "tables": "Tables",
-        "curves": "Curves",
-        "figures": "Figures",
-        "runs": "Images",
-        "documents": "How it was made",
+        "Tables": [(table, _marked(table)) for table in _tables(runs)],
+        "Curves": drawn_curves(curves),
+        "Figures": _figures(sources, runs),
+        "Images": runs,
+        "How it was made": _documents(sources),
     }
     page = (
         templates()
         .get_template("report.html.j2")
         .render(
             title="UniLDiff report: " + ", ".join(names),
-            sections=[title for key, title in titles.items() if parts[key]],
+            parts=parts,
             size_note=size_note,
             css=(_ASSETS / "report.css").read_text(encoding="utf-8"),
             script=(_ASSETS / "report.js").read_text(encoding="utf-8"),
             data=json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
-            **parts,
         )
     )
     write_whole(out, page.encode())
@@ -136,7 +136,7 @@ def _marked(table: Table) -> list[list[str]]:
 
 
 def _image_data(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:
-    """Return the data that the page's script shows, and a sentence on the size of the images."""
+    """Return the data of the page's script, and a sentence on the size of the images."""
     metrics = _shown_metrics(runs)
     rows: list[dict[str, Any]] = []
     paths: list[dict[str, Path]] = []
@@ -146,19 +146,44 @@ def _image_data(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:
             line = [values[metric["key"]][index] for metric in metrics]
             rows.append({"run": number, "degradation": degradation, "name": name, "values": line})
             paths.append({kind: path for kind in _KINDS if (path := run.image(kind, index))})
-    store = ImageStore(image_side(len({path for kinds in paths for path in kinds.values()})))
-    console = Console(stderr=True)
-    for row, kinds in track(list(zip(rows, paths, strict=True)), "Embedding images", console=console, transient=True):
+    side = image_side(len({path for kinds in paths for path in kinds.values()}))
+    uris: dict[str, str] = {}
+    add = cache(partial(_embed, uris, side))
+    for row, kinds in progress(zip(rows, paths, strict=True), len(rows), "embedding images"):
         row["pictures"] = {}
         for kind, path in kinds.items():
-            row["pictures"][kind], *row["size"] = store.add(path)
+            row["pictures"][kind], *row["size"] = add(path.resolve())
     note = (
-        f"Images are shown with at most {store.side} pixels per side, compressed; the scores are of the files."
-        if store.uris
+        f"Images are shown with at most {side} pixels per side, compressed; the scores are of the files."
+        if uris
         else "The runs kept no images."
     )
-    data = {"runs": [run.label for run in runs], "metrics": metrics, "rows": rows, "pictures": store.uris}
+    data = {"runs": [run.label for run in runs], "metrics": metrics, "rows": rows, "pictures": uris}
     return data, note
+
+
+def image_side(count: int) -> int:
+    """Return how long the longer side of each of ``count`` images may be, in pixels, to stay within the budget."""
+    side = math.sqrt(_BUDGET / max(count, 1) / _BYTES_PER_PIXEL)
+    return int(min(max(side, _SIDES[0]), _SIDES[1]))
+
+
+def _embed(uris: dict[str, str], side: int, path: Path) -> tuple[str, int, int]:
+    """Add an image to ``uris``, equal pixels only once; return its identifier and the width and height of the file."""
+    pixels = read_rgb(path)
+    name = hashlib.blake2b(pixels.tobytes() + bytes(str(pixels.shape), "ascii"), digest_size=8).hexdigest()
+    if name not in uris:
+        uris[name] = _uri(pixels, side)
+    return name, pixels.shape[1], pixels.shape[0]
+
+
+def _uri(pixels: np.ndarray, side: int = _FIGURE_SIDE) -> str:
+    """Return a WebP data URI of an image (H, W, 3), reduced so that its longer side has at most ``side`` pixels."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _shown_metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -186,26 +211,19 @@ def _values(run: Run, key: str) -> list[float | None]:
 
 def _figures(sources: Sequence[_Source], runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return (data URI, caption) of every figure."""
-    parts = []
+    found: list[tuple[Path, str]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for number, run in enumerate(runs):
             if any(median_image(run, degradation) is not None for degradation in run.counts):
-                table_id = fitting_table(run)
-                png = table_figure(table_id, run, Path(scratch) / str(number))[1]
-                parts.append((_uri(png), f"{run.label}: the image of median PSNR of each degradation"))
-        points = perception_distortion_points(runs)
-        if points:
+                png = table_figure(fitting_table(run), run, Path(scratch) / str(number))[1]
+                found.append((png, f"{run.label}: the image of median PSNR of each degradation"))
+        if points := perception_distortion_points(runs):
             png = perception_distortion_figure(points, Path(scratch) / "plane", perception=METRICS["lpips"].title)[1]
-            parts.append((_uri(png), "Perception against distortion, means over all images"))
-    for source in sources:
-        parts += [
-            (_uri(path), f"{source.name}: {path.stem.replace('_', ' ')}") for path in source.files("figures/*.png")
-        ]
-    return parts
-
-
-def _uri(path: Path) -> str:
-    return image_uri(Image.fromarray(read_rgb(path)), _FIGURE_SIDE)
+            found.append((png, "Perception against distortion, means over all images"))
+        for source in sources:
+            for path in source.files("figures/*.png"):
+                found.append((path, f"{source.name}: {path.stem.replace('_', ' ')}"))
+        return [(_uri(read_rgb(path)), caption) for path, caption in found]
 
 
 def _documents(sources: Sequence[_Source]) -> list[tuple[str, str]]:

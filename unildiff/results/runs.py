@@ -1,11 +1,11 @@
 """A scored run: the folder that `unildiff test` or `unildiff score --run_dir` wrote, a bundle, or a plain table of scores.
 
 A folder has `scores.csv` (one line per image) and usually `run.json` (how the run was made), with `model`, `data`,
-`protocol` (names), `data_kind` (`real` or `sample`), `blind` (false where the model was told the degradation), `count` (how
-many images the data set has, in all or by degradation), `label`, the sampler's settings, `notes` for the table, and
-`stages`: a list of `{"label": ..., "scores": FILE, "reference": true where the ground truth went in}`, which become rows of
-the table. What is not recorded stays empty. Images lie in `restored/<degradation>/<name>.png`, `input/...` and
-`truth/...`, or where the columns `restored_path`, `input_path` and `truth_path` say.
+`protocol` (names), `data_kind` (`real` or `sample`), `blind` (false if the model was told the degradation), `count` (number
+of images of the dataset, in all or by degradation), `label`, the sampler's settings, `notes` for the table, and `stages`: a
+list of `{"label": ..., "scores": FILE, "reference": true if the ground truth was used}`, which become rows of the table.
+Facts that were not recorded stay empty. Images are in `restored/<degradation>/<name>.png`, `input/...` and `truth/...`, or
+at the paths in the columns `restored_path`, `input_path` and `truth_path`.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -33,9 +33,8 @@ _KINDS: dict[str, tuple[Any, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Scores of an intermediate result of the same run; `reference` where the ground truth itself went in."""
+class Stage(NamedTuple):
+    """Scores of an intermediate result of the same run; `reference` if the ground truth itself was used."""
 
     label: str
     scores: pd.DataFrame
@@ -47,13 +46,13 @@ class Run:
     """A scored run.
 
     Attributes:
-        folder: Where it lies; for a file of scores, the file.
+        folder: Its folder; for a file of scores, the file.
         label: Name of its row.
-        info: The content of `run.json`; empty where there is none.
+        info: The content of `run.json`; empty without it.
         scores: One line per image, see `rows`.
         stages: Intermediate results, in the order of their rows.
-        group: Name that the user gave it and its like; runs of one group are seeds of one thing. "" where not given.
-        roots: Folders beside the run's own from which images may be shown, e.g. the data set's.
+        group: Label that the user gave to several runs, which are then seeds of one method; "" if not given.
+        roots: Folders beside the run's own from which images may be shown, e.g. the dataset's.
         bundle: The bundle that was unpacked into `folder`, if any.
     """
 
@@ -73,14 +72,13 @@ class Run:
 
     @property
     def blind(self) -> bool | None:
-        """Whether the model was not told the degradation; None where nobody recorded it."""
+        """Whether the model was not told the degradation; None if that was not recorded."""
         return self.info.get("blind")
 
     @property
     def data_kind(self) -> Literal["real", "sample", ""]:
-        """Whether the images are the real data set's or a sample set's; "" where nobody recorded it."""
-        kind = self.info.get("data_kind")
-        return "real" if kind == "real" else "sample" if kind == "sample" else ""
+        """Whether the images are the real dataset's or a sample set's; "" if that was not recorded."""
+        return self.info.get("data_kind") or ""
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -93,22 +91,18 @@ class Run:
         return frozenset(zip(self.scores["degradation"], self.scores["name"], strict=True))
 
     def image(self, kind: ImageKind, index: int) -> Path | None:
-        """Return the path of image `index` of `scores`, or None where it was not kept.
+        """Return the path of image `index` of `scores`, or None if it was not kept.
 
-        It is looked for where the text column `{kind}_path` says (absolute or relative to the run's folder), then as
-        `{kind}/<degradation>/<name>.png` and `{kind}/<name>.png` in the run's folder. Files that lie neither in the run's
-        folder nor below `roots` are not returned, so that nobody's scores can publish a private file.
+        The text column `{kind}_path` (absolute or relative to the run's folder) comes first, then
+        `{kind}/<degradation>/<name>.png` and `{kind}/<name>.png`. Files outside the run's folder and `roots` are not
+        returned, so that a table of scores cannot publish a private file.
         """
         line = self.scores.iloc[index]
-        places: list[Path] = [
-            self.folder / kind / line["degradation"] / f"{line['name']}.png",
-            self.folder / kind / f"{line['name']}.png",
-        ]
         given = line.get(f"{kind}_path")
-        if isinstance(given, str) and given:
-            places.insert(0, self.folder / given)
+        places = [given] if isinstance(given, str) and given else []
+        places += [f"{kind}/{line['degradation']}/{line['name']}.png", f"{kind}/{line['name']}.png"]
         allowed = [root.resolve() for root in (self.folder, *self.roots)]
-        for place in places:
+        for place in (self.folder / place for place in places):
             found = place.resolve()
             if any(found.is_relative_to(root) for root in allowed) and found.is_file():
                 return place
@@ -118,11 +112,7 @@ class Run:
 def make_run(
     folder: Path, info: Mapping[str, Any], scores: pd.DataFrame | Sequence[Row], stages: Iterable[Stage] = ()
 ) -> Run:
-    """Put a run together and check it.
-
-    Raises:
-        UserError: A value of `info` has another type, or the number of images is not that of the data set.
-    """
+    """Return a run after checking the types in `info` and the number of images; raises a UserError."""
     where = str(folder)
     for key, (kinds, expected) in _KINDS.items():
         if info.get(key) is not None and not isinstance(info[key], kinds):
@@ -133,7 +123,7 @@ def make_run(
     label = info.get("label") or info.get("model") or folder.stem
     run = Run(folder, str(label), dict(info), frame, tuple(stages))
     for part, title in [(frame, "scores.csv"), *((stage.scores, f"stage '{stage.label}'") for stage in run.stages)]:
-        _check_count(part, info.get("count"), info.get("data") or "its data set", f"{where}, {title}")
+        _check_count(part, info.get("count"), info.get("data") or "its dataset", f"{where}, {title}")
     return run
 
 
@@ -156,7 +146,7 @@ def load_run(path: Path, roots: Sequence[Path] = ()) -> Run:
         roots: Folders beside the run's own from which images may be shown.
 
     Raises:
-        UserError: The path is not a scored run, its files are broken, or it has another number of images than its data set.
+        UserError: The path is not a scored run, its files are damaged, or its number of images is not the dataset's.
     """
     if is_bundle(path):
         return replace(_load_folder(opened_bundle(path), path), roots=tuple(roots), bundle=path)
@@ -205,11 +195,7 @@ def _load_json(path: Path) -> Run:
 
 
 def load_named_run(given: str, roots: Sequence[Path] = ()) -> Run:
-    """Read a scored run that is given as PATH or LABEL=PATH.
-
-    Raises:
-        UserError: See :func:`load_run`; or an empty label.
-    """
+    """Read a scored run that is given as PATH or LABEL=PATH, see :func:`load_run`."""
     if "=" not in given or Path(given).exists():
         return load_run(Path(given), roots)
     label, folder = labelled(given)
@@ -217,11 +203,7 @@ def load_named_run(given: str, roots: Sequence[Path] = ()) -> Run:
 
 
 def labelled(given: str) -> tuple[str, Path]:
-    """Return label and path of LABEL=PATH.
-
-    Raises:
-        UserError: One of them is missing.
-    """
+    """Return label and path of LABEL=PATH; raises a UserError if one of them is missing."""
     label, equals, folder = given.partition("=")
     if not (label and equals and folder):
         raise UserError(f"label missing: '{given}'; give LABEL=FOLDER")
@@ -229,7 +211,7 @@ def labelled(given: str) -> tuple[str, Path]:
 
 
 def with_distinct_labels(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs with data, seed, and if necessary the distinct part of their paths, added to equal labels."""
+    """Return the runs with data, seed or a distinct part of the path added to labels that would be equal."""
     labels = [run.label for run in runs]
     for key in ("data", "seed", "folder"):
         for label in {label for label in labels if labels.count(label) > 1}:
@@ -245,7 +227,7 @@ def with_distinct_labels(runs: Sequence[Run]) -> list[Run]:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """Return the part of each path that sets it apart: runs/a/test and runs/b/test are a and b."""
+    """Return the part of each path that is distinct: `a` and `b` for runs/a/test and runs/b/test."""
     parts = [folder.resolve().parts for folder in folders]
     while len(parts) > 1 and len({each[-1:] for each in parts}) == 1 and len(parts[0]) > 1:
         parts = [each[:-1] for each in parts]
