@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from unildiff.data.captions import Captions
-from unildiff.data.clean_images import Clean, MadePairs
+from unildiff.data.clean_images import Clean, CleanTrainSet, MadePairs
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.datasets import EpochOrder, EvalSet
 from unildiff.data.shipped_photographs import load, photographs
-from unildiff.deadleaves.cache import SceneCache
-from unildiff.deadleaves.dataset import Rendered, SceneTrainSet
+from unildiff.deadleaves.cache import Rendered, SceneCache
 from unildiff.deadleaves.renderer import MIN_SIDE, VERSION, render
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.tasks import CLEAR, MADE_BY, check_tasks
@@ -100,17 +99,11 @@ class DeadLeavesDataModule(RestorationDataModule):
         if self.cache is not None:
             self.cache.make()
 
-    def train_set(self) -> SceneTrainSet:
+    def train_set(self) -> CleanTrainSet:
         """Return the degraded scenes."""
         order = EpochOrder(dict.fromkeys(self.degradations, self.count), self.weights, self.count, self.seed)
-        return SceneTrainSet(
-            self.cache or Rendered(self.side),
-            order,
-            self.augment,
-            self.saturation,
-            self.estimated_depth,
-            self.evening,
-        )
+        source = self.cache or Rendered(self.side)
+        return CleanTrainSet(source, order, self.augment, self.evening, self.saturation, self.estimated_depth)
 
     def val_set(self) -> EvalSet:
         """Return the validation photographs under each degradation."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from unildiff.data.datasets import OnError, PredictSet
+from unildiff.data.datasets import EvalSet, OnError, PredictSet
 from unildiff.data.pair import Pair, PairSource, Split
 from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.pairing import rule_named
@@ -107,9 +107,8 @@ class FolderDataModule(PairedDataModule):
             )
         found: PairSource = every_image(self.root, self.degradation, self.skipped)
         kept = readable(found, self.skipped) if self.on_error == "skip" else found
-        good = [pair.lq for pair in kept.pairs if pair.lq is not None]
-        names = [path.relative_to(self.root).as_posix() for path in good]
-        return PredictSet(good, names, self._captions("predict", kept), self.test_seed)
+        names = [pair.lq.relative_to(self.root).as_posix() for pair in kept.pairs if pair.lq is not None]
+        return PredictSet(EvalSet(kept, self._captions("predict", kept), self.test_seed), names)
 
     def contents(self) -> list[str]:
         """See the base class."""

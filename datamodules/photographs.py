@@ -5,14 +5,13 @@ from typing import Annotated, Any, ClassVar
 
 from unildiff.data.batch import SampleSet
 from unildiff.data.captions import Captions
-from unildiff.data.clean_images import Clean, CleanTrainSet, MadePairs, MixedTrainSet, fit_within, kind_of
+from unildiff.data.clean_images import Clean, CleanTrainSet, MadePairs, MixedTrainSet, ScaledFiles, fit_within, kind_of
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.datasets import EpochOrder, EvalSet
 from unildiff.data.images import list_images, read_rgb
 from unildiff.data.pair import Pair
 from unildiff.data.shipped_photographs import load, photographs
 from unildiff.deadleaves.cache import SceneCache
-from unildiff.deadleaves.dataset import SceneTrainSet
 from unildiff.deadleaves.renderer import MIN_SIDE, VERSION
 from unildiff.degradations.tasks import CLEAR, EVALUATED, MADE_BY, TASKS, check_tasks
 from unildiff.utils.errors import UserError
@@ -122,12 +121,12 @@ class PhotographsDataModule(RestorationDataModule):
         """
         pairs = self._clean_pairs(self.root, "the clean images to train on (--data.root)", self.captions)
         order = EpochOrder(dict.fromkeys(self.degradations, len(pairs)), self.weights, self.count, self.seed)
-        images = CleanTrainSet(pairs, order, self.augment, self.scale, self.evening)
+        images = CleanTrainSet(ScaledFiles(pairs, self.scale, self.augment.crop), order, self.augment, self.evening)
         if self.cache is None:
             return images
         number = self.cache.made_of["count"]
         order = EpochOrder(dict.fromkeys(self.degradations, number), self.weights, self.count, self.seed)
-        scenes = SceneTrainSet(self.cache, order, self.augment, (0.6, 1.6), 0.6, self.evening)
+        scenes = CleanTrainSet(self.cache, order, self.augment, self.evening, (0.6, 1.6), 0.6)
         return MixedTrainSet(images, scenes, self.scenes, self.seed)
 
     def val_set(self) -> EvalSet:

@@ -6,9 +6,8 @@ import torch
 
 from datamodules import deadleaves
 from datamodules.deadleaves import DeadLeavesDataModule
-from unildiff.data.clean_images import lower_light
+from unildiff.data.clean_images import lower_light, vary_colour
 from unildiff.deadleaves import cache as scene_cache
-from unildiff.deadleaves import dataset as scenes
 from unildiff.deadleaves.renderer import render
 from unildiff.degradations.cdd11 import degrade
 from unildiff.degradations.names import DEGRADATIONS
@@ -44,7 +43,7 @@ def test_a_sample_is_a_scene_and_its_degradation():
     sample = samples[5]
     assert sample["key"] == sample_key(1, 0, 5)
     scene = render(sample_key("train", sample["key"]), 32)
-    gt = scenes.vary_colour(scene.image, sample["key"], 0.5, 2.0)
+    gt = vary_colour(scene.image, sample["key"], 0.5, 2.0)
     assert (sample["gt"].permute(1, 2, 0).numpy() == gt).all() and sample["caption"] == scene.caption
     expected = degrade(gt, sample["degradation"], sample["key"], depth=scene.depth).image
     assert (sample["lq"].permute(1, 2, 0).numpy() == expected).all()
@@ -78,7 +77,7 @@ def test_the_least_sizes_give_pictures():
 
 def test_colours_vary_within_the_bounds():
     flat = np.full((2, 2, 3), (120, 130, 140), np.uint8)
-    made = np.array([scenes.vary_colour(flat, key, 0.5, 2.0)[0, 0] for key in range(400)], dtype=float)
+    made = np.array([vary_colour(flat, key, 0.5, 2.0)[0, 0] for key in range(400)], dtype=float)
     # Colour distance 20 from R to B: times 0.5 to 2, and the tint (3 x 5 % of 140, both ways) adds at most 42 or so.
     spread = made[:, 2] - made[:, 0]
     assert -35 < spread.min() < 5 and 40 < spread.max() < 90
@@ -147,7 +146,7 @@ def test_the_cache_holds_its_scenes_and_is_made_once(tmp_path, monkeypatch):
     data.prepare_data()
     cache = data.cache
     for item in (0, 8):
-        scene, kept = render(sample_key("train", 0, item), 48), cache.scene(item, 0)
+        scene, kept = render(sample_key("train", 0, item), 48), cache.clean(item, 0)
         assert (kept.image == scene.image).all() and np.abs(kept.depth - scene.depth).max() < 0.5 / 255 + 1e-6
         assert kept.caption == scene.caption and kept.depth.dtype == np.float32
     assert data.train_set()[0]["gt"].shape == (3, 32, 32)

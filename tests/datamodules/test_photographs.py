@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from datamodules.photographs import PhotographsDataModule
-from unildiff.data.clean_images import fit_within, kind_of
+from unildiff.data.clean_images import ScaledFiles, fit_within, kind_of
+from unildiff.data.pair import Pair
 from unildiff.degradations.tasks import EVALUATED, TASKS
 from unildiff.utils.errors import UserError
 
@@ -63,12 +64,16 @@ def test_crops_are_cut_from_the_scaled_image_and_degraded(folder: Path) -> None:
         assert (difference.abs().max() == 0) == (sample["degradation"] == "clear")
 
 
-def test_images_are_scaled_but_not_below_the_crop(folder: Path) -> None:
-    set_ = module(folder, scale=(0.45, 0.6)).train_set()
-    scaled = [set_._scaled(np.zeros((100, 200, 3), np.uint8), key).shape[:2] for key in range(50)]  # type: ignore[attr-defined]
+def test_images_are_scaled_but_not_below_the_crop(tmp_path: Path) -> None:
+    pairs = []
+    for height, width in ((100, 200), (40, 90)):
+        Image.new("RGB", (width, height)).save(tmp_path / f"{height}.png")
+        pairs.append(Pair("clear", "clear", "x", None, tmp_path / f"{height}.png"))
+    files = ScaledFiles(pairs, (0.45, 0.6), crop=32)
+    scaled = [files.clean(0, key).image.shape[:2] for key in range(50)]
     assert 45 <= min(h for h, _ in scaled) <= 47 and 58 <= max(h for h, _ in scaled) <= 60
     assert all(abs(w - 2 * h) <= 1 for h, w in scaled)
-    assert {set_._scaled(np.zeros((40, 90, 3), np.uint8), key).shape[0] for key in range(9)} == {32}  # type: ignore[attr-defined]
+    assert {files.clean(1, key).image.shape[0] for key in range(9)} == {32}
 
 
 def test_the_share_of_scenes_and_the_weights_of_tasks(folder: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def cache(folder: Path, count: int = 5, seed: int = 0) -> SceneCache:
 def is_complete(folder: Path, count: int = 5) -> bool:
     made = cache(folder, count)
     scenes = [render(sample_key("train", 0, item), 16) for item in range(count)]
-    kept = [made.scene(item, 0) for item in range(count)]
+    kept = [made.clean(item, 0) for item in range(count)]
     return all(
         (a.image == b.image).all() and a.caption == b.caption and abs(a.depth - b.depth).max() < 1 / 500
         for a, b in zip(scenes, kept, strict=True)
@@ -123,7 +123,7 @@ def test_other_scenes_other_files_and_damage_are_one_line(tmp_path: Path) -> Non
     ):
         cache(tmp_path / "c", seed=1).make()
     with pytest.raises(UserError, match="lacks scene 5; delete it"):
-        cache(tmp_path / "c", 6).scene(5, 0)
+        cache(tmp_path / "c", 6).clean(5, 0)
     (tmp_path / "c/data.mdb").write_bytes(b"?" * 9000)
     with pytest.raises(UserError, match=r"damaged store: .*c \(.*\); delete it and run the same command again"):
         cache(tmp_path / "c").make()

@@ -79,6 +79,29 @@ def image_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
+def make_sample(
+    lq: np.ndarray,
+    gt: np.ndarray,
+    caption: str,
+    degradation: str,
+    name: str,
+    key: int,
+    place: tuple[tuple[int, int], tuple[int, int]] | None,
+) -> RestorationSample:
+    """Return the sample of two uint8 (H, W, C) images; ``place``: size of the original and corner of the crop in it."""
+    sample: RestorationSample = {
+        "lq": image_tensor(lq),
+        "gt": image_tensor(gt),
+        "caption": caption,
+        "degradation": degradation,
+        "name": name,
+        "key": key,
+    }
+    if place is not None:
+        sample["original_size"], sample["crop"] = place
+    return sample
+
+
 def image_array(image: Tensor) -> np.ndarray:
     """Return a uint8 (C, H, W) tensor as a contiguous uint8 (H, W, C) array."""
     return np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())

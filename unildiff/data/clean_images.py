@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from unildiff.data.augment import Augment
-from unildiff.data.batch import RestorationSample, SampleSet, image_tensor
+from unildiff.data.batch import RestorationSample, SampleSet, make_sample
 from unildiff.data.datasets import EpochOrder
 from unildiff.data.images import read_rgb
 from unildiff.data.pair import Pair, Which
@@ -79,6 +80,25 @@ def lower_light(image: np.ndarray, key: int) -> np.ndarray:
     return np.asarray(np.rint(values * brightest ** (gamma - 1)), dtype=np.uint8)
 
 
+def vary_colour(image: np.ndarray, key: int, low: float, high: float) -> np.ndarray:
+    """Return a uint8 (H, W, C) image with another saturation and tint, drawn from its key.
+
+    Args:
+        image: uint8 (H, W, C).
+        key: of the sample.
+        low: least factor on the distance from grey.
+        high: largest one; the factor is log-uniform between them.
+
+    Source: our choice. An autoencoder trained on images that are nearly grey learns to leave colour out.
+    """
+    rng = generator(key, "colour")
+    factor = np.float32(np.exp(rng.uniform(np.log(low), np.log(high))))
+    tint = np.exp(rng.normal(0, 0.05, 3)).astype(np.float32)
+    values = image.astype(np.float32)
+    grey = values.mean(axis=2, keepdims=True)
+    return np.asarray(np.clip((grey + factor * (values - grey)) * tint, 0, 255), dtype=np.uint8)
+
+
 def fit_within(image: np.ndarray, longest: int, multiple: int = 1) -> np.ndarray:
     """Return an image whose long side has at most ``longest`` pixels, cut about the centre to a multiple in both sides."""
     height, width = image.shape[:2]
@@ -98,71 +118,90 @@ def kind_of(file: Path) -> str:
     return " ".join(re.sub(r"[\d_\-.]+", " ", file.stem).split())
 
 
+class CleanSource(Protocol):
+    """Where clean training images come from: files or generated scenes."""
+
+    pairs: Sequence[Pair]  # one per file, in ``gt``; none for images that are not in files
+
+    def clean(self, item: int, key: int) -> Clean:
+        """Return image ``item`` for the sample of a key."""
+        ...
+
+
+class ScaledFiles:
+    """Images in files, each read at a random scale."""
+
+    def __init__(self, pairs: Sequence[Pair], scale: tuple[float, float], crop: int) -> None:
+        """Args: a pair per file, with its caption; bounds of the scale; the crop, which no image is made smaller than."""
+        self.pairs = pairs
+        self._scale, self._crop = scale, crop
+
+    def clean(self, item: int, key: int) -> Clean:
+        """See :class:`CleanSource`.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        pair = self.pairs[item]
+        assert pair.gt is not None
+        image = read_rgb(pair.gt)
+        height, width = image.shape[:2]
+        factor = max(generator(key, "scale").uniform(*self._scale), min(1.0, self._crop / min(height, width)))
+        if factor < 1:
+            import cv2  # several times as fast as Pillow
+
+            size = (max(1, round(width * factor)), max(1, round(height * factor)))
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        return Clean(image, None, pair.caption)
+
+
 class CleanTrainSet:
-    """Clean files at positions of an endless stream: scaled, cut, degraded (a task is a degradation)."""
+    """Clean images at positions of an endless stream: cut, then degraded; a task is a degradation (:class:`EpochOrder`)."""
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        source: CleanSource,
         order: EpochOrder,
         augment: Augment,
-        scale: tuple[float, float] = (1.0, 1.0),
         evening: float = 0.0,
+        saturation: tuple[float, float] | None = None,
+        estimated_depth: float = 0.0,
     ) -> None:
         """Set where samples come from and how they are made.
 
         Args:
-            pairs: one for each file, in ``gt``, with its caption.
-            order: of degradations and files.
+            source: the clean images.
+            order: of degradations and images.
             augment: crops and flips.
-            scale: bounds of the random scale. An image is never made smaller than the crop.
             evening: share of the clear samples that are made dark and stay so.
+            saturation: bounds of a random factor on the saturation; None leaves colours as they are.
+            estimated_depth: share of samples whose haze follows an estimated depth although the depth is known.
         """
-        self.pairs = pairs
-        self._order, self._augment = order, augment
-        self._scale, self._evening = scale, evening
+        self.pairs = source.pairs
+        self._source, self._order, self._augment = source, order, augment
+        self._evening, self._saturation, self._estimated_depth = evening, saturation, estimated_depth
 
     def __len__(self) -> int:
         return self._order.per_epoch
-
-    def listed_captions(self) -> set[str]:
-        """Return every caption that a sample can have."""
-        return {pair.caption for pair in self.pairs}
 
     def __getitem__(self, position: int) -> RestorationSample:
         """Return the sample at any position.
 
         Raises:
-            UserError: the file cannot be read.
+            UserError: the image cannot be read.
         """
         degradation, item, key = self._order(position)
-        pair = self.pairs[item]
-        assert pair.gt is not None
-        image = self._scaled(read_rgb(pair.gt), key)
-        original_size, crop = self._augment.place(image.shape[0], image.shape[1], key)
-        (gt,) = self._augment([image], key)
+        clean = self._source.clean(item, key)
+        place = self._augment.place(clean.image.shape[0], clean.image.shape[1], key)
+        gt, *depth = self._augment([clean.image] if clean.depth is None else [clean.image, clean.depth], key)
+        if self._saturation is not None:
+            gt = vary_colour(gt, key, *self._saturation)
         if degradation == tasks.CLEAR and generator(key, "dark").random() < self._evening:
             gt = lower_light(gt, key)
-        return {
-            "lq": image_tensor(tasks.apply(gt, degradation, key)),
-            "gt": image_tensor(gt),
-            "caption": pair.caption,
-            "degradation": degradation,
-            "name": f"{pair.name}_{key:016x}",
-            "key": key,
-            "original_size": original_size,
-            "crop": crop,
-        }
-
-    def _scaled(self, image: np.ndarray, key: int) -> np.ndarray:
-        height, width = image.shape[:2]
-        factor = max(generator(key, "scale").uniform(*self._scale), min(1.0, self._augment.crop / min(height, width)))
-        if factor >= 1:
-            return image
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        import cv2  # several times as fast as Pillow
-
-        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        known = depth and generator(key, "depth").random() >= self._estimated_depth
+        lq = tasks.apply(gt, degradation, key, depth[0] if known else None)
+        name = f"{self.pairs[item].name}_{key:016x}" if self.pairs else f"{key:016x}"
+        return make_sample(lq, gt, clean.caption, degradation, name, key, place)
 
 
 class MixedTrainSet:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationBatch, SampleSet, collate
-from unildiff.data.datasets import EvalSet, WithoutGroundTruth
+from unildiff.data.datasets import EvalSet, PredictSet
 from unildiff.data.pair import Split
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
 from unildiff.utils.errors import UserError
@@ -109,7 +109,7 @@ class RestorationDataModule(lightning.LightningDataModule):
 
     def predict_set(self) -> SampleSet:
         """Return the images to restore; those of the test set where a subclass says nothing else."""
-        return WithoutGroundTruth(self.test_set())
+        return PredictSet(self.test_set())
 
     def predict_names(self) -> list[str]:
         """Return the names of all images to restore, as far as the set knows them, the same on every rank; after ``setup``."""

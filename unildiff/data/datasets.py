@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from unildiff.data.augment import Augment
-from unildiff.data.batch import PredictSample, RestorationSample, image_tensor
+from unildiff.data.batch import PredictSample, RestorationSample, make_sample
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
 from unildiff.data.pair import Pair, PairSource, Which
@@ -163,7 +163,7 @@ class TrainSet:
         pair = source.pairs[item]
         gt = source.read(item, "gt")
         degradation = pair.degradation
-        original_size, crop = self._augment.place(gt.shape[0], gt.shape[1], key)
+        place = self._augment.place(gt.shape[0], gt.shape[1], key)
         if pair.lq is None and self._degrader is not None:
             (gt,) = self._augment([gt], key)
             lq, degradation = self._degrader.train(gt, key)
@@ -171,16 +171,7 @@ class TrainSet:
             lq = source.read(item, "lq")
             check_sizes(pair, lq, gt)
             lq, gt = self._augment([lq, gt], key)
-        return {
-            "lq": image_tensor(lq),
-            "gt": image_tensor(gt),
-            "caption": _caption(pair, self._captions),
-            "degradation": degradation,
-            "name": pair.name,
-            "key": key,
-            "original_size": original_size,
-            "crop": crop,
-        }
+        return make_sample(lq, gt, _caption(pair, self._captions), degradation, pair.name, key, place)
 
 
 class EvalSet:
@@ -228,50 +219,43 @@ class EvalSet:
             UserError: a file cannot be read, or the sizes differ.
         """
         pair = self.source.pairs[index]
-        gt = self.source.read(index, "gt")
-        if pair.lq is None and self._degrader is not None:
-            lq, gt = self._degrader.test(gt, pair, sample_key(self._seed, pair.name, pair.degradation))
-        else:
-            lq = self.source.read(index, "lq")
-            check_sizes(pair, lq, gt)
-        original_size = gt.shape[0], gt.shape[1]
+        lq, gt = self._read(pair, index)
+        original_size = lq.shape[0], lq.shape[1]
         side = self._crop or max(original_size)
         top, left = (max(length - side, 0) // 2 for length in original_size)
         lq, gt = (image[top : top + side, left : left + side] for image in (lq, gt))
-        sample: RestorationSample = {
-            "lq": image_tensor(lq),
-            "gt": image_tensor(gt),
-            "caption": _caption(pair, self._captions),
-            "degradation": pair.degradation,
-            "name": pair.name,
-            "key": image_key(self._seed, lq),
-        }
-        if lq.shape[:2] != original_size:
-            sample |= {"original_size": original_size, "crop": (top, left)}
-        return sample
+        place = None if lq.shape[:2] == original_size else (original_size, (top, left))
+        key = image_key(self._seed, lq)
+        return make_sample(lq, gt, _caption(pair, self._captions), pair.degradation, pair.name, key, place)
+
+    def _read(self, pair: Pair, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the degraded image and its ground truth; the image itself where there is none."""
+        if pair.lq is None and self._degrader is not None:
+            key = sample_key(self._seed, pair.name, pair.degradation)
+            return self._degrader.test(self.source.read(index, "gt"), pair, key)
+        lq = self.source.read(index, "lq")
+        if pair.gt is None and pair.lq is not None:
+            return lq, lq
+        gt = self.source.read(index, "gt")
+        check_sizes(pair, lq, gt)
+        return lq, gt
 
 
 class PredictSet:
-    """Degraded images without a ground truth; ``names[i]`` is the name of the restored image."""
+    """The degraded images of an evaluation set; ``names[i]`` is the name of the restored image."""
 
-    def __init__(self, files: Sequence[Path], names: Sequence[str], captions: Captions, seed: int) -> None:
-        """Args: the files, their names, captions, seed of the sampling noise."""
-        self.files = files
-        self.names = names
-        self._captions = captions
-        self._seed = seed
-
-    @property
-    def pairs(self) -> list[Pair]:
-        """The images as pairs without a ground truth."""
-        return [Pair("", "", name, file, None) for name, file in zip(self.names, self.files, strict=True)]
+    def __init__(self, images: EvalSet, names: Sequence[str] | None = None) -> None:
+        """Args: the evaluation set; the names, by default ``<degradation>/<name>.png``."""
+        self.pairs = images.pairs
+        self.names = [f"{pair.degradation}/{pair.name}.png" for pair in images.pairs] if names is None else names
+        self._images = images
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._images)
 
     def captions(self) -> list[str]:
         """Return the caption of each image."""
-        return [self._captions.of(file) for file in self.files]
+        return self._images.captions()
 
     def __getitem__(self, index: int) -> PredictSample:
         """Return image ``index``.
@@ -279,52 +263,13 @@ class PredictSet:
         Raises:
             UserError: the file cannot be read.
         """
-        lq = read_rgb(self.files[index])
-        return {
-            "lq": image_tensor(lq),
-            "caption": self._captions.of(self.files[index]),
-            "name": self.names[index],
-            "key": image_key(self._seed, lq),
-        }
-
-
-class WithoutGroundTruth:
-    """The images of an evaluation set without their ground truth; named ``<degradation>/<name>.png``."""
-
-    def __init__(self, pairs: EvalSet) -> None:
-        """Args: the evaluation set."""
-        self._whole = pairs
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the restored images."""
-        return [_predicted_name(pair.degradation, pair.name) for pair in self.pairs]
-
-    @property
-    def pairs(self) -> Sequence[Pair]:
-        """The pairs, in order."""
-        return self._whole.pairs
-
-    def __len__(self) -> int:
-        return len(self._whole)
-
-    def captions(self) -> list[str]:
-        """Return the caption of each image."""
-        return self._whole.captions()
-
-    def __getitem__(self, index: int) -> PredictSample:
-        """Return image ``index``."""
-        sample = self._whole[index]
+        sample = self._images[index]
         return {
             "lq": sample["lq"],
             "caption": sample["caption"],
-            "name": _predicted_name(sample["degradation"], sample["name"]),
+            "name": self.names[index],
             "key": sample["key"],
         }
-
-
-def _predicted_name(degradation: str, name: str) -> str:
-    return f"{degradation}/{name}.png"
 
 
 def _caption(pair: Pair, captions: Captions) -> str:

@@ -5,19 +5,39 @@ Scene i is the value ``i``: its image (S, S, C) and its depth (S, S), both uint8
 Axis letters: S side of a scene, C channels (3, RGB).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from unildiff.deadleaves.renderer import VERSION, Scene, render
+from unildiff.data.clean_images import Clean
+from unildiff.data.pair import Pair
+from unildiff.deadleaves.renderer import VERSION, render
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import sample_key
 from unildiff.utils.parallel import progress
 from unildiff.utils.store import DATABASE, Store, check_space
 
 
+class Rendered:
+    """Scenes rendered on demand: each key its own, so no two samples of a run share a scene."""
+
+    pairs: Sequence[Pair] = ()
+
+    def __init__(self, side: int) -> None:
+        """Args: side of the scenes in pixels."""
+        self._side = side
+
+    def clean(self, item: int, key: int) -> Clean:
+        """See :class:`unildiff.data.clean_images.CleanSource`."""
+        scene = render(sample_key("train", key), self._side)
+        return Clean(scene.image, scene.depth, scene.caption)
+
+
 class SceneCache:
-    """``count`` scenes on disk; a :class:`unildiff.deadleaves.dataset.SceneSource` once :meth:`make` has been called."""
+    """``count`` scenes on disk; a :class:`unildiff.data.clean_images.CleanSource` once :meth:`make` has been called."""
+
+    pairs: Sequence[Pair] = ()
 
     def __init__(self, folder: Path, seed: int, side: int, count: int) -> None:
         """Args: folder of the cache, seed and side of its scenes, number of scenes."""
@@ -41,7 +61,7 @@ class SceneCache:
             for item in progress(missing, len(missing), "Rendering scenes"):
                 store.add({str(item): self._rendered(item)})
 
-    def scene(self, item: int, key: int) -> Scene:
+    def clean(self, item: int, key: int) -> Clean:
         """Return scene ``item``; the depth is exact to 1/255.
 
         Raises:
@@ -55,7 +75,7 @@ class SceneCache:
             raise UserError(f"damaged scenes: {self.folder} lacks scene {item}; delete it, or give another folder")
         image = np.frombuffer(data, np.uint8, 3 * pixels).reshape(side, side, 3)
         depth = np.frombuffer(data, np.uint8, pixels, 3 * pixels).reshape(side, side)
-        return Scene(image, depth.astype(np.float32) / 255, bytes(data[4 * pixels :]).decode())
+        return Clean(image, depth.astype(np.float32) / 255, bytes(data[4 * pixels :]).decode())
 
     def _missing(self, store: Store) -> list[int]:
         store.begin(self.made_of)

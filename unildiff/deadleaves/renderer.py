@@ -1,8 +1,8 @@
-"""Procedural pictures for training: occluding textured shapes with the statistics of photographs.
+"""Procedural images for training: occluding textured shapes with the statistics of photographs.
 
-Axis letters: H/W pixels of the picture (squares), S side of the drawing.
+Axis letters: H/W pixels of the image (squares), S side of the drawing.
 The dead-leaves model with power-law sizes (Ruderman 1997; Lee, Mumford and Huang 2001) gives the spectrum and the edges;
-layout, colours, textures, light and lens are our choice, see the modules ``deadleaves_*`` beside this one.
+layout, colours, textures, light and lens are our choice, see the other modules of this package.
 """
 
 from dataclasses import dataclass

@@ -175,13 +175,13 @@ def test_again_changes_nothing_and_otherwise_is_refused(clean: Path, tmp_path: P
     synthesize(clean, out, seed=3)
     before = contents(out)
     assert synthesize(clean, out, seed=3) == 3 and contents(out) == before
-    with pytest.raises(UserError, match=r"out/train was made otherwise: seed 3, not 4; delete it"):
+    with pytest.raises(UserError, match=r"out/train was made with other settings: seed 3, not 4; delete it"):
         synthesize(clean, out, seed=4)
     write(clean / "c.png", image(99))
-    with pytest.raises(UserError, match="made otherwise: the images or maps have changed"):
+    with pytest.raises(UserError, match="other settings: the images or maps have changed"):
         synthesize(clean, out, seed=3)
     write(tmp_path / "mine/train/x.png", image(1))
-    with pytest.raises(UserError, match="mine/train is there and was not made by"):
+    with pytest.raises(UserError, match="mine/train exists and was not made by"):
         synthesize(clean, tmp_path / "mine", seed=3)
 
 

@@ -1,8 +1,8 @@
 """CDD-11-layout sets from any clean images.
 
-``<out>/<split>/clear`` and eleven folders beside it, equal file names; ``parameters.jsonl`` says what was drawn for each
-image, ``synthesis.json`` what it was made from. Every draw depends on (seed, file name, degradation) alone. A split is
-built in a hidden folder and renamed when it is whole, so that an interrupted one is never read.
+``<out>/<split>/clear`` and eleven folders beside it, equal file names; ``parameters.jsonl`` holds the parameters drawn for each
+image, ``synthesis.json`` the sources. Every draw depends on (seed, file name, degradation) alone. A split is made in a hidden
+folder that is renamed when it is complete, so that an interrupted one is never read.
 
 Axis letters: H W pixels.
 """
@@ -32,7 +32,7 @@ from unildiff.degradations.cdd11 import VERSION, CleanImage, degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, some, write_failure, write_whole
+from unildiff.utils.files import output_folder, read_json, some, write_failure, write_whole
 from unildiff.utils.keys import sample_key
 from unildiff.utils.parallel import cores, end_with_parent, ordered, progress
 from unildiff.utils.store import Store
@@ -86,9 +86,7 @@ def synthesize(
     """
     sources = sources or Sources()
     images = clean_images(clean)
-    depth, light = (
-        maps_of(kind, folder, images) for kind, folder in (("depth", sources.depth), ("light", sources.light))
-    )
+    depth, light = maps_of("depth", sources.depth, images), maps_of("light", sources.light, images)
     rain, snow = masks_in("rain", sources.rain), masks_in("snow", sources.snow)
     settings = {
         "kind": "unildiff synthesize cdd11",
@@ -107,25 +105,15 @@ def synthesize(
     if final.exists():
         _refuse_other(final, settings)
         return len(images)
-    scenes = [
-        Scene(
-            name,
-            path,
-            seed,
-            partial,
-            depth.get(name),
-            light.get(name),
-            masks_of(rain, seed, name, "rain"),
-            masks_of(snow, seed, name, "snow"),
-            luma,
-        )
-        for name, path in images.items()
-    ]
+    scenes = []
+    for name, path in images.items():
+        masks = masks_of(rain, seed, name, "rain"), masks_of(snow, seed, name, "snow")
+        scenes.append(Scene(name, path, seed, partial, depth.get(name), light.get(name), *masks, luma))
     output_folder(partial)
     with Store(partial / _MADE, write=True) as made:
         made.begin(settings)
         drawn = _make(scenes, made, processes or cores())
-        _finish(clean, out, partial, [{"name": name, **drawn[name]} for name in images], images, settings)
+        _finish(clean, out, partial, drawn, images, settings)
     return len(images)
 
 
@@ -187,7 +175,7 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
     except UserError as error:
         return str(error)
     drawn = {}
-    write_image(scene.folder / CLEAR / f"{scene.name}.png", image)
+    _write(scene, CLEAR, image)
     for number, degradation in enumerate(DEGRADATIONS):
         result = degrade(
             clear,
@@ -196,7 +184,7 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
             rain_mask=masks[scene.rain[number]] if scene.rain else None,
             snow_mask=masks[scene.snow[number]] if scene.snow else None,
         )
-        write_image(scene.folder / degradation / f"{scene.name}.png", result.image)
+        _write(scene, degradation, result.image)
         origins = {
             "depth": scene.depth.name if scene.depth else "estimated",
             "illumination": scene.light.name if scene.light else "estimated",
@@ -207,15 +195,11 @@ def make_scene(scene: Scene) -> dict[str, Any] | str:
     return drawn
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write a PNG, not atomically: the store of complete scenes knows its length.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    data = encode_png(image)
+def _write(scene: Scene, place: str, image: np.ndarray) -> None:
+    """Write a PNG, not atomically: the store of complete scenes knows its length."""
+    path = scene.folder / place / f"{scene.name}.png"
     try:
-        path.write_bytes(data)
+        path.write_bytes(encode_png(image))
     except OSError as error:
         raise write_failure(path, error) from None
 
@@ -232,36 +216,26 @@ def _fingerprint(files: Sequence[Path]) -> str:
 
 
 def _refuse_other(final: Path, settings: dict[str, Any]) -> None:
-    try:
-        made = json.loads((final / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"{final} is there and was not made by `unildiff data synthesize`; give another --out"
-        ) from None
-    differing = [key for key in settings if made.get(key) != settings[key]]
-    if differing:
-        told = (
-            "the images or maps have changed" if k == "inputs" else f"{k} {made.get(k)}, not {settings[k]}"
-            for k in differing
+    if not (final / SETTINGS).is_file():
+        raise UserError(f"{final} exists and was not made by `unildiff data synthesize`; give another --out")
+    made = read_json(final / SETTINGS, "synthesize")
+    if differing := [key for key in settings if made.get(key) != settings[key]]:
+        reasons = (
+            "the images or maps have changed" if key == "inputs" else f"{key} {made.get(key)}, not {settings[key]}"
+            for key in differing
         )
-        raise UserError(f"{final} was made otherwise: {'; '.join(told)}; delete it or give another --out")
+        raise UserError(f"{final} was made with other settings: {'; '.join(reasons)}; delete it or give another --out")
 
 
-def _finish(
-    clean: Path,
-    out: Path,
-    partial: Path,
-    drawn: Sequence[dict[str, Any]],
-    images: dict[str, Path],
-    settings: dict[str, Any],
-) -> None:
-    split = settings["split"]
-    write_whole(partial / PARAMETERS, "".join(json.dumps(line) + "\n" for line in drawn).encode())
-    write_whole(partial / SETTINGS, json.dumps(settings, indent=1).encode() + b"\n")
-    _carry_captions(clean, out, split, images)
-    os.sync()  # the images are on the disk before the name says that they are
+def _finish(clean: Path, out: Path, partial: Path, drawn: dict[str, Any], images: dict[str, Path], made: Any) -> None:
+    """Write what describes the split, and give it its name."""
+    lines = [json.dumps({"name": name, **drawn[name]}) + "\n" for name in images]
+    write_whole(partial / PARAMETERS, "".join(lines).encode())
+    write_whole(partial / SETTINGS, json.dumps(made, indent=1).encode() + b"\n")
+    _carry_captions(clean, out, made["split"], images)
+    os.sync()  # the images are on the disk before the folder gets the name by which it is read
     shutil.rmtree(partial / _MADE)
-    partial.rename(out / split)
+    partial.rename(out / made["split"])
     write_whole(out / "README.md", _readme(out).encode())
 
 
@@ -282,27 +256,20 @@ def _readme(out: Path) -> str:
     parts = []
     for file in sorted(out.glob(f"*/{SETTINGS}")):
         made = json.loads(file.read_text(encoding="utf-8"))
-        origins = ", ".join(
-            f"{kind} {'from ' + made[kind] if made[kind] else 'estimated' if kind in ('depth', 'light') else 'generated'}"
-            for kind in ("depth", "light", "rain", "snow")
-        )
+        default = {"depth": "estimated", "light": "estimated", "rain": "generated", "snow": "generated"}
+        origins = ", ".join(f"{kind} {'from ' + made[kind] if made[kind] else default[kind]}" for kind in default)
         parts.append(
-            f"- `{made['split']}`: {made['scenes']:,} scenes from {made['clean']}, seed {made['seed']}; {origins}."
+            f"- `{made['split']}`: {made['scenes']:,} scenes from {made['clean']}, seed {made['seed']}; {origins}.\n"
         )
-    return "\n".join(
-        [
-            "# Not CDD-11: a set in its layout",
-            "",
-            f"Written by `unildiff data synthesize cdd11` (version {__version__}).",
-            "",
-            *parts,
-            "",
-            "Each clean image is in `clear`, and under eleven degradations in the folders beside it, with CDD-11's",
-            "operators in CDD-11's order and ranges (Guo et al., OneRestore, ECCV 2024). What was drawn for each image is",
-            f"in `{PARAMETERS}`, what all was made from in `{SETTINGS}`. Scores on it cannot be compared with CDD-11's.",
-            "",
-        ]
-    )
+    return f"""# Not CDD-11: a set in its layout
+
+Written by `unildiff data synthesize cdd11` (version {__version__}).
+
+{"".join(parts)}
+Each ground-truth image is in `clear`, and under eleven degradations in the folders beside it, with CDD-11's operators in
+CDD-11's order and ranges (Guo et al., OneRestore, ECCV 2024). `{PARAMETERS}` holds the parameters drawn for each image,
+`{SETTINGS}` the sources. Scores on it cannot be compared with scores on CDD-11.
+"""
 
 
 def _start_worker() -> None:

@@ -3,7 +3,6 @@
 Axis letters: H W pixels. Maps and masks are float32 (H, W) in [0, 1].
 """
 
-import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +15,6 @@ from unildiff.degradations.operators import Luma, to_grey
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, some
 from unildiff.utils.keys import sample_key
-
-NPY_FAULTS = (
-    *(
-        OSError,
-        ValueError,
-        EOFError,
-        TypeError,
-        SyntaxError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-        AttributeError,
-    ),
-    tokenize.TokenError,
-)
-"""What numpy raises for a header that is not one."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +48,12 @@ def read_map(path: Path, size: tuple[int, int], luma: Luma = "true") -> np.ndarr
     if path.suffix.lower() == ".npy":
         try:
             values = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may claim any size
-        except NPY_FAULTS as error:
+        except Exception as error:  # noqa: BLE001  numpy raises nearly anything for a damaged header
             raise UserError(f"unreadable map: {path} ({' '.join(str(error).split())}); replace it") from None
         if not isinstance(values, np.ndarray):
             raise UserError(f"unreadable map: {path} (it is an archive, not an array); replace it")
-        if (
-            values.ndim != 2
-            or values.size == 0
-            or not np.issubdtype(values.dtype, np.floating)
-            or not (0 <= values.min() <= values.max() <= 1)
-        ):
+        floats = values.ndim == 2 and values.size > 0 and np.issubdtype(values.dtype, np.floating)
+        if not floats or not 0 <= values.min() <= values.max() <= 1:
             raise UserError(f"map {path} is {values.dtype} {values.shape}; expected (H, W) floats in [0, 1]")
         values = values.astype(np.float32)
     else:
@@ -98,7 +77,7 @@ def clean_images(clean: Path) -> dict[str, Path]:
     for file in files:
         if file.stem in by_name:
             raise UserError(
-                f"one name twice: {by_name[file.stem]} and {file.name}; rename one, both would be {file.stem}.png"
+                f"one name twice: {by_name[file.stem]} and {file.name}; both would be {file.stem}.png, rename one"
             )
         by_name[file.stem] = file
     return by_name
@@ -112,7 +91,7 @@ def maps_of(kind: str, folder: Path | None, images: dict[str, Path]) -> dict[str
     """
     if folder is None:
         return {}
-    files = {path.stem: path for path in _map_files(kind, folder)}
+    files = {path.stem: path for path in masks_in(kind, folder)}
     if missing := [name for name in images if name not in files]:
         raise UserError(
             f"no {kind} map in {folder} for {some(missing)}; add them, or leave out --{kind} to estimate all"
@@ -121,17 +100,14 @@ def maps_of(kind: str, folder: Path | None, images: dict[str, Path]) -> dict[str
 
 
 def masks_in(kind: str, folder: Path | None) -> list[Path]:
-    """Return the masks of a folder.
+    """Return the masks (or maps) of a folder.
 
     Raises:
         UserError: no such folder, or none in it.
     """
-    return [] if folder is None else _map_files(kind, folder)
-
-
-def _map_files(kind: str, folder: Path) -> list[Path]:
-    input_folder(folder, f"the {kind} maps")
-    files = [*list_images(folder), *sorted(folder.glob("*.npy"))]
+    if folder is None:
+        return []
+    files = [*list_images(input_folder(folder, f"the {kind} maps")), *sorted(folder.glob("*.npy"))]
     if not files:
         raise UserError(f"no images in {folder}; give the folder that holds the {kind} maps themselves")
     return files
