@@ -147,7 +147,7 @@ def test_a_wrong_folder(command, side, kind, places, as_another_user, capsys, mo
         code, error = as_another_user[command, side, kind]
     else:
         code, error = main(line(command, side, kind, places)), capsys.readouterr().err
-    lines = [line for line in error.splitlines() if "published" not in line]  # the log's remark on the counts
+    lines = [line for line in error.splitlines() if "expected (" not in line]  # the log's remark on the counts
     assert code == 2 and len(lines) == 1, error
     assert lines[0].startswith(f"unildiff: error: {expected(command, side, kind, places)}")
     assert sorted(places.rglob("*")) == before  # nothing made
@@ -195,7 +195,7 @@ def test_a_full_disk(command: str, ready: Path, capsys: pytest.CaptureFixture[st
         assert main(arguments) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "published" not in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "expected (" not in line]
     assert len(lines) == 1 and re.match(
         r"unildiff: error: disk full while writing /.* \((File too large|No space left on device)\); free", lines[0]
     )

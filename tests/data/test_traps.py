@@ -100,7 +100,7 @@ def test_a_count_that_differs_from_the_published_one_is_said(tmp_path, caplog):
     rain.write(tmp_path, "promptir", "train", count=99)
     with caplog.at_level(logging.WARNING):
         DerainDataModule(root=str(tmp_path)).train_set()
-    assert "Rain100L (train): 99 found, 200 published" in caplog.text
+    assert "Rain100L (train): 99 pairs, 200 expected" in caplog.text
 
 
 def test_counts_are_those_of_each_degradation(tmp_path, caplog, monkeypatch):
@@ -109,11 +109,11 @@ def test_counts_are_those_of_each_degradation(tmp_path, caplog, monkeypatch):
     monkeypatch.setitem(SETS["noise"].expected, "test", 2)
     with caplog.at_level(logging.WARNING):
         DenoiseDataModule(root=str(tmp_path)).test_set()
-    assert "published" not in caplog.text
+    assert "expected" not in caplog.text
     (tmp_path / "denoising_testsets/CBSD68_25/8143.png").unlink()
     with caplog.at_level(logging.WARNING):
         DenoiseDataModule(root=str(tmp_path), on_error="skip").test_set()
-    assert "BSD68 (test): 1 found of noise_25, 2 published" in caplog.text and "4 found" not in caplog.text
+    assert "BSD68 (test): 1 pairs of noise_25, 2 expected" in caplog.text and "4 pairs" not in caplog.text
 
 
 def peers_noise(files: list[Path], sigmas: list[int]) -> dict[tuple[int, str], np.ndarray]:

@@ -1,13 +1,13 @@
 """Every set and dataset by name, read from ``catalogue.yaml``: folders, pairing rules, published counts and sources."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from unildiff.data.layouts import PREFIXES, Folders, ImageSet
+from unildiff.data.layouts import Folders, ImageSet
 from unildiff.data.pair import SUFFIXES, Split
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
@@ -45,8 +45,7 @@ def read_catalogue(file: Path = FILE) -> tuple[dict[str, ImageSet], dict[str, Da
     """Return the sets and the datasets of a catalogue file, by name."""
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     given = yaml.load(file.read_text(encoding="utf-8"), loader)
-    PREFIXES.update({layout: ("", *above) for layout, above in given["prefixes"].items()})
-    sets = {name: _set(name, **entry) for name, entry in given["sets"].items()}
+    sets = {name: _set(name, given["prefixes"], **entry) for name, entry in given["sets"].items()}
     chosen = {
         name: DataSet(
             name,
@@ -59,12 +58,21 @@ def read_catalogue(file: Path = FILE) -> tuple[dict[str, ImageSet], dict[str, Da
 
 
 def _set(
-    name: str, folders: list[dict[str, Any]] | None = None, plain: bool = True, raw: bool = False, **given: Any
+    name: str,
+    prefixes: dict[str, list[str]],
+    folders: list[dict[str, Any]] | None = None,
+    plain: bool = True,
+    raw: bool = False,
+    **given: Any,
 ) -> ImageSet:
     rule = given.pop("rule", "same")
     task = given.setdefault("task", name)
     given.setdefault("degradation", task)
-    places = [each for entry in folders or () for each in _folders({"rule": rule, **entry})]
+    places = [
+        replace(each, prefixes=("", *prefixes.get(each.layout, ())))
+        for entry in folders or ()
+        for each in _folders({"rule": rule, **entry})
+    ]
     if plain:  # our own layout
         places += [Folders("unildiff", split, f"{split}/{name}/lq", f"{split}/{name}/gt", rule) for split in _PLAIN]
     return ImageSet(name, folders=tuple(places), suffixes=RAW_SUFFIXES if raw else SUFFIXES, **given)

@@ -1,18 +1,19 @@
-"""The folder trees in which data sets lie about, as data, and how one is recognised.
+"""The folder trees in which projects keep their data, and how one of them is recognised.
 
-A set (:class:`ImageSet`) is what one task trains or is tested on. Each project keeps it in its own folders
-(:class:`Folders`); which one lies below a root is found by looking. The tables are in :mod:`unildiff.data.catalogue`.
+A set (:class:`ImageSet`) is what one task is trained or tested on. Each project keeps it in its own folders (:class:`Folders`).
+The tables are in :mod:`unildiff.data.catalogue`.
 """
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import escape as glob_escape
 from pathlib import Path
 
 from unildiff.data.pair import SUFFIXES, Pair, Split
-from unildiff.data.pairing import RULES, Fault, Pairing, pair_by_name
+from unildiff.data.pairing import RULES, Fault, pair_by_name
 from unildiff.data.walk import files_below
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, no_permission, some
@@ -29,12 +30,13 @@ class Folders:
         layout: the project's short name.
         split: "train", "val" or "test".
         lq: folder of the degraded images relative to the root, a glob pattern; ``**`` at its end means subfolders too.
-            None where they are made from the clean ones (noise).
-        gt: folder of the clean images.
+            None where they are made from the ground truth (noise).
+        gt: folder of the ground truth.
         rule: how names pair, see ``unildiff.data.pairing.RULES``.
         degradation: name of the degradation; None takes the set's.
         optional: the layout is recognised without this folder too.
         by_folder: the degradation is what the last ``*`` of ``lq`` above a plain folder name, or at its end, stands for.
+        prefixes: folders that the project's README puts above its tree; the root may be above or below them.
     """
 
     layout: str
@@ -45,6 +47,7 @@ class Folders:
     degradation: str | None = None
     optional: bool = False
     by_folder: bool = False
+    prefixes: tuple[str, ...] = ("",)
 
     def patterns(self) -> tuple[str, ...]:
         """Return the folder patterns."""
@@ -88,10 +91,6 @@ class ImageSet:
         if any(folders.by_folder for folders in self.folders):
             return pair.task == self.task
         return pair.degradation in {folders.degradation or self.degradation for folders in self.folders}
-
-
-PREFIXES: dict[str, tuple[str, ...]] = {}
-"""Folders that a project's README puts above its tree, by layout; filled from the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -144,46 +143,43 @@ def read_pairs(root: Path, images: ImageSet, found: Found) -> tuple[list[Pair], 
     """Return the pairs of a recognised layout, in the order of their names, and what is wrong with the other files."""
     pairs: list[Pair] = []
     faults: list[Fault] = []
-    base = root / found.prefix
     for folders in found.folders:
-        gt = list_folder(base, folders.gt, images.suffixes)
-        degradation = folders.degradation or images.degradation
-        task = images.task or degradation
-        if folders.by_folder:
-            more, wrong = _by_folder(base, folders, images)
-            pairs += more
-            faults += wrong
-            continue
-        if folders.lq is None:
-            alone = pair_by_name(gt, gt, RULES["same"])  # finds the names that come twice
-            pairs.extend(Pair(task, degradation, clean.stem, None, clean) for _, clean in alone.pairs)
-            faults.extend(alone.faults)
-            continue
-        lq = list_folder(base, folders.lq, images.suffixes)
-        paired: Pairing = pair_by_name(lq, gt, RULES[folders.rule])
-        pairs.extend(Pair(task, degradation, degraded.stem, degraded, clean) for degraded, clean in paired.pairs)
-        faults.extend(paired.faults)
+        for lq, gt, degradation in _listed(root / found.prefix, folders, images):
+            # without degraded images the names are compared with themselves, which finds those that occur twice
+            paired = pair_by_name(gt if lq is None else lq, gt, RULES["same" if lq is None else folders.rule])
+            for degraded, clean in paired.pairs:
+                pair = None if lq is None else degraded
+                pairs.append(Pair(images.task or degradation, degradation, degraded.stem, pair, clean))
+            faults.extend(paired.faults)
     return pairs, faults
 
 
-def _by_folder(base: Path, folders: Folders, images: ImageSet) -> tuple[list[Pair], list[Fault]]:
-    """Return the pairs of a set with one folder per degradation, each beside its ground truth or sharing one folder of it."""
-    assert folders.lq is not None
-    pairs: list[Pair] = []
-    faults: list[Fault] = []
-    for place in _folders(base, folders.lq):
-        below = place.relative_to(base)
-        beside = "*" in folders.gt
-        kind = below.parent.name if beside else below.name
-        gt = below.with_name(Path(folders.gt).name).as_posix() if beside else folders.gt
-        paired = pair_by_name(
-            list_folder(base, glob_escape(below.as_posix()), images.suffixes),
-            list_folder(base, glob_escape(gt), images.suffixes),
-            RULES[folders.rule],
-        )
-        pairs += [Pair(images.task, kind, lq.stem, lq, clean) for lq, clean in paired.pairs]
-        faults += paired.faults
-    return pairs, faults
+def _listed(base: Path, folders: Folders, images: ImageSet) -> Iterator[tuple[list[Path] | None, list[Path], str]]:
+    """Yield degraded images, ground truth and the degradation of each folder, or of all folders together."""
+    if folders.by_folder:  # one folder per degradation, each beside its ground truth or sharing one folder of it
+        assert folders.lq is not None
+        for place in _folders(base, folders.lq):
+            below = place.relative_to(base)
+            beside = "*" in folders.gt
+            gt = below.with_name(Path(folders.gt).name).as_posix() if beside else folders.gt
+            lists = [list_folder(base, glob_escape(each), images.suffixes) for each in (below.as_posix(), gt)]
+            yield lists[0], lists[1], below.parent.name if beside else below.name
+        return
+    lq = None if folders.lq is None else list_folder(base, folders.lq, images.suffixes)
+    yield lq, list_folder(base, folders.gt, images.suffixes), folders.degradation or images.degradation
+
+
+def wrong_counts(pairs: Iterable[Pair], images: ImageSet, split: Split) -> Iterator[str]:
+    """Yield a line for each number of pairs per degradation that is not the published one."""
+    expected = images.expected.get(split)
+    counts = Counter(pair.degradation for pair in pairs)
+    wrong: dict[int, list[str]] = {}
+    for degradation, count in (counts or {images.degradation: 0}).items():
+        if expected is not None and count != expected:
+            wrong.setdefault(count, []).append(degradation)
+    for count, degradations in wrong.items():
+        of = f" of {', '.join(degradations)}" if len(counts) > 1 else ""
+        yield f"{count:,} pairs{of}, {expected:,} expected ({images.expected_source})"
 
 
 def list_folder(base: Path, pattern: str, suffixes: Iterable[str]) -> list[Path]:
@@ -213,22 +209,20 @@ def describe(images: ImageSet) -> list[str]:
 
 
 def _options(images: ImageSet, split: Split, layout: str | None) -> list[Found]:
-    names = dict.fromkeys(folders.layout for folders in images.folders if folders.split == split)
-    if layout is not None and layout not in {folders.layout for folders in images.folders}:
-        known = ", ".join(dict.fromkeys(folders.layout for folders in images.folders))
-        raise UserError(f"layout: {images.title} has no layout {layout!r}; choose from {known}")
-    return [
-        Found(name, prefix, tuple(f for f in images.folders if f.layout == name and f.split == split))
-        for name in names
-        if layout in (None, name)
-        for prefix in PREFIXES.get(name, ("",))
-    ]
+    known = dict.fromkeys(folders.layout for folders in images.folders)
+    if layout is not None and layout not in known:
+        raise UserError(f"layout: {images.title} has no layout {layout!r}; choose from {', '.join(known)}")
+    by_layout: dict[str, list[Folders]] = {}
+    for folders in images.folders:
+        if folders.split == split and layout in (None, folders.layout):
+            by_layout.setdefault(folders.layout, []).append(folders)
+    return [Found(name, prefix, tuple(each)) for name, each in by_layout.items() for prefix in each[0].prefixes]
 
 
 def _matches(root: Path, options: Sequence[Found]) -> list[Found]:
     """Return the layouts that are there, without those whose folders are all part of another's."""
-    whole = {found: _places(root, found) for found in options if _is_whole(root, found)}
-    largest = {found: places for found, places in whole.items() if not any(places < other for other in whole.values())}
+    present = {found: _places(root, found) for found in options if _is_present(root, found)}
+    largest = {found: places for found, places in present.items() if not any(places < p for p in present.values())}
     return list({places: found for found, places in reversed(largest.items())}.values())
 
 
@@ -236,7 +230,7 @@ def _places(root: Path, found: Found) -> frozenset[str]:
     return frozenset(str(root / found.prefix / place) for folders in found.folders for place in folders.patterns())
 
 
-def _is_whole(root: Path, found: Found) -> bool:
+def _is_present(root: Path, found: Found) -> bool:
     missing = [folders for folders in found.folders if _missing(root, found.prefix, folders)]
     return len(missing) < len(found.folders) and all(folders.optional for folders in missing)
 
@@ -282,7 +276,7 @@ def _no_layout(root: Path, images: ImageSet, split: Split, options: Sequence[Fou
 
 
 def sample_of(root: Path) -> str | None:
-    """Return the name of the data set that ``root`` is a sample of, or None when it is no sample set."""
+    """Return the name of the dataset of which ``root`` is a sample set, or None."""
     try:
         return str(json.loads((root / SAMPLE_MARKER).read_text(encoding="utf-8"))["sample"])
     except (OSError, ValueError, KeyError):

@@ -1,7 +1,6 @@
 """From folders to pair sources: reading layouts, reporting faults, leaving out what cannot be read."""
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from unildiff.data.datasets import FilePairs, OnError, Reader, check_sizes
 from unildiff.data.images import image_size, read_rgb
-from unildiff.data.layouts import ImageSet, read_pairs, recognise, sample_of
+from unildiff.data.layouts import ImageSet, read_pairs, recognise, sample_of, wrong_counts
 from unildiff.data.pair import Pair, PairSource, Split, Which
 from unildiff.data.pairing import Fault, size_faults
 from unildiff.data.walk import find_images
@@ -68,9 +67,8 @@ def disk_source(
             wrong += bad
             broken = {file for fault in bad for file in fault.files}
             more = [pair for pair in more if broken.isdisjoint({pair.lq, pair.gt})]
-        wanted = images.expected.get(split)
-        if wanted is not None and sample_of(root) is None:
-            _compare_counts(f"{images.title} ({split})", more, wanted)
+        for line in wrong_counts(more, images, split) if sample_of(root) is None else ():
+            _LOG.warning("%s (%s): %s", images.title, split, line)
         pairs += more
         faults += wrong
     return FilePairs(pairs, reader), faults
@@ -120,9 +118,10 @@ def readable(source: PairSource, skipped: list[str]) -> PairSource:
     for index in progress(range(len(source)), len(source), "Reading"):
         pair = source.pairs[index]
         try:
-            read = {which: source.read(index, which) for which in _on_disk(pair)}
-            if len(read) == 2:
-                check_sizes(pair, read["lq"], read["gt"])
+            lq = None if pair.lq is None else source.read(index, "lq")
+            gt = None if pair.gt is None else source.read(index, "gt")
+            if lq is not None and gt is not None:
+                check_sizes(pair, lq, gt)
             picks.append((index, pair))
         except UserError as error:
             skipped.append(str(error))
@@ -130,22 +129,6 @@ def readable(source: PairSource, skipped: list[str]) -> PairSource:
     return View(source, picks)
 
 
-def _compare_counts(where: str, pairs: Sequence[Pair], published: int) -> None:
-    """Warn of each number of pairs a degradation (noise level, kind of CDD-11) that is not the published one."""
-    found: dict[int, list[str]] = {}
-    for degradation, count in Counter(pair.degradation for pair in pairs).items():
-        found.setdefault(count, []).append(degradation)
-    for count, degradations in (found or {0: []}).items():
-        if count != published:
-            of = f" of {', '.join(degradations)}" if len(found) > 1 else ""
-            _LOG.warning("%s: %d found%s, %d published", where, count, of, published)
-
-
 def _decoded_size(reader: Reader, path: Path) -> tuple[int, int]:
     height, width = reader(path).shape[:2]
     return height, width
-
-
-def _on_disk(pair: Pair) -> list[Which]:
-    files: dict[Which, Path | None] = {"lq": pair.lq, "gt": pair.gt}
-    return [which for which, path in files.items() if path is not None]

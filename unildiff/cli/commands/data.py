@@ -49,15 +49,13 @@ def layout(name: str) -> None:
         name: a data set or one of its sets, see `unildiff data list`.
     """
     from unildiff.data.catalogue import image_sets
-    from unildiff.data.layouts import PREFIXES, describe
+    from unildiff.data.layouts import describe
 
     for images in image_sets(name):
         print(f"{images.title} ({images.name}); layout, split, degraded + clean images, how names pair:")
-        used = {folders.layout for folders in images.folders}
         for line in describe(images):
             print(f"  {line}")
-        above = {name: [p for p in PREFIXES.get(name, ()) if p] for name in PREFIXES if name in used}
-        for project, prefixes in above.items():
+        for project, prefixes in {folders.layout: folders.prefixes[1:] for folders in images.folders}.items():
             if prefixes:
                 print(f"  {project}: the root may also be the folder above {' or '.join(prefixes)}")
     print("\nThe layout is recognised by itself. To folders of clean images alone noise is added as they are read.")

@@ -1,8 +1,8 @@
-"""The doctor of data folders: everything that public layouts get wrong, found before a training run is spent on it.
+"""Examines data folders before a training run is spent on them.
 
-What is looked for: the layout and the published counts, files without a partner or sharing a name, images that cannot
-be read, pairs of two sizes, images of one colour, degraded images that equal their clean one, and images that are
-in two splits (by their pixels, whatever their names and formats).
+It looks for deviations from the layout and the published counts, files without a partner or with the same name, images that
+cannot be read, pairs of two sizes, images of one colour, degraded images that equal their ground truth, and images that are in
+two splits (by their pixels, whatever their names and formats).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import numpy as np
 
 from unildiff.data.catalogue import DATASETS, image_sets
 from unildiff.data.images import read_rgb
-from unildiff.data.layouts import PREFIXES, ImageSet, list_folder, read_pairs, recognise
+from unildiff.data.layouts import ImageSet, list_folder, read_pairs, recognise, wrong_counts
 from unildiff.data.pair import SUFFIXES, Pair, Split
 from unildiff.data.pairing import Fault, rule_named
 from unildiff.data.patterns import all_patterns, matching, pair_by_folder
@@ -55,7 +55,7 @@ class Finding:
         kind: layout, count, orphan, duplicate, unreadable, size, flat, undegraded or leak.
         where: set and split, e.g. "CDD-11 test".
         text: the fault in words.
-        files: whom it concerns, relative to the root.
+        files: the files concerned, relative to the root.
     """
 
     kind: str
@@ -82,7 +82,7 @@ class Part:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Pairs a degradation."""
+        """Number of pairs of each degradation."""
         return dict(Counter(pair.degradation for pair in self.pairs))
 
 
@@ -96,7 +96,7 @@ class Report:
     absent: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     images: int = 0
-    looked_at: int = 0  # those that were not known from an earlier check
+    looked_at: int = 0  # images that were not known from an earlier check
 
     def as_dict(self) -> dict[str, object]:
         """Return the report as plain values, for JSON."""
@@ -152,7 +152,7 @@ def check(name: str, root: Path) -> Report:
             pairs, faults = read_pairs(root, images, found)
             expected = images.expected.get(split)
             part = Part(images.title, split, found.layout, pairs, expected, images.expected_source)
-            report.findings.extend(_counts(part))
+            report.findings += [Finding("count", part.where, line) for line in wrong_counts(pairs, images, split)]
             _add(report, part, faults)
     if not report.parts:
         raise refusal or UserError(f"nothing of {name} in {root}; see `unildiff data layout {name}`")
@@ -200,22 +200,9 @@ def _is_there(root: Path, images: ImageSet, split: str) -> bool:
         list_folder(root / prefix, pattern, images.suffixes)
         for folders in images.folders
         if folders.split == split
-        for prefix in PREFIXES.get(folders.layout, ("",))
+        for prefix in folders.prefixes
         for pattern in folders.patterns()
     )
-
-
-def _counts(part: Part) -> Iterator[Finding]:
-    if part.expected is None:
-        return
-    wrong: dict[int, list[str]] = defaultdict(list)
-    for degradation, count in part.counts.items():
-        if count != part.expected:
-            wrong[count].append(degradation)
-    for count, degradations in wrong.items():
-        of = f" of {', '.join(degradations)}" if len(part.counts) > 1 else ""
-        text = f"{count:,} pairs{of}, {part.expected:,} expected ({part.expected_source})"
-        yield Finding("count", part.where, text)
 
 
 def _examine(report: Report, root: Path) -> None:
@@ -227,15 +214,14 @@ def _examine(report: Report, root: Path) -> None:
     for found in list(report.findings):
         splits.update({root / file: found.where for file in found.files if (root / file) not in splits})
     looks, broken = _look(list(splits), report)
-    for where, files in _grouped(splits, broken):
-        for file in files:
-            report.findings.append(Finding("unreadable", where, broken[file], (_below(root, file),)))
+    for path in sorted(broken):
+        report.findings.append(Finding("unreadable", splits[path], broken[path], (_below(root, path),)))
     for part in report.parts:
         report.findings.extend(_pair_findings(root, part, looks))
     flat = {path for path, look in looks.items() if look.high - look.low <= FLAT}
-    for where, files in _grouped(splits, flat):
-        named = tuple(f"{_below(root, file)} ({_colour(looks[file])})" for file in files)
-        report.findings.append(Finding("flat", where, "images of one colour", named))
+    for where in dict.fromkeys(splits[path] for path in flat):
+        named = [f"{_below(root, path)} ({_colour(looks[path])})" for path in sorted(flat) if splits[path] == where]
+        report.findings.append(Finding("flat", where, "images of one colour", tuple(named)))
     report.findings.extend(_leaks(root, report.parts, looks, flat))
 
 
@@ -309,7 +295,7 @@ def _pair_findings(root: Path, part: Part, looks: Mapping[Path, Look]) -> Iterat
     if sizes:
         yield Finding("size", part.where, "pairs of two sizes", tuple(sizes))
     if same:
-        yield Finding("undegraded", part.where, "degraded images that equal their clean one", tuple(same))
+        yield Finding("undegraded", part.where, "degraded images that equal their ground truth", tuple(same))
 
 
 def _leaks(root: Path, parts: Iterable[Part], looks: Mapping[Path, Look], flat: set[Path]) -> Iterator[Finding]:
@@ -326,13 +312,6 @@ def _leaks(root: Path, parts: Iterable[Part], looks: Mapping[Path, Look], flat: 
             shared[tuple(files)].append(" = ".join(_below(root, path) for path in files.values()))
     for splits, named in shared.items():
         yield Finding("leak", " and ".join(splits), "images are in both", tuple(sorted(named)))
-
-
-def _grouped(splits: Mapping[Path, str], files: Iterable[Path]) -> Iterator[tuple[str, list[Path]]]:
-    by_split: dict[str, list[Path]] = defaultdict(list)
-    for file in sorted(files):
-        by_split[splits[file]].append(file)
-    yield from by_split.items()
 
 
 def _colour(look: Look) -> str:
