@@ -1,1 +1,1 @@
-"""A package of its own: torch-fidelity (extra iqa) installs another one of this name, which would hide ours."""
+"""Makes this folder a package: torch-fidelity (extra iqa) installs another package named tests, which would hide it."""

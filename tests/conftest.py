@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder of tests uses."""
+"""Fixtures that several folders of tests use."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +12,15 @@ from unildiff.weights.folder import save_base
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a diffusers folder with a base far smaller than the tiny one, of its structure."""
+    """Return a diffusers folder with a base that has the structure of the tiny one and is far smaller."""
     folder = tmp_path_factory.mktemp("base")
     save_base(small_base(), folder)
     return folder
 
 
 @pytest.fixture(autouse=True)
-def launched_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take back what Lightning leaves in the environment: LOCAL_RANK would tell the next test that it was launched."""
+def without_launcher_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove Lightning's environment variables: with LOCAL_RANK the next test would act as a launched process."""
     for name in ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -28,7 +28,7 @@ def launched_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[Any]:
-    """Escape what UTF-8 cannot hold in a report: pytest-xdist ends the whole run when it cannot send one."""
+    """Escape characters of a report that UTF-8 cannot encode: pytest-xdist ends the run if it cannot send one."""
     report = yield
     report.sections = [(name, _escaped(text)) for name, text in report.sections]
     if report.longrepr is not None and _escaped(str(report.longrepr)) != str(report.longrepr):

@@ -9,7 +9,7 @@ from pathlib import Path
 def process_context() -> BaseContext:
     """Children of a process that has imported the heavy packages and runs no threads.
 
-    A fork of this process can wait for ever for a lock that a thread of its parent held; importing anew takes seconds.
+    A fork of this process can wait forever for a lock that a thread of its parent held; importing again takes seconds.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["unildiff.results.score", "lightning.pytorch", "unildiff.weights.load"])
@@ -17,7 +17,7 @@ def process_context() -> BaseContext:
 
 
 def own_memory() -> int:
-    """Return the bytes that this process holds itself: without what it has mapped from files."""
+    """Return the bytes of this process's own memory, without mapped files."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert found is not None
     return int(found[1]) * 1024

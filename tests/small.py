@@ -20,7 +20,7 @@ from unildiff.core.tiny import make_tiny_base, tiny_tokenizer
 WORDS = ["a", "cat", "on", "the", "red", "table"]
 
 SMALL: dict[str, dict[str, Any]] = {
-    # Two halvings where the tiny VAE has one, so that there are two levels of skips and experts.
+    # Two halvings instead of the tiny VAE's one, for two levels of skips and experts.
     "vae": TINY["vae"]
     | {
         "block_out_channels": (8, 8, 16),
@@ -73,7 +73,7 @@ def sdxl_like_base(seed: int = 0) -> Base:
 
 
 def small_model(base: Base | None = None, seed: int = 0, network: NetworkConfig | None = None) -> UniLDiff:
-    """Return a whole model in evaluation mode whose added parts are not silent: what starts at zero is drawn too."""
+    """Return a model in evaluation mode whose added parts have an effect: weights that start at zero are drawn, too."""
     base = base or small_base(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,7 +86,7 @@ def small_model(base: Base | None = None, seed: int = 0, network: NetworkConfig 
 
 
 def open_gates(model: nn.Module) -> None:
-    """Put gates that start closed half-way, where what they see decides."""
+    """Open gates that start closed halfway, so that they depend on their input."""
     for module in model.modules():
         if isinstance(module, BrightnessGate):
             nn.init.zeros_(module.output.bias)

@@ -1,4 +1,4 @@
-"""CONTRIBUTING's worked example of a new dataset, followed to the letter in a copy of the checkout."""
+"""CONTRIBUTING's worked example of a new dataset, followed literally in a copy of the checkout."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def steps() -> dict[str, str]:
-    """Return the contents of each file that the example gives, by the path named before its block."""
+    """Return the contents of each file in the example, by the path named before its block."""
     text = (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = re.split(
         r"^## ", re.split(r"^## (?:A|Adding a) dataset$", text, flags=re.MULTILINE)[1], flags=re.MULTILINE

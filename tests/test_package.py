@@ -60,7 +60,7 @@ def test_an_installed_copy_works_beside_a_folder_named_datamodules(wheel: Path, 
     (elsewhere / "datamodules").mkdir(parents=True)
     for name in ("__init__", "mine"):
         (elsewhere / "datamodules" / f"{name}.py").write_text("OWNER = 'user'\n")
-    with zipfile.ZipFile(wheel) as content:  # what pip does with a wheel that has no scripts of its own
+    with zipfile.ZipFile(wheel) as content:  # as pip does with a wheel without scripts
         content.extractall(target)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     prepared = f"import sys; sys.path[:] = ['', {str(target)!r}, *sys.path[1:]]\n{INSTALLED}"

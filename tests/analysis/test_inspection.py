@@ -149,7 +149,7 @@ def test_settings_that_cannot_be_swept_are_refused_before_the_model_is_inspected
             draw_all(small_model(), [sample()], tmp_path, replace(options, **wrong), {"protocol": "onerestore"})
 
 
-def test_pictures_of_a_data_set_are_cut_to_their_centre(tmp_path, capsys):
+def test_images_of_a_data_set_are_cut_to_their_centre(tmp_path, capsys):
     write_sample("udc", tmp_path / "udc")
     samples, about = read_samples("udc", tmp_path / "udc", 2, 64, 0)
     assert [(each["degradation"], each["name"]) for each in samples] == [

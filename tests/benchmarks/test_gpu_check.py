@@ -1,4 +1,4 @@
-"""The GPU check runs to its end on a CPU at tiny size, keeps what it has measured, and reports which rows fail."""
+"""The GPU check completes on a CPU at tiny size, keeps its measurements, and reports failed rows."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ context = gpu_check.Context("cpu", tiny=True)
 assert gpu_check.run_row("training", "joint_lora", context)["skipped"] == "peft is not installed"
 sys.exit(gpu_check.main(["inference", *sys.argv[1:]]))
 """
-"""A program that finds neither OpenCV nor its like and makes the whole inference call."""
+"""A program that runs the inference call without OpenCV and similar packages."""
 
 
 def check_all_rows_passed(out: Path, call: str) -> None:
@@ -46,14 +46,14 @@ def check_all_rows_passed(out: Path, call: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["correctness", "training"])
-def test_a_call_runs_to_its_end(call: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_call_completes(call: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_check.main([call, *CPU, "--out", str(tmp_path / "check.json")]) == 0
     check_all_rows_passed(tmp_path / "check.json", call)
     table = capsys.readouterr().out.partition("CPU, size tiny\n")[2].splitlines()[:-1]
     assert [line.startswith(f"{call}: {name}  ") for line, name in zip(table[1:], CALLS[call], strict=True)]
 
 
-def test_inference_runs_to_its_end_without_opencv_and_its_like(tmp_path: Path) -> None:
+def test_inference_completes_without_opencv_and_similar_packages(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT, *CPU, "--out", str(tmp_path / "check.json")]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -86,7 +86,7 @@ def test_a_failed_row_is_kept_and_decides_the_exit_code(
     assert any("training: bad" in line and "FAIL" in line for line in lines)
 
 
-def test_a_row_runs_in_a_process_of_its_own_within_its_time() -> None:
+def test_a_row_runs_in_its_own_process_within_its_time() -> None:
     arguments = Namespace(device="cpu", size="tiny")
     stopped = gpu_check.run_child("training", "joint", arguments, limit=0.2)
     assert stopped["ok"] is False and "not finished after" in stopped["error"]

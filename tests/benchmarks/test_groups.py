@@ -1,4 +1,4 @@
-"""Every benchmark runs, with one round and at the size of a trial."""
+"""Every benchmark runs, with one round and at trial size."""
 
 import re
 from importlib import import_module
@@ -40,11 +40,11 @@ def test_all_ways_of_routing_do_the_same_work() -> None:
         torch.testing.assert_close(shares, shares[:, :1].expand_as(shares), rtol=1e-3, atol=1e-3)
 
 
-def test_the_profile_tells_both_ways_apart() -> None:
+def test_the_profile_distinguishes_both_implementations() -> None:
     lines = [line.strip("| ").split(" | ") for line in profile(8, rounds=1).splitlines()[2:]]
     spent = {name: (float(one), float(other)) for name, one, other in lines}
     assert sum(ours for ours, _ in spent.values()) > 0
-    assert any(limit == 0 < ours for ours, limit in spent.values())  # what only routing does
+    assert any(limit == 0 < ours for ours, limit in spent.values())  # operations that only routing needs
     assert spent["all, profiler included"][0] >= max(ours for ours, _ in spent.values())
 
 

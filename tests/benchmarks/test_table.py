@@ -48,12 +48,12 @@ def test_goals_by_hand(goal: Goal, verdict: str, text: str) -> None:
     assert "| 0.500 (0.500) | 1.053 (1.053) |" in made.line()
 
 
-def test_a_median_alone_is_not_enough() -> None:
+def test_a_median_below_the_goal_is_not_enough() -> None:
     slow = Row("work", [1.0] * 8 + [2.0] * 7, limit=[1.0] * ROUNDS, goal=Goal(1.5, "limit"))
     assert slow.verdict() == "met by the median"  # the 11th smallest of 15 is 2
 
 
-def test_the_check_names_what_got_worse() -> None:
+def test_the_check_names_rows_that_got_worse() -> None:
     committed = table([row("one"), row("two")])
     assert worsened(committed, [row("one", 2.29), row("two")]) == []  # 2.29 / 2 = 1.145
     lines = worsened(committed, [row("one"), row("two", 2.32)])  # 1.16
@@ -71,7 +71,9 @@ def test_make_bench_check_ends_with_1(
     monkeypatch.setattr(bench, "measured", lambda group, effort: [row(ours=3.0)])
     assert bench.main(["--check", "--only", "routing"]) == 1
     assert "work: ours / peer was 0.5, is 0.75 (+50%)" in capsys.readouterr().out
-    assert bench.main(["--only", "routing"]) == 0 and not (tmp_path / "results").exists()  # a part writes nothing
+    assert (
+        bench.main(["--only", "routing"]) == 0 and not (tmp_path / "results").exists()
+    )  # a partial run writes no files
 
 
 def test_a_run_is_kept_and_becomes_the_table(tmp_path: Path) -> None:

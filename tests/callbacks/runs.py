@@ -1,4 +1,4 @@
-"""One fit of the toy or of a real stage, all that it is made of at its end, and when two such ends are the same."""
+"""Train the toy or a real stage, return its complete state at the end, and compare two such states."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from tests.callbacks.toy import ToyData, ToyModule, trainer
 from tests.stages.steps import make_stage, wake
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
 
-STEPS = 15  # 7 batches an epoch; with accumulation 3 it is 6, two steps of 3, and the seventh begins the next
+STEPS = 15  # 7 batches per epoch; with accumulation 3, six make two steps and the seventh starts the next epoch
 
 
 def run(folder: Path, resume: Path | None = None, *, module: Any = None, data: ToyData | None = None,
         checkpointing: Checkpointing | None = None, **settings: Any) -> dict[str, Any]:  # fmt: skip
-    """Fit the toy and return all that a run is made of at its end."""
+    """Train the toy and return its complete state at the end."""
     module, data = module or ToyModule(), data or ToyData()
     ema = ExponentialMovingAverage(decay=0.9)
     saver = checkpointing or Checkpointing(every_n_steps=100)
@@ -48,13 +48,13 @@ def assert_equal(one: Any, two: Any, where: str = "") -> None:
 
 
 def same_end(whole: dict[str, Any], resumed: dict[str, Any]) -> None:
-    """Everything is equal; of the keys the resumed run has seen the last part."""
+    """Check that everything is equal, except that the resumed run has seen only the last keys."""
     assert_equal({k: v for k, v in whole.items() if k != "keys"}, {k: v for k, v in resumed.items() if k != "keys"})
     assert whole["keys"][-len(resumed["keys"]) :] == resumed["keys"]
 
 
 def real_stage(kind: str, base_folder: Path, **settings: Any) -> Any:
-    """Return a stage that can be watched as the toy can: ``keys`` that it saw, ``before_batch`` to strike in a batch."""
+    """Return a stage that can be observed like the toy: the ``keys`` it saw, and ``before_batch`` to interrupt a batch."""
     module: Any = make_stage(kind, base_folder, **settings)
     wake(module)
     watch(module)

@@ -1,4 +1,4 @@
-"""Cached caption embeddings: the training they give is that of the encoders, which are gone; refused where they do not fit."""
+"""Cached caption embeddings: training equals that with the encoders, which leave memory; or they are refused."""
 
 import weakref
 from dataclasses import replace
@@ -33,7 +33,7 @@ from unildiff.weights.text_cache import CachedText, TextCache, text_fingerprint
 
 
 class Pictures:
-    """Eight pictures with captions, that ``captions`` lists."""
+    """Eight images with captions, which ``captions`` lists."""
 
     def __init__(self, seed: int, count: int = 8) -> None:
         self.seed, self.count = seed, count
@@ -52,7 +52,7 @@ class Pictures:
 
 
 class Data(RestorationDataModule):
-    """Eight training pictures, no validation."""
+    """Eight training images, no validation."""
 
     def __init__(self) -> None:
         super().__init__(batch_size=4, num_workers=0, crop_size=32, seed=0)
@@ -71,7 +71,7 @@ class Validation(list[Any]):
 
 
 class WithValidation(Data):
-    """And one validation picture, whose caption no training picture has."""
+    """Adds one validation image, whose caption no training image has."""
 
     def val_set(self) -> Any:
         return Validation([Pictures(1)[0] | {"caption": "the cat"}])
@@ -84,7 +84,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def fit(base: Path, folder: Path, *callbacks: Any, kind: str = "alignment", **settings: Any) -> tuple[Any, list[float]]:
-    """Train with half of the captions dropped, validating once; return the stage and its losses."""
+    """Train with half of the captions dropped, validate once, and return the stage and its losses."""
     precision = settings.pop("precision", "32-true")
     module = make_stage(kind, base, text_dropout=0.5, sampling=SamplingSettings(2), **settings)
     losses = Losses()
@@ -97,7 +97,7 @@ def fit(base: Path, folder: Path, *callbacks: Any, kind: str = "alignment", **se
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_training_is_that_with_the_encoders(precision: str, base: Path, tmp_path: Path) -> None:
+def test_training_equals_that_with_the_encoders(precision: str, base: Path, tmp_path: Path) -> None:
     live, expected = fit(base, tmp_path, precision=precision)
     encoders = weakref.ref(live.model.text)
     assert encoders() is not None
@@ -118,7 +118,7 @@ def test_training_is_that_with_the_encoders(precision: str, base: Path, tmp_path
 
 
 def as_rank(module: Any, data: Any, rank: int = 0, world: int = 1, barriers: Any = None) -> Any:
-    """Return what the callback asks a trainer for; ``barriers``: what the other rank does meanwhile."""
+    """Return a trainer for the callback; ``barriers`` are the actions of the other rank in the meantime."""
     data.setup("fit")
     actions = barriers or {}
     strategy = SimpleNamespace(barrier=lambda name: actions.get(name, lambda: None)(), root_device=torch.device("cpu"))
@@ -128,7 +128,7 @@ def as_rank(module: Any, data: Any, rank: int = 0, world: int = 1, barriers: Any
 
 
 def count_encoded(module: Any) -> list[str]:
-    """Return a list that collects the captions that a stage's encoders are given."""
+    """Return a list that collects the captions passed to a stage's encoders."""
     seen: list[str] = []
     module.model.text.register_forward_pre_hook(lambda _, arguments: seen.extend(arguments[0]))
     return seen
@@ -173,7 +173,7 @@ def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path, monkeypatch
     callbacks = [CaptionCache(str(tmp_path / "cache")) for _ in range(2)]
     states: list[dict[str, Any]] = []
 
-    def listed() -> None:  # rank 1 lists while nothing is written yet
+    def listed() -> None:  # rank 1 lists before anything is written
         cache = TextCache(tmp_path / "cache")
         states.append({"missing": cache.missing({"", *Pictures(0).captions()})})
 
@@ -212,7 +212,7 @@ def test_what_is_refused(base_folder: Path, tmp_path: Path) -> None:
         callback.setup(as_rank(other, Endless()), other, "fit")
 
 
-def test_files_of_others_count_as_not_there(base_folder: Path, tmp_path: Path) -> None:
+def test_files_of_other_models_are_ignored(base_folder: Path, tmp_path: Path) -> None:
     tensors = {"tokens": torch.zeros(1)}
     for name, metadata in (("none", None), ("other", {"a": "b"}), ("broken", {"captions": "["})):
         save_file(tensors, tmp_path / f"captions-{name}.safetensors", metadata)
@@ -222,13 +222,13 @@ def test_files_of_others_count_as_not_there(base_folder: Path, tmp_path: Path) -
     assert cache.missing(["a cat"]) == ["a cat"]
 
 
-def test_a_test_embeds_as_ever(base_folder: Path, tmp_path: Path) -> None:
+def test_a_test_embeds_without_the_cache(base_folder: Path, tmp_path: Path) -> None:
     module = make_stage("alignment", base_folder)
     CaptionCache(str(tmp_path / "cache")).setup(as_rank(module, Data()), module, "test")
     assert not isinstance(module.model.text, CachedText) and not (tmp_path / "cache").exists()
 
 
-def test_fingerprint_knows_words_and_weights() -> None:
+def test_fingerprint_covers_words_and_weights() -> None:
     text = small_base().text
     before = text_fingerprint(text)
     assert before == text_fingerprint(small_base().text)
@@ -249,7 +249,7 @@ def test_sets_of_files_list_their_captions(tmp_path: Path) -> None:
     assert set(TrainSet({"rain": pairs}, order, Augment(1), captions).captions()) == {"a cat", "a table", ""}
 
 
-def test_the_plan_says_the_disk_and_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_reports_disk_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = sdxl_like_base()
     save_base(base, tmp_path)
     cost = measure_step(base_sizes(str(tmp_path)), NETWORK, StepSettings(AlignmentModule, 1, 32))

@@ -1,4 +1,4 @@
-"""A checkpoint file is whole or not there, and reading one runs nothing that it holds."""
+"""A checkpoint file is complete or absent, and reading one never executes its contents."""
 
 import os
 import pickle
@@ -39,13 +39,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, size: int) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="was not written"):
         AtomicCheckpointIO().save_checkpoint(CONTENT, tmp_path / "file" / "a.ckpt")
 
 
-def test_errors_that_are_ours_are_not_called_a_full_disk(tmp_path: Path) -> None:
+def test_our_own_errors_are_not_reported_as_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises((AttributeError, pickle.PicklingError), match="pickle"):
         AtomicCheckpointIO().save_checkpoint({"state_dict": lambda: None}, tmp_path / "a.ckpt")
     assert not list(tmp_path.iterdir())
@@ -59,13 +59,13 @@ class Evil:
         return os.mkdir, (str(self.flag),)
 
 
-def test_reading_runs_no_code_even_if_asked_to(tmp_path: Path) -> None:
+def test_reading_runs_no_code_even_on_request(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "x": Evil(tmp_path / "ran")}, tmp_path / "evil.ckpt")
     with pytest.raises(UserError, match=r"evil\.ckpt"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt", weights_only=False)
     assert not (tmp_path / "ran").exists()
     torch.load(tmp_path / "evil.ckpt", weights_only=False)
-    assert (tmp_path / "ran").exists()  # it would have
+    assert (tmp_path / "ran").exists()  # without our protection
 
 
 def test_reading_takes_no_memory_for_the_tensors_and_survives_the_file(tmp_path: Path) -> None:

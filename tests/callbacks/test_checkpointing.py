@@ -1,4 +1,4 @@
-"""A run that was stopped, in whatever way, and resumed is the run that never stopped, bit for bit."""
+"""A run that was stopped in any way and resumed equals the run that never stopped, bit for bit."""
 
 import os
 import resource
@@ -33,7 +33,7 @@ def test_resume_from_any_step(whole: dict[str, Any], tmp_path: Path, step: int) 
     same_end(without(whole), resumed)
 
 
-@pytest.mark.parametrize("how", ["exception", "SIGTERM", "SIGUSR1", "unreadable picture", "Ctrl+C"])
+@pytest.mark.parametrize("how", ["exception", "SIGTERM", "SIGUSR1", "unreadable image", "Ctrl+C"])
 @pytest.mark.parametrize("batch", [3, 4, 8, 13])
 def test_resume_after_a_stop_in_the_middle(whole: dict[str, Any], tmp_path: Path, how: str, batch: int) -> None:
     module, data = ToyModule(), ToyData()
@@ -45,14 +45,14 @@ def test_resume_after_a_stop_in_the_middle(whole: dict[str, Any], tmp_path: Path
             else:
                 raise KeyboardInterrupt if how == "Ctrl+C" else ValueError("boom")
 
-    if how == "unreadable picture":
+    if how == "unreadable image":
         data.broken = 2 * batch + 1
     else:
         module.before_batch = strike
-    expected = {"exception": ValueError, "unreadable picture": OSError, "Ctrl+C": SystemExit}.get(how, SIGTERMException)
+    expected = {"exception": ValueError, "unreadable image": OSError, "Ctrl+C": SystemExit}.get(how, SIGTERMException)
     with pytest.raises(expected):
         run(tmp_path, module=module, data=data, accumulate_grad_batches=whole["accumulate"], max_steps=50)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # put back
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # restored
     resumed = run(tmp_path, tmp_path / "checkpoints/last.ckpt", accumulate_grad_batches=whole["accumulate"])
     same_end(without(whole), resumed)
 
@@ -101,7 +101,7 @@ def test_an_exception_inside_the_update_writes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000003.ckpt"]
 
 
-def test_the_newest_are_kept_and_the_best_besides(tmp_path: Path) -> None:
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     class Worse(ToyModule):  # the metric only gets worse, so that the first one stays the best
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.log("val/psnr", -float(self.global_step), batch_size=1)
@@ -121,7 +121,7 @@ def test_a_metric_that_is_not_logged_is_named(tmp_path: Path) -> None:
         run(tmp_path, data=ToyData(validation=1), checkpointing=Checkpointing(monitor="val/pnsr"))
 
 
-def test_weights_only_leaves_out_what_only_resuming_needs(tmp_path: Path) -> None:
+def test_weights_only_leaves_out_the_state_for_resuming(tmp_path: Path) -> None:
     run(tmp_path, checkpointing=Checkpointing(weights_only=True))
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert {"state_dict", "ema_state_dict", "hyper_parameters"} <= checkpoint.keys()
@@ -162,7 +162,7 @@ def test_settings_that_make_no_sense() -> None:
 
 @pytest.mark.parametrize("how", ["killed in validation", "SIGTERM in validation", "killed in the last validation"])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_validation_that_was_interrupted_is_made_up_for(tmp_path: Path, how: str, accumulate: int) -> None:
+def test_an_interrupted_validation_is_run_after_resuming(tmp_path: Path, how: str, accumulate: int) -> None:
     class Validated(ToyModule):
         validated: list[int]
         strike = 0
@@ -171,7 +171,7 @@ def test_a_validation_that_was_interrupted_is_made_up_for(tmp_path: Path, how: s
             if self.global_step == self.strike:
                 if how.startswith("SIGTERM"):
                     os.kill(os.getpid(), signal.SIGTERM)
-                else:  # nothing is written on the way out, as after SIGKILL
+                else:  # no checkpoint is written on exit, as after SIGKILL
                     self.trainer.callbacks[-1].on_exception = lambda *_: None
                     raise RuntimeError("killed")
 
@@ -195,7 +195,7 @@ def test_a_validation_that_was_interrupted_is_made_up_for(tmp_path: Path, how: s
     assert torch.load(last, weights_only=True)["global_step"] == strike
     resumed, again = fit(tmp_path / "cut", resume=last)
     assert validated == [2, 4, 6] and again == [step for step in validated if step >= strike]
-    if "last" in how:  # nothing was left to train
+    if "last" in how:  # training was complete
         assert_equal(whole["weights"], resumed["weights"])
     else:
         same_end(whole, resumed)

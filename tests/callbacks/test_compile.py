@@ -1,4 +1,4 @@
-"""Compiled regions give what the plain model gives, each of them in one graph."""
+"""Compiled regions give the results of the plain model, each in one graph."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The average moves as it should, holds what is trained and nothing else, and is what validation sees."""
+"""The average is updated correctly, holds only trained weights, and is used in validation."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def test_agrees_with_diffusers() -> None:
     assert ema.current_decay() == 0.7  # the limit: (1 + 60) / (10 + 60) = 0.871
 
 
-def test_bfloat16_does_not_stand_still() -> None:
+def test_a_bfloat16_average_keeps_moving() -> None:
     # A step moves by 1e-4 of a difference of 0.5; bfloat16 has 2^-8 = 4e-3 between 0.5 and 1.
     ema = ExponentialMovingAverage(decay=0.9999, dtype="bfloat16")
     ema.updates = 10**6  # warm-up over
@@ -52,8 +52,8 @@ def test_bfloat16_does_not_stand_still() -> None:
     assert ema.average["w"].dtype == torch.bfloat16
 
 
-def test_several_steps_at_once_are_their_decays_multiplied(tmp_path: Path) -> None:
-    # While the weights stand still, three updates and one over three steps are the same.
+def test_several_steps_at_once_multiply_their_decays(tmp_path: Path) -> None:
+    # With constant weights, three updates and one over three steps are equal.
     one, three = ExponentialMovingAverage(decay=0.9), ExponentialMovingAverage(decay=0.9)
     for ema in (one, three):
         ema.average = {"w": torch.zeros(1)}
@@ -108,13 +108,13 @@ def test_only_what_is_trained_is_averaged_and_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("accumulate", "updates"), [(1, 5), (3, 5)])
-def test_moves_once_an_optimiser_step(tmp_path: Path, accumulate: int, updates: int) -> None:
+def test_updates_once_per_optimiser_step(tmp_path: Path, accumulate: int, updates: int) -> None:
     ema = ExponentialMovingAverage()
     fit(tmp_path, ToyModule(), ema, accumulate_grad_batches=accumulate)
     assert ema.updates == updates
 
 
-def test_validation_sees_the_average_and_training_goes_on_with_the_weights(tmp_path: Path) -> None:
+def test_validation_uses_the_average_and_training_continues_with_the_weights(tmp_path: Path) -> None:
     module, ema = ToyModule(), ExponentialMovingAverage()
     fit(tmp_path / "validated", module, ema, max_steps=6, val_check_interval=6)
     (seen,) = module.weights_in_validation
@@ -124,7 +124,7 @@ def test_validation_sees_the_average_and_training_goes_on_with_the_weights(tmp_p
     assert torch.equal(plain.trained.weight, module.trained.weight)
 
 
-def test_a_test_of_a_checkpoint_sees_the_average(tmp_path: Path) -> None:
+def test_a_test_of_a_checkpoint_uses_the_average(tmp_path: Path) -> None:
     ema = ExponentialMovingAverage()
     fit(tmp_path, ToyModule(), ema)
     module = ToyModule()

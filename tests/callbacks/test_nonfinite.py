@@ -1,4 +1,4 @@
-"""A step that is not finite leaves no trace in weights and optimiser; too many end the run and name the pictures."""
+"""A step that is not finite changes neither weights nor optimiser; too many end the run and name the images."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from unildiff.utils.errors import UserError
 
 
 class Poisoned(ToyModule):
-    """Multiplies the loss of chosen batches; 0 * inf in the graph makes gradients NaN."""
+    """Multiplies the loss of chosen batches; 0 * inf in the graph gives NaN gradients."""
 
     def __init__(self, batches: set[int], factor: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def test_an_infinite_loss_with_finite_gradients_counts_too(tmp_path: Path) -> No
     assert guard.skipped == 2
 
 
-def test_one_bad_batch_spoils_its_whole_accumulation(tmp_path: Path) -> None:
+def test_one_bad_batch_skips_its_whole_accumulated_step(tmp_path: Path) -> None:
     module, guard = Poisoned({4}, float("nan")), NonFiniteGuard()
     loop = trainer(tmp_path, [guard, Checkpointing()], max_steps=3, accumulate_grad_batches=3)
     loop.fit(module, datamodule=ToyData())
@@ -66,7 +66,7 @@ def test_too_many_in_a_row_stop_with_the_names_and_a_checkpoint(tmp_path: Path) 
     with pytest.raises(UserError) as caught:
         loop = trainer(tmp_path, [NonFiniteGuard(limit=3), Checkpointing()], max_steps=20)
         loop.fit(module, datamodule=ToyData())
-    # batch 5 holds pictures 10 and 11; batch 1 was followed by a good one
+    # batch 5 holds images 10 and 11; batch 1 was followed by a good one
     assert "3 steps in a row" in str(caught.value)
     assert "rain/p10, rain/p11" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A run's folder says how it was made, and a later command in it writes over nothing."""
+"""A run's folder records how it was made, and a later command in it overwrites nothing."""
 
 import json
 import subprocess
@@ -64,7 +64,7 @@ def test_a_fit_and_then_two_tests_in_its_folder(capsys: pytest.CaptureFixture[st
     assert "run folder: run\n" in capsys.readouterr().out
 
 
-def test_checkpoints_of_an_earlier_run_are_not_written_over(capfd: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_of_an_earlier_run_are_not_overwritten(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *LINE, *STEPS, "--run_dir", "run"]) == 0
     before = files(Path("run"))
     capfd.readouterr()
@@ -80,7 +80,7 @@ def test_curves() -> None:
     assert [event.step for event in curves.Scalars("val/psnr")] == [0, 1, 2]
 
 
-def test_the_resolved_config_is_the_same_run_again() -> None:
+def test_the_resolved_config_repeats_the_run() -> None:
     assert main(["fit", *LINE, *STEPS, "--run_dir", "one"]) == 0
     config = yaml.safe_load(Path("one/config.fit.yaml").read_text())
     assert (config["trainer"]["max_steps"], config["data"]["init_args"]["validation"]) == (3, 2)
@@ -89,7 +89,7 @@ def test_the_resolved_config_is_the_same_run_again() -> None:
     assert again == config | {"run_dir": "two"}
 
 
-def test_by_default_a_folder_of_its_own() -> None:
+def test_a_run_has_its_own_folder_by_default() -> None:
     for _ in range(2):
         assert main(["fit", *LINE, *STEPS]) == 0
     folders = sorted(Path("runs/toymodule").iterdir())
@@ -104,7 +104,7 @@ def test_a_mistake_leaves_no_folder() -> None:
     assert not list(Path().iterdir())
 
 
-def test_how_a_run_ended_is_noted() -> None:
+def test_the_end_of_a_run_is_recorded() -> None:
     model = "tests.callbacks.toy_stages.Terminated"
     assert main(["fit", "--model", model, *LINE[2:], *STEPS[:1], "9", "--run_dir", "run"]) == 143
     record = json.loads(Path("run/run.fit.json").read_text())

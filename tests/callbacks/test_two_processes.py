@@ -1,4 +1,4 @@
-"""Two processes stop together, whichever of them is told to, and resume to what two that never stopped reach."""
+"""Two processes stop together when either gets a signal, and resume exactly."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from unildiff.utils.errors import UserError
 
 
 def child(case: str, resume: Path | None, base_folder: Path | None, rank: int, folder: Path) -> dict[str, Any]:
-    """Be one of two ranks; return the end, or the error."""
+    """Run one of two ranks and return its final state, or the error."""
     ema = ExponentialMovingAverage(decay=0.9)
     module = ToyModule() if base_folder is None else real_stage("joint", base_folder, gradient_checkpointing=True)
 

@@ -1,4 +1,4 @@
-"""A module, pictures and a trainer small enough to run a hundred fits in a test."""
+"""A module, images and a trainer small enough to train a hundred times in a test."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from unildiff.utils.keys import generator, sample_key
 
 
 class ToySet:
-    """Noise pictures, a pure function of the position; ``broken`` is a position that cannot be read."""
+    """Noise images, a pure function of the position; ``broken`` is a position that cannot be read."""
 
     def __init__(self, count: int, broken: int | None = None, size: int = 4) -> None:
         self.count, self.broken, self.size = count, broken, size
@@ -24,13 +24,13 @@ class ToySet:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index == self.broken:
-            raise OSError(f"cannot read picture {index}")
+            raise OSError(f"cannot read image {index}")
         key = sample_key("toy", index)
         pixels = generator(key, "pixels").integers(0, 256, (3, self.size, self.size), dtype=np.uint8)
-        picture = torch.from_numpy(pixels)
+        image = torch.from_numpy(pixels)
         return {
-            "lq": picture,
-            "gt": 255 - picture,
+            "lq": image,
+            "gt": 255 - image,
             "caption": "a red cat",
             "degradation": "rain",
             "name": f"p{index}",
@@ -100,7 +100,7 @@ class ToyModule(LightningModule):
 
 
 class OtherModule(ToyModule):
-    """Another stage, as far as a checkpoint can tell."""
+    """Another stage, with its own class path in checkpoints."""
 
 
 def trainer(folder: Path, callbacks: list[Callback], **settings: Any) -> Trainer:

@@ -1,4 +1,4 @@
-"""Toy stages for the command line: each has one thing that it is there for."""
+"""Toy stages for tests of the command line, one per case."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ class Keeps(ToyModule):
 
 
 class Terminated(ToyModule):
-    """Is told to stop in its third batch."""
+    """Receives SIGTERM in its third batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if batch_idx == 2:
@@ -27,14 +27,14 @@ class Terminated(ToyModule):
 
 
 class Refuses(ToyModule):
-    """Does not like its settings."""
+    """Refuses its settings."""
 
     def __init__(self, steps: int = 0) -> None:
         raise ValueError(f"steps is {steps}; it must be at least 1")
 
 
 class OtherData(ToyData):
-    """Shares ``count`` with ToyData, and must not inherit its value."""
+    """Has the setting ``count`` like ToyData, and must not inherit its value."""
 
 
 class Skips(ToyData):
@@ -42,4 +42,4 @@ class Skips(ToyData):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.skipped = ["broken.png: not a picture"]
+        self.skipped = ["broken.png: not an image"]

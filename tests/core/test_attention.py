@@ -108,7 +108,7 @@ def test_both_streams_attend_to_each_other_in_one_attention() -> None:
     changed_lq = block(lq + draw(1, 4, 16, seed=4), latent, vector, None, None, "")
     assert not torch.allclose(first[0], changed_latent[0], atol=1e-4)
     assert not torch.allclose(first[1], changed_lq[1], atol=1e-4)
-    # With the gates closed (modulation of all zeros but for its scales) each side is left as it came.
+    # With the gates closed (modulation of all zeros but for its scales) each stream passes through unchanged.
     with torch.no_grad():
         for stream in (block.lq, block.latent):
             stream.modulation.weight.zero_(), stream.modulation.bias.zero_()

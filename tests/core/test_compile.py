@@ -1,4 +1,4 @@
-"""What torch.compile can take whole; traced with the ``eager`` backend, which has graph breaks but no code generation."""
+"""Modules that torch.compile traces as one graph, with the ``eager`` backend (graph breaks, no code generation)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,14 +18,14 @@ def fresh() -> Iterator[None]:
     _dynamo.reset()
 
 
-def pictures() -> Tensor:
+def random_images() -> Tensor:
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @torch.no_grad()
 def test_fused_unet_is_one_graph() -> None:
     model, timesteps = small_model(), torch.tensor([1, 900])
-    features = model.encode_lq(pictures())
+    features = model.encode_lq(random_images())
     context = model.context(features.deep, model.embed(["a cat", ""]), (32, 32))
     whole = torch.compile(model.unet, fullgraph=True, backend="eager")
     expected = model.unet(features.latents, timesteps, context)[0]
@@ -35,14 +35,14 @@ def test_fused_unet_is_one_graph() -> None:
 @pytest.mark.parametrize("to_pixels", [False, True])
 @torch.no_grad()
 def test_decoder_is_one_graph_but_for_the_choice_of_experts(to_pixels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    # How many inputs an expert gets is known only at run time, so that idle ones cost nothing: a break a level.
+    # How many inputs an expert gets is known only at run time, so that idle ones cost nothing: one break per level.
     model = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, routing="window", to_pixels=to_pixels)))
-    features = model.encode_lq(pictures())
+    features = model.encode_lq(random_images())
     shares: list[Tensor] = []
     if model.decoder.pixels is not None:
         model.decoder.pixels.brightness.register_forward_hook(lambda module, args, share: shares.append(share))
         model.decoder(features.latents, features.skips, features.lq)
-        assert ((shares[0] > 0) & (shares[0] < 1)).all()  # else the last thing it does would be multiplied by zero
+        assert ((shares[0] > 0) & (shares[0] < 1)).all()  # otherwise the last operation would be multiplied by zero
         model.decoder.pixels.brightness._forward_hooks.clear()
     with pytest.raises(Exception, match="dispatch"):
         torch.compile(model.decoder, fullgraph=True, backend="eager")(features.latents, features.skips, features.lq)
@@ -52,5 +52,5 @@ def test_decoder_is_one_graph_but_for_the_choice_of_experts(to_pixels: bool, mon
     )  # the last channel marks the image
     whole = torch.compile(model.decoder, fullgraph=True, backend="eager")
     expected = model.decoder(features.latents, features.skips, features.lq)[0]
-    picture = whole(features.latents, features.skips, features.lq)[0]
-    torch.testing.assert_close(picture, expected, atol=1e-5, rtol=1e-5)
+    image = whole(features.latents, features.skips, features.lq)[0]
+    torch.testing.assert_close(image, expected, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What published checkpoints and other code rely on: names of weights, and a core without Lightning."""
+"""Contracts with published checkpoints and other code: names of weights, and a core without Lightning."""
 
 import re
 import subprocess
@@ -71,7 +71,7 @@ def test_state_dict_keys_of_the_variants() -> None:
     )
 
 
-def test_both_sizes_are_of_one_kind() -> None:
+def test_all_sizes_have_the_same_config_keys() -> None:
     # Nothing but sizes differs between the base of the tests, the tiny one and SDXL: the same keys in their configs.
     assert {part: set(sizes) for part, sizes in SMALL.items()} == {part: set(sizes) for part, sizes in TINY.items()}
 

@@ -48,7 +48,7 @@ def test_formula_by_its_parts(top_k: int) -> None:
 
 
 @torch.no_grad()
-def test_shared_gate_sees_the_whole_picture_and_is_1_where_silent() -> None:
+def test_shared_gate_sees_the_whole_image_and_is_1_for_zero_inputs() -> None:
     module = level().shared
     for parameter in module.parameters():
         parameter.zero_()
@@ -59,7 +59,7 @@ def test_shared_gate_sees_the_whole_picture_and_is_1_where_silent() -> None:
     far[..., 15, 15] += 20
     near = (..., slice(0, 8), slice(0, 8))
     assert (module(far, skip, None, "s")[0] - module(hidden, skip, None, "s")[0])[near].abs().max() > 1e-4
-    # Told of the whole picture, a tile is not misled by what it sees of it.
+    # With the statistics of the whole image, a tile gives the same values as the image.
     whole = LevelStatistics.of(module.merged(hidden, skip))
     tile, *_ = module(hidden[near], skip[near], None, "s", whole)
     inside = (..., slice(0, 3), slice(0, 3))  # 1 + 2 pixels of `mix`, experts and the gate's own 3 x 3 are cut off
@@ -78,7 +78,7 @@ def test_each_expert_sees_as_far_as_its_kernel(index: int, side: int) -> None:
 
 
 @torch.no_grad()
-def test_windows_with_their_halo_equal_the_whole_pictures_expert() -> None:
+def test_windows_with_their_halo_equal_the_whole_images_expert() -> None:
     # One expert for all windows: window routing must then be seamless. Experts see 2 * (5 // 2) = 4 pixels far.
     settings = {"kernel_sizes": (5,), "expert_depth": 2}
     hidden, skip = draw(2, 4, 21, 18), draw(2, 3, 21, 18, seed=1)
@@ -149,7 +149,7 @@ def test_a_position_learns_by_its_own_gate() -> None:
 
 
 @torch.no_grad()
-def test_a_window_does_not_see_what_lies_far_away() -> None:
+def test_a_window_does_not_depend_on_distant_pixels() -> None:
     module = level(routing="window", window_size=8, kernel_sizes=(3, 5, 7, 9))
     x = draw(1, 6, 24, 24)
     far = x.clone()
@@ -161,7 +161,7 @@ def test_a_window_does_not_see_what_lies_far_away() -> None:
 
 
 @torch.no_grad()
-def test_windows_at_the_edge_are_judged_by_what_lies_in_the_image() -> None:
+def test_windows_at_the_edge_are_routed_by_their_pixels_inside_the_image() -> None:
     module = level(routing="window", window_size=8, kernel_sizes=(3, 5))
     x = draw(2, 6, 21, 18)
     windows = [x[..., top : top + 8, left : left + 8] for top in (0, 8, 16) for left in (0, 8, 16)]
@@ -172,9 +172,9 @@ def test_windows_at_the_edge_are_judged_by_what_lies_in_the_image() -> None:
 
 @pytest.mark.parametrize("routing", ["image", "window", "position"])
 @torch.no_grad()
-def test_a_batch_equals_its_pictures_one_by_one(routing: str) -> None:
+def test_a_batch_equals_its_images_one_by_one(routing: str) -> None:
     module = level(routing=routing, window_size=4, kernel_sizes=(3, 5, 7, 9))
-    shifts = torch.tensor([-3.0, -1.0, 1.0, 3.0]).view(4, 1, 1, 1)  # pictures that go to different experts
+    shifts = torch.tensor([-3.0, -1.0, 1.0, 3.0]).view(4, 1, 1, 1)  # images that go to different experts
     hidden, skip = draw(4, 4, 8, 12) + shifts, draw(4, 3, 8, 12, seed=1) - shifts
     keys = [5, 6, 7, 8]
     for noise in (None, KeyedNoise(keys)):
@@ -188,7 +188,7 @@ def test_a_batch_equals_its_pictures_one_by_one(routing: str) -> None:
 
 @pytest.mark.parametrize("routing, routed", [("image", 2), ("window", 2 * 6), ("position", 2 * 96)])
 @torch.no_grad()
-def test_noise_in_training_alone(routing: str, routed: int) -> None:
+def test_noise_only_in_training(routing: str, routed: int) -> None:
     module = level(routing=routing, window_size=4, kernel_sizes=(3, 5, 7, 9))
     hidden, skip = draw(2, 4, 8, 12), draw(2, 3, 8, 12, seed=1)
 

@@ -45,7 +45,7 @@ def test_a_batch_equals_its_samples_one_by_one(config: FusionConfig) -> None:
 
 
 @torch.no_grad()
-def test_everything_that_goes_in_has_a_say() -> None:
+def test_every_input_affects_the_output() -> None:
     module, (hidden, lq, text) = daff(), inputs()
     output = residual(module, hidden, lq, text)
     assert output.shape == hidden.shape
@@ -59,7 +59,7 @@ def test_everything_that_goes_in_has_a_say() -> None:
 
 
 @torch.no_grad()
-def test_positions_tell_which_lq_token_belongs_to_which_latent() -> None:
+def test_positions_link_each_lq_token_to_its_latent() -> None:
     # Without positions a permutation of all tokens commutes with the fusion; with RoPE it does not.
     hidden, lq, text = inputs(batch=1)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(3))
@@ -84,14 +84,14 @@ def test_patches_cover_sides_they_do_not_divide(height: int, width: int) -> None
 
 
 @torch.no_grad()
-def test_patches_land_where_they_came_from() -> None:
+def test_patches_return_to_their_positions() -> None:
     module = daff(replace(CONFIG, patch_size=2))
     hidden = draw(2, 8, 6, 4)
     assert torch.equal(module._image(module._tokens(hidden), hidden.shape[-2:]), hidden)
 
 
 @torch.no_grad()
-def test_gate_is_told_per_sample_and_follows_the_timestep() -> None:
+def test_gate_is_reported_per_sample_and_follows_the_timestep() -> None:
     module, (hidden, lq, text) = daff(), inputs()
     output = module(hidden, torch.tensor([10, 900]), module.prepare(lq, text))
     assert output.gate is not None and output.gate.shape == (2,)
@@ -99,7 +99,7 @@ def test_gate_is_told_per_sample_and_follows_the_timestep() -> None:
     assert not output.routings
 
 
-def test_token_experts_route_every_token_with_noise_in_training_alone() -> None:
+def test_token_experts_route_every_token_with_noise_only_in_training() -> None:
     module = daff(replace(CONFIG, token_experts=4))
     hidden, lq, text = inputs()
     context = module.prepare(lq, text)
@@ -126,7 +126,7 @@ def test_a_sequence_joins_the_streams_in_the_single_block_and_the_latent_half_co
         other = module(hidden, step, module.prepare(lq.flip(1), text)).residual
         assert residual.shape == hidden.shape and (residual - other).abs().max() > 1e-4
     assert shapes[0] == (2, 24, 32) and shapes[2] == (2, 48, 16)
-    # Without a block that lets them meet, the latent half knows nothing of the LQ image.
+    # Without a block that joins the streams, the latent half does not depend on the LQ image.
     apart = daff(replace(CONFIG, merge="sequence", num_double_blocks=0, num_single_blocks=0))
     first, second = (apart(hidden, step, apart.prepare(each, text)).residual for each in (lq, lq.flip(1)))
     assert torch.equal(first, second)

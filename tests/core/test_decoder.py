@@ -55,12 +55,12 @@ def test_each_level_meets_its_skip() -> None:
         given = [bumped if index == level else other for index, other in enumerate(skips)]
         changed, _ = decoder(latents(), given, LQ)
         difference = (changed - plain).abs().mean(dim=(0, 1))
-        # Norms carry a little everywhere, but most of it is where the skip was changed.
+        # Norms spread a little everywhere, but most of the change is where the skip was changed.
         assert difference[:8, :12].mean() > 3 * difference[16:, 24:].mean() > 0
 
 
 @torch.no_grad()
-def test_decoder_is_a_copy_and_routes_each_picture_alone() -> None:
+def test_decoder_is_a_copy_and_routes_each_image_by_itself() -> None:
     base = small_base()
     decoder = small_model(base).decoder
     skips = skips_of(base)
@@ -74,6 +74,6 @@ def test_decoder_is_a_copy_and_routes_each_picture_alone() -> None:
             assert torch.equal(routed[level].indices[0], routing.indices[index])
 
 
-def test_configs_kernels_are_the_experts() -> None:
+def test_kernels_of_the_config_become_the_experts() -> None:
     decoder = DetailDecoder(small_base().vae, NETWORK.detail)
     assert [len(detail.experts) for detail in decoder.details] == [2, 2]

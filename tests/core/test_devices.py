@@ -1,4 +1,4 @@
-"""Devices without a GPU: no float64, which Apple's MPS does not have."""
+"""Operations that devices lack: no float64, which Apple's MPS does not have."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 
 
 class DTypes(TorchDispatchMode):
-    """Records the dtype of every tensor that an operation makes, and the operation's name."""
+    """Records the dtype of every tensor that an operation creates, and the operation's name."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,12 +10,12 @@ from unildiff.core.base import Base
 from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents, unshuffle_factor
 
 
-def pictures(height: int = 32, width: int = 48) -> torch.Tensor:
+def random_images(height: int = 32, width: int = 48) -> torch.Tensor:
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.mark.parametrize("make, factor", [(small_base, 2), (sdxl_like_base, 1)])
-def test_lq_encoder_has_the_vae_encoders_own_features(make: Callable[[], Base], factor: int) -> None:
+def test_lq_encoder_gives_the_vae_encoders_features(make: Callable[[], Base], factor: int) -> None:
     vae = make().vae
     assert unshuffle_factor(vae) == factor and downscale_factor(vae) == 8
     kept: dict[str, torch.Tensor] = {}
@@ -27,8 +27,8 @@ def test_lq_encoder_has_the_vae_encoders_own_features(make: Callable[[], Base], 
             )
     encoder = LQEncoder(vae)
     with torch.no_grad():
-        vae.encode(F.pixel_unshuffle(pictures(), factor))
-        deep, skips = encoder(pictures())
+        vae.encode(F.pixel_unshuffle(random_images(), factor))
+        deep, skips = encoder(random_images())
     assert torch.equal(deep, kept["deep"])
     assert len(skips) == len(kept) - 1
     assert all(torch.equal(skip, kept[f"skip{index}"]) for index, skip in enumerate(skips))
@@ -38,26 +38,26 @@ def test_lq_encoder_has_the_vae_encoders_own_features(make: Callable[[], Base], 
 def test_lq_encoder_is_a_copy() -> None:
     vae = small_base().vae
     encoder = LQEncoder(vae)
-    before, _ = encoder(pictures())
+    before, _ = encoder(random_images())
     with torch.no_grad():
         vae.encoder.conv_in.weight.zero_()
-    assert torch.equal(encoder(pictures())[0], before)
+    assert torch.equal(encoder(random_images())[0], before)
 
 
 def test_latents_are_diffusers_own_times_the_scaling_factor() -> None:
     vae = sdxl_like_base().vae
     noise = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        posterior = vae.encode(pictures()).latent_dist
-        torch.testing.assert_close(encode_latents(vae, pictures()), posterior.mode() * 0.13025)
+        posterior = vae.encode(random_images()).latent_dist
+        torch.testing.assert_close(encode_latents(vae, random_images()), posterior.mode() * 0.13025)
         sampled = posterior.mean + posterior.std * noise
-        torch.testing.assert_close(encode_latents(vae, pictures(), noise), sampled * 0.13025)
-        latents = encode_latents(vae, pictures())
+        torch.testing.assert_close(encode_latents(vae, random_images(), noise), sampled * 0.13025)
+        latents = encode_latents(vae, random_images())
         torch.testing.assert_close(decode_latents(vae, latents), vae.decode(posterior.mode()).sample)
 
 
 def test_pixels_are_packed_and_unpacked_in_one_order() -> None:
-    images = pictures()
+    images = random_images()
     assert torch.equal(F.pixel_shuffle(F.pixel_unshuffle(images, 2), 2), images)
     assert decode_latents(small_base().vae, torch.zeros(1, 4, 4, 6)).shape == (1, 3, 32, 48)
 

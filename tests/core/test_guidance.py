@@ -72,7 +72,7 @@ def test_a_guided_step_runs_the_fusion_blocks_once_per_image() -> None:
     assert rows["text"] == rows["rest"] == [4] * 3
 
 
-def test_skips_are_computed_for_the_decoder_where_sampling_did_not_keep_them() -> None:
+def test_skips_are_computed_for_the_decoder_if_sampling_did_not_keep_them() -> None:
     model = small_model()
     x = images().float()
     kept, dropped = model.encode_lq(x), model.encode_lq(x, keep_skips=False)

@@ -1,4 +1,4 @@
-"""The whole restorer against a pipeline put together from diffusers' own parts, and its work counted."""
+"""The complete restorer against a pipeline assembled from diffusers' own parts, and counts of its work."""
 
 import weakref
 from collections.abc import Callable
@@ -27,7 +27,7 @@ SETTINGS = SamplingSettings(num_inference_steps=4)
 CAPTIONS = ["a red cat", "the table"]
 
 
-def pictures(height: int = 32, width: int = 48, count: int = 2) -> Tensor:
+def random_images(height: int = 32, width: int = 48, count: int = 2) -> Tensor:
     return KeyedNoise(list(range(count))).normal("lq", 3, height, width).tanh()
 
 
@@ -43,9 +43,9 @@ class Calls:
 
 
 @torch.no_grad()
-def test_where_sampling_ends_is_the_models_own_unless_it_is_given() -> None:
+def test_the_last_timestep_is_the_models_own_by_default() -> None:
     early = small_model(network=replace(NETWORK, last_timestep=900))
-    features, whole = early.encode_lq(pictures()), replace(SETTINGS, last_timestep=0)
+    features, whole = early.encode_lq(random_images()), replace(SETTINGS, last_timestep=0)
     seen: list[float] = []
     early.unet.register_forward_pre_hook(lambda unet, inputs: seen.append(float(inputs[1][0])))
     latents = early.sample_latents(features, CAPTIONS, [3, 4], SETTINGS)
@@ -57,8 +57,8 @@ def test_where_sampling_ends_is_the_models_own_unless_it_is_given() -> None:
 
 @pytest.mark.parametrize("make", [small_base, sdxl_like_base])
 @torch.no_grad()
-def test_sampling_as_diffusers_parts_do_it(make: Callable[[], Base]) -> None:
-    model, lq = small_model(make()), pictures()
+def test_sampling_equals_diffusers_parts(make: Callable[[], Base]) -> None:
+    model, lq = small_model(make()), random_images()
     features = model.encode_lq(lq)
     latents = model.sample_latents(features, CAPTIONS, [3, 4], SETTINGS)
 
@@ -83,13 +83,13 @@ def test_sampling_as_diffusers_parts_do_it(make: Callable[[], Base]) -> None:
 @pytest.mark.parametrize(
     "captions, scale, unet, text",
     [
-        (CAPTIONS, 5.0, 4, 2),  # both passes in one doubled batch: a call a step
+        (CAPTIONS, 5.0, 4, 2),  # both passes in one doubled batch: one call per step
         (["a red cat", ""], 5.0, 4, 2),
         (["", ""], 5.0, 4, 1),  # both passes would be the same
         (CAPTIONS, 1.0, 4, 1),
     ],
 )
-def test_work_is_done_once_a_picture_not_once_a_step(captions: list[str], scale: float, unet: int, text: int) -> None:
+def test_work_is_done_once_per_image_not_once_per_step(captions: list[str], scale: float, unet: int, text: int) -> None:
     model = small_model()
     counted = {name: Calls(part) for name, part in (
         ("lq", model.lq_encoder), ("vae", model.vae.encoder), ("text", model.text), ("unet", model.unet),
@@ -98,23 +98,23 @@ def test_work_is_done_once_a_picture_not_once_a_step(captions: list[str], scale:
     )}  # fmt: skip
     sizes: list[int] = []
     model.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    model.restore(pictures(), captions, [1, 2], SamplingSettings(num_inference_steps=4, guidance_scale=scale))
+    model.restore(random_images(), captions, [1, 2], SamplingSettings(num_inference_steps=4, guidance_scale=scale))
     calls = {name: counter.calls for name, counter in counted.items()}
     once = dict.fromkeys(("lq", "vae", "lq tokens", "fusion's text", "decoder"), 1)
     assert calls == once | {"text": text, "unet": unet, "plain decoder": 0}
     assert sizes == [2] * 4  # the U-Net repeats what the captions share
 
 
-def test_without_text_there_is_one_pass_and_no_effect_of_captions() -> None:
+def test_without_text_there_is_one_pass_and_captions_have_no_effect() -> None:
     model = small_model(network=NetworkConfig(NETWORK.fusion, NETWORK.detail, use_text=False))
     unet = Calls(model.unet)
-    first = model.restore(pictures(), CAPTIONS, [1, 2], SETTINGS)
+    first = model.restore(random_images(), CAPTIONS, [1, 2], SETTINGS)
     assert unet.calls == 4
-    assert torch.equal(first, model.restore(pictures(), ["", ""], [1, 2], SETTINGS))
+    assert torch.equal(first, model.restore(random_images(), ["", ""], [1, 2], SETTINGS))
 
 
 def test_guidance_detail_and_keys_have_an_effect() -> None:
-    model, lq = small_model(), pictures()
+    model, lq = small_model(), random_images()
     plain = model.restore(lq, CAPTIONS, [1, 2], SETTINGS)
     assert torch.equal(plain, model.restore(lq, CAPTIONS, [1, 2], SETTINGS))
     for other in (
@@ -128,20 +128,20 @@ def test_guidance_detail_and_keys_have_an_effect() -> None:
 
 def test_start_has_an_effect_where_the_last_timestep_has_signal() -> None:
     for make, least, most in ((sdxl_like_base, 1e-3, 2.0), (small_base, 0.0, 1e-3)):  # tiny: a sigma of 4096
-        model, lq = small_model(make()), pictures()
+        model, lq = small_model(make()), random_images()
         first, second = (model.restore(lq, CAPTIONS, [1, 2], replace(SETTINGS, start=kind)) for kind in ("lq", "noise"))
         assert least <= (first - second).abs().max() < most
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (37, 50), (16, 5), (1, 1)])
-def test_any_size_goes_in_and_comes_out(height: int, width: int) -> None:
-    restored = small_model().restore(pictures(height, width, 1), [""], [1], SamplingSettings(1))
+def test_every_size_is_kept(height: int, width: int) -> None:
+    restored = small_model().restore(random_images(height, width, 1), [""], [1], SamplingSettings(1))
     assert restored.shape == (1, 3, height, width) and restored.dtype == torch.float32
     assert restored.min() >= -1 and restored.max() <= 1
 
 
-def test_a_batch_equals_its_pictures_one_by_one() -> None:
-    model, lq = small_model(), pictures(40, 24)
+def test_a_batch_equals_its_images_one_by_one() -> None:
+    model, lq = small_model(), random_images(40, 24)
     together = model.restore(lq, CAPTIONS, [8, 9], SETTINGS)
     for index in range(2):
         one = slice(index, index + 1)
@@ -151,9 +151,9 @@ def test_a_batch_equals_its_pictures_one_by_one() -> None:
 
 @pytest.mark.parametrize("height, width", [(16, 32), (17, 30), (3, 9), (1, 5)])
 def test_padding_is_a_reflection(height: int, width: int) -> None:
-    image = pictures(height, width, 1)
+    image = random_images(height, width, 1)
     missing = (-height % 16, -width % 16)
-    # numpy reflects over and over where a side is shorter than what is missing.
+    # numpy reflects repeatedly if a side is shorter than the padding.
     expected = np.pad(image.numpy(), ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])), mode="reflect")
     np.testing.assert_array_equal(pad_to_multiple(image, 16).numpy(), expected)
 
@@ -168,7 +168,7 @@ def test_pixels_by_hand() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_is_never_made_a_colour(value: float) -> None:
+def test_values_that_are_not_finite_never_become_a_colour(value: float) -> None:
     images = torch.zeros(2, 3, 4, 4)
     images[1, 2, 0, 0] = value
     with pytest.raises(UserError, match=r"^b: the restored image is not finite"):
@@ -176,7 +176,7 @@ def test_what_is_not_finite_is_never_made_a_colour(value: float) -> None:
     with pytest.raises(UserError, match=r"^image 2 of 2: the restored"):
         to_uint8(images)
     model = small_model()
-    features = model.encode_lq(pictures())
+    features = model.encode_lq(random_images())
     model.vae.decoder.conv_out.bias[0] = value  # in the last addition, so that an infinity is still one
     assert model.decode(features.latents, features, (4, 4), detail=False).isnan().any()
 
@@ -186,7 +186,7 @@ def test_a_saved_folder_is_the_same_model_and_leaves_this_one_usable(
     make: Callable[[], Base], to_pixels: bool, tmp_path: Path
 ) -> None:
     network = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=to_pixels))
-    model, lq = small_model(make(), network=network), pictures()
+    model, lq = small_model(make(), network=network), random_images()
     before = model.restore(lq, CAPTIONS, [1, 2], SETTINGS)
     save_model(model, tmp_path / "model", torch.float32)
     assert torch.equal(model.restore(lq, CAPTIONS, [1, 2], SETTINGS), before)
@@ -194,11 +194,11 @@ def test_a_saved_folder_is_the_same_model_and_leaves_this_one_usable(
     assert loaded.config == model.config
     state, expected = loaded.state_dict(), model.state_dict()
     assert state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in expected)
-    # Weights from a memory map lie otherwise in memory, which moves the last bit of some sums.
+    # Weights from a memory map have another alignment, which changes the last bit of some sums.
     torch.testing.assert_close(loaded.restore(lq, CAPTIONS, [1, 2], SETTINGS), before, atol=1e-4, rtol=0)
 
 
-def test_a_model_saved_over_another_leaves_nothing_of_it(tmp_path: Path) -> None:
+def test_a_model_saved_over_another_replaces_all_its_files(tmp_path: Path) -> None:
     large, small = small_model(sdxl_like_base()), small_model(seed=1)
     save_model(large, tmp_path, torch.float32)
     stale = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"  # of weights in several files
@@ -236,7 +236,7 @@ def test_a_damaged_config_is_one_line(text: str, said: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("fails", ["sample_latents", "decode"])
 def test_a_failed_attempt_leaves_no_features_behind(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of memory: the next attempt must not begin with the first one's skips or features still in memory."""
+    """After an out-of-memory error, the next attempt starts without the skips and features of the first."""
     model = small_model()
     alive: list[weakref.ref[Tensor]] = []
     encode_lq, attempt = UniLDiff.encode_lq, getattr(UniLDiff, fails)
@@ -266,4 +266,4 @@ def test_one_base_serves_one_model() -> None:
     names = [name for name, _ in model.named_parameters()]
     assert len(names) == len(set(names))
     storage = [parameter.data_ptr() for parameter in model.parameters()]
-    assert len(storage) == len(set(storage))  # copies share nothing with what they were copied from
+    assert len(storage) == len(set(storage))  # copies share no memory with their originals

@@ -66,7 +66,7 @@ def test_load_with_two_chosen_experts_by_hand() -> None:
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_load_probability_against_monte_carlo(k: int) -> None:
-    # Eq. 4 by its words: draw the noise of one expert anew, keep the threshold, count how often it passes.
+    # Eq. 4 literally: redraw the noise of one expert, keep the threshold, count how often it passes.
     experts, draws = 4, 40_000
     generator = torch.Generator().manual_seed(k)
     logits = torch.randn(3, experts, generator=generator) / experts
@@ -79,7 +79,7 @@ def test_load_probability_against_monte_carlo(k: int) -> None:
 
 
 def test_auxiliary_loss_by_hand() -> None:
-    # Eq. 7 of the batch above: softmax of (1, 0) is (0.73106, 0.26894), of (0, 0) halves: Imp = (1.23106, 0.76894),
+    # Eq. 7 for the batch above: softmax of (1, 0) is (0.73106, 0.26894), of (0, 0) halves: Imp = (1.23106, 0.76894),
     # mean 1, std 0.23106, importance loss 0.053388; half of it and half of 0.20477: 0.129079.
     noisy = routed(LOGITS, NOISY, noise_std=0.5)
     assert auxiliary_loss([noisy]).item() == pytest.approx(0.129079, abs=1e-5)
@@ -181,7 +181,7 @@ def test_dispatch_by_hand() -> None:
 
 
 def test_gates_are_not_renormalised() -> None:
-    # With k = 1 a renormalised gate would be 1 whatever the router says; here weights 0.6 / 0.4 and an expert that
+    # With k = 1 a renormalised gate would always be 1; here weights 0.6 / 0.4 and an expert that
     # keeps its input give 0.6 of it, and the router learns from the output.
     router = Router(1, 2)
     with torch.no_grad():
@@ -202,7 +202,7 @@ def test_idle_experts_cost_nothing_without_gradients() -> None:
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_large_rows_are_dispatched_as_small_ones(k: int) -> None:
-    # Rows of 4096 numbers and more are written one by one; the gradients are those of the sum written out.
+    # Rows of 4096 numbers and more are written one by one; their gradients equal those of an explicit sum.
     generator = torch.Generator().manual_seed(k)
     inputs = torch.randn(5, 2, 64, 32, generator=generator, dtype=torch.float64).requires_grad_()
     logits = torch.randn(5, 3, generator=generator, dtype=torch.float64).requires_grad_()
@@ -280,7 +280,7 @@ def test_accumulated_gradient_is_that_of_one_large_batch_where_micro_batches_agr
     torch.testing.assert_close(accumulated, router.weight.weight.grad, atol=1e-6, rtol=1e-4)
 
 
-def test_small_batches_look_unbalanced_though_the_router_is_perfect() -> None:
+def test_small_batches_look_unbalanced_although_the_router_is_perfect() -> None:
     """The bias that moe.py states: (E - 1) / N for certain gates of randomly drawn experts."""
     generator = torch.Generator().manual_seed(0)
     for n, rtol in ((8, 0.1), (64, 0.1)):

@@ -17,7 +17,7 @@ from unildiff.core.encoders import LQEncoder, decode_latents
 
 def blurred(x: torch.Tensor) -> torch.Tensor:
     """Means of 8x8 pixels and straight lines between their centres, by scikit-image and NumPy."""
-    return between_cells(np.stack([block_reduce(picture.numpy(), (1, 8, 8), np.mean) for picture in x]), x.shape[2:])
+    return between_cells(np.stack([block_reduce(image.numpy(), (1, 8, 8), np.mean) for image in x]), x.shape[2:])
 
 
 def between_cells(means: np.ndarray, size: Sequence[int]) -> torch.Tensor:
@@ -29,7 +29,7 @@ def between_cells(means: np.ndarray, size: Sequence[int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_finest_level_reaches_the_picture_past_the_last_norm() -> None:
+def test_finest_level_changes_the_image_after_the_last_norm() -> None:
     base = small_base()
     config = DetailConfig(width=8, kernel_sizes=(3, 5), to_pixels=True)
     decoder, plain = DetailDecoder(base.vae, config), decode_latents(base.vae, latents())
@@ -38,10 +38,10 @@ def test_finest_level_reaches_the_picture_past_the_last_norm() -> None:
     assert decoder.pixels is not None and decoder.pixels.output.bias is not None
     added, keep, detail = decoder.pixels.output.bias.view(9, -1).chunk(3)  # of each colour at each of p x p places
     for gates, expected in (
-        ((0.25, 0, 0), plain + 0.25),  # brightness alone: the decoder's own last norm would take it away again
+        ((0.25, 0, 0), plain + 0.25),  # only the brightness, which the decoder's last norm would remove
         ((0, 1, 0), blurred(LQ)),
         ((0, 0, 2), plain + 2 * (LQ - blurred(LQ))),
-        ((0, 1, 1), LQ),  # a clean picture stays as it is
+        ((0, 1, 1), LQ),  # a clean image stays unchanged
     ):
         for bias, gate in zip((added, keep, detail), gates, strict=True):
             bias.fill_(gate)
@@ -58,15 +58,15 @@ def test_brightness_can_be_kept(logit: float, share: float) -> None:
     assert decoder.pixels is not None
     gate = decoder.pixels.brightness.output.bias
     torch.nn.init.constant_(gate, logit)
-    picture = decoder(latents(), skips_of(base), LQ)[0]
+    image = decoder(latents(), skips_of(base), LQ)[0]
     # 4 x 6 cells of 8 x 8 pixels; the mean of those at most two away, fewer at the edge, and straight lines between them.
     error = np.stack([block_reduce(each.numpy(), (1, 8, 8), np.mean) for each in (LQ - plain).detach()])
     rows, columns = (np.abs(np.subtract.outer(np.arange(n), np.arange(n))) <= 2 for n in error.shape[2:])
     means = (rows @ error @ columns) / (rows @ np.ones(error.shape) @ columns)
     smooth = between_cells(means, (32, 48))
-    torch.testing.assert_close(picture, plain + share * smooth, atol=1e-5, rtol=0)
+    torch.testing.assert_close(image, plain + share * smooth, atol=1e-5, rtol=0)
     # At 0 and 1 too the gate learns: by the sigmoid's slope.
-    picture.sum().backward()
+    image.sum().backward()
     sigmoid = 1 / (1 + math.exp(-logit))
     assert gate.grad is not None
     expected = sigmoid * (1 - sigmoid) * smooth.sum().item()
@@ -74,7 +74,7 @@ def test_brightness_can_be_kept(logit: float, share: float) -> None:
 
 
 @torch.no_grad()
-def test_each_pictures_brightness_is_judged_by_itself() -> None:
+def test_each_image_has_its_own_brightness_gate() -> None:
     decoder = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True))).decoder
     assert decoder.pixels is not None
     gate = decoder.pixels.brightness

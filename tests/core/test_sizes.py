@@ -1,4 +1,4 @@
-"""Parameter counts and shapes at full size, on the meta device: nothing is allocated."""
+"""Parameter counts and shapes at full size, on the meta device, without allocations."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every switch changes the output, and what it turns on receives gradient."""
+"""Every switch changes the output, and the parameters that it turns on receive gradients."""
 
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,7 @@ def build(network: NetworkConfig) -> UniLDiff:
 
 
 def run(model: UniLDiff, captions: list[str] | None = None, size: int = 48) -> tuple[Tensor, Tensor]:
-    """Return prediction and decoded picture of four LQ pictures that differ in brightness and contrast."""
+    """Return prediction and decoded image of four LQ images that differ in brightness and contrast."""
     noise = KeyedNoise([1, 2, 3, 4])
     spread = torch.tensor([0.1, 0.9, 0.4, 0.7]).view(4, 1, 1, 1)
     lq = noise.normal("lq", 3, size, size).tanh() * spread + spread - 0.5
@@ -40,15 +40,15 @@ def run(model: UniLDiff, captions: list[str] | None = None, size: int = 48) -> t
     text = model.embed(captions or ["a red cat", "the table", "", "cat on table"])
     latents = noise.normal("latents", 4, size // 8, size // 8)
     prediction, _ = model.unet(latents, torch.tensor([10, 300, 600, 990]), model.context(deep, text, (size, size)))
-    picture, _ = model.decoder(latents, [skip.detach() for skip in skips], lq)
-    return prediction, picture
+    image, _ = model.decoder(latents, [skip.detach() for skip in skips], lq)
+    return prediction, image
 
 
 def network(use_text: bool = True, detail: dict[str, Any] | None = None, **fusion: Any) -> NetworkConfig:
     return NetworkConfig(replace(FUSION, **fusion), replace(DETAIL, **detail or {}), use_text)
 
 
-# name: (switched off, switched on, output that changes, what is turned on)
+# name: (switched off, switched on, output that changes, parameters that it turns on)
 SWITCHES: dict[str, tuple[NetworkConfig, NetworkConfig, str, tuple[str, ...]]] = {
     "daff": (network(kind="plain"), network(), "prediction", ("unet.fusion.double_blocks.", "unet.fusion.time.")),
     "plain": (network(), network(kind="plain"), "prediction", ("unet.fusion.output.",)),
@@ -101,47 +101,47 @@ SWITCHES: dict[str, tuple[NetworkConfig, NetworkConfig, str, tuple[str, ...]]] =
     ),
     "scaled positions": (network(), network(rope_grid=3), "prediction", ()),  # the grid has 6 tokens a side
     "patches": (network(), network(patch_size=2), "prediction", ("unet.fusion.latent_in.", "unet.fusion.lq_in.")),
-    "daem": (network(detail={"kind": "none"}), network(), "picture", ("decoder.details.0.output.",)),
+    "daem": (network(detail={"kind": "none"}), network(), "image", ("decoder.details.0.output.",)),
     "E": (
         network(detail={"kernel_sizes": (3,)}),
         network(detail={"top_k": 3}),
-        "picture",
+        "image",
         tuple(f"decoder.details.0.experts.{index}." for index in range(3)) + ("decoder.details.0.router.",),
     ),
     "k": (
         network(),
         network(detail={"top_k": 2}),
-        "picture",
+        "image",
         ("decoder.details.0.experts.", "decoder.details.1.experts."),
     ),
     "windows": (
         network(),
         network(detail={"routing": "window", "window_size": 4}),
-        "picture",
+        "image",
         ("decoder.details.0.router.", "decoder.details.1.router."),
     ),
     "positions": (
         network(detail={"routing": "window", "window_size": 1}),
         network(detail={"routing": "position"}),
-        "picture",
+        "image",
         ("decoder.details.0.router.", "decoder.details.1.experts."),
     ),
     "window size": (
         network(detail={"routing": "window", "window_size": 8}),
         network(detail={"routing": "window", "window_size": 4}),
-        "picture",
+        "image",
         (),
     ),
     "expert depth": (
         network(),
         network(detail={"expert_depth": 2, "top_k": 3}),
-        "picture",
+        "image",
         ("decoder.details.0.experts.0.1.",),
     ),
     "mix depth": (
         network(),
         network(detail={"mix_depth": 2}),
-        "picture",
+        "image",
         ("decoder.details.0.mix.1.",),
     ),
     "LQ norm": (
@@ -154,12 +154,12 @@ SWITCHES: dict[str, tuple[NetworkConfig, NetworkConfig, str, tuple[str, ...]]] =
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_switch_changes_the_output_and_trains_what_it_turns_on(name: str) -> None:
+def test_switch_changes_the_output_and_trains_its_parameters(name: str) -> None:
     off, on, changed, turned_on = SWITCHES[name]
     model = build(on)
     with torch.no_grad():
-        before = dict(zip(("prediction", "picture"), run(build(off)), strict=True))
-    after = dict(zip(("prediction", "picture"), run(model), strict=True))
+        before = dict(zip(("prediction", "image"), run(build(off)), strict=True))
+    after = dict(zip(("prediction", "image"), run(model), strict=True))
     assert (after[changed] - before[changed]).abs().max() > 1e-3
     after[changed].square().mean().backward()
     for prefix in turned_on:
@@ -172,7 +172,7 @@ def test_switch_changes_the_output_and_trains_what_it_turns_on(name: str) -> Non
 
 
 @torch.no_grad()
-def test_text_switch_off_leaves_no_trace_of_the_captions() -> None:
+def test_without_text_captions_have_no_effect() -> None:
     model = build(network(use_text=False))
     assert torch.equal(run(model, ["cat", "red", "table", "the"])[0], run(model, [""] * 4)[0])
     with_text = build(network())

@@ -18,7 +18,7 @@ from unildiff.planning.tracker import Tracker
 from unildiff.utils.errors import UserError
 
 
-def picture(height: int, width: int, seed: int = 0) -> Tensor:
+def random_image(height: int, width: int, seed: int = 0) -> Tensor:
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -53,13 +53,13 @@ def test_shares_add_up_and_change_smoothly() -> None:
         )  # raised cosine over half of the 64 pixels shared: slope pi / 2 / 32 = 0.049
     assert torch.allclose(total, torch.ones(104 * 8), atol=1e-6)
     assert shares[1][:16].max() == 0  # nothing from where a network has seen padding
-    assert shares[0][:16].min() == 1  # but at the edge of the picture there is no neighbour
+    assert shares[0][:16].min() == 1  # but at the edge of the image there is no neighbour
 
 
-def test_one_tile_is_the_whole_picture() -> None:
+def test_one_tile_is_the_whole_image() -> None:
     assert make_grid(16, 16, 16) is None
     model = small_model()
-    x, settings = picture(100, 90), SamplingSettings(2)
+    x, settings = random_image(100, 90), SamplingSettings(2)
     whole = model.restore(x, ["a cat"], [1], settings)
     assert torch.equal(whole, model.restore(x, ["a cat"], [1], SamplingSettings(2, tile_size=128)))
 
@@ -78,7 +78,7 @@ def test_exact_where_the_receptive_field_fits() -> None:
 
 
 def local(model: UniLDiff) -> UniLDiff:
-    """Take out what looks at the whole picture beside DAEM: normalisation over space."""
+    """Take out what looks at the whole image beside DAEM: normalisation over space."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.GroupNorm):
@@ -87,14 +87,16 @@ def local(model: UniLDiff) -> UniLDiff:
 
 
 @pytest.mark.parametrize("to_pixels", [False, True])
-def test_encoder_and_decoder_equal_the_whole_picture(to_pixels: bool) -> None:
-    """With DAEM's routing and pooled gate, which are decided for the whole picture."""
+def test_encoder_and_decoder_equal_the_whole_image(to_pixels: bool) -> None:
+    """With DAEM's routing and pooled gate, which are decided for the whole image."""
     model = local(small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=to_pixels))))
-    if to_pixels:  # a share that depends on the picture
+    if to_pixels:  # a share that depends on the image
         torch.manual_seed(0)
         torch.nn.init.normal_(model.decoder.pixels.brightness.output.weight, std=1)
         model.decoder.pixels.brightness.output.bias.zero_()
-    x = torch.cat([picture(160, 256), torch.zeros(1, 3, 160, 256)], dim=3)  # its halves would be routed differently
+    x = torch.cat(
+        [random_image(160, 256), torch.zeros(1, 3, 160, 256)], dim=3
+    )  # its halves would be routed differently
     whole, tiled = model.encode_lq(x), model.encode_lq(x, tile_size=320)
     assert tiled.grid is not None and not tiled.skips
     # The tiles share 16 latents, of which 4 at the edge do not count; the encoder sees a little further, and faintly.
@@ -120,9 +122,9 @@ def test_encoder_and_decoder_equal_the_whole_picture(to_pixels: bool) -> None:
     )
 
 
-def test_routing_is_decided_once_for_the_picture() -> None:
+def test_routing_is_decided_once_for_the_image() -> None:
     model = small_model()
-    x = torch.cat([picture(64, 192), torch.full((1, 3, 64, 192), 0.9)], dim=3)
+    x = torch.cat([random_image(64, 192), torch.full((1, 3, 64, 192), 0.9)], dim=3)
     decided: list[Tensor] = []
 
     def note(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -144,12 +146,12 @@ def test_a_tile_is_described_as_the_training_crop_at_its_place() -> None:
     model = small_model(sdxl_like_base())
     seen: list[Tensor] = []
     model.unet.register_forward_pre_hook(lambda module, args: seen.append(args[2].time_ids))
-    model.restore(picture(64, 300), [""], [1], SamplingSettings(1, tile_size=128))
+    model.restore(random_image(64, 300), [""], [1], SamplingSettings(1, tile_size=128))
     # 300 is padded to 304: 38 latents of 8 pixels, in tiles of 16 latents that begin at 0, 12 (11 is odd) and 22.
     # As in a training sample: original size, the corner in it, and the size of what the network sees.
     assert [ids[0].tolist() for ids in seen] == [[64, 300, 0, left, 64, 128] for left in (0, 96, 176)]
     seen.clear()
-    model.restore(picture(60, 90), [""], [1], SamplingSettings(1))
+    model.restore(random_image(60, 90), [""], [1], SamplingSettings(1))
     assert seen[0].tolist() == [[60, 90, 0, 0, 64, 96]]  # whole images: padded to multiples of 16
 
 
@@ -184,7 +186,7 @@ def test_no_seam_in_a_prediction_whose_tiles_exceed_the_trained_grid(rope_grid: 
 @pytest.mark.parametrize("size", [(64, 64), (37, 301), (131, 129), (24, 4096)])
 def test_size_is_kept(size: tuple[int, int]) -> None:
     model = small_model()
-    out = model.restore(picture(*size), [""], [1], SamplingSettings(1, tile_size=128))
+    out = model.restore(random_image(*size), [""], [1], SamplingSettings(1, tile_size=128))
     assert out.shape == (1, 3, *size)
     assert out.isfinite().all() and out.abs().max() <= 1
 
@@ -192,7 +194,7 @@ def test_size_is_kept(size: tuple[int, int]) -> None:
 def test_guided_tiles_equal_two_passes() -> None:
     """Guidance is linear, so that fusing before or after it is the same; the doubled batch must not mix up its halves."""
     model = small_model()
-    x = picture(64, 200)
+    x = random_image(64, 200)
     with_text = model.restore(x, ["a red cat"], [1], SamplingSettings(1, 1.0, tile_size=128))
     guided = model.restore(x, ["a red cat"], [1], SamplingSettings(1, 1.0001, tile_size=128))
     assert torch.allclose(with_text, guided, atol=1e-2)
@@ -200,7 +202,7 @@ def test_guided_tiles_equal_two_passes() -> None:
 
 
 def peak(model: UniLDiff, width: int, tile_size: int | None) -> int:
-    x = picture(64, width)
+    x = random_image(64, width)
     with Tracker() as tracker:
         model.restore(x, ["a cat"], [1], SamplingSettings(1, 5.0, tile_size=tile_size))
     return tracker.peak
@@ -211,7 +213,7 @@ def test_memory_hardly_grows_beyond_a_tile() -> None:
     tiled = [peak(model, width, 128) for width in (1024, 2048)]
     whole = [peak(model, width, None) for width in (1024, 2048)]
     pixels = 64 * 1024
-    # What must grow: picture, result, its sum, a tile's share of it: 3 x 4 bytes a pixel each, and latents.
+    # What must grow: image, result, its sum, a tile's share of it: 3 x 4 bytes a pixel each, and latents.
     assert (tiled[1] - tiled[0]) / pixels < 40
     assert (whole[1] - whole[0]) > 2 * (tiled[1] - tiled[0])
 
@@ -220,7 +222,7 @@ def test_too_little_memory_is_answered_by_smaller_tiles(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = small_model()
-    x = picture(64, 600)
+    x = random_image(64, 600)
     expected = model.restore(x, [""], [1], SamplingSettings(1, tile_size=150))
     encoder = model.lq_encoder
 
@@ -250,7 +252,7 @@ def test_too_little_memory_is_answered_by_smaller_tiles(
 
 def test_decoder_without_memory_repeats_only_the_decoder(caplog: pytest.LogCaptureFixture) -> None:
     model = local(small_model())
-    x, steps, failures = picture(160, 600), [0], [0]
+    x, steps, failures = random_image(160, 600), [0], [0]
     expected = model.restore(x, ["a cat"], [1], SamplingSettings(1))
     decoder = model.decoder.forward
 
@@ -308,7 +310,7 @@ def test_large_images_are_tiled_at_the_base_models_own_size() -> None:
 def test_tiles_in_one_batch_equal_tiles_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """With two images, two captions per image and an uneven last pass; in double precision, so that order is all that differs."""
     model = small_model(sdxl_like_base()).double()
-    x = torch.cat([picture(64, 400), picture(64, 400, seed=1)]).double()
+    x = torch.cat([random_image(64, 400), random_image(64, 400, seed=1)]).double()
     arguments: Any = (x, ["a cat", "the table"], [1, 2], SamplingSettings(2, 3.0, tile_size=128))
     calls: list[int] = []
     model.unet.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
@@ -326,7 +328,7 @@ def test_tiles_prepare_their_contexts_once_for_all_steps() -> None:
     fusion = model.unet.fusion
     original = fusion.prepare
     fusion.prepare = lambda deep, text: (prepared.append(len(text)), original(deep, text))[1]  # type: ignore[method-assign]
-    model.restore(picture(64, 300), ["a cat"], [1], SamplingSettings(4, 3.0, tile_size=128))
+    model.restore(random_image(64, 300), ["a cat"], [1], SamplingSettings(4, 3.0, tile_size=128))
     assert prepared == [2, 2, 2]  # three tiles under two captions each, whatever the number of steps
 
 

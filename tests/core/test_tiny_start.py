@@ -8,8 +8,8 @@ from unildiff.core.sizes import TINY
 from unildiff.core.tiny_start import start_from_patches
 
 
-def pictures(count: int = 6) -> torch.Tensor:
-    """Smooth pictures with colour, so that components differ clearly in spread."""
+def coloured_images(count: int = 6) -> torch.Tensor:
+    """Smooth images with colour, so that components differ clearly in spread."""
     noise = torch.randn(count, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(noise, size=(80, 80), mode="bicubic").clamp(-2, 2) / 2
 
@@ -26,7 +26,7 @@ def as_patches(images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def test_latents_are_scikit_learns_principal_components() -> None:
-    started, images = vae(), pictures()
+    started, images = vae(), coloured_images()
     start_from_patches(started, images)
     expected = PCA(16, svd_solver="full").fit(as_patches(images).numpy()).transform(as_patches(images).numpy())
     latents = encode_latents(started, images).permute(0, 2, 3, 1).flatten(0, 2)
@@ -37,7 +37,7 @@ def test_latents_are_scikit_learns_principal_components() -> None:
 
 @torch.no_grad()
 def test_absolute_brightness_reaches_the_latents() -> None:
-    started, images = vae(), pictures()
+    started, images = vae(), coloured_images()
     start_from_patches(started, images)
     flat = torch.cat([torch.full((1, 3, 64, 64), value) for value in (-0.6, 0.0, 0.6)])
     first = encode_latents(started, flat)[:, 0].mean(dim=(1, 2))
@@ -52,12 +52,12 @@ def test_refuses_what_it_cannot_start() -> None:
     three = {"block_out_channels": (48, 64, 96), "norm_num_groups": 8}
     types = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
     with pytest.raises(ValueError, match="two blocks"):
-        start_from_patches(AutoencoderKL(**TINY["vae"] | three | types), pictures(1))
+        start_from_patches(AutoencoderKL(**TINY["vae"] | three | types), coloured_images(1))
     with pytest.raises(ValueError, match="with 48 channels or more"):
-        start_from_patches(AutoencoderKL(**TINY["vae"] | {"block_out_channels": (32, 96)}), pictures(1))
+        start_from_patches(AutoencoderKL(**TINY["vae"] | {"block_out_channels": (32, 96)}), coloured_images(1))
     with pytest.raises(ValueError, match="of different widths"):
-        start_from_patches(AutoencoderKL(**TINY["vae"] | {"block_out_channels": (64, 64)}), pictures(1))
+        start_from_patches(AutoencoderKL(**TINY["vae"] | {"block_out_channels": (64, 64)}), coloured_images(1))
     with pytest.raises(ValueError, match="and attention"):
-        start_from_patches(AutoencoderKL(**TINY["vae"] | {"mid_block_add_attention": True}), pictures(1))
+        start_from_patches(AutoencoderKL(**TINY["vae"] | {"mid_block_add_attention": True}), coloured_images(1))
     with pytest.raises(ValueError, match="have 0 components, but 40 are needed"):
         start_from_patches(vae(), torch.zeros(2, 3, 64, 64))

@@ -1,4 +1,4 @@
-"""Generated pictures: equal whatever the workers, cache made once, validation on photographs."""
+"""Generated images: equal whatever the workers, cache made once, validation on photographs."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_sizes_and_counts_that_cannot_be_are_said_by_name(settings, message):
         module(**settings)
 
 
-def test_the_least_sizes_give_pictures():
+def test_the_least_sizes_give_images():
     data = module(crop_size=16, val_size=12)
     validation = data.val_set()
     assert data.train_set()[0]["gt"].shape == (3, 16, 16)
@@ -105,7 +105,7 @@ def test_dark_scenes_stay_dark_and_have_no_noise():
         module(evening=0.5, degradations=["low"])
 
 
-def test_the_fingerprint_of_training_pictures_is_of_all_that_makes_them(tmp_path, monkeypatch):
+def test_the_fingerprint_of_training_images_is_of_all_that_makes_them(tmp_path, monkeypatch):
     def fingerprint(**settings) -> str:
         data = module(degradations=["clear", "low", "rain"], **settings)
         data.prepare_data()
@@ -134,7 +134,7 @@ def test_degradations_are_drawn_by_weight():
         module(degradations=["rain"], weights={"rain": 0}).train_set()
 
 
-def test_clean_pictures_only_for_pretraining():
+def test_clean_images_only_for_pretraining():
     samples = module(degradations=["clear"]).train_set()
     assert (samples[3]["lq"] == samples[3]["gt"]).all() and samples[3]["degradation"] == "clear"
     with pytest.raises(UserError, match="degradations: unknown fog; choose from low, haze"):

@@ -1,4 +1,4 @@
-"""A folder of one's own."""
+"""Your own folder of images or pairs."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def module(root: Path, **settings) -> FolderDataModule:
     return FolderDataModule(str(root), num_workers=0, **settings)
 
 
-def test_predict_takes_every_picture_keeps_names_and_reports_the_broken(tmp_path):
+def test_predict_takes_every_image_keeps_names_and_reports_the_broken(tmp_path):
     for name in ("a.png", "b.jpg", "deep/er/a.png"):
         save(tmp_path / name, scene(1, (10, 14)))
     (tmp_path / "broken.png").write_text("?")
@@ -109,7 +109,7 @@ def test_users_mistakes_get_one_line(tmp_path):
         module(tmp_path, rule="order")
 
 
-def test_only_broken_pictures_is_said(tmp_path):
+def test_only_broken_images_is_said(tmp_path):
     (tmp_path / "a.png").write_text("?")
     with pytest.raises(UserError, match="the predict set is empty"):
         module(tmp_path).setup("predict")

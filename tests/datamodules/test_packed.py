@@ -64,7 +64,7 @@ def make(name: str, **settings):
 
 
 def write_all(root) -> None:
-    """Six tasks with every set that only joins a test when it is asked for, and both displays."""
+    """Six tasks with every set that joins a test only on request, and both displays."""
     for split in ("train", "test"):
         for tree, layout in ((haze, "moceir"), (rain, "moceir"), (blur, "adair"), (lowlight, "adair")):
             tree.write(root, layout, split)
@@ -114,7 +114,7 @@ def test_the_fingerprint_of_a_pack_is_of_the_sets_that_are_read(everything):
 
 
 def test_what_a_pack_does_not_hold_is_said(roots, everything):
-    """As with files: nothing that was asked for is left out in silence, and no other data set is read."""
+    """As with files: no requested set is silently left out, and no other data set is read."""
     rain.write(roots / "rain", "moceir", "test")
     pack_set("three_task", roots / "rain", roots / "part")
     assert make("three_task", packed=str(roots / "part"), tasks=["rain"]).counts() == {"rain": 12}

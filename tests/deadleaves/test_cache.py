@@ -1,4 +1,4 @@
-"""Cached scenes: rendered once by one process at a time, resumed after any interruption, refused where they do not fit."""
+"""Cached scenes: rendered once by one process at a time, resumed after an interruption, or refused."""
 
 import multiprocessing
 import os
@@ -88,7 +88,7 @@ def test_a_killed_process_is_continued(tmp_path: Path, monkeypatch: pytest.Monke
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
         patch.setattr(scene_cache, "render", lambda key, side: rendered.append(key) or render(key, side))
         make(tmp_path / "c")
-    assert len(rendered) == 57 and is_complete(tmp_path / "c", 60)  # the three before the kill are there
+    assert len(rendered) == 57 and is_complete(tmp_path / "c", 60)  # the three rendered before the kill are kept
 
 
 def test_a_complete_cache_is_read_from_a_folder_without_write_permission(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_line_then_there_is_space(tmp_path: Path, monkeypatch
         patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
         with pytest.raises(UserError, match=r"disk full: the scenes need 0.0 MB, .* has 0.0 MB free; free space"):
             cache(tmp_path / "c").make()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # stands for the full disk
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # in place of a full disk
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
     try:
         with pytest.raises(UserError, match=rf"disk full while writing {tmp_path / 'd'}"):

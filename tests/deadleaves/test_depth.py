@@ -1,4 +1,4 @@
-"""Depth follows from what covers what; light, shadows and lens follow from depth."""
+"""Depth follows the order of occlusion; light, shadows and lens follow depth."""
 
 import cv2
 import numpy as np
@@ -15,14 +15,14 @@ def some_layouts(count: int = 25) -> list[Layout]:
     return [sample_layout(generator(key, "layout")) for key in range(count)]
 
 
-def test_what_is_seen_is_the_nearest() -> None:
-    """Each shape is drawn alone; at every pixel the label seen must have the greatest depth of all shapes there."""
+def test_the_visible_shape_is_the_nearest() -> None:
+    """Each shape is drawn alone; at every pixel the visible label must have the greatest depth of all shapes."""
     for layout in some_layouts(12):
         side = 64
         corners = (layouts.outline(layout.shapes, side) * 16).astype(np.int32)
         nearest = paint_depth(layout, np.full((side, side), 0 if layout.horizon == 1 else LOWER, np.uint8))
         if layout.horizon < 1:
-            nearest[:] = 0  # where the ground lies is compared in the next test
+            nearest[:] = 0  # the depth of the ground is compared in the next test
         for label in range(FIRST, len(layout.shapes)):
             alone = np.zeros((side, side), np.uint8)
             cv2.fillPoly(alone, [corners[label]], 1, cv2.LINE_8, 4)
@@ -64,7 +64,7 @@ def test_shapes_are_shaded_across() -> None:
     assert np.std(directions) > 45  # light comes from anywhere
 
 
-def test_shadows_fall_beside_what_is_near() -> None:
+def test_shadows_fall_beside_near_shapes() -> None:
     depth = np.zeros((128, 128), np.float32)
     depth[40:80, 40:80] = 1
     darker = []
@@ -78,19 +78,19 @@ def test_shadows_fall_beside_what_is_near() -> None:
         darker.append(ratio.min())
         inside = ratio[(ratio < 0.98)]
         if ratio.min() < 0.8:
-            assert len(np.unique(inside.round(2))) > 5  # soft: many grades of it
+            assert len(np.unique(inside.round(2))) > 5  # soft: many levels
     assert min(darker) < 0.6
     assert max(darker) > 0.8
 
 
 def test_blur_grows_away_from_the_focal_plane() -> None:
     rng = np.random.default_rng(0)
-    picture = rng.random((128, 128, 3), dtype=np.float32)
+    image = rng.random((128, 128, 3), dtype=np.float32)
     depth = np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(128, axis=0)
     sharp, graded = 0, 0
     for seed in range(60):
-        result = camera.focus(np.random.default_rng(seed), picture.copy(), depth)
-        kept = result.std(axis=(0, 2)) / picture.std(axis=(0, 2))  # by column, thus by depth
+        result = camera.focus(np.random.default_rng(seed), image.copy(), depth)
+        kept = result.std(axis=(0, 2)) / image.std(axis=(0, 2))  # by column, thus by depth
         if np.allclose(kept, 1):
             sharp += 1
             continue

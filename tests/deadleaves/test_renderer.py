@@ -44,7 +44,7 @@ def test_any_size(size: int) -> None:
     assert 0 <= scene.depth.min() < scene.depth.max() <= 1
 
 
-def test_the_size_does_not_change_what_is_seen() -> None:
+def test_the_size_does_not_change_the_scene() -> None:
     similar = []
     for key in range(6):
         small, large = render(key, 96), render(key, 192)

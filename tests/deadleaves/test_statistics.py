@@ -30,33 +30,33 @@ def scenes() -> list:
 
 @lru_cache(maxsize=1)
 def crops() -> list[np.ndarray]:
-    """Pieces of the validation photographs at half their sample size and at the full one."""
+    """Return crops of the validation photographs at half their sample size and at full size."""
     rng = np.random.default_rng(0)
     pieces = []
     for photo in photographs("val"):
         for longest in (256, 384):
-            picture, _ = load(photo, longest)
+            image, _ = load(photo, longest)
             for _ in range(10):
-                top, left = (int(rng.integers(0, side - 127)) for side in picture.shape[:2])
-                pieces.append(picture[top : top + 128, left : left + 128])
+                top, left = (int(rng.integers(0, side - 127)) for side in image.shape[:2])
+                pieces.append(image[top : top + 128, left : left + 128])
     return pieces
 
 
-def grey(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(picture @ np.array([0.299, 0.587, 0.114]) / 255)
+def grey(image: np.ndarray) -> np.ndarray:
+    return np.asarray(image @ np.array([0.299, 0.587, 0.114]) / 255)
 
 
 def medians(measure: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """Median of a measure over scenes and over photographs."""
+    """Return the median of a measure over scenes and over photographs."""
     return (
         float(np.median([measure(scene.image) for scene in scenes()])),
         float(np.median([measure(piece) for piece in crops()])),
     )
 
 
-def spectrum_slope(picture: np.ndarray) -> float:
-    """Slope of log amplitude against log frequency, from 3 cycles a picture to 0.4 a pixel, under a Hann window."""
-    light = grey(picture)
+def spectrum_slope(image: np.ndarray) -> float:
+    """Return the slope of log amplitude over log frequency, 3 per image to 0.4 per pixel, under a Hann window."""
+    light = grey(image)
     side = len(light)
     window = np.hanning(side)[:, None] * np.hanning(side)
     power = np.abs(np.fft.fft2((light - light.mean()) * window)) ** 2
@@ -66,8 +66,8 @@ def spectrum_slope(picture: np.ndarray) -> float:
     return float(np.polyfit(np.log(np.sqrt(edges[1:] * edges[:-1])), 0.5 * np.log(rings), 1)[0])
 
 
-def differences(picture: np.ndarray) -> np.ndarray:
-    light = grey(picture)
+def differences(image: np.ndarray) -> np.ndarray:
+    light = grey(image)
     return np.concatenate([np.diff(light, axis=axis).ravel() for axis in (0, 1)])
 
 
@@ -88,11 +88,11 @@ def test_spectrum_falls_as_that_of_photographs() -> None:
 
 
 def test_contrast() -> None:
-    ours, theirs = medians(lambda picture: float(grey(picture).std()))
+    ours, theirs = medians(lambda image: float(grey(image).std()))
     assert 0.16 < ours < 0.28
     assert abs(ours - theirs) < 0.08
     brightness = [grey(scene.image).mean() for scene in scenes()]
-    assert 0.08 < np.std(brightness) < 0.2  # dark and bright pictures
+    assert 0.08 < np.std(brightness) < 0.2  # dark and bright images
     assert 0.3 < np.mean(brightness) < 0.55
 
 
@@ -103,18 +103,18 @@ def test_black_is_reached_and_little_is_burnt_out() -> None:
 
 
 def test_gradients_are_heavy_tailed() -> None:
-    ours, theirs = medians(lambda picture: float(stats.kurtosis(differences(picture), fisher=False)))
+    ours, theirs = medians(lambda image: float(stats.kurtosis(differences(image), fisher=False)))
     assert ours > 9  # 3 for a Gaussian
     assert 0.5 < ours / theirs < 2.5
-    ours, theirs = medians(lambda picture: float(differences(picture).std()))
+    ours, theirs = medians(lambda image: float(differences(image).std()))
     assert 0.65 < ours / theirs < 1.4
-    ours, theirs = medians(lambda picture: float((np.abs(differences(picture)) < 0.01).mean()))
-    assert abs(ours - theirs) < 0.15  # the share of smooth places
+    ours, theirs = medians(lambda image: float((np.abs(differences(image)) < 0.01).mean()))
+    assert abs(ours - theirs) < 0.15  # the proportion of smooth regions
 
 
 def test_colours_correlate_and_vary_as_in_nature() -> None:
-    def correlation(picture: np.ndarray) -> float:
-        return float(np.corrcoef(picture.reshape(-1, 3).T.astype(float))[np.triu_indices(3, 1)].mean())
+    def correlation(image: np.ndarray) -> float:
+        return float(np.corrcoef(image.reshape(-1, 3).T.astype(float))[np.triu_indices(3, 1)].mean())
 
     ours, theirs = medians(correlation)
     assert 0.65 < ours < 0.97
@@ -124,7 +124,7 @@ def test_colours_correlate_and_vary_as_in_nature() -> None:
     light, yellow, magenta = red + green + blue, (red + green - 2 * blue) / np.sqrt(2), np.sqrt(1.5) * (red - green)
     assert light.var() > 3 * yellow.var()
     assert yellow.var() > 1.3 * magenta.var()  # all three axes are scaled to length sqrt(3)
-    ours, theirs = medians(lambda picture: float(np.ptp(picture.astype(float), axis=2).mean() / 255))
+    ours, theirs = medians(lambda image: float(np.ptp(image.astype(float), axis=2).mean() / 255))
     assert abs(ours - theirs) < 0.12  # saturation
 
 
@@ -149,10 +149,10 @@ def test_textures_have_all_scales() -> None:
     assert max(centroids) > 15 * min(centroids)
 
 
-def flakes(picture: np.ndarray) -> int:
-    """How many small, bright, round, colourless spots stand out, as snow would."""
+def flakes(image: np.ndarray) -> int:
+    """Return the number of small, bright, round, colourless spots, which snow would be."""
     window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
-    bright = cv2.morphologyEx(picture.min(axis=2), cv2.MORPH_TOPHAT, window) > 70
+    bright = cv2.morphologyEx(image.min(axis=2), cv2.MORPH_TOPHAT, window) > 70
     _, _, boxes, _ = cv2.connectedComponentsWithStats(bright.astype(np.uint8))
     width, height, area = boxes[1:, 2:5].T
     longest, shortest = np.maximum(width, height), np.minimum(width, height)

@@ -13,7 +13,7 @@ from unildiff.utils.keys import generator
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def scene() -> np.ndarray:
     rng = np.random.default_rng(2)
     coarse = rng.uniform(0, 255, (5, 6, 3))
     return np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)  # 80 x 96
@@ -26,26 +26,26 @@ def test_the_names_are_those_of_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_pure_function_of_the_key(picture: np.ndarray, name: str) -> None:
-    before = picture.copy()
-    first, second, other = degrade(picture, name, 11), degrade(picture, name, 11), degrade(picture, name, 12)
+def test_pure_function_of_the_key(scene: np.ndarray, name: str) -> None:
+    before = scene.copy()
+    first, second, other = degrade(scene, name, 11), degrade(scene, name, 11), degrade(scene, name, 12)
     assert first.image.dtype == np.uint8
-    assert first.image.shape == picture.shape
+    assert first.image.shape == scene.shape
     np.testing.assert_array_equal(first.image, second.image)
     assert first.parameters == second.parameters
     assert not np.array_equal(first.image, other.image)
-    np.testing.assert_array_equal(picture, before)
+    np.testing.assert_array_equal(scene, before)
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_a_picture_prepared_for_all_eleven_gives_the_same(picture: np.ndarray, given: bool, monkeypatch) -> None:
+def test_an_image_prepared_for_all_eleven_gives_the_same(scene: np.ndarray, given: bool, monkeypatch) -> None:
     rng = np.random.default_rng(3)
-    depth, light = (rng.random(picture.shape[:2], dtype=np.float32) if given else None for _ in range(2))
-    expected = [degrade(picture, name, 4, depth=depth, illumination=light) for name in DEGRADATIONS]
+    depth, light = (rng.random(scene.shape[:2], dtype=np.float32) if given else None for _ in range(2))
+    expected = [degrade(scene, name, 4, depth=depth, illumination=light) for name in DEGRADATIONS]
     calls = []
     real = operators.refine_illumination
     monkeypatch.setattr(operators, "refine_illumination", lambda *maps: calls.append(1) or real(*maps))
-    clear = CleanImage(picture, depth, light)
+    clear = CleanImage(scene, depth, light)
     for name, alone in zip(DEGRADATIONS, expected, strict=True):
         made = degrade(clear, name, 4)
         np.testing.assert_array_equal(made.image, alone.image)
@@ -53,17 +53,17 @@ def test_a_picture_prepared_for_all_eleven_gives_the_same(picture: np.ndarray, g
     assert calls == [1]
 
 
-def test_every_operator_has_a_stream_of_its_own(picture: np.ndarray) -> None:
-    low, haze, both = (degrade(picture, name, 5).parameters for name in ("low", "haze", "low_haze_rain"))
+def test_every_operator_has_its_own_stream(scene: np.ndarray) -> None:
+    low, haze, both = (degrade(scene, name, 5).parameters for name in ("low", "haze", "low_haze_rain"))
     assert {**low, **haze, "rain": "generated"} == both
     mask = rain_streaks(80, 96, generator(5, "rain"))
-    given = degrade(picture, "low_haze_rain", 5, rain_mask=mask)
-    np.testing.assert_array_equal(given.image, degrade(picture, "low_haze_rain", 5).image)
+    given = degrade(scene, "low_haze_rain", 5, rain_mask=mask)
+    np.testing.assert_array_equal(given.image, degrade(scene, "low_haze_rain", 5).image)
     assert given.parameters == {**both, "rain": "file"}
 
 
-def test_values_lie_in_the_ranges_of_the_synthesis(picture: np.ndarray) -> None:
-    drawn = [degrade(picture[:16, :16], "low_haze", key).parameters for key in range(200)]
+def test_values_lie_in_the_ranges_of_the_synthesis(scene: np.ndarray) -> None:
+    drawn = [degrade(scene[:16, :16], "low_haze", key).parameters for key in range(200)]
     for name, low, high in (("noise_std", 0.03, 0.08), ("gamma", 2, 3), ("beta", 1, 2), ("airlight", 0.6, 0.9)):
         values = np.array([float(parameters[name]) for parameters in drawn])
         assert low <= values.min() < low + 0.05 * (high - low)
@@ -71,18 +71,18 @@ def test_values_lie_in_the_ranges_of_the_synthesis(picture: np.ndarray) -> None:
         assert abs(values.mean() - (low + high) / 2) < 0.08 * (high - low)  # 200 uniform draws: 4 deviations
 
 
-def test_chain_is_low_then_rain_then_haze_then_eight_bits(picture: np.ndarray) -> None:
+def test_chain_is_low_then_rain_then_haze_then_eight_bits(scene: np.ndarray) -> None:
     rng = np.random.default_rng(3)
     depth, mask = rng.random((2, 80, 96), dtype=np.float32)
-    result = degrade(picture, "low_haze_rain", 21, depth=depth, rain_mask=mask)
+    result = degrade(scene, "low_haze_rain", 21, depth=depth, rain_mask=mask)
     drawn = {name: float(result.parameters[name]) for name in ("noise_std", "gamma", "beta", "airlight")}
-    clear = picture.astype(np.float64) / 255
+    clear = scene.astype(np.float64) / 255
     light = operators.refine_illumination(
         maps.estimate_illumination(clear.astype(np.float32)), clear.astype(np.float32)
     )
     stream = generator(21, "low")
     stream.uniform(size=2)  # noise_std and gamma come first
-    noise = operators.gaussian_noise(picture.shape, drawn["noise_std"], stream)  # 80 x 96 pixels are one band
+    noise = operators.gaussian_noise(scene.shape, drawn["noise_std"], stream)  # 80 x 96 pixels fit into one band
     level = (np.maximum(light, 0) + 1e-7)[..., None]
     dark = np.clip(clear / level * level ** drawn["gamma"] + noise, 0, 1)
     passing = operators.transmission(depth, drawn["beta"])[..., None]
@@ -99,26 +99,26 @@ def test_rain_without_haze_saturates_at_white() -> None:
     assert (result.image == 255).all()  # 250 + 127.5, saturated, not wrapped
 
 
-def test_bands_do_not_show(picture: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = degrade(picture, "haze_snow", 4).image
+def test_bands_do_not_show(scene: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = degrade(scene, "haze_snow", 4).image
     monkeypatch.setattr("unildiff.degradations.cdd11._BAND", 7 * 96)
-    np.testing.assert_array_equal(degrade(picture, "haze_snow", 4).image, whole)
+    np.testing.assert_array_equal(degrade(scene, "haze_snow", 4).image, whole)
 
 
-def test_the_record_says_where_maps_came_from(picture: np.ndarray) -> None:
+def test_the_record_names_the_source_of_the_maps(scene: np.ndarray) -> None:
     flat = np.full((80, 96), 0.5, np.float32)
-    estimated = degrade(picture, "low_haze_snow", 1).parameters
-    given = degrade(picture, "low_haze_snow", 1, depth=flat, illumination=flat, snow_mask=flat).parameters
+    estimated = degrade(scene, "low_haze_snow", 1).parameters
+    given = degrade(scene, "low_haze_snow", 1, depth=flat, illumination=flat, snow_mask=flat).parameters
     assert [estimated[name] for name in ("depth", "illumination", "snow")] == ["estimated", "estimated", "generated"]
     assert [given[name] for name in ("depth", "illumination", "snow")] == ["file"] * 3
-    assert "depth" not in degrade(picture, "snow", 1).parameters
+    assert "depth" not in degrade(scene, "snow", 1).parameters
 
 
-def test_far_is_hazier_than_near(picture: np.ndarray) -> None:
+def test_far_is_hazier_than_near(scene: np.ndarray) -> None:
     depth = np.linspace(0, 1, 96, dtype=np.float32)[None].repeat(80, axis=0)
     grey = np.full((80, 96, 3), 20, np.uint8)
     hazy = degrade(grey, "haze", 3, depth=depth).image.astype(float).mean(axis=(0, 2))
-    assert (np.diff(hazy[40:-12]) < 0).all()  # nearer to the right of the limit of distance, away from the border
+    assert (np.diff(hazy[40:-12]) < 0).all()  # depth increases to the right of the distance limit, away from the border
     assert hazy[0] > hazy[-1] + 50
 
 

@@ -1,4 +1,4 @@
-"""Estimated maps: what they must tell apart, on pictures whose light and depth are known."""
+"""Estimated maps on images with known light and depth."""
 
 import numpy as np
 
@@ -17,9 +17,9 @@ def test_illumination_follows_the_light_and_ignores_grain() -> None:
 
 
 def test_illumination_keeps_strong_edges_and_a_floor() -> None:
-    picture = np.zeros((64, 64, 3), np.float32)
-    picture[:, 32:] = 0.9
-    estimate = estimate_illumination(picture)
+    image = np.zeros((64, 64, 3), np.float32)
+    image[:, 32:] = 0.9
+    estimate = estimate_illumination(image)
     assert estimate[:, :28].max() < 0.1
     assert estimate[:, 36:].min() > 0.8
     assert estimate.min() >= 0.05
@@ -27,18 +27,18 @@ def test_illumination_keeps_strong_edges_and_a_floor() -> None:
 
 def test_sky_is_far_and_ground_is_near() -> None:
     rng = np.random.default_rng(0)
-    picture = np.empty((90, 120, 3), np.float32)
-    picture[:45] = (0.7, 0.8, 0.95)
-    picture[45:] = rng.uniform(0.05, 0.5, (45, 120, 3))
-    depth = estimate_depth(picture)
+    image = np.empty((90, 120, 3), np.float32)
+    image[:45] = (0.7, 0.8, 0.95)
+    image[45:] = rng.uniform(0.05, 0.5, (45, 120, 3))
+    depth = estimate_depth(image)
     assert depth[:40].max() < depth[50:].min()
     assert (depth.min(), depth.max()) >= (0, 0)
     assert depth.max() <= 1
-    assert np.abs(np.diff(depth[50:], axis=0)).max() < 0.1  # smooth where the texture is even
+    assert np.abs(np.diff(depth[50:], axis=0)).max() < 0.1  # smooth for an even texture
 
 
-def test_black_and_white_pictures_give_finite_maps() -> None:
+def test_black_and_white_images_give_finite_maps() -> None:
     for value in (0, 1):
-        picture = np.full((5, 9, 3), value, np.float32)
-        assert np.isfinite(estimate_depth(picture)).all()
-        assert np.isfinite(estimate_illumination(picture)).all()
+        image = np.full((5, 9, 3), value, np.float32)
+        assert np.isfinite(estimate_depth(image)).all()
+        assert np.isfinite(estimate_illumination(image)).all()

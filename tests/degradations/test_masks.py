@@ -15,7 +15,7 @@ def make(maker, seed: int, height: int = 128, width: int = 160) -> np.ndarray:
 
 
 def near_vertical(mask: np.ndarray) -> float:
-    """Angle between the direction of the mask's streaks and the vertical in degrees, from the structure tensor."""
+    """Return the angle between the mask's streaks and the vertical in degrees, from the structure tensor."""
     rows, mixed, columns = (part.sum() for part in structure_tensor(mask, sigma=1.0, order="rc"))
     across = 0.5 * np.degrees(np.arctan2(2 * mixed, columns - rows))  # direction of most change, from the horizontal
     return float(across)
@@ -52,13 +52,13 @@ def test_rain_falls_in_lines_of_many_angles() -> None:
         np.ptp(np.argwhere(parts == 1 + np.bincount(parts.ravel())[1:].argmax()), axis=0).max()
         for parts in (label(make(rain_streaks, seed) > 0.15) for seed in range(10))
     ]
-    assert np.median(long) > 12  # pixels: the largest connected part is drawn out
+    assert np.median(long) > 12  # pixels: the largest connected part is elongated
 
 
 def test_flakes_are_round_small_and_of_several_sizes() -> None:
     areas = np.concatenate([np.bincount(label(make(snow_flakes, seed) > 0.35).ravel())[1:] for seed in range(20)])
     assert len(areas) > 400
-    assert np.median(areas) < 16  # fine ones are most
+    assert np.median(areas) < 16  # most of them are fine
     assert np.percentile(areas, 99.5) > 40  # a few are large
     coherence = []
     for seed in range(20):
@@ -67,7 +67,7 @@ def test_flakes_are_round_small_and_of_several_sizes() -> None:
     assert np.median(coherence) < 0.3  # no common direction, unlike streaks
 
 
-def test_flakes_grow_with_the_picture() -> None:
+def test_flakes_grow_with_the_image() -> None:
     def typical(height: int, width: int) -> float:
         areas = [np.bincount(label(make(snow_flakes, seed, height, width) > 0.3).ravel())[1:] for seed in range(8)]
         return float(np.sqrt(np.concatenate(areas)).mean())

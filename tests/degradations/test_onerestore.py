@@ -63,7 +63,7 @@ def test_every_degradation_follows_the_script(name: str, monkeypatch: pytest.Mon
     assert (difference > 0).mean() < 2e-3
     if "low" in name:
         true = degrade(image.astype(np.uint8), name, 9, **given, luma="true").image
-        assert np.abs(true - made.image.astype(float)).max() > 5  # the comparison can tell the weights apart
+        assert np.abs(true - made.image.astype(float)).max() > 5  # the comparison distinguishes the two weightings
 
 
 @pytest.mark.parametrize(("luma", "expected"), [("onerestore", (76, 41)), ("true", (29, 70))])

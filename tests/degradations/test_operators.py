@@ -46,7 +46,7 @@ def test_low_light_is_the_formula(clear: np.ndarray, rng: np.random.Generator) -
     result = operators.low_light(clear, operators.refine_illumination(light, clear), gamma, noise)
     np.testing.assert_allclose(result, expected, atol=1e-6)
     assert result.dtype == np.float32
-    assert ((expected > 0) & (expected < 1)).mean() > 0.8  # the comparison is not one of clipped values
+    assert ((expected > 0) & (expected < 1)).mean() > 0.8  # most of the compared values are not clipped
 
 
 @pytest.mark.parametrize(("luma", "blue", "red"), [("onerestore", 76, 29), ("true", 29, 76)])
@@ -84,9 +84,9 @@ def test_order_low_rain_haze_equals_the_chain(clear: np.ndarray, depth: np.ndarr
     mask = (rng.random(clear.shape[:2]) ** 8).astype(np.float32)
     noise = rng.normal(0, 0.08, clear.shape).astype(np.float32)
     refined = guided(light.astype(np.float64), clear @ np.array([0.114, 0.587, 0.299]))[..., None]
-    picture = np.clip(clear / (refined + 1e-7) * (refined + 1e-7) ** 3.0 + noise, 0, 1) + mask[..., None]
+    image = np.clip(clear / (refined + 1e-7) * (refined + 1e-7) ** 3.0 + noise, 0, 1) + mask[..., None]
     passing = np.exp(-1.0 * np.minimum(1 - box(depth, 22), 0.7))[..., None]
-    expected = np.clip(picture * passing + 0.6 * (1 - passing), 0, 1)
+    expected = np.clip(image * passing + 0.6 * (1 - passing), 0, 1)
     ours = operators.low_light(clear, operators.refine_illumination(light, clear), 3.0, noise)
     ours = operators.haze(operators.rain(ours, mask), operators.transmission(depth, 1.0), 0.6)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
@@ -110,11 +110,11 @@ def test_noise_has_its_deviation_in_every_channel() -> None:
     assert not np.array_equal(noise, operators.gaussian_noise((200, 200, 3), 0.05, np.random.default_rng(2)))
 
 
-def test_operators_leave_their_arguments_alone(clear: np.ndarray, depth: np.ndarray) -> None:
-    picture, near = clear.copy(), depth.copy()
+def test_operators_do_not_change_their_arguments(clear: np.ndarray, depth: np.ndarray) -> None:
+    image, near = clear.copy(), depth.copy()
     mask = np.full(clear.shape[:2], 0.5, np.float32)
     operators.low_light(clear, mask, 2.0, np.zeros_like(clear))
     operators.snow(clear, mask)
     operators.haze(clear, operators.transmission(depth, 1.5), 0.7)
-    np.testing.assert_array_equal(clear, picture)
+    np.testing.assert_array_equal(clear, image)
     np.testing.assert_array_equal(depth, near)

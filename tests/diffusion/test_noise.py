@@ -14,7 +14,7 @@ def test_a_sample_draws_the_same_in_any_batch() -> None:
     assert torch.equal(KeyedNoise(keys[::-1]).normal("epsilon", 3), whole.normal("epsilon", 3).flip(0))
 
 
-def test_asking_twice_or_after_other_streams_changes_nothing() -> None:
+def test_drawing_again_or_after_other_streams_gives_the_same() -> None:
     noise = KeyedNoise([1, 2])
     torch.manual_seed(0)
     first = noise.normal("epsilon", 4)

@@ -44,7 +44,7 @@ def test_step_by_step_as_diffusers(prediction_type: str, zero_snr: bool, spacing
     for index, timestep in enumerate(reference.timesteps):
         prediction = toy_network(reference.scale_model_input(latents, timestep), timestep.expand(2))
         latents = reference.step(prediction, timestep, latents, return_dict=False)[0]
-        # From a sigma of 4096 the first step takes all but a 300th away, and three digits with it.
+        # From a sigma of 4096 the first step removes all but a 300th, and three digits of precision.
         torch.testing.assert_close(trace[index], latents, atol=5e-3 if zero_snr else 2e-5, rtol=2e-5)
     assert len(trace) == 20
     assert torch.equal(result, trace[-1])
@@ -139,7 +139,7 @@ def test_guidance_by_hand() -> None:
         (True, {"guidance_scale": 5.0, "guidance_interval": (0.0, 0.5)}, 10, 10),
     ],
 )
-def test_passes_are_not_made_twice(guided: bool, settings: dict[str, Any], single: int, double: int) -> None:
+def test_equal_passes_are_computed_once(guided: bool, settings: dict[str, Any], single: int, double: int) -> None:
     counted = Counted(0.3, 0.2)
     run(counted, guided, **settings)
     assert (counted.single, counted.double) == (single, double)
@@ -154,7 +154,7 @@ def test_guidance_interval_by_hand() -> None:
 
 
 def test_ending_early_by_hand() -> None:
-    # From the first timestep to 400, then from there straight to the picture: start + 0.3 (s400 - s1) + 0.3 (0 - s400).
+    # From the first timestep to 400, then from there straight to the image: start + 0.3 (s400 - s1) + 0.3 (0 - s400).
     schedule = NoiseSchedule(SDXL["scheduler"])
     seen: list[float] = []
 

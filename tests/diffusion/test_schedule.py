@@ -137,7 +137,7 @@ def test_every_number_of_steps_gives_as_many_descending_timesteps(spacing: str) 
         ("sigma_max", 80.0),
     ],
 )
-def test_what_is_not_known_is_refused(key: str, value: object) -> None:
+def test_unknown_settings_are_refused(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         NoiseSchedule(PUBLISHED | {key: value})
 

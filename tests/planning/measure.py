@@ -1,4 +1,4 @@
-"""Runs `unildiff fit` in this process and prints by how many bytes its memory grew beyond what imports take."""
+"""Runs `unildiff fit` in this process and prints the growth of its memory in bytes, without imports."""
 
 import gc
 import re
@@ -18,11 +18,11 @@ def memory(field: str) -> int:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     small = ["--data.batch_size=1", "--data.crop_size=64", "--trainer.max_steps=1"]
-    with TemporaryDirectory() as folder:  # once at no size: what is imported on the way, and pools that stay
+    with TemporaryDirectory() as folder:  # once at a minimal size, for late imports and permanent memory pools
         main([*arguments, *small, f"--run_dir={folder}/small"])
         gc.collect()
         before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         code = main([*arguments, f"--run_dir={folder}/run"])
     print(f"grew {memory('VmHWM') - before}")
     sys.exit(code)

@@ -27,10 +27,10 @@ from unildiff.weights.folder import save_base, save_model
 DECODER = StepSettings(STAGES["decoder"], 2, 64)
 
 
-def test_tracker_counts_what_lives() -> None:
+def test_tracker_counts_live_tensors() -> None:
     with Tracker() as tracker:
         first = torch.zeros(1000)
-        second = first.view(10, 100)  # no storage of its own
+        second = first.view(10, 100)  # shares its storage
         third = second + 1
         del first, second
         fourth = torch.zeros(500)
@@ -98,7 +98,7 @@ def test_token_experts_and_sampling_are_planned() -> None:
     plain = measure_step(sizes, NETWORK, StepSettings(STAGES["alignment"], 2, 64))
     routed = measure_step(sizes, experts, StepSettings(STAGES["alignment"], 2, 64))
     assert routed.trained["DAFF"] > plain.trained["DAFF"]
-    assert routed.flops < 1.1 * plain.flops  # one expert a token, whatever their number
+    assert routed.flops < 1.1 * plain.flops  # one expert per token, for any number of experts
     one, two, six = (
         measure_step(sizes, NETWORK, DECODER.with_settings(training_sampling=SamplingSettings(steps, 1.0)))
         for steps in (1, 2, 6)
@@ -106,7 +106,7 @@ def test_token_experts_and_sampling_are_planned() -> None:
     assert two.flops > one.flops and six.flops - two.flops == 4 * (two.flops - one.flops)
 
 
-def test_sdxl_is_what_its_authors_published() -> None:
+def test_sdxl_has_the_published_parameter_counts() -> None:
     """U-Net 2,567,463,684 and VAE 83,653,863 parameters; CLIP ViT-L's text encoder and OpenCLIP bigG's."""
     from unildiff.core.daff import FusionConfig
     from unildiff.core.network import NetworkConfig
@@ -152,14 +152,14 @@ def test_the_recipes_fit_two_80_gb_cards() -> None:
         (["--ckpt_path", "auto"], 2, 2),
     ],
 )
-def test_what_fit_takes_plan_takes(more: list[str], devices: int, accumulation: int) -> None:
+def test_plan_takes_the_options_of_fit(more: list[str], devices: int, accumulation: int) -> None:
     run = parse_run(["--config", "configs/joint.yaml", *more], 50.0).run
     assert (run.devices, run.accumulation, run.throughput) == (devices, accumulation, 50e12)
     if "cdd11" in more:
         assert run.epoch_samples == 1183 * 11
 
 
-def test_precisions_are_those_that_lightning_takes_them_for() -> None:
+def test_precisions_mean_what_lightning_means() -> None:
     from lightning.fabric.connector import _convert_precision_to_unified_args
 
     for given in ("16", "bf16", "32"):
@@ -203,7 +203,7 @@ def test_mistakes_get_one_line(arguments: list[str], expected: str, capsys: pyte
 
 
 def grown(arguments: list[str]) -> int:
-    """Return by how much a real fit's memory grows, without the C library's pools, which it keeps and the plan is not of."""
+    """Return the growth of a real run's memory, without the pools of the C library, which the plan does not count."""
     root = Path(__file__).parent.parent.parent
     environment = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(root)}
     command = [sys.executable, str(Path(__file__).with_name("measure.py")), "fit", *arguments]
@@ -226,7 +226,7 @@ def grown(arguments: list[str]) -> int:
         ("5_decoder", "bf16-mixed", 16),
     ],
 )
-def test_memory_is_that_of_a_real_run(stage: str, precision: str, batch: int, tmp_path: Path) -> None:
+def test_memory_equals_that_of_a_real_run(stage: str, precision: str, batch: int, tmp_path: Path) -> None:
     save_base(make_tiny_base(["a", "cat"]), tmp_path / "base")
     arguments = ["--config", f"configs/tiny/weights/{stage}.yaml", f"--model.base={tmp_path / 'base'}"]
     arguments += ["--model.init_from=null", "--model.gradient_checkpointing=false", f"--trainer.precision={precision}"]

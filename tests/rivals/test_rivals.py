@@ -62,10 +62,15 @@ def test_files_of_spandrel_are_loaded_and_equal_the_network(architecture, tmp_pa
     with torch.no_grad():
         expected = model(image).clamp(0, 1)
     torch.testing.assert_close(restore_image(rival, image), expected, atol=1e-5, rtol=0)
-    assert restore_image(rival, torch.rand(1, 3, 21, 30)).shape == (1, 3, 21, 30)  # sides that the network cannot take
+    assert restore_image(rival, torch.rand(1, 3, 21, 30)).shape == (
+        1,
+        3,
+        21,
+        30,
+    )  # sides that the network cannot process
 
 
-def test_a_rival_is_tested_and_stands_in_the_table(tmp_path, capsys):
+def test_a_rival_is_tested_and_appears_in_the_table(tmp_path, capsys):
     rain.write(tmp_path / "data", "promptir", "test", count=2)
     file = saved(nafnet(), tmp_path / "naf.pth")
     command = ["test", "--model", f"spandrel:{file}", "--data", "derain", "--data.root", str(tmp_path / "data")]
@@ -177,7 +182,7 @@ def test_any_function_is_a_rival(tmp_path, monkeypatch):
         restore_image(load_rival("my_method:wrong", CPU), image)
 
 
-def test_memory_that_runs_out_is_answered_by_tiles():
+def test_out_of_memory_switches_to_tiles():
     def small_only(image):
         if image.shape[2] > 256:
             raise torch.OutOfMemoryError("too large")

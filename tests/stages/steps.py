@@ -32,7 +32,7 @@ STAGES: dict[str, type[RestorationModule]] = {
 
 
 def make_batch(keys: Sequence[int] = (1, 2, 3, 4), size: int = 32) -> RestorationBatch:
-    """Return smooth pictures of differing brightness and contrast, each a function of its key."""
+    """Return smooth images of differing brightness and contrast, each a function of its key."""
     noise = KeyedNoise(list(keys))
     coarse = noise.normal("picture", 3, 4, 4) * 40 * (0.5 + noise.uniform("contrast")).view(-1, 1, 1, 1)
     gt = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear") + 128
@@ -60,7 +60,7 @@ def make_stage(
 
 
 def wake(module: StageModule) -> None:
-    """Draw every trained parameter that is zero, so that what starts silent has an effect."""
+    """Draw every trained parameter that is zero, so that parts that start at zero have an effect."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for _, parameter in module.trained_parameters():
@@ -75,17 +75,17 @@ def without_trainer(module: LightningModule) -> None:
 
 
 def gradients(module: StageModule) -> dict[str, Tensor]:
-    """Return the gradients that are there, by parameter name."""
+    """Return the existing gradients by parameter name."""
     return {name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None}
 
 
 def make_loader(batches: Sequence[RestorationBatch]) -> DataLoader[RestorationBatch]:
-    """Return a loader that gives these batches as they are; a list itself would be taken for many loaders."""
+    """Return a loader of these batches; Lightning would treat a list as several loaders."""
     return DataLoader(batches, batch_size=None, num_workers=0)  # type: ignore[arg-type]
 
 
 class Losses(Callback):
-    """Keeps every batch's loss."""
+    """Records the loss of every batch."""
 
     def __init__(self) -> None:
         self.values: list[float] = []

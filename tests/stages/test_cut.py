@@ -1,4 +1,4 @@
-"""The decoder stage's quarters of crops: which steps have them, and that each is restored and compared as a picture of its own."""
+"""The decoder stage's quarters of crops: which steps use them, and that each is treated as a separate image."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +15,12 @@ from unildiff.stages.base import StageModule
 from unildiff.utils.errors import UserError
 
 
-def test_pieces_are_numpys_slices_row_by_row_with_keys_of_their_own() -> None:
+def test_pieces_are_numpys_slices_row_by_row_with_their_own_keys() -> None:
     batch = make_batch((1, 2), 24)
     cut = cut_batch(batch, 2)
     for field in ("lq", "gt"):
-        pictures = batch[field].numpy()  # type: ignore[literal-required]
-        expected = [np.hsplit(row, 2) for picture in pictures for row in np.split(picture.transpose(1, 2, 0), 2)]
+        images = batch[field].numpy()  # type: ignore[literal-required]
+        expected = [np.hsplit(row, 2) for image in images for row in np.split(image.transpose(1, 2, 0), 2)]
         windows = [window.transpose(2, 0, 1) for row in expected for window in row]
         np.testing.assert_array_equal(cut[field].numpy(), np.stack(windows))  # type: ignore[literal-required]
     assert cut["caption"] == [caption for caption in batch["caption"] for _ in range(4)]
@@ -28,7 +28,7 @@ def test_pieces_are_numpys_slices_row_by_row_with_keys_of_their_own() -> None:
     assert cut["degradation"] == ["rain"] * 8
     keys = cut["key"].tolist()
     assert cut["key"].dtype == torch.int64 and len({*keys, 1, 2}) == 10
-    assert cut_batch(make_batch((2,), 24), 2)["key"].tolist() == keys[4:]  # whatever else is in the batch
+    assert cut_batch(make_batch((2,), 24), 2)["key"].tolist() == keys[4:]  # independent of the rest of the batch
     with pytest.raises(ValueError, match="24x24 cannot be cut into 5x5 pieces"):
         cut_batch(batch, 5)
 
@@ -59,12 +59,12 @@ def test_every_third_step_is_the_step_of_a_batch_of_quarters(latents: str, base_
         (0, 4, [0, 4, 8], []),
         (1, 4, [], [0, 4, 8]),
         (2, 1, [0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]),
-        (2, 4, [0, 4, 8], [1, 5, 9]),  # no quarters where scalars are due: their next step
+        (2, 4, [0, 4, 8], [1, 5, 9]),  # no quarters in steps that log scalars; they log in their next step
         (4, 4, [0, 4, 8], [3, 7, 11]),
         (5, 4, [0, 5, 8], [4, 9]),  # step 4 is one of quarters
     ],
 )
-def test_losses_of_quarters_are_logged_as_often_under_names_of_their_own(
+def test_losses_of_quarters_are_logged_as_often_under_their_own_names(
     cut_every: int, log_every: int, whole: list[int], quarters: list[int], base_folder: Path
 ) -> None:
     module = make_stage("decoder", base_folder, cut_every=cut_every)
@@ -83,7 +83,7 @@ def test_losses_of_quarters_are_logged_as_often_under_names_of_their_own(
     )
 
 
-def test_accumulated_micro_batches_are_cut_alike_and_a_resumed_run_goes_on_in_step(
+def test_accumulated_micro_batches_are_cut_alike_and_a_resumed_run_keeps_the_rhythm(
     base_folder: Path, tmp_path: Path
 ) -> None:
     def run(max_steps: int, checkpoint: str | None = None) -> tuple[StageModule, list[tuple[int, int]]]:
@@ -102,7 +102,7 @@ def test_accumulated_micro_batches_are_cut_alike_and_a_resumed_run_goes_on_in_st
     assert resumed == straight[6:]
 
 
-def test_what_cannot_be_cut_is_one_line(base_folder: Path) -> None:
+def test_impossible_cuts_are_refused_in_one_line(base_folder: Path) -> None:
     module = make_stage("decoder", base_folder, cut_every=1)
     multiple = 4 * module.model.downscale_factor
     wrong = multiple + 4
@@ -115,7 +115,7 @@ def test_what_cannot_be_cut_is_one_line(base_folder: Path) -> None:
     with pytest.raises(UserError, match=f"crops of {half}x{half}"):
         module.setup("fit")
     module.trainer = SimpleNamespace(datamodule=LightningDataModule(), precision="32-true", is_global_zero=True)  # type: ignore[assignment]
-    module.setup("fit")  # one that is not ours: its batches are looked at instead
+    module.setup("fit")  # not one of our datamodules: its batches are checked instead
     with pytest.raises(UserError, match="cut_every: 2, but cached latents"):
         make_stage("decoder", base_folder, cut_every=2, latents="cached")
     with pytest.raises(UserError, match="cut_every is -1; it must be a whole number between 0 and"):

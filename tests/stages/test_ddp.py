@@ -1,4 +1,4 @@
-"""Gradients stay in DDP's buckets: one copy of them, whatever is accumulated."""
+"""Gradients stay in DDP's buckets: one copy of them, with any accumulation."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +19,12 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 
 def storages(model: nn.Module) -> int:
-    """Return in how many pieces of memory the gradients lie."""
+    """Return the number of separate memory blocks that hold the gradients."""
     return len({p.grad.untyped_storage().data_ptr() for p in model.parameters() if p.grad is not None})
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_micro_batches_allocate_no_gradients_of_their_own(kept: bool, alone: None) -> None:
+def test_micro_batches_allocate_no_further_gradients(kept: bool, alone: None) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     if kept:

@@ -32,38 +32,38 @@ ROWS = EvaluationSettings(stages=["no_diffusion", "after_joint", "round_trip"])
 
 
 class Kept:
-    """Stands in for a TestRun and keeps the pictures."""
+    """Replaces a TestRun and keeps the images."""
 
     def __init__(self) -> None:
-        self.pictures: dict[str, Tensor] = {}
+        self.images: dict[str, Tensor] = {}
         self.timed = torch.no_grad  # any context
 
-    def add(self, batch: Any, pictures: dict[str, Tensor]) -> None:
-        self.pictures = pictures
+    def add(self, batch: Any, images: dict[str, Tensor]) -> None:
+        self.images = images
 
 
-def pictures_of(module: RestorationModule, batch: Any) -> dict[str, Tensor]:
+def images_of(module: RestorationModule, batch: Any) -> dict[str, Tensor]:
     module.eval()
     module.test_run = kept = Kept()  # type: ignore[assignment]
     module.test_step(batch, 0)
-    return kept.pictures
+    return kept.images
 
 
 @pytest.mark.parametrize("kind", ["alignment", "joint", "joint_lora", "decoder"])
-def test_rows_are_decoded_as_the_stages_own_pictures(kind: str, base_folder: Path) -> None:
+def test_rows_are_decoded_as_the_stages_own_images(kind: str, base_folder: Path) -> None:
     batch = make_batch([1])
     module = make_stage(kind, base_folder, sampling=ONE_STEP, evaluation=ROWS)
-    with torch.no_grad():  # a detail decoder that is not the plain one
+    with torch.no_grad():  # a detail decoder that differs from the plain one
         module.model.decoder.conv_out.bias += 0.3
-    pictures, model = pictures_of(module, batch), module.model
+    images, model = images_of(module, batch), module.model
     features = model.encode_lq(model.pad(to_unit(batch["lq"])))
     expected = to_uint8(model.decode(features.latents, features, (32, 32), detail=kind == "decoder"))
-    assert torch.equal(pictures["no_diffusion"], expected)
-    assert torch.equal(pictures["restored"], pictures["after_joint"]) is (kind != "decoder")
+    assert torch.equal(images["no_diffusion"], expected)
+    assert torch.equal(images["restored"], images["after_joint"]) is (kind != "decoder")
 
 
 class Small(nn.Module):
-    """An encoder for which pictures are too large."""
+    """An encoder that runs out of memory on wide images."""
 
     def __init__(self, encoder: nn.Module, side: int) -> None:
         super().__init__()
@@ -75,18 +75,18 @@ class Small(nn.Module):
         return self.encoder(images)
 
 
-def test_too_little_memory_is_answered_by_tiles_for_every_row(base_folder: Path) -> None:
+def test_out_of_memory_switches_to_tiles_for_every_row(base_folder: Path) -> None:
     batch = make_batch([1], size=300)
     tiles = SamplingSettings(1, 1.0, tile_size=150)
-    expected = pictures_of(make_stage("decoder", base_folder, sampling=tiles, evaluation=ROWS), batch)
+    expected = images_of(make_stage("decoder", base_folder, sampling=tiles, evaluation=ROWS), batch)
     module = make_stage("decoder", base_folder, sampling=ONE_STEP, evaluation=ROWS)
     sides: list[int] = []
     module.model.vae.encoder.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
-    whole = pictures_of(module, batch)
+    whole = images_of(module, batch)
     largest = max(sides)
     sides.clear()
     module.model.lq_encoder = Small(module.model.lq_encoder, 200)  # type: ignore[assignment]
-    found = pictures_of(module, batch)
+    found = images_of(module, batch)
     assert all(torch.equal(found[row], expected[row]) for row in expected)
     assert not torch.equal(found["round_trip"], whole["round_trip"]) and max(sides) < largest
 
@@ -101,7 +101,7 @@ def photos(folder: Path) -> Path:
 def predict(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
     """Predict on one of two ranks whose views of the disk differ, and open a test's folder there."""
     module = make_stage("joint", base_folder, sampling=ONE_STEP)
-    if rank == 1:  # as if the other rank had made the first folder by now
+    if rank == 1:  # as if the other rank had already created the first folder
         restoration.free_folder = lambda path: path.with_name(f"{path.name}-2")
     trainer = make_trainer(folder / "run", strategy="ddp", devices=2, use_distributed_sampler=False)
     trainer.predict(module, datamodule=FolderDataModule(str(folder / "photos"), num_workers=0))
@@ -125,7 +125,7 @@ def test_two_ranks_write_into_one_folder_under_the_names_of_one(base_folder: Pat
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_no_picture(
+def test_results_that_are_not_finite_are_not_written(
     value: float, base_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = make_stage("joint", base_folder, sampling=ONE_STEP).eval()
@@ -133,15 +133,15 @@ def test_what_is_not_finite_is_no_picture(
         module.model.vae.decoder.conv_out.bias[0] = value
     message = "the restored image is not finite (NaN or infinity); use other weights"
     with pytest.raises(UserError, match=rf"^p1: {re.escape(message)}"):
-        pictures_of(module, make_batch([1]))
-    # Training goes on, and the picture counts as what it would be in 8 bits.
+        images_of(module, make_batch([1]))
+    # Training continues, and the image counts with its value in 8 bits.
     batch = make_batch([1])
     module.trainer = SimpleNamespace(loggers=[])  # type: ignore[assignment]
     module.validation_step(batch, 0)
     assert f"validation: p1: {message}" in caplog.text
     black = peak_signal_noise_ratio(batch["gt"].numpy(), np.zeros_like(batch["gt"].numpy()), data_range=255)
     assert float(module.metrics.compute()["psnr/avg"]) == pytest.approx(black, abs=1e-4)
-    # Of pictures to restore it is named and left out.
+    # In prediction the image is named and left out.
     save(tmp_path / "photos" / "a.png", scene(1, (24, 32)))
     data = FolderDataModule(str(tmp_path / "photos"), num_workers=0)
     make_trainer(tmp_path / "run").predict(module, datamodule=data)
@@ -149,14 +149,14 @@ def test_what_is_not_finite_is_no_picture(
     assert not list((tmp_path / "run").rglob("*.png"))
 
 
-def test_pictures_of_any_loader_are_restored(base_folder: Path, tmp_path: Path) -> None:
-    """Of a loader that is not of our datamodules nobody knows all names beforehand."""
+def test_images_of_any_loader_are_restored(base_folder: Path, tmp_path: Path) -> None:
+    """A loader of another datamodule does not list its names beforehand."""
     module = make_stage("joint", base_folder, sampling=ONE_STEP)
     make_trainer(tmp_path).predict(module, make_loader([make_batch([1, 2])]))
     assert {path.name for path in (tmp_path / "restored").iterdir()} == {"p1.png", "p2.png"}
 
 
-def test_how_pictures_were_sampled_is_written_down(base_folder: Path, tmp_path: Path) -> None:
+def test_how_images_were_sampled_is_written_down(base_folder: Path, tmp_path: Path) -> None:
     for name in ("lq", "gt"):
         save(tmp_path / "data" / name / "a.png", scene(1, (24, 32)))
     sampling = SamplingSettings(2, 3.0, "noise", guidance_interval=(0.0, 0.5), tile_size=150)
@@ -197,7 +197,7 @@ def test_a_test_leaves_curves_and_warns_without_captions(
     assert "base:" in (tmp_path / "curves" / "hparams.yaml").read_text()
 
 
-def test_weights_are_tested_in_the_dtype_that_is_asked_for(base_folder: Path, tmp_path: Path) -> None:
+def test_weights_are_tested_in_the_requested_dtype(base_folder: Path, tmp_path: Path) -> None:
     for name in ("lq", "gt"):
         save(tmp_path / "data" / name / "a.png", scene(1, (24, 32)))
     psnr = {}

@@ -1,4 +1,4 @@
-"""Adapters train, are kept, and are merged as peft itself merges them; what follows needs no peft."""
+"""Adapters train, are saved, and are merged as peft merges them; later stages do not need peft."""
 
 from dataclasses import replace
 from functools import partial
@@ -46,7 +46,7 @@ def two_steps(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
     """Two steps of two accumulated batches by DDP in bf16-mixed, the frozen part halved."""
     module, ema = stage(base_folder, frozen_dtype="bfloat16"), ExponentialMovingAverage(decay=0.5)
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
-    # 64 pixels are 2x2 tokens at the U-Net's lowest level; of one token alone, queries and keys have no effect.
+    # 64 pixels are 2x2 tokens at the U-Net's lowest level; with a single token, queries and keys have no effect.
     batches = [make_batch([10 * index + 2 * rank, 10 * index + 2 * rank + 1], size=64) for index in range(4)]
     trainer = make_trainer(
         folder, [ema, NonFiniteGuard(), Checkpointing()], max_steps=2, accumulate_grad_batches=2, strategy="ddp",
@@ -88,7 +88,7 @@ def test_two_processes_train_adapters_and_nothing_else_of_the_unet(ranks: tuple[
     assert content["hyper_parameters"]["lora"] == {"rank": 4, "frozen_dtype": "bfloat16"}
 
 
-def test_adapters_start_silent_and_frozen_halves_change_nothing_under_autocast(base_folder: Path) -> None:
+def test_adapters_start_without_effect_and_frozen_halves_change_nothing_under_autocast(base_folder: Path) -> None:
     whole, halved = stage(base_folder), stage(base_folder)
     halve_frozen(halved)
     losses = []
@@ -102,7 +102,7 @@ def test_adapters_start_silent_and_frozen_halves_change_nothing_under_autocast(b
 
 
 def pixels(model: UniLDiff) -> Tensor:
-    """One prediction of the U-Net, which is all that adapters touch."""
+    """Return one prediction of the U-Net, the only part that adapters change."""
     torch.manual_seed(0)
     latents, deep = torch.randn(1, 4, 8, 8), torch.randn(1, 16, 8, 8)
     context = model.context(deep, model.embed(["a red cat"]), (64, 64))

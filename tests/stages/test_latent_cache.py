@@ -1,4 +1,4 @@
-"""The decoder stage on cached latents: what live sampling gives, made once, shared, resumed, refused where it does not fit."""
+"""The decoder stage on cached latents: equal to live sampling, created once, shared, resumed, or refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Stream:
-    """Six pictures an epoch, each epoch with new crops: all is a function of the sample's key."""
+    """Six images per epoch, each epoch with new crops, as functions of the sample's key."""
 
     def __init__(self, seed: int = 0, size: int = 32) -> None:
         self.seed, self.size = seed, size
@@ -75,7 +75,7 @@ def count_calls(module: torch.nn.Module) -> list[int]:
 def as_rank(
     module: DecoderFinetuneModule, data: Data, rank: int = 0, barriers: dict[str, Callable[[], None]] | None = None
 ) -> DecoderFinetuneModule:
-    """Give a stage what it asks its trainer for, as one of two ranks; ``barriers``: what the other one does meanwhile."""
+    """Give a stage a trainer, as one of two ranks; ``barriers`` are the actions of the other rank in the meantime."""
     data.setup("fit")
     actions = barriers or {}
     barrier = lambda name: actions.get(name, lambda: None)()
@@ -98,7 +98,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def filled(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole cache, made by a fit."""
+    """Return a complete cache, created by training."""
     folder = tmp_path_factory.mktemp("filled") / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latents_module, "SHARD", 4)
@@ -130,7 +130,7 @@ def test_each_turn_has_another_order(filled: Path) -> None:
     made = CachedTrainSet(Stream(), LatentCache(filled, SAMPLES))  # type: ignore[arg-type]
     turns = [[made[turn * SAMPLES + place]["key"] for place in range(SAMPLES)] for turn in range(2)]
     assert turns[0] != turns[1] and set(turns[0]) == set(turns[1])
-    assert made[3]["key"] == turns[0][3]  # whatever was asked before
+    assert made[3]["key"] == turns[0][3]  # independent of earlier requests
 
 
 def test_a_cache_is_found_again_and_may_grow(filled: Path, base_folder: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_cache_is_found_again_and_may_grow(filled: Path, base_folder: Path, tm
         (filled / name).unlink()
 
 
-def test_interrupted_it_goes_on(filled: Path, base_folder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_cache_is_continued(filled: Path, base_folder: Path, tmp_path: Path) -> None:
     module = as_rank(make(base_folder, tmp_path / "cache"), Data())
     module.trainer.world_size = 1
     sampled, left = module.sampled_latents, iter(range(3))
@@ -195,13 +195,13 @@ def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path) -> None:
     assert all(isinstance(data.training_samples(), CachedTrainSet) for data in datas)
 
 
-def test_a_disk_that_the_others_do_not_see(base_folder: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_not_shared_is_refused(base_folder: Path, tmp_path: Path) -> None:
     module = as_rank(make(base_folder, tmp_path / "cache"), Data())  # the other of two ranks writes elsewhere
     with pytest.raises(UserError, match=r"1 files of .*cache are missing .* on a disk that all machines see"):
         fill(module)
 
 
-def test_a_split_model_does_not_make_latents(
+def test_a_sharded_model_does_not_create_latents(
     base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = as_rank(make(base_folder, tmp_path / "cache"), Data())
@@ -224,7 +224,7 @@ def test_a_split_model_does_not_make_latents(
         ({}, {"size": 64}, "data"),
     ],
 )
-def test_a_cache_of_something_else_is_refused(
+def test_a_cache_made_with_other_settings_is_refused(
     settings: dict[str, Any], data: dict[str, Any], named: str, filled: Path, base_folder: Path
 ) -> None:
     before = files(filled)
@@ -232,12 +232,12 @@ def test_a_cache_of_something_else_is_refused(
         as_rank(make(base_folder, filled, **settings), Data(**data)).open_cache()
     message = str(error.value)
     assert "\n" not in message and str(filled) in message and f"with other {named} (" in message
-    assert message.count(" there, ") == 1  # that alone is another
+    assert message.count(" there, ") == 1  # only this setting differs
     assert files(filled) == before
     as_rank(make(base_folder, filled), Data()).open_cache()
 
 
-def test_latents_of_another_picture_are_refused(filled: Path) -> None:
+def test_latents_of_another_image_are_refused(filled: Path) -> None:
     class Changed(Stream):
         def __getitem__(self, position: int) -> dict[str, Any]:
             sample = super().__getitem__(position)
@@ -249,7 +249,7 @@ def test_latents_of_another_picture_are_refused(filled: Path) -> None:
             made[position]
 
 
-def test_files_that_are_no_cache(filled: Path, base_folder: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_a_cache(filled: Path, base_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="holds other files"):
         as_rank(make(base_folder, tmp_path), Data()).open_cache()
@@ -263,12 +263,12 @@ def test_files_that_are_no_cache(filled: Path, base_folder: Path, tmp_path: Path
         cache.read(5)
 
 
-def test_only_our_datamodules(base_folder: Path, tmp_path: Path) -> None:
+def test_other_datamodules_are_refused(base_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cached needs a datamodule"):
         make_trainer(tmp_path, max_steps=1).fit(make(base_folder, tmp_path / "cache"), make_loader([make_batch()]))
 
 
-def test_resuming_goes_on_exactly(base_folder: Path, tmp_path: Path) -> None:
+def test_resuming_is_exact(base_folder: Path, tmp_path: Path) -> None:
     """Five steps are a turn of ten samples: the fourth step is in the middle of one, the seventh in the next."""
     whole, first, second = (make(base_folder, tmp_path / "cache") for _ in range(3))
     make_trainer(tmp_path, max_steps=7).fit(whole, datamodule=Data())
@@ -280,7 +280,7 @@ def test_resuming_goes_on_exactly(base_folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, ends[name]) for name, value in whole.named_parameters())
 
 
-def test_the_plan_says_the_disk_and_the_work(base_folder: Path, filled: Path, tmp_path: Path) -> None:
+def test_the_plan_reports_disk_and_work(base_folder: Path, filled: Path, tmp_path: Path) -> None:
     step = StepSettings(DecoderFinetuneModule, 2, 32, settings={"latents": "cached", "cache": {"skips": True}})
     costs = [
         measure_step(

@@ -1,4 +1,4 @@
-"""What training writes: losses one by one, learning rates, usage of the experts, the fusion gate over the timesteps."""
+"""Curves of training: each loss, learning rates, usage of the experts, the fusion gate over the timesteps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ EXPERTS = replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=3))
 
 
 class Recorder(DummyLogger):
-    """Keeps what is logged."""
+    """Records logged values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Recorder(DummyLogger):
         self.lines.append((step or 0, metrics))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing is done with them."""
+        """Ignore them."""
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_training_curves(kind: str, levels: tuple[str, ...], experts: int, base_
         assert quarters and all(values[name.replace("loss_at_timestep", "fusion_gate")] > 0 for name in quarters)
     else:
         loss = values["loss/reconstruction"] + 0.2 * (1 - values["loss/ssim"])
-    # The parts, weighted, are the whole: Eq. 7 is the mean over the levels.
+    # The weighted parts add up to the total: Eq. 7 is the mean over the levels.
     assert losses.values[0] == pytest.approx(loss + 0.5 * sum(balance) / len(balance), rel=1e-5)
 
 

@@ -17,7 +17,7 @@ from unildiff.utils.errors import UserError
 
 
 class Rates(Callback):
-    """Keeps the learning rates of every optimiser step."""
+    """Records the learning rates of every optimiser step."""
 
     def __init__(self) -> None:
         self.steps: list[list[float]] = []
@@ -36,7 +36,7 @@ def test_warm_up_then_cosine_by_hand() -> None:
 
 def test_constant_and_short_runs() -> None:
     assert [learning_rate_factor(1, 4, "constant")(step) for step in range(4)] == [0.5, 1, 1, 1]
-    # 300 warm-up steps in a run of 4 would never reach the peak: half of the run is the most.
+    # 300 warm-up steps in a run of 4 would never reach the peak: the warm-up is at most half of the run.
     assert [learning_rate_factor(300, 4, "constant")(step) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
 
 
@@ -82,7 +82,7 @@ def test_text_is_dropped_for_the_stated_share_of_samples(base_folder: Path, monk
     assert all(caption in ("", captions[index]) for index, caption in enumerate(kept))
     assert dropped_captions(captions, keys, 0.0) == captions
     assert dropped_captions(captions, keys, 1.0) == [""] * 4000
-    # The stage embeds what is left, and a sample's fate is its own.
+    # The stage embeds the remaining captions, and each sample is decided by its own key.
     module, seen = make_stage("alignment", base_folder, text_dropout=0.5), []
 
     def embed(captions: Sequence[str]) -> Any:
@@ -142,13 +142,13 @@ def test_clipping_by_the_guards_norm_is_torchs(limit: float, base_folder: Path, 
     assert len(clipped.kept) == len(by_torch.kept) == 2
     for ours, theirs in zip(clipped.kept, by_torch.kept, strict=True):
         norm = torch.cat([value.flatten() for value in theirs.values()]).norm()
-        assert (norm > 0.999 * limit) == (limit < 1)  # clipped in one case, left alone in the other
+        assert (norm > 0.999 * limit) == (limit < 1)  # clipped in one case, unchanged in the other
         for name, value in theirs.items():
             torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-9)
 
 
 class Infinite(Callback):
-    """Makes the gradients of one step infinite, or so large that their norm is."""
+    """Makes the gradients of one step infinite, or so large that their norm is infinite."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -171,7 +171,7 @@ def test_an_infinite_norm_is_skipped_and_not_clipped(factor: float, base_folder:
 
 
 class Gradients(Callback):
-    """Keeps the gradients of each step but the last, as the optimiser was given them."""
+    """Records the gradients of each step but the last, as the optimiser receives them."""
 
     def __init__(self) -> None:
         self.kept: list[dict[str, torch.Tensor]] = []

@@ -1,4 +1,4 @@
-"""bfloat16 autocast stays finite and close; gradient checkpointing changes nothing but the work."""
+"""bfloat16 autocast stays finite and close; gradient checkpointing changes only the work."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ def step(
 
 @pytest.mark.parametrize("case", CASES)
 def test_bfloat16_is_finite_and_close(case: str, base_folder: Path) -> None:
-    # bfloat16 keeps 8 bits, 0.4% a rounding: the loss within 2%, the direction of the gradient within cos = 0.95.
+    # bfloat16 keeps 8 bits, 0.4% per rounding: the loss within 2%, the direction of the gradient within cos = 0.95.
     loss, exact = step(case, base_folder)
     low_loss, low = step(case, base_folder, bf16=True)
     assert low_loss == pytest.approx(loss, rel=0.02)

@@ -1,4 +1,4 @@
-"""Pretraining of a base: the loss falls, and what is written is a base that the stages build on."""
+"""Pretraining of a base: the loss falls, and the result is a base that the stages build on."""
 
 from pathlib import Path
 
@@ -49,17 +49,17 @@ def test_vae_then_unet_then_a_stage(tmp_path: Path) -> None:
     ):
         values = expected.state_dict()
         assert all(torch.equal(value, values[name]) for name, value in part.state_dict().items())
-    assert isinstance(unet.model.unet.rest.conv_in, torch.nn.Identity)  # the module itself stays as it was
+    assert isinstance(unet.model.unet.rest.conv_in, torch.nn.Identity)  # the module itself is unchanged
     assert whole.scheduler["prediction_type"] == SMALL["scheduler"]["prediction_type"]
     make_stage("alignment", tmp_path / "base")
 
 
-def test_spread_of_the_latents_survives_a_checkpoint(tmp_path: Path) -> None:
+def test_deviation_of_the_latents_survives_a_checkpoint(tmp_path: Path) -> None:
     module = PretrainVAEModule(str(tmp_path / "vae"), RATE)
     trainer = make_trainer(tmp_path, max_steps=1)
     trainer.fit(module, make_loader([make_batch()]))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    # After one step it is the first batch's own spread, without a trace of what it started at.
+    # After one step it equals the deviation of the first batch, whatever its initial value.
     images = to_unit(torch.cat([make_batch()["lq"][:1], make_batch()["gt"][1:]]))
     fresh = PretrainVAEModule(str(tmp_path / "vae"), RATE)
     with torch.no_grad():
@@ -95,12 +95,12 @@ def test_squared_error_and_a_start_from_patches(tmp_path: Path, monkeypatch: pyt
     with torch.no_grad():
         latents = encode_latents(vae, images)
         squared = (decode_latents(vae, latents) - images).square().mean()
-    # The posterior's noise is small at the start, but it is there.
+    # The posterior's noise is small at the start, but not zero.
     assert (losses[1] - losses[0]) / 10 == pytest.approx(float(squared), rel=0.05)
     started = vae.encoder.conv_in.weight.clone()
     make_trainer(tmp_path, max_steps=2).fit(module, make_loader([batch] * 2))
     make_trainer(tmp_path, max_steps=0).fit(module, make_loader([batch]))
-    assert not torch.equal(vae.encoder.conv_in.weight, started)  # a second fit goes on and does not start again
+    assert not torch.equal(vae.encoder.conv_in.weight, started)  # a second run continues instead of starting again
     mean = latents.mean(dim=(2, 3))[:, 0]
     brightness = images.mean(dim=(1, 2, 3))
     assert torch.corrcoef(torch.stack([mean, brightness]))[0, 1].abs() > 0.9  # the first component is brightness

@@ -1,4 +1,4 @@
-"""Settings of a stage that would fail at its first picture, or train something else in silence, are refused before."""
+"""Settings with which a stage would fail at its first image or silently train something else are refused."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from unildiff.utils.errors import UserError
 
 
 @pytest.mark.parametrize("kind", ["alignment", "joint", "joint_lora", "decoder"])
-def test_crops_are_what_the_encoders_can_halve(kind: str, base_folder: Path) -> None:
+def test_crops_must_be_divisible_by_the_encoders(kind: str, base_folder: Path) -> None:
     module = make_stage(kind, base_folder)
     side = 6 * module.model.downscale_factor
     for crop_size in (side, side + 1):
@@ -26,7 +26,7 @@ def test_crops_are_what_the_encoders_can_halve(kind: str, base_folder: Path) -> 
         if crop_size == side:
             module.setup("fit")
             continue
-        module.setup("test")  # pictures to restore are padded
+        module.setup("test")  # images to restore are padded
         with pytest.raises(UserError, match=rf"crop_size: {side + 1}; give --data.crop_size a multiple of \d+$"):
             module.setup("fit")
 
@@ -41,7 +41,7 @@ def test_crops_are_what_the_encoders_can_halve(kind: str, base_folder: Path) -> 
         (SamplingSettings(20, last_timestep=1000), "last_timestep is 1000; it must be below the sampler's first"),
     ],
 )
-def test_steps_are_those_of_the_schedule(
+def test_steps_must_be_those_of_the_schedule(
     kind: str, what: str, settings: SamplingSettings, message: str, base_folder: Path
 ) -> None:
     module = make_stage(kind, base_folder, **{what: settings})
@@ -51,7 +51,7 @@ def test_steps_are_those_of_the_schedule(
 
 
 @pytest.mark.parametrize("share", [-0.1, 20, float("nan")])
-def test_shares_are_from_0_to_1(share: float, base_folder: Path, tmp_path: Path) -> None:
+def test_probabilities_must_be_between_0_and_1(share: float, base_folder: Path, tmp_path: Path) -> None:
     for kind in ("alignment", "joint", "decoder"):
         with pytest.raises(UserError, match=f"text_dropout is {share}; it must be a number between 0 and 1"):
             make_stage(kind, base_folder, text_dropout=share)
@@ -74,11 +74,11 @@ def test_weights_are_kept_in_float32(precision: Any, base_folder: Path, tmp_path
             make_trainer(tmp_path, precision=precision, max_steps=1).fit(module, make_loader([make_batch([1])]))
     with pytest.raises(UserError, match=f"^precision: {precision}, but"):
         make_trainer(tmp_path, precision=precision).validate(modules[0], make_loader([make_batch([1])]))
-    with pytest.raises(UserError, match=f"^precision: {precision}, but"):  # plan plans what fit does
+    with pytest.raises(UserError, match=f"^precision: {precision}, but"):  # plan refuses what fit refuses
         parse_run(["--config", "configs/tiny/joint.yaml", f"--trainer.precision={precision}"], None)
 
 
-def test_the_command_line_says_it_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_reports_it_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     """Also through `unildiff fit`, before anything is trained."""
     arguments = ["fit", "--config", "configs/tiny/alignment.yaml", "--trainer.logger=false", "--data.num_workers=0"]
     assert main([*arguments, "--data.crop_size=100"]) == 2

@@ -1,4 +1,4 @@
-"""FSDP2 trains as one process does, resumes exactly, and what does not go with it is refused in one line."""
+"""FSDP2 trains like one process and resumes exactly; features that do not work with it are refused in one line."""
 
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ VARIANT = yaml.safe_load(config_path("configs/variants/fsdp2.yaml").read_text())
 
 
 def strategy(**settings: Any) -> ModelParallelStrategy:
-    """The named config's own."""
+    """Return the strategy of the shipped config."""
     return ModelParallelStrategy(**(VARIANT["strategy"]["init_args"] | settings))
 
 
@@ -75,7 +75,7 @@ def test_two_ranks_train_as_one_and_resume(case: str, base_folder: Path, tmp_pat
         torch.testing.assert_close(whole["weights"][name], value, atol=2e-4, rtol=1e-3)
     assert all(torch.equal(resumed["weights"][name], value) for name, value in whole["weights"].items())
     assert resumed["losses"] == whole["losses"][2:]
-    # U-Net, fusion, LQ encoder and decoder are halved; VAE and text encoders stay whole.
+    # U-Net, fusion, LQ encoder and decoder are halved; VAE and text encoders are not sharded.
     assert 0.5 < whole["share"] < 0.75
     checkpoint = torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)
     assert set(checkpoint["state_dict"]) == {name for name, _ in module.trained_parameters()}
@@ -91,7 +91,7 @@ def refused(base_folder: Path, tmp_path: Path, module: Any = None, command: str 
     return str(caught.value)
 
 
-def test_what_does_not_go_with_it(base_folder: Path, tmp_path: Path) -> None:
+def test_incompatible_features_are_refused(base_folder: Path, tmp_path: Path) -> None:
     try:
         fit = partial(refused, base_folder, tmp_path)
         assert "averaged weights do not go with ModelParallelStrategy" in fit(callbacks=[ExponentialMovingAverage()])
@@ -107,7 +107,7 @@ def test_what_does_not_go_with_it(base_folder: Path, tmp_path: Path) -> None:
             torch.distributed.destroy_process_group()
 
 
-def test_the_named_config_leaves_out_what_is_refused() -> None:
+def test_the_shipped_config_leaves_out_refused_features() -> None:
     names = [callback["class_path"].rpartition(".")[2] for callback in VARIANT["callbacks"]]
     assert "ExponentialMovingAverage" not in names and {"GlobalBatch", "Checkpointing"} <= set(names)
     assert VARIANT["limit_val_batches"] == 0

@@ -1,4 +1,4 @@
-"""One test's folder: what is written, what is refused, what is said of it. Pictures are made up; no model is needed."""
+"""The folder of a test: files, refusals and notes. Images are invented; no model is needed."""
 
 import csv
 import json
@@ -19,12 +19,12 @@ from unildiff.stages.settings import EvaluationSettings
 from unildiff.stages.testing import TestRun, means_text
 from unildiff.utils.errors import UserError
 
-PICTURES = [("low", "a"), ("low", "b"), ("low", "c"), ("haze", "a"), ("haze", "b"), ("haze", "c")]
+IMAGES = [("low", "a"), ("low", "b"), ("low", "c"), ("haze", "a"), ("haze", "b"), ("haze", "c")]
 
 
 def batch_of(index: int, caption: str = "a cat") -> tuple[RestorationBatch, dict[str, torch.Tensor]]:
-    """Return a test batch of one picture and what was restored of it."""
-    degradation, name = PICTURES[index]
+    """Return a test batch of one image and its restored versions."""
+    degradation, name = IMAGES[index]
     noise = torch.Generator().manual_seed(index)
     gt = torch.randint(0, 200, (1, 3, 20, 24), generator=noise, dtype=torch.uint8)
     lq, restored = gt + 40, gt + 2 + index
@@ -48,16 +48,16 @@ def run_test(folder: Path, indices=range(6), captions=None, settings=None, **cha
     run = TestRun(folder, settings or EvaluationSettings(stages=["no_diffusion"]), "onerestore")
     for index in indices:
         with run.timed():
-            made, pictures = batch_of(index, (captions or {}).get(index, "a cat"))
-        run.add(made, pictures)
+            made, images = batch_of(index, (captions or {}).get(index, "a cat"))
+        run.add(made, images)
     return run, run.finish(about(**changes))
 
 
 def test_a_folder_that_becomes_a_table(tmp_path):
     run, rows = run_test(tmp_path)
     for index, row in enumerate(rows):
-        made, pictures = batch_of(PICTURES.index((row["degradation"], row["name"])))
-        truth, restored = made["gt"][0].numpy(), pictures["restored"][0].numpy()
+        made, images = batch_of(IMAGES.index((row["degradation"], row["name"])))
+        truth, restored = made["gt"][0].numpy(), images["restored"][0].numpy()
         assert row["psnr"] == pytest.approx(peak_signal_noise_ratio(truth, restored, data_range=255), abs=1e-9), index
     assert run.notes == []
     loaded = load_run(tmp_path)
@@ -68,7 +68,7 @@ def test_a_folder_that_becomes_a_table(tmp_path):
 
 
 def test_memory_and_time_are_those_of_the_device_that_restores(tmp_path, monkeypatch):
-    """A machine with a GPU whose test runs on the CPU: the GPU has no part in it."""
+    """On a machine with a GPU, a test on the CPU reports the CPU's memory and time."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: pytest.fail("waited for a GPU"))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
@@ -80,14 +80,14 @@ def test_memory_and_time_are_those_of_the_device_that_restores(tmp_path, monkeyp
     ("indices", "count"),
     [(range(5), {"low": 3, "haze": 3}), (range(6), {"low": 3}), (range(6), {"low": 3, "haze": 3, "rain": 3})],
 )
-def test_another_number_of_pictures_than_the_data_has_is_an_error(tmp_path, indices, count):
+def test_another_number_of_images_than_the_data_has_is_an_error(tmp_path, indices, count):
     with pytest.raises(UserError, match="no table is written"):
         run_test(tmp_path, indices, count=count)
     assert not (tmp_path / "run.json").exists() and not (tmp_path / "scores.csv").exists()
 
 
 def test_captions_that_name_the_degradation_make_a_test_not_blind(tmp_path):
-    # Two of the three low pictures are called dark; one hazy picture of three is called dark, which it is not.
+    # Two of the three low images are called dark; one hazy image of three is called dark, which it is not.
     run, _ = run_test(tmp_path / "told", captions={0: "a dark room", 1: "A dimly lit cat", 3: "a dark room"})
     loaded = load_run(tmp_path / "told")
     assert not loaded.blind and "captions name it, low (in 2 of 3)" in run.notes[0]
@@ -101,7 +101,7 @@ def test_captions_that_name_the_degradation_make_a_test_not_blind(tmp_path):
 @pytest.mark.parametrize(
     ("degradation", "caption", "told"),
     [
-        ("noise_25", "a noisy picture of a dog", True),
+        ("noise_25", "a noisy image of a dog", True),
         ("haze_rain", "a street in the rain", True),
         ("haze_rain", "a street in the snow", False),
         ("raindrop", "raindrops on a window", True),
@@ -115,14 +115,14 @@ def test_words_of_a_degradation(degradation, caption, told):
     assert bool(told_degradations([(degradation, caption)])) is told
 
 
-def test_the_user_can_say_that_it_was_told(tmp_path):
+def test_the_user_can_declare_that_the_degradation_was_known(tmp_path):
     run, _ = run_test(tmp_path / "a", settings=EvaluationSettings(told=True))
     assert not load_run(tmp_path / "a").blind and "told says so" in run.notes[0]
-    run_test(tmp_path / "b", blind=False)  # a data set that gives it away
+    run_test(tmp_path / "b", blind=False)  # a data set that reveals it
     assert not load_run(tmp_path / "b").blind
 
 
-def test_a_metric_without_weights_leaves_its_column_empty_and_says_so(tmp_path, monkeypatch):
+def test_a_metric_without_weights_leaves_its_column_empty_with_a_note(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise URLError("no network in tests")
 
@@ -139,13 +139,13 @@ def test_a_metric_without_weights_leaves_its_column_empty_and_says_so(tmp_path, 
     assert run.notes[0] in table.notes
 
 
-def test_a_metric_of_a_whole_set_is_refused_in_one_line(tmp_path):
+def test_a_metric_of_sets_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"fid is computed over a whole set.*unildiff score"):
         TestRun(tmp_path, EvaluationSettings(metrics=["psnr", "fid"]), "onerestore")
 
 
 def rank_main(rank: int, folder: Path) -> None:
-    """One of two ranks: every second picture, as the sampler shares them out."""
+    """Run one of two ranks on every second image, as the sampler distributes them."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
     captions = {0: "a dark room", 1: "a dark room"}  # one on each rank

@@ -41,7 +41,7 @@ def test_training_describes_a_crop_as_restoration_describes_a_tile(kind: str, tm
     assert in_training[0] in described and in_training[1] in described
 
 
-def test_a_batch_that_does_not_say_holds_whole_images(tmp_path: Path) -> None:
+def test_a_batch_without_sizes_holds_whole_images(tmp_path: Path) -> None:
     save_base(sdxl_like_base(), tmp_path)
     module = make_stage("alignment", tmp_path)
     without_trainer(module)

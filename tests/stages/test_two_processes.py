@@ -33,7 +33,7 @@ TOKENS = replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=3, token_
 WINDOWS = replace(NETWORK, detail=replace(NETWORK.detail, routing="window", window_size=8))
 PIXELS = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True))
 
-# The balancing loss counts as much as the rest here, so that a wrong sum over ranks could not hide.
+# The balancing loss has a large weight here, so that a wrong sum over ranks shows.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "alignment with token experts": ("alignment", {"network": TOKENS, "auxiliary_weight": 1.0}),
     "joint": ("joint", {}),
@@ -67,9 +67,9 @@ def build(case: str, base_folder: Path) -> RestorationModule:
 
 
 def two_with_an_idle_expert(rank: int, base_folder: Path) -> dict[str, Any]:
-    """Let rank 0 know only expert 0 and rank 1 only expert 1; make two steps: DDP complains in the second."""
+    """Let rank 0 use only expert 0 and rank 1 only expert 1 for two steps; DDP would fail in the second."""
     module = build("decoder, images", base_folder)
-    module.settings.auxiliary_weight = 0.0  # its statistics would tell of both
+    module.settings.auxiliary_weight = 0.0  # its statistics would involve both experts
     replica = DistributedDataParallel(Step(module))
     for detail in module.model.decoder.details:
 
@@ -86,7 +86,7 @@ def two_with_an_idle_expert(rank: int, base_folder: Path) -> dict[str, Any]:
 
 
 def steps_by_hand(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
-    """Be one of two ranks: half of each global batch."""
+    """Run one of two ranks on half of each global batch."""
     distributed.init_process_group("gloo", rank=rank, world_size=2)
     results: dict[str, Any] = {}
     for case in CASES:
@@ -144,12 +144,12 @@ def test_an_expert_that_is_idle_on_one_rank(ranks: list[dict[str, Any]]) -> None
     first, second = (rank["idle"]["gradients"] for rank in ranks)
     assert first.keys() == second.keys()
     for name, gradient in first.items():
-        assert torch.equal(gradient, second[name])  # averaged: what the working rank found, halved
+        assert torch.equal(gradient, second[name])  # averaged: half of the working rank's gradient
         if ".experts." in name:
             assert gradient.any()
 
 
-THREE = replace(  # one expert for each rank, and one that nobody chooses
+THREE = replace(  # one expert for each rank, and one that no rank chooses
     NETWORK,
     fusion=replace(NETWORK.fusion, token_experts=3, token_top_k=1),
     detail=replace(NETWORK.detail, kernel_sizes=(3, 5, 7)),
@@ -157,7 +157,7 @@ THREE = replace(  # one expert for each rank, and one that nobody chooses
 
 
 def through_the_trainer(base_folder: Path, rank: int, folder: Path) -> dict[str, Any]:
-    """Three steps as the recipe makes them; each rank's routers choose the expert of its number, whatever they see."""
+    """Train three steps as in the recipe; each rank's routers always choose the expert with the rank's number."""
     freely = Router.forward
 
     def forward(router: Router, features: Tensor, noise: Tensor | None = None) -> Routing:
@@ -179,7 +179,7 @@ def through_the_trainer(base_folder: Path, rank: int, folder: Path) -> dict[str,
             folder, [losses, guard, ema], max_steps=3, accumulate_grad_batches=2, gradient_clip_val=1.0, strategy=strategy,
             devices=2, use_distributed_sampler=False,
         )  # fmt: skip
-        # 64 pixels are 2x2 tokens at the U-Net's lowest level; of one token alone, queries and keys have no effect.
+        # 64 pixels are 2x2 tokens at the U-Net's lowest level; with a single token, queries and keys have no effect.
         batches = [make_batch([10 * index + 2 * rank, 10 * index + 2 * rank + 1], size=64) for index in range(6)]
         trainer.fit(module, make_loader(batches))
         after = {name: value.detach().clone() for name, value in module.trained_parameters()}
@@ -198,7 +198,7 @@ def test_idle_experts_checkpointing_accumulation_and_ddp_together(base_folder: P
         for part in ("weights", "average"):
             assert all(value.isfinite().all() for value in one[part].values())
             assert all(torch.equal(value, two[part][name]) for name, value in one[part].items())
-        # What only one rank worked with has learnt on both; the third expert had gradients, all of them zero.
+        # Experts used by one rank are updated on both; the third expert had gradients, all of them zero.
         experts = {name for name in one["weights"] if ".experts." in name}
         idle = {name for name in experts if ".experts.2." in name}
         assert idle and experts - idle and one["still"] == idle

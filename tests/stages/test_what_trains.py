@@ -1,4 +1,4 @@
-"""What each stage trains and what it leaves alone: by its gradients, and by what has moved after three steps."""
+"""What each stage trains and what it freezes, by its gradients and by the weights after three steps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +62,7 @@ ALL = [*CASES, "pretrain VAE", "pretrain U-Net"]
 
 
 def unused(name: str) -> bool:
-    """Whether a weight of the base has no effect at all: what follows the text encoder's penultimate layer."""
+    """Return whether a weight of the base has no effect: it follows the text encoder's penultimate layer."""
     return name.startswith("model.text.") and ("layers.1." in name or "final_layer_norm" in name)
 
 
@@ -71,7 +71,7 @@ def test_gradients(case: str, base_folder: Path) -> None:
     module, trained = build(case, base_folder)
     without_trainer(module)
     wake(module)
-    for first in (1, 5, 9):  # twelve pictures: each expert gets work
+    for first in (1, 5, 9):  # twelve images: each expert gets work
         module.training_step(make_batch(range(first, first + 4), size=64), 0).backward()
     expected = {
         name
@@ -87,7 +87,7 @@ def test_gradients(case: str, base_folder: Path) -> None:
 @pytest.mark.parametrize(
     "case", ["alignment", "alignment with token experts", "joint", "decoder", "decoder with windows"]
 )
-def test_what_moves_within_three_steps(case: str, base_folder: Path, tmp_path: Path) -> None:
+def test_weights_that_change_within_three_steps(case: str, base_folder: Path, tmp_path: Path) -> None:
     module, _ = build(case, base_folder)
     before = {name: value.clone() for name, value in module.named_parameters()}
     batches = [make_batch(range(first, first + 6), size=64) for first in (1, 7, 13)]
@@ -97,7 +97,7 @@ def test_what_moves_within_three_steps(case: str, base_folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("kind, rate, factor", [("alignment", 1e-2, 0.9), ("joint", 3e-3, 0.6), ("decoder", 1e-2, 0.5)])
-def test_twenty_steps_on_one_batch_bring_the_loss_down(
+def test_twenty_steps_on_one_batch_lower_the_loss(
     kind: str, rate: float, factor: float, base_folder: Path, tmp_path: Path
 ) -> None:
     module = make_stage(kind, base_folder, optimizer=OptimizerConfig(rate, None, 0.0, 0, "constant"))
@@ -107,7 +107,7 @@ def test_twenty_steps_on_one_batch_bring_the_loss_down(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_share_of_the_last_timestep(share: float, base_folder: Path) -> None:
+def test_proportion_of_the_last_timestep(share: float, base_folder: Path) -> None:
     module = make_stage("joint", base_folder, terminal_share=share)
     without_trainer(module)
     seen: list[torch.Tensor] = []
@@ -116,7 +116,7 @@ def test_share_of_the_last_timestep(share: float, base_folder: Path) -> None:
         module.training_step(make_batch(range(first, first + 32), size=16), 0)
     timesteps = torch.cat(seen)
     assert len(timesteps) == 96
-    if share == 0.5:  # of 96 half, give or take three standard deviations of 4.9
+    if share == 0.5:  # half of 96, within three standard deviations of 4.9
         assert 33 < (timesteps == 999).sum() < 63
     else:
         assert (timesteps == 999).float().mean() == pytest.approx(share, abs=0.05)

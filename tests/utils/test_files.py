@@ -1,4 +1,4 @@
-"""Files that are written whole, through links and into devices, and names of what is written."""
+"""Files written atomically, through links and into devices, and the names of outputs."""
 
 import os
 import pty
@@ -22,7 +22,7 @@ from unildiff.utils.files import (
 )
 
 
-def test_pngs_of_pictures_never_share_a_name() -> None:
+def test_pngs_of_images_never_share_a_name() -> None:
     names = ["a.jpg", "b.tif", "deep/a.jpg", "a.png", "c.d.jpg"]
     assert png_names(names) == ["a.jpg.png", "b.png", "deep/a.png", "a.png.png", "c.d.png"]
     assert png_names(["a.png", "a.png.png"]) == ["a.png", "a.png.png"]
@@ -30,7 +30,7 @@ def test_pngs_of_pictures_never_share_a_name() -> None:
         assert len(set(png_names(order))) == 4  # a.png.png is also what a.png becomes beside a.jpg
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "new folder" / "a.txt"
     write_whole(target, b"one")
     target.chmod(0o640)
@@ -79,7 +79,7 @@ def test_pipes_and_devices_are_written_to_and_never_replaced(tmp_path: Path) -> 
 def test_a_full_device_is_one_line_and_stays_a_device(tmp_path: Path) -> None:
     full = tmp_path / "full"
     try:
-        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))  # what /dev/full is
+        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))  # the device number of /dev/full
     except PermissionError:
         pytest.skip("no devices in this container")
     try:

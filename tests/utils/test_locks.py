@@ -8,7 +8,7 @@ import pytest
 from unildiff.utils.locks import lock
 
 
-def test_a_file_system_without_locks_is_said_once_and_used(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_reported_once_and_used(tmp_path, monkeypatch, caplog):
     faults = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO]
 
     def flock(file, how):

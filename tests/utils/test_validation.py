@@ -1,4 +1,4 @@
-"""Values against annotations: what is refused, what is built, and the one line that says so."""
+"""Values checked against annotations: accepted, built or refused in one line."""
 
 import math
 from collections.abc import Callable
@@ -124,7 +124,7 @@ def test_constructors_are_checked_with_the_parameters_of_their_bases() -> None:
     )
 
 
-def test_classes_named_by_their_path_are_checked_where_they_stand() -> None:
+def test_classes_named_by_their_path_are_checked_in_place() -> None:
     nested = [{"class_path": "fractions.Fraction", "init_args": {}}, {"class_path": f"{__name__}.Base"}]
     check_arguments(Derived, {"each": nested}, "model")
     nested = [{"class_path": "unildiff.callbacks.Checkpointing", "init_args": {"dirpath": 3}}]

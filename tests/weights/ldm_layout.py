@@ -1,4 +1,4 @@
-"""Writes a base as one file in the layout in which Stability AI published SDXL, as a check on reading it."""
+"""Writes a base as one file in the layout in which Stability AI published SDXL, to test reading it."""
 
 from pathlib import Path
 

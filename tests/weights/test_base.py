@@ -137,7 +137,7 @@ def test_another_vae(base: Base, folder: Path, tmp_path: Path) -> None:
     assert torch.equal(loaded.vae.post_quant_conv.weight, other.vae.post_quant_conv.weight)
     assert loaded.vae.config.scaling_factor == 0.5
     assert torch.equal(loaded.unet.conv_in.weight, base.unet.conv_in.weight)
-    whole = tmp_path / "whole"  # a base's folder serves too, and so does a single file
+    whole = tmp_path / "whole"  # the folder of a base works too, and so does a single file
     save_base(other, whole)
     assert load_base(str(folder), vae=str(whole)).vae.config.scaling_factor == 0.5
     write_single_file(other, tmp_path / "vae.safetensors")
@@ -147,7 +147,7 @@ def test_another_vae(base: Base, folder: Path, tmp_path: Path) -> None:
 
 
 class WideAllocations(TorchDispatchMode):
-    """Counts tensors of four or more bytes a number that are as large as a weight."""
+    """Counts tensors of four or more bytes per number that are as large as a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,9 @@ class WideAllocations(TorchDispatchMode):
 
 
 def test_weights_arrive_in_their_dtype_without_a_detour(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unildiff.weights.base.check_scheduler", lambda *_: None)  # its thousand float32 are no weights
+    monkeypatch.setattr(
+        "unildiff.weights.base.check_scheduler", lambda *_: None
+    )  # its thousand float32 values are not weights
     for part in ("unet", "vae"):
         file = folder / part / "diffusion_pytorch_model.safetensors"
         save_file({name: value.bfloat16() for name, value in load_file(file).items()}, file, {"format": "pt"})
@@ -169,7 +171,7 @@ def test_weights_arrive_in_their_dtype_without_a_detour(folder: Path, monkeypatc
         loaded = load_base(str(folder), torch.bfloat16)
     assert {value.dtype for value in weights(loaded).values()} == {torch.bfloat16}
     assert wide.count == 0
-    with WideAllocations() as wide:  # the counter does count
+    with WideAllocations() as wide:  # the counter works
         load_base(str(folder))
     assert wide.count > 0
 
@@ -233,7 +235,7 @@ def test_a_unet_with_other_inputs_is_named_before_weights_are_read(
     assert message in found and str(file.parent) in found
 
 
-def test_a_weight_that_is_not_there_is_named(folder: Path) -> None:
+def test_a_missing_weight_is_named(folder: Path) -> None:
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     content = load_file(file)
     content.pop("mid_block.resnets.0.conv1.weight")
@@ -253,7 +255,7 @@ def test_a_missing_part_is_named(folder: Path, part: str) -> None:
     assert f"it lacks {part}/" in failure(folder)
 
 
-def test_what_is_neither_folder_nor_id() -> None:
+def test_a_name_that_is_neither_folder_nor_id() -> None:
     for name in ("/nowhere/sdxl", "./sdxl", "sdxl", "a/b/c", "sd_xl_base.safetensors"):
         message = failure(name)
         assert f"no folder or file {name}" in message and "configs/tiny/joint.yaml" in message
@@ -269,7 +271,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def in_cache(cache: Path, folder: Path) -> Path:
-    """Lay ``folder`` out as the hub's cache does, and return the snapshot."""
+    """Copy ``folder`` into the layout of the hub's cache, and return the snapshot."""
     home = cache / f"models--{REPO.replace('/', '--')}"
     (home / "refs").mkdir(parents=True)
     (home / "refs" / "main").write_text(COMMIT)
@@ -300,7 +302,7 @@ def test_no_network_is_one_line_within_seconds(cache: Path, monkeypatch: pytest.
         assert part in message
 
 
-def test_an_id_is_fetched_without_what_is_not_needed(
+def test_only_the_needed_files_of_an_id_are_fetched(
     base: Base, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False).half()
@@ -335,7 +337,7 @@ def test_an_id_with_half_precision_only(base: Base, folder: Path, cache: Path, m
     assert torch.equal(loaded.unet.conv_in.weight, base.unet.conv_in.weight.half().float())
 
 
-def test_weights_are_mapped_and_no_random_ones_are_made(folder: Path) -> None:
+def test_weights_are_mapped_without_random_initialisation(folder: Path) -> None:
     wide = UNet2DConditionModel(**SDXL_LIKE["unet"] | {"block_out_channels": (64, 192, 384)})
     wide.save_pretrained(folder / "unet")
     before, drawn = own_memory(), torch.get_rng_state()

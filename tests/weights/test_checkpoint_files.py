@@ -1,4 +1,4 @@
-"""Checkpoint files that are damaged, of another kind or crafted are refused in one line, and nothing of them is run."""
+"""Damaged, crafted and other files are refused as checkpoints in one line, and never executed."""
 
 import os
 import zipfile
@@ -26,7 +26,7 @@ def refusal(attempt: Callable[[], object]) -> str:
     return str(raised.value)
 
 
-def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found_anywhere(tmp_path: Path) -> None:
     path = save(tmp_path / "a.ckpt")
     whole = path.read_bytes()
     generator = torch.Generator().manual_seed(0)
@@ -36,7 +36,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[entry.header_offset + offset + 64] ^= 0x40
         path.write_bytes(damaged)
-        os.utime(path, ns=(offset, offset))  # another time: a file is checked once per version
+        os.utime(path, ns=(offset, offset))  # another modification time: a file is checked once per version
         assert "damaged" in refusal(lambda: load_file_safely(path))
     path.write_bytes(whole)
     assert load_file_safely(path)["global_step"] == 3
@@ -58,7 +58,7 @@ def test_parts_of_another_type_are_named(tmp_path: Path, changed: dict[str, Any]
     assert message in refusal(lambda: load_file_safely(save(tmp_path / "a.ckpt", **changed)))
 
 
-def test_other_files_are_told_apart(tmp_path: Path) -> None:
+def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     assert "no file" in refusal(lambda: load_file_safely(path))
     torch.save({"state_dict": {}}, path, _use_new_zipfile_serialization=False)
@@ -76,13 +76,13 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
+def test_a_file_without_read_permission_is_reported(tmp_path: Path) -> None:
     path = save(tmp_path / "a.ckpt")
     path.chmod(0)
     assert "no permission to read" in refusal(lambda: load_file_safely(path))
 
 
-def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
+def test_the_newest_complete_checkpoint_is_used(tmp_path: Path) -> None:
     assert newest_whole(tmp_path) is None and newest_whole(tmp_path / "none") is None
     first, second = save(tmp_path / "step-000009.ckpt"), save(tmp_path / "step-000010.ckpt")
     (tmp_path / "last.ckpt").symlink_to("step-000011.ckpt")  # the file was deleted, or never complete

@@ -55,7 +55,7 @@ def is_plain(value: Any) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["alignment", "joint", "decoder"])
-def test_holds_what_is_trained_and_nothing_else(kind: str, chain: dict[str, Path], base_folder: Path) -> None:
+def test_holds_only_trained_weights(kind: str, chain: dict[str, Path], base_folder: Path) -> None:
     content = torch.load(chain[kind], weights_only=True)
     trained = {name: value for name, value in make_stage(kind, base_folder).trained_parameters()}
     assert set(content["state_dict"]) == set(trained)
@@ -69,7 +69,7 @@ def test_holds_what_is_trained_and_nothing_else(kind: str, chain: dict[str, Path
     settings = content["hyper_parameters"]
     assert is_plain(settings)
     assert settings["network"]["fusion"]["hidden_size"] == 16 and settings["base"] == str(base_folder)
-    # Sampler and scoring are of the command that runs, never of a checkpoint.
+    # Sampler and scoring settings come from the command, never from a checkpoint.
     assert not {"sampling", "training_sampling", "evaluation"} & set(settings)
 
 
@@ -85,7 +85,7 @@ def test_each_stage_starts_from_the_one_before(chain: dict[str, Path], base_fold
         assert handed == set(weights)
         assert all(torch.equal(started[name], weights[name]) for name in handed)
         assert any(not torch.equal(started[name], fresh[name]) for name in handed)
-        # All of the base that is not handed over is as it was.
+        # All other weights of the base are unchanged.
         kept = {name for name in started if not name.startswith((*prefixes, "model.decoder.", "model.unet.fusion."))}
         assert kept and all(torch.equal(started[name], fresh[name]) for name in kept)
 
@@ -94,7 +94,7 @@ def test_unmatched_weights_are_listed(chain: dict[str, Path], base_folder: Path)
     with pytest.raises(UserError) as error:  # an alignment checkpoint has no U-Net
         make_stage("decoder", base_folder, init_from=str(chain["alignment"]))
     assert "missing: lq_encoder.conv_in.bias" in one_line(error) and "alignment.ckpt" in str(error.value)
-    with pytest.raises(UserError) as error:  # nor does joint take a joint one's U-Net
+    with pytest.raises(UserError) as error:  # and joint does not copy the U-Net of a joint checkpoint
         make_stage("joint", base_folder, init_from=str(chain["joint"]))
     assert "not expected (or of another shape): model.lq_encoder.conv_in.bias" in one_line(error)
     assert "missing" not in str(error.value)
@@ -105,7 +105,7 @@ def test_unmatched_weights_are_listed(chain: dict[str, Path], base_folder: Path)
     assert error.value.args[0].count("and ") >= 1  # more than can be listed
 
 
-def test_averaged_weights_are_handed_over(tmp_path: Path) -> None:
+def test_averaged_weights_are_transferred(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(2, 1))
     weights = {"model.0.weight": torch.zeros(1, 2), "model.0.bias": torch.zeros(1)}
     average = {"model.0.weight": torch.tensor([[3.0, 4.0]], dtype=torch.bfloat16)}
@@ -127,7 +127,7 @@ def test_rules_rename_prefixes() -> None:
         checkpoint.fill(model, {"new.": "new."})
 
 
-def test_resuming_goes_on_exactly_and_keeps_this_commands_sampler(base_folder: Path, tmp_path: Path) -> None:
+def test_resuming_is_exact_and_keeps_this_commands_sampler(base_folder: Path, tmp_path: Path) -> None:
     def stage() -> RestorationModule:
         return make_stage("alignment", base_folder, optimizer=RATE, sampling=SamplingSettings(7))
 
@@ -159,7 +159,7 @@ def test_a_weights_only_checkpoint_without_callbacks_is_validated_by_its_average
 
 @pytest.fixture
 def moved_on(chain: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
-    """The chain's decoder, started from a link; and another joint checkpoint that the link names since."""
+    """Return the chain's decoder, started from a link, and another joint checkpoint that the link points to now."""
     content = torch.load(chain["joint"], weights_only=True)
     content["state_dict"] = {name: value + 0.01 for name, value in content["state_dict"].items()}
     torch.save(content | {"global_step": 2}, tmp_path / "later.ckpt")
@@ -172,7 +172,7 @@ def moved_on(chain: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     return {name: tmp_path / f"{name}.ckpt" for name in ("decoder", "older", "last", "later")}
 
 
-def test_a_decoder_is_not_put_onto_another_unet_than_it_was_trained_on(
+def test_a_decoder_is_not_combined_with_another_unet(
     moved_on: dict[str, Path], chain: dict[str, Path], base_folder: Path, tmp_path: Path
 ) -> None:
     def resume() -> None:
@@ -195,8 +195,8 @@ def test_a_decoder_is_not_put_onto_another_unet_than_it_was_trained_on(
         with pytest.raises(UserError, match=refused) as error:
             load()
         one_line(error)
-    model_from_checkpoint(moved_on["older"])  # does not say what it was trained on
-    model_from_checkpoint(moved_on["decoder"], init_from=str(chain["joint"]))  # where it is now
+    model_from_checkpoint(moved_on["older"])  # does not record what it was trained on
+    model_from_checkpoint(moved_on["decoder"], init_from=str(chain["joint"]))  # at its new path
     model_from_checkpoint(moved_on["decoder"], torch.bfloat16, str(chain["joint"]))
 
 
@@ -208,7 +208,7 @@ def test_another_stages_checkpoint_cannot_be_resumed(chain: dict[str, Path], bas
     assert "missing: model.lq_encoder.conv_in.bias" in one_line(error)
 
 
-def test_lightnings_own_way_to_load(chain: dict[str, Path]) -> None:
+def test_load_from_checkpoint_of_lightning(chain: dict[str, Path]) -> None:
     loaded = DecoderFinetuneModule.load_from_checkpoint(chain["decoder"])
     assert loaded.model.config == NETWORK and loaded.optimizer_config == RATE
     weights = torch.load(chain["decoder"], weights_only=True)["state_dict"]
@@ -233,7 +233,7 @@ def test_only_what_is_used_is_read(tmp_path: Path) -> None:
     moments = {"state": {0: {"exp_avg": torch.ones(4 * mega), "exp_avg_sq": torch.ones(4 * mega)}}}
     torch.save({"state_dict": {"model.weight": values}, "optimizer_states": [moments]}, path)
     whole = load_file_safely(path)
-    assert resident(path) == 0  # in memory of its own
+    assert resident(path) == 0  # in its own memory
     model = nn.Linear(mega, 1, bias=False)
     checkpoint = read_checkpoint(path)
     checkpoint.fill(model, {"": ""})
@@ -241,13 +241,13 @@ def test_only_what_is_used_is_read(tmp_path: Path) -> None:
     assert 4 * mega <= resident(path) < 8 * mega
 
 
-def test_a_checkpoint_that_is_being_read_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_being_read_does_not_change(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     torch.save({"state_dict": {"weight": torch.ones(1, 4)}}, path)
     before, checkpoint = path.read_bytes(), read_checkpoint(path)
     checkpoint.weights["weight"].mul_(3)
     assert path.read_bytes() == before
-    torch.save({"state_dict": {}}, tmp_path / "new.ckpt")  # as a run writes it anew that still trains
+    torch.save({"state_dict": {}}, tmp_path / "new.ckpt")  # as a run that is still training would replace it
     os.replace(tmp_path / "new.ckpt", path)
     model = nn.Linear(4, 1, bias=False)
     checkpoint.fill(model, {"": ""})
@@ -271,7 +271,7 @@ def test_no_code_runs_from_a_checkpoint(tmp_path: Path) -> None:
     assert not (tmp_path / "trace").exists()
 
 
-def test_files_that_are_no_checkpoints(tmp_path: Path, chain: dict[str, Path]) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path, chain: dict[str, Path]) -> None:
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     whole = chain["alignment"].read_bytes()
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])

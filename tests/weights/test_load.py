@@ -1,4 +1,4 @@
-"""What a stage starts from: a folder of weights is a whole model."""
+"""A stage can start from an exported folder, which is a complete model."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def same(first: UniLDiff, second: UniLDiff, prefix: str = "") -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a if name.startswith(prefix))
 
 
-def test_a_whole_model_is_a_start_with_its_own_base_alone(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_stage_starts_from_an_exported_model_only_with_its_own_base(folders: dict[str, Path], tmp_path: Path) -> None:
     exported, base = str(folders["exported"]), str(folders["base"])
     (tmp_path / "link").symlink_to(exported)
     for settings in ({"network": None}, {"network": NETWORK}):
@@ -46,7 +46,7 @@ def test_a_whole_model_is_a_start_with_its_own_base_alone(folders: dict[str, Pat
         parse_run(["--config", "configs/tiny/joint.yaml", f"--model.init_from={exported}"], None)
 
 
-def test_the_stages_after_a_whole_model_keep_its_base(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_stages_after_an_exported_model_keep_its_base(folders: dict[str, Path], tmp_path: Path) -> None:
     settings = {"base": str(folders["exported"]), "init_from": str(folders["exported"])}
     module = AlignmentModule(**settings, sampling=SamplingSettings(1))  # type: ignore[arg-type]
     trainer = make_trainer(tmp_path, max_steps=1)

@@ -1,4 +1,4 @@
-"""The exported ONNX graph gives, in onnxruntime, what PyTorch gives."""
+"""The exported ONNX graph gives the results of PyTorch in onnxruntime."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 STEPS = 2
-SHALLOW = SMALL | {  # tracing takes half a second a layer
+SHALLOW = SMALL | {  # tracing takes half a second per layer
     "vae": SMALL["vae"]
     | {"block_out_channels": (8, 16), "down_block_types": ("DownEncoderBlock2D",) * 2}
     | {"up_block_types": ("UpDecoderBlock2D",) * 2},
@@ -68,7 +68,7 @@ def test_odd_sizes_and_tiles_come_back_in_their_size(exported: tuple[UniLDiff, P
     assert odd.shape == (7, 3 * tile - 3, 3) and np.isfinite(odd).all() and 0 <= odd.min() and odd.max() <= 1
 
 
-def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
+def test_models_that_cannot_be_exported_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="size conditioning"):
         export_onnx(small_model(sdxl_like_base()), tmp_path / "m.onnx")
     windows = NetworkConfig(NETWORK.fusion, type(NETWORK.detail)(width=8, kernel_sizes=(3, 5), routing="window"))

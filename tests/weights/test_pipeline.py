@@ -60,7 +60,7 @@ def test_round_trip_through_a_folder(pipeline: UniLDiffPipeline, tmp_path: Path)
     assert half(PICTURE, "a cat", 2).images[0].size == (70, 45)
 
 
-def test_kinds_of_pictures_and_outputs(pipeline: UniLDiffPipeline) -> None:
+def test_kinds_of_images_and_outputs(pipeline: UniLDiffPipeline) -> None:
     expected = np.asarray(pipeline(PICTURE, num_inference_steps=1).images[0])
     tensor = torch.from_numpy(PICTURE).permute(2, 0, 1).float() / 255
     several = pipeline([Image.fromarray(PICTURE), PICTURE, tensor, tensor[None]], num_inference_steps=1).images
@@ -135,7 +135,7 @@ def test_parts_are_moved_and_offloaded(pipeline: UniLDiffPipeline) -> None:
     assert np.array_equal(np.asarray(before), np.asarray(pipeline(PICTURE, "a cat", 1).images[0]))
 
 
-def test_what_cannot_be_had_is_said(pipeline: UniLDiffPipeline, tmp_path: Path) -> None:
+def test_missing_extras_are_reported(pipeline: UniLDiffPipeline, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"call enable_model_cpu_offload\(\)"):
         pipeline.enable_sequential_cpu_offload()
     pipeline.save_pretrained(tmp_path)

@@ -35,7 +35,9 @@ def restored(pipe: UniLDiffPipeline, *arguments: Any, **settings: Any) -> np.nda
 
 
 def test_components_and_from_pipe_give_the_same_pixels(pipe: UniLDiffPipeline) -> None:
-    pipe.register_modules(network=replace(pipe.network, last_timestep=300))  # a switch that the parts do not tell
+    pipe.register_modules(
+        network=replace(pipe.network, last_timestep=300)
+    )  # a switch that the components do not determine
     expected = restored(pipe, IMAGE)
     for other in (UniLDiffPipeline(**pipe.components), UniLDiffPipeline.from_pipe(pipe)):
         other.set_progress_bar_config(disable=True)
@@ -75,7 +77,7 @@ def test_loading_options(pipe: UniLDiffPipeline, tmp_path: Path) -> None:
             UniLDiffPipeline.from_pretrained(tmp_path, **options)
 
 
-def test_a_replaced_scheduler_is_followed_or_refused(pipe: UniLDiffPipeline) -> None:
+def test_a_replaced_scheduler_is_used_or_refused(pipe: UniLDiffPipeline) -> None:
     before = restored(pipe, IMAGE)
     config = dict(pipe.scheduler.config)
     pipe.scheduler = EulerDiscreteScheduler.from_config(
@@ -148,7 +150,7 @@ def test_callbacks_may_return_nothing_and_interrupt(pipe: UniLDiffPipeline) -> N
     made = pipe(IMAGE, num_inference_steps=6, callback_on_step_end=stop).images
     handle.remove()
     assert seen == [0, 1] and len(calls) == 2 and pipe.interrupt and made[0].size == (32, 24)
-    assert np.array_equal(restored(pipe, IMAGE), plain)  # the next call is whole again
+    assert np.array_equal(restored(pipe, IMAGE), plain)  # the next call runs completely
 
 
 def test_tiling_switches(pipe: UniLDiffPipeline) -> None:
