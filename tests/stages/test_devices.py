@@ -1,0 +1,18 @@
+"""All tensors of a training step meet on the GPU, shown without one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stages.steps import STAGES
+
+
+def test_training_steps_leave_no_tensor_on_the_cpu() -> None:
+    command = [sys.executable, "-m", "tests.stages.fake_gpu"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        pytest.skip(f"torch crashed on fake CUDA tensors (signal {-done.returncode})")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == list(STAGES)
