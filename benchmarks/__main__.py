@@ -5,7 +5,7 @@
     python -m benchmarks --only routing --rounds 5    # a trial: prints, writes nothing
 
 Ends with 1 where a goal is missed, or with --check where a ratio got worse by more than 15%. Each group runs in a process of
-its own, with one thread a process, and memory that was freed is kept (MALLOC_* below): else whether an array of 8 MB is
+its own, with one thread per process, and memory that was freed is kept (MALLOC_* below): else whether an array of 8 MB is
 given back to the system and fetched again, page by page, depends on what ran before.
 """
 
@@ -83,7 +83,7 @@ def write(groups: dict[str, list[Row]]) -> None:
     path = HERE / "results" / f"{now:%Y-%m-%d_%H-%M}.json"
     save(path, groups, about)
     draw(groups["growth"], HERE / "growth.png")
-    command, silent = [sys.executable, "-m", "benchmarks.routing"], subprocess.DEVNULL  # torch's profiler says much
+    command, silent = [sys.executable, "-m", "benchmarks.routing"], subprocess.DEVNULL  # torch's profiler prints a lot
     subprocess.run(command, check=True, env=os.environ | ENVIRONMENT, cwd=HERE.parent, stdout=silent, stderr=silent)
     text = readme(path, HERE / "results" / "full_size.json", HERE / "results" / "routing_profile.md")
     (HERE / "README.md").write_text(text, encoding="utf-8")

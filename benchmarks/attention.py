@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory import peak_growth
-from benchmarks.models import CAPTION, lq_picture, tiny_model
+from benchmarks.models import CAPTION, lq_image, tiny_model
 from benchmarks.table import Goal, Row, seconds_row
 from benchmarks.timing import Effort, alternate
 from unildiff.core.attention import attend
@@ -46,7 +46,7 @@ def products(leaves: list[Tensor]) -> None:
 
 
 def rows(effort: Effort) -> list[Row]:
-    length = 128 if effort.small else 2048  # both streams of a 512x512 picture at the tiny model's patch size
+    length = 128 if effort.small else 2048  # both streams of a 512x512 image at the tiny model's patch size
     leaves = tokens(length)
     seconds = alternate(
         {
@@ -89,7 +89,7 @@ def layouts(effort: Effort) -> list[Row]:
     """One U-Net pass as it is, with weights in channels-last order, and compiled."""
     side = 32 if effort.small else 256
     plain, turned, compiled = tiny_model(), tiny_model().to(memory_format=torch.channels_last), tiny_model()  # type: ignore[call-overload]
-    features = plain.encode_lq(lq_picture(side))
+    features = plain.encode_lq(lq_image(side))
     context = plain.context(features.deep, plain.embed(["", CAPTION]), (side, side))
     latents, timesteps = features.latents, torch.full((1,), 500)
     last = latents.to(memory_format=torch.channels_last)

@@ -60,8 +60,8 @@ def write_pairs(root: Path, count: int) -> list[Pair]:
         clear = np.roll(scenes[number % len(scenes)], 97 * number, axis=1)
         degradation = DEGRADATIONS[number % len(DEGRADATIONS)]
         lq, gt = root / f"{number}_lq.png", root / f"{number}_gt.png"
-        for path, picture in ((gt, clear), (lq, degrade(clear, degradation, number).image)):
-            cv2.imwrite(str(path), picture[..., ::-1])  # as OneRestore's script writes them
+        for path, image in ((gt, clear), (lq, degrade(clear, degradation, number).image)):
+            cv2.imwrite(str(path), image[..., ::-1])  # as OneRestore's script writes them
         pairs.append(Pair(degradation, degradation, str(number), lq, gt))
     return pairs
 
@@ -70,14 +70,14 @@ def their_pair(pair: Pair, crop: int, draw: np.random.Generator) -> tuple[torch.
     """Restates MoCE-IR and PromptIR: decode both, cut to a multiple of 16, crop, turn one of eight ways, float32 in [0, 1]."""
     whole = []
     for path in (pair.lq, pair.gt):
-        picture = np.array(Image.open(path).convert("RGB"))
-        height, width = (side - side % 16 for side in picture.shape[:2])
-        whole.append(picture[:height, :width])
+        image = np.array(Image.open(path).convert("RGB"))
+        height, width = (side - side % 16 for side in image.shape[:2])
+        whole.append(image[:height, :width])
     top, left = draw.integers(0, height - crop), draw.integers(0, width - crop)
     turns, flip = int(draw.integers(0, 4)), bool(draw.integers(0, 2))
     tensors = []
-    for picture in whole:
-        patch = np.rot90(picture[top : top + crop, left : left + crop], turns)
+    for image in whole:
+        patch = np.rot90(image[top : top + crop, left : left + crop], turns)
         patch = np.ascontiguousarray(np.flipud(patch) if flip else patch)
         tensors.append(torch.from_numpy(patch).permute(2, 0, 1).contiguous().to(torch.float32).div(255))
     return tensors[0], tensors[1]
@@ -93,7 +93,7 @@ def pillow_pair(pair: Pair, crop: int, draw: np.random.Generator) -> list[np.nda
 
 
 def endless(count: int) -> Iterator[int]:
-    """Random pairs, each drawn anew."""
+    """Random pairs, each drawn again."""
     draw = np.random.default_rng(0)
     while True:
         yield from draw.integers(0, count, 1000).tolist()
@@ -146,7 +146,7 @@ def reading(root: Path, pairs: list[Pair], crop: int, effort: Effort) -> list[Ro
     )
     per_call = {name: DECODED if name in ("peer", "pillow", "files") else PACKED for name in calls}
     seconds = {name: [value / per_call[name] for value in values] for name, values in calls.items()}
-    goal, memory = GOALS[crop], "two crops copied from a picture in memory"
+    goal, memory = GOALS[crop], "two crops copied from an image in memory"
     made = []
     for what, name, limit, limit_is in (
         ("the pair alone, packed", "alone", "limit", memory),
@@ -202,7 +202,7 @@ def cold(root: Path, pairs: list[Pair], crop: int, effort: Effort) -> Row:
         for name in list(ways)[:: -1 if turn % 2 else 1]:
             number = next(numbers)
             call, files = ways[name]
-            packed.pack.close()  # mapped pages are not dropped
+            packed.pack._store.close()  # mapped pages are not dropped; the next read opens it again
             forget(files(number))
             before, start = from_disk(), time.perf_counter()
             call(number)

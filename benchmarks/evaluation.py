@@ -28,15 +28,15 @@ from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.settings import EvaluationSettings
 
 
-def write_pictures(root: Path, count: int, side: int) -> None:
+def write_images(root: Path, count: int, side: int) -> None:
     """Clear and noisy PNGs, as a test set has them on disk."""
     draw, clear = np.random.default_rng(0), photograph(side)
     for number in range(count):
-        truth = np.roll(clear, 11 * number, axis=1)
-        noisy = np.clip(truth + draw.normal(0, 25, truth.shape), 0, 255).astype(np.uint8)
-        for kind, picture in (("gt", truth), ("lq", noisy)):
+        gt = np.roll(clear, 11 * number, axis=1)
+        noisy = np.clip(gt + draw.normal(0, 25, gt.shape), 0, 255).astype(np.uint8)
+        for kind, image in (("gt", gt), ("lq", noisy)):
             (root / kind).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(root / kind / f"{number:03}.png"), picture[..., ::-1])
+            cv2.imwrite(str(root / kind / f"{number:03}.png"), image[..., ::-1])
 
 
 def one_after_the_other(stage: DecoderFinetuneModule, data: FolderDataModule, folder: Path) -> None:
@@ -57,7 +57,7 @@ def rows(effort: Effort) -> list[Row]:
         logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silent:
         root = Path(folder)
-        write_pictures(root, count, side)
+        write_images(root, count, side)
         data = FolderDataModule(str(root), num_workers=0)
         settings = SamplingSettings(steps, guidance_scale=1.0)
         stage = DecoderFinetuneModule(
@@ -87,9 +87,9 @@ def rows(effort: Effort) -> list[Row]:
             )
     return [
         seconds_row(
-            f"test of {count} pictures of {side}x{side}, {steps} steps: read, restored, saved, scored (PSNR, SSIM)", seconds,
+            f"test of {count} images of {side}x{side}, {steps} steps: read, restored, saved, scored (PSNR, SSIM)", seconds,
             peer_way="one after the other, scikit-image's scores (MoCE-IR, restated)",
-            limit_is="the model's own time, pictures in memory", goal=Goal(1.10, "limit"),
+            limit_is="the model's own time, images in memory", goal=Goal(1.10, "limit"),
             remark="wall time, two cores: one for the model, one for the rest",
         )
     ]  # fmt: skip

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.memory import field
-from benchmarks.models import CAPTION, lq_picture
+from benchmarks.models import CAPTION, lq_image
 from benchmarks.random_model import random_model, stage_over
 from benchmarks.training import fixed_batch
 from unildiff.callbacks import ExponentialMovingAverage, NonFiniteGuard, StepSeed
@@ -82,9 +82,9 @@ def restore(sizes: BaseSizes, network: NetworkConfig, side: int) -> Callable[[],
     def call() -> None:
         model = random_model(sizes, network, torch.bfloat16)
         with torch.inference_mode():
-            picture: Tensor = model.restore(lq_picture(side).bfloat16(), [CAPTION], [0], SamplingSettings(2))
-        if not bool(picture.isfinite().all()):
-            raise RuntimeError("the restored picture is not finite")
+            image: Tensor = model.restore(lq_image(side).bfloat16(), [CAPTION], [0], SamplingSettings(2))
+        if not bool(image.isfinite().all()):
+            raise RuntimeError("the restored image is not finite")
 
     return call
 
@@ -92,7 +92,7 @@ def restore(sizes: BaseSizes, network: NetworkConfig, side: int) -> Callable[[],
 PARTS = {"alignment": (alignment, SIDE), "restore": (restore, 512), "decoder": (decoder, 256)}
 NAMES = {
     "alignment": "one optimiser step of alignment, batch 1 of {0}x{0}, checkpointing",
-    "restore": "one {0}x{0} picture, two guided steps",
+    "restore": "one {0}x{0} image, two guided steps",
     "decoder": "one optimiser step of the decoder stage, batch 1 of {0}x{0}",
 }
 
@@ -101,7 +101,7 @@ def measure(part: str, sizes: BaseSizes, network: NetworkConfig, side: int) -> d
     """Run a part here; seconds and peak growth in bytes."""
     call = PARTS[part][0](sizes, network, side)
     nn.Linear(1, 1)(torch.zeros(1))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     before, start = field("VmRSS"), time.perf_counter()
     call()
     return {"seconds": time.perf_counter() - start, "bytes": (field("VmHWM") - before) * 2**20}

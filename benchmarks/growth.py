@@ -1,4 +1,4 @@
-"""How time and memory grow: with the picture's size, the number of names, the number of experts, of processes.
+"""How time and memory grow: with the image's size, the number of names, the number of experts, of processes.
 
 Sizes and counts are measured in a process each, so that the peaks are their own: `python -m benchmarks.growth KIND N`.
 """
@@ -25,7 +25,7 @@ def rows(effort: Effort) -> list[Row]:
     sizes, names, experts = (32, 64), (10, 100), (2, 4)
     if not effort.small:
         sizes, names, experts = SIZES, NAMES, EXPERTS
-    return [*pictures(sizes), listing(names), routed(experts, effort), processes(effort)]
+    return [*restoring(sizes), listing(names), routed(experts, effort), processes(effort)]
 
 
 def apart(kind: str, number: int) -> tuple[float, float]:
@@ -36,12 +36,12 @@ def apart(kind: str, number: int) -> tuple[float, float]:
     return float(seconds), float(memory)
 
 
-# Size of the picture.
+# Size of the image.
 
 
-def pictures(sizes: tuple[int, ...]) -> list[Row]:
-    """One picture in tiles, one step: memory is flat beyond one tile but for the picture itself, time linear in pixels."""
-    found = [apart("picture", side) for side in sizes]
+def restoring(sizes: tuple[int, ...]) -> list[Row]:
+    """One image in tiles, one step: memory is flat beyond one tile but for the image itself, time linear in pixels."""
+    found = [apart("image", side) for side in sizes]
     seconds, memory = [list(map(float, values)) for values in zip(*found, strict=True)]
     curve = {"x": [float(side) for side in sizes], "seconds": seconds, "MiB": memory}
     tiled = max(2, sizes.index(1024) if 1024 in sizes else 0) if len(sizes) > 2 else 0
@@ -50,22 +50,22 @@ def pictures(sizes: tuple[int, ...]) -> list[Row]:
     last, first = sizes[-1], sizes[tiled]
     return [
         Row(
-            f"restoring {last}x{last} in tiles of {TILE}: time a pixel", [per_pixel[-1]], limit=[per_pixel[tiled]],
-            limit_is=f"that of {first}x{first}, tiled too", curve=curve, remark="seconds a pixel; one step",
+            f"restoring {last}x{last} in tiles of {TILE}: time per pixel", [per_pixel[-1]], limit=[per_pixel[tiled]],
+            limit_is=f"that of {first}x{first}, tiled too", curve=curve, remark="seconds per pixel; one step",
         ),
         Row(
             f"restoring {last}x{last} in tiles of {TILE}: peak memory", [memory[-1]], limit=[memory[tiled]], unit="MiB",
             limit_is=f"that of {first}x{first}, {(last / first) ** 2:g} times smaller",
-            remark=f"{bytes_a_pixel:.0f} bytes a pixel more: picture, latents and sums of tiles",
+            remark=f"{bytes_a_pixel:.0f} bytes more per pixel: image, latents and sums of tiles",
         ),
     ]  # fmt: skip
 
 
-def measure_picture(side: int) -> tuple[float, float]:
-    from benchmarks.models import lq_picture, tiny_model
+def measure_image(side: int) -> tuple[float, float]:
+    from benchmarks.models import lq_image, tiny_model
     from unildiff.diffusion.sampler import SamplingSettings
 
-    model, lq = tiny_model(), lq_picture(side)
+    model, lq = tiny_model(), lq_image(side)
     settings = SamplingSettings(1, guidance_scale=1.0, tile_size=TILE)
     times: list[float] = []
 
@@ -89,7 +89,7 @@ def listing(names: tuple[int, ...]) -> Row:
     seconds, memory = [list(map(float, values)) for values in zip(*found, strict=True)]
     first, last = names[0], names[-1]
     return Row(
-        f"listing, pairing and checking {last:,} names: time a name", [seconds[-1] / last], limit=[seconds[-2] / names[-2]],
+        f"listing, pairing and checking {last:,} names: time per name", [seconds[-1] / last], limit=[seconds[-2] / names[-2]],
         limit_is=f"that of {names[-2]:,} names", goal=Goal(1.5, "limit"),
         curve={"x": [float(count) for count in names], "seconds": seconds, "MiB": memory},
         remark=f"{seconds[-1]:.2f} s and {memory[-1]:.0f} MiB in all (from {seconds[0]:.3f} s for {first:,})",
@@ -152,13 +152,13 @@ def routed(experts: tuple[int, ...], effort: Effort) -> Row:
 
 
 def processes(effort: Effort) -> Row:
-    """Scoring the same pictures with one worker and with two: at best half the time."""
-    from benchmarks.evaluation import write_pictures
+    """Scoring the same images with one worker and with two: at best half the time."""
+    from benchmarks.evaluation import write_images
 
     count, side = (2, 64) if effort.small else (120, 512)
     wall = []
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), count, side)
+        write_images(Path(folder), count, side)
         for workers in (1, 2):
             start = time.perf_counter()
             command = [sys.executable, "-m", "unildiff", "score", f"{folder}/lq", f"{folder}/gt"]
@@ -166,7 +166,7 @@ def processes(effort: Effort) -> Row:
             wall.append((time.perf_counter() - start, peak))
     (one, memory), (two, more) = wall
     return Row(
-        f"unildiff score, {count} pictures of {side}x{side}, two workers", [two], limit=[one / 2],
+        f"unildiff score, {count} images of {side}x{side}, two workers", [two], limit=[one / 2],
         limit_is="half of one worker's time", remark=f"start included; {memory:.0f} MiB with one, {more:.0f} with two",
         curve={"x": [1.0, 2.0], "seconds": [one, two], "MiB": [memory, more]},
     )  # fmt: skip
@@ -175,5 +175,5 @@ def processes(effort: Effort) -> Row:
 if __name__ == "__main__":
     one_thread()
     kind, number = sys.argv[1], int(sys.argv[2])
-    seconds, memory = {"picture": measure_picture, "names": measure_names}[kind](number)
+    seconds, memory = {"image": measure_image, "names": measure_names}[kind](number)
     print(seconds, memory)

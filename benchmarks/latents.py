@@ -71,7 +71,7 @@ def photographs(data: DeadLeavesDataModule, model: UniLDiff, count: int) -> list
 
 @torch.no_grad()
 def psnr(model: UniLDiff, pairs: list[Photograph]) -> float:
-    """Return the mean PSNR over RGB of the 8-bit pictures."""
+    """Return the mean PSNR over RGB of the 8-bit images."""
     values = []
     for pair in pairs:
         restored = to_uint8(model.decode(pair.latents, pair.features, pair.gt.shape))[0]

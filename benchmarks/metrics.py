@@ -27,12 +27,12 @@ def rows(effort: Effort) -> list[Row]:
 
 
 def at(width: int, height: int, effort: Effort) -> list[Row]:
-    truth = photograph(height, width)
-    noise = np.random.default_rng(0).normal(0, 8, truth.shape)
-    restored = np.clip(cv2.GaussianBlur(truth, (0, 0), 1.2) + noise, 0, 255).round().astype(np.uint8)
-    x, y = (torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in (restored, truth))
-    x_float, y_float = restored / 255, truth / 255
-    planes = [np.ascontiguousarray(truth[..., channel], dtype=np.float32) for channel in range(3)]
+    gt = photograph(height, width)
+    noise = np.random.default_rng(0).normal(0, 8, gt.shape)
+    restored = np.clip(cv2.GaussianBlur(gt, (0, 0), 1.2) + noise, 0, 255).round().astype(np.uint8)
+    x, y = (torch.from_numpy(image).permute(2, 0, 1)[None] for image in (restored, gt))
+    x_float, y_float = restored / 255, gt / 255
+    planes = [np.ascontiguousarray(gt[..., channel], dtype=np.float32) for channel in range(3)]
     taps = cv2.getGaussianKernel(11, 1.5)
 
     def filters(channels: int) -> None:
@@ -63,7 +63,7 @@ def at(width: int, height: int, effort: Effort) -> list[Row]:
         seconds_row(
             f"PSNR and SSIM, {width}x{height}, protocol {name}",
             {"ours": seconds[name], "peer": seconds["peer"], "limit": seconds[colours[name]]},
-            peer_way="scikit-image's Gaussian SSIM alone, float64", limit_is="five Gaussian filters a channel, float32, alone",
+            peer_way="scikit-image's Gaussian SSIM alone, float64", limit_is="five Gaussian filters per channel, float32, alone",
             goal=Goal(0.25, "peer"), remark=f"SSIM differs by {error:.1e}" if name == "moceir" else "",
         )
         for name in NAMES

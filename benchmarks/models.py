@@ -22,11 +22,11 @@ def tiny_model() -> UniLDiff:
 
 def photograph(height: int, width: int | None = None) -> np.ndarray:
     """A photograph (H, W, 3) uint8 of any size, resized where it must be."""
-    picture, _ = load(photographs("test")[0], 512)
-    return cv2.resize(picture, (width or height, height), interpolation=cv2.INTER_AREA)
+    image, _ = load(photographs("test")[0], 512)
+    return cv2.resize(image, (width or height, height), interpolation=cv2.INTER_AREA)
 
 
-def lq_picture(side: int) -> Tensor:
+def lq_image(side: int) -> Tensor:
     """The photograph with noise of 25, as the model takes it: (1, 3, H, W) in [-1, 1]."""
     noisy = photograph(side) + np.random.default_rng(0).normal(0, 25, (side, side, 3))
     return to_unit(image_tensor(noisy.clip(0, 255).astype(np.uint8))[None])

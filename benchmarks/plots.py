@@ -1,11 +1,11 @@
-"""The growth curves as one picture."""
+"""The growth curves as one image."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.table import Row
 
-AXES = ("side of the picture, pixels (tiles of 512)", "names", "experts (top-1)", "processes")
+AXES = ("side of the image, pixels (tiles of 512)", "names", "experts (top-1)", "processes")
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -7,29 +7,29 @@ from benchmarks.table import load, table
 
 _TEXT = """# Benchmarks
 
-`make bench` measures everything here (about 25 minutes on two idle cores) and writes this file; `make bench-check` measures
-again, compares the ratios with this table, and names what got worse by more than 15%.
+`make bench` runs every measurement (about 25 minutes on two idle cores) and writes this file. `make bench-check` measures again,
+compares the ratios with this table, and lists those that got worse by more than 15%.
 
-Methods run in turn, {rounds} rounds or more, with one thread a process; a ratio is the median over rounds of the ratio
-within a round, the number in brackets its upper 90% bound. Single-threaded work is timed in processor time, so that other
-processes on the machine change little; evaluation, start and processes in wall time. "Met" is meant of the bound. Peers' ways
-are written out here from their descriptions, not run. Absolute times are a remark: they drift with the machine. Rows that
-need long (memory, growth) are measured once. All rounds: [results/{name}](results/{name}).
+Methods take turns for at least {rounds} rounds, with one thread per process. A ratio is the median over rounds of the ratio within a
+round; its upper 90% bound is in brackets, and a goal is met if the bound meets it. Single-threaded work is timed in processor time, so that
+other processes have little effect; evaluation, start-up and multi-process rows are timed in wall time. The peers' methods are written out
+here from their descriptions. Absolute times are remarks, because they drift with the machine. Slow rows (memory, growth) are measured once.
+All rounds: [results/{name}](results/{name}).
 
 {machine}. {date}, commit {commit}.
 
 {table}
 
-![Growth with picture size, names, experts, processes](growth.png)
+![Growth with image size, names, experts, processes](growth.png)
 
-Time in tiles grows with the pixels, memory beyond one tile with the picture alone; names cost the same each, and an idle
-expert nothing.
+With tiles, time grows with the number of pixels, and memory beyond one tile only with the image itself. The time per name is constant, and
+idle experts cost nothing.
 """
 _FULL = """
 ## Full size
 
-`make full-size-check`: SDXL's real sizes with random bfloat16 weights on this machine's processor, each part in a process of
-its own. Peak growth is that over the process after imports.
+`make full-size-check` runs SDXL's real sizes with random bfloat16 weights on this machine's processor, each part in its own process.
+Peak growth is measured above the process after its imports.
 
 | part | seconds | peak growth, GB | |
 |---|---|---|---|
@@ -37,10 +37,10 @@ its own. Peak growth is that over the process after imports.
 _ROUTING = """
 ## What bounds the routing
 
-`python -m benchmarks.routing`, a part of `make bench`: operations of one forward and backward, ours and the limit's, in turn. The convolutions are the
-same. What is left over the limit are passes over memory that inputs sorted beforehand do not need: the inputs gathered,
-outputs weighted by their gates, the gradient weighted and multiplied with the outputs for the gates' own gradient, and the
-inputs' gradients brought back.
+`python -m benchmarks.routing` (part of `make bench`) lists the operations of one forward and backward pass, ours and the limit's, in turn.
+The convolutions are the same. The difference consists of passes over memory that inputs sorted beforehand do not need: gathering the inputs,
+weighting outputs by their gates, weighting the gradient and multiplying it with the outputs for the gates' own gradient, and scattering the
+inputs' gradients.
 
 """
 
@@ -62,7 +62,7 @@ def readme(run: Path, full_size: Path, routing: Path) -> str:
 
 
 def full_size_lines(parts: dict[str, dict[str, float | str]]) -> str:
-    """A line a part."""
+    """Return one line per part."""
     return "".join(
         f"| {name} | {part['seconds']:.1f} | {part['bytes'] / 1e9:.2f} | {part['remark']} |\n"  # type: ignore[operator]
         for name, part in parts.items()

@@ -1,7 +1,7 @@
 """Routing by experts against sorting beforehand, and against the dispatcher of a sparse mixture as MoCE-IR has it.
 
 Axis letters: N images, C channels, H/W pixels, E experts.
-The peer's way: gates as a dense (N, E) matrix with zeros, its non-zero places sorted by expert,
+The peer's method: gates as a dense (N, E) matrix with zeros, its non-zero places sorted by expert,
 inputs gathered and split, outputs joined, weighted and added up.
 
     python -m benchmarks.routing   # where the time goes, operation by operation: results/routing_profile.md; `make bench` does it

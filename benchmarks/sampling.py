@@ -10,7 +10,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
-from benchmarks.models import CAPTION, lq_picture, tiny_model
+from benchmarks.models import CAPTION, lq_image, tiny_model
 from benchmarks.table import Goal, Row, seconds_row
 from benchmarks.timing import Effort, alternate
 from unildiff.core.model import UniLDiff
@@ -55,7 +55,7 @@ def with_scheduler(model: UniLDiff, features: LQFeatures, context: UNetContext, 
 def rows(effort: Effort) -> list[Row]:
     model = tiny_model()
     side, steps = (64, 2) if effort.small else (256, 20)
-    lq, settings = lq_picture(side), SamplingSettings(steps)
+    lq, settings = lq_image(side), SamplingSettings(steps)
     features = model.encode_lq(lq)
     context = model.context(features.deep, model.embed(["", CAPTION]), (side, side))
     work = f"{steps} guided Euler steps, {side}x{side}"
@@ -75,7 +75,7 @@ def rows(effort: Effort) -> list[Row]:
         model.decoder(found.latents, found.skips, found.lq)
 
     partly = SamplingSettings(steps, guidance_interval=PART)
-    pictures = alternate(
+    images = alternate(
         {
             "ours": lambda: model.restore(lq, [CAPTION], [0], settings),
             "limit": parts,
@@ -98,7 +98,7 @@ def rows(effort: Effort) -> list[Row]:
             limit_is=calls, goal=Goal(1.05, "limit"),
         ),
         seconds_row(
-            f"a restored picture: {work}", pictures, limit_is=f"encoders, {calls}, decoder", goal=Goal(1.05, "limit")
+            f"a restored image: {work}", images, limit_is=f"encoders, {calls}, decoder", goal=Goal(1.05, "limit")
         ),
         seconds_row(
             f"guidance in the first half of the steps only: {work}", guidance, limit_is="all steps guided",
@@ -114,7 +114,7 @@ def guidance_quality(model: UniLDiff, effort: Effort) -> str:
     scores: dict[str, list[float]] = {}
     for photo in photographs("val")[: 1 if effort.small else 3]:
         clear = load(photo, size, 16)[0]
-        truth = image_tensor(clear)[None]
+        gt = image_tensor(clear)[None]
         for kind in kinds:
             key = sample_key("guidance", photo.name, kind)
             lq = to_unit(image_tensor(degrade(clear, kind, key).image)[None])
@@ -124,6 +124,6 @@ def guidance_quality(model: UniLDiff, effort: Effort) -> str:
                 "none": SamplingSettings(steps, guidance_scale=1.0),
             }.items():
                 restored = to_uint8(model.restore(lq, [photo.caption], [key], settings))
-                scores.setdefault(name, []).append(psnr(restored, truth, PROTOCOLS["onerestore"]).item())
+                scores.setdefault(name, []).append(psnr(restored, gt, PROTOCOLS["onerestore"]).item())
     found = ", ".join(f"{mean(values):.2f} dB in {name}" for name, values in scores.items())
-    return f"PSNR of {len(scores['all'])} validation pictures of {size} px guided: {found}"
+    return f"PSNR of {len(scores['all'])} validation images of {size} px guided: {found}"

@@ -1,6 +1,6 @@
 """Making CDD-11's degradations against OneRestore's script, on one core.
 
-The peer's way is restated from its description, not run. Goal: at least 3 times faster.
+The peer's method is restated from its description, not run. Goal: at least 3 times faster.
 """
 
 import tempfile
@@ -33,21 +33,21 @@ def their_arithmetic(name: str, maps: dict[str, np.ndarray], rng: np.random.Rand
         maps: clear, depth, rain and snow (H, W, 3) and light (H, W), all float64 in [0, 1].
         rng: numpy's old generator, which they draw from.
     """
-    picture = maps["clear"]
+    image = maps["clear"]
     if "low" in name:
-        light = their_guided(maps["light"], cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_BGR2GRAY).astype(float))
+        light = their_guided(maps["light"], cv2.cvtColor(image.astype(np.float32), cv2.COLOR_BGR2GRAY).astype(float))
         light = np.repeat(light[:, :, None], 3, axis=2) + 1e-7
         noise, gamma = rng.uniform(0.03, 0.08), rng.uniform(2, 3)
-        picture = np.clip(picture / light * np.abs(light) ** gamma + rng.normal(0, noise, picture.shape), 0, 1)
+        image = np.clip(image / light * np.abs(light) ** gamma + rng.normal(0, noise, image.shape), 0, 1)
     if "rain" in name:
-        picture = picture + maps["rain"]
+        image = image + maps["rain"]
     if "snow" in name:
-        picture = picture * (1 - maps["snow"]) + maps["snow"]
+        image = image * (1 - maps["snow"]) + maps["snow"]
     if "haze" in name:
         distance = np.minimum(1 - cv2.blur(maps["depth"], (22, 22)), 0.7)
         transmission = np.exp(-distance * rng.uniform(1, 2))
-        picture = np.clip(picture * transmission + rng.uniform(0.6, 0.9) * (1 - transmission), 0, 1)
-    return picture
+        image = np.clip(image * transmission + rng.uniform(0.6, 0.9) * (1 - transmission), 0, 1)
+    return image
 
 
 def their_guided(guide: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def their_read(files: dict[str, Path]) -> dict[str, np.ndarray]:
     """They read all five files whatever is to be made."""
     read = {kind: cv2.imread(str(path)) for kind, path in files.items()}
     light = cv2.cvtColor(read.pop("light"), cv2.COLOR_BGR2GRAY) / 255.0
-    sized = {kind: cv2.resize(picture, (WIDTH, HEIGHT)) / 255.0 for kind, picture in read.items()}
+    sized = {kind: cv2.resize(image, (WIDTH, HEIGHT)) / 255.0 for kind, image in read.items()}
     return {**sized, "light": light}
 
 
@@ -89,18 +89,18 @@ def synthesis(root: Path, effort: Effort) -> list[Row]:
         degrade(clear, name, 0, ours["depth"], ours["light"], ours["rain"], ours["snow"]).image for name in DEGRADATIONS
     ]
 
-    def their_picture(name: str) -> None:
+    def their_image(name: str) -> None:
         cv2.imwrite(str(root / "their.png"), their_arithmetic(name, their_read(files), rng) * 255)
 
     def files_alone() -> None:
         cv2.imread(str(files["clear"]))
         for kind in ("depth", "light", "rain", "snow"):
             read_map(files[kind], size)
-        for picture in results:
-            (root / "our.png").write_bytes(encode_png(picture))
+        for image in results:
+            (root / "our.png").write_bytes(encode_png(image))
 
     def passes() -> None:
-        for _ in range(2 * len(EXAMPLE.split("_"))):  # each operator reads a picture and writes one
+        for _ in range(2 * len(EXAMPLE.split("_"))):  # each operator reads an image and writes one
             np.copyto(np.empty_like(ours_float), ours_float)
 
     ours_float = clear.astype(np.float32)
@@ -111,12 +111,12 @@ def synthesis(root: Path, effort: Effort) -> list[Row]:
                 "peer": lambda: their_arithmetic(EXAMPLE, theirs, rng),
                 "limit": passes,
             },
-            "six float32 pictures copied in memory",
+            "six float32 images copied in memory",
         ),
         "a scene's eleven, with reading and writing": (
             {
                 "ours": lambda: make_scene(scene),
-                "peer": lambda: [their_picture(name) for name in DEGRADATIONS],
+                "peer": lambda: [their_image(name) for name in DEGRADATIONS],
                 "limit": files_alone,
             },
             "the files read and written, nothing degraded",
@@ -132,7 +132,7 @@ def synthesis(root: Path, effort: Effort) -> list[Row]:
 
 
 def write_sources(root: Path) -> dict[str, Path]:
-    """Write a clear picture, its maps and masks as OneRestore keeps them (JPEG maps and masks of three channels)."""
+    """Write a clear image, its maps and masks as OneRestore keeps them (JPEG maps and masks of three channels)."""
     clear = cv2.imread(str(root / "0_gt.png"))[..., ::-1]
     floats = clear.astype(np.float32) / 255
     maps = {

@@ -12,7 +12,7 @@ from benchmarks.timing import with_bound
 
 WORSE = 1.15
 """A ratio that grew by more than this is named by `make bench-check`."""
-HEAD = "| measured | the peer's way | the limit | ours / peer | ours / limit | goal | | remark: ours, peer, limit |"
+HEAD = "| measured | the peer's method | the limit | ours / peer | ours / limit | goal | | remark: ours, peer, limit |"
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Goal:
 
 @dataclass
 class Row:
-    """One line: all rounds of ours, the peer's way and the limit, in seconds (or in ``unit``).
+    """One line: all rounds of ours, the peer's method and the limit, in seconds (or in ``unit``).
 
     Attributes:
         what: the work; unique in the table.
         ours: one value a round.
         peer: likewise; empty where no peer does this.
         limit: likewise; empty where there is none.
-        peer_way: what the peer's way is.
+        peer_way: what the peer's method is.
         limit_is: what the limit is.
         goal: None for what is only reported.
         remark: for the last column.

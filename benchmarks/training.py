@@ -80,8 +80,8 @@ class Batches:
 
 
 def fixed_batch(size: int, side: int) -> RestorationBatch:
-    picture = image_tensor(photograph(side))
-    sample = {"lq": picture, "gt": picture, "caption": "a red cat", "degradation": "rain", "name": "x"}
+    image = image_tensor(photograph(side))
+    sample = {"lq": image, "gt": image, "caption": "a red cat", "degradation": "rain", "name": "x"}
     return collate([{**sample, "key": key} for key in range(size)])  # type: ignore[list-item, return-value]
 
 
@@ -112,7 +112,7 @@ def bare_step(stage: AlignmentModule, batch: RestorationBatch) -> Callable[[], N
 
 
 class ThreeLogs(AlignmentModule):
-    """The peer's way: three `self.log` a step, which Lightning collects and shows in its bar."""
+    """The peer's method: three `self.log` per step, which Lightning collects and shows in its bar."""
 
     def training_step(self, batch: RestorationBatch, batch_idx: int) -> Tensor:
         """The same step, its loss logged as three numbers."""
@@ -123,7 +123,7 @@ class ThreeLogs(AlignmentModule):
 
 
 def fit(stage: type[AlignmentModule], effort: Effort, steps: int, batch: int, side: int) -> dict[str, list[float]]:
-    """Run one fit; seconds a step, a number a round."""
+    """Run one fit; return seconds per step, one number per round."""
     InTurn.at_once = next(
         count for count in (5, 2, 1) if steps % count == 0
     )  # a loader without batches never ends a fit
@@ -155,7 +155,7 @@ def rows(effort: Effort) -> list[Row]:
     return [
         Row(
             f"training step, alignment, batch {short[1]} of {short[2]}x{short[2]}, as `unildiff fit` makes it",
-            seconds["ours"], in_scale, seconds["limit"], "the same with three self.log a step and a bar", limit,
+            seconds["ours"], in_scale, seconds["limit"], "the same with three self.log calls per step and a progress bar", limit,
             Goal(0.002, "seconds above limit"),
         ),
         Row(
