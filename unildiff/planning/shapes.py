@@ -22,6 +22,7 @@ from unildiff.stages.restoration import RestorationModule
 from unildiff.utils.paths import weights_path
 from unildiff.utils.quiet import quiet
 from unildiff.weights.base_files import cached
+from unildiff.weights.foreign import split_additions
 from unildiff.weights.lora import halve_frozen
 
 _TEXT = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
@@ -44,6 +45,7 @@ def base_sizes(name: str) -> BaseSizes:
         name: as for ``load_base``. A base that is not on this machine is assumed to be SDXL base 1.0, and the report
             says so.
     """
+    name, _ = split_additions(name)
     folder = weights_path("tiny") if name == "tiny" else Path(name).expanduser()
     if not folder.is_dir():
         folder = cached(name) or folder

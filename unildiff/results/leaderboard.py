@@ -56,7 +56,7 @@ def _lines(runs: list[Run], metrics: list[str]) -> list[list[str]]:
     """Return the cells of each run's line, best mean PSNR (or first metric) first."""
     lines = []
     for run in runs:
-        found = means(run.scores).reindex(columns=metrics).loc["avg"].to_list()
+        found = [float(value) for value in means(run.scores).reindex(columns=metrics).iloc[-1]]
         shown = [
             "-" if math.isnan(value) else f"{value:.{METRICS[name].digits}f}"
             for name, value in zip(metrics, found, strict=True)

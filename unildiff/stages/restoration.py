@@ -62,7 +62,7 @@ class RestorationModule(StageModule):
         self.settings = settings
         self.test_run: TestRun
         self.predictions: Predictions
-        check_own_base(settings.base, settings.init_from)
+        check_own_base(settings.base, settings.init_from, self.trained)
         self.model, source = self.build_model()
         self.started_from = ""  # fingerprint of a checkpoint whose weights this stage needs and does not store
         if source is not None and not all(part.startswith(self.trained) for part in self.initialised_from.values()):

@@ -80,11 +80,13 @@ class StageSettings:
     """What all restoration stages share.
 
     Args:
-        base: ``tiny`` (ships with the package), a diffusers folder, or a Hugging Face id.
+        base: ``tiny`` (ships with the package), a diffusers folder, a Hugging Face id or a single file; ``BASE+FILE`` puts a
+            fine-tuned U-Net or a LoRA on it.
         base_vae: another folder or id for the VAE, e.g. the fp16-safe one; None takes the VAE of ``base``.
         network: sizes and switches; None reads them from the folder of weights given as ``init_from`` or ``base``.
         init_from: where the initial weights come from: a checkpoint of the previous stage, or a folder of weights
-            (``tiny``, or one made by `unildiff export`), which must then be the base too; None starts from the base.
+            (``tiny``, or one made by `unildiff export`), which must then be the base too; ``faithdiff:FILE`` starts the
+            joint stage from FaithDiff's U-Net and LQ encoder; None starts from the base.
         optimizer: AdamW and its schedule.
         sampling: how images are sampled in validation, test and prediction; never read from a checkpoint.
         text_dropout: share of the samples that are trained with the empty caption (supplement: 20%).

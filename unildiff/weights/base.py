@@ -20,6 +20,7 @@ from unildiff.utils.errors import UserError
 from unildiff.utils.quiet import quiet
 from unildiff.weights.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
 from unildiff.weights.checksums import verify_checksums
+from unildiff.weights.foreign import add_to_base, split_additions
 
 
 def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = None) -> Base:
@@ -28,14 +29,17 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
     Args:
         name: ``tiny`` (ships with the package), a local diffusers folder, a Hugging Face id such as
             ``stabilityai/stable-diffusion-xl-base-1.0`` or a single-file SDXL checkpoint. Folders may hold sharded
-            weights, or a variant (``fp16``) where nothing else is there.
+            weights, or only a variant (``fp16``). ``BASE+FILE`` puts a fine-tuned U-Net or a LoRA on a base.
         dtype: of the loaded weights.
         vae: another folder, id or file for the VAE, e.g. the fp16-safe ``madebyollin/sdxl-vae-fp16-fix``.
 
     Raises:
         UserError: something is missing, truncated, does not fit, or cannot be fetched; the file is named.
     """
+    name, additions = split_additions(name)
     source = locate(name)
+    for file in additions:
+        check_whole(file)
     other_vae = locate(vae, vae=True) if vae else None
     if source.is_file():
         check_whole(source)
@@ -64,7 +68,10 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
         elif autoencoder is None or other_vae is not None:
             folder = other_vae or source
             autoencoder = _part(AutoencoderKL, folder / "vae" if (folder / "vae").is_dir() else folder, dtype)
-    return Base(autoencoder, unet, TextEncoders(tokenizers, encoders), dict(scheduler))
+        base = Base(autoencoder, unet, TextEncoders(tokenizers, encoders), dict(scheduler))
+        for file in additions:
+            add_to_base(base, file)
+    return base
 
 
 def check_scheduler(config: dict[str, Any], where: Path) -> None:

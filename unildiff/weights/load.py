@@ -19,6 +19,7 @@ from unildiff.weights.base import load_base
 from unildiff.weights.base_files import locate
 from unildiff.weights.checkpoints import StageCheckpoint, check_source, read_checkpoint
 from unildiff.weights.folder import load_model, load_parts, read_network, stored_network_config
+from unildiff.weights.foreign import FAITHDIFF, FAITHDIFF_RULES, read_faithdiff, split_additions
 from unildiff.weights.lora import has_adapters, with_merged_adapters
 from unildiff.weights.stage_parts import INITIALISED_FROM, TRAINED, parts_in
 
@@ -38,8 +39,8 @@ def assemble(
             exported model) and ``network`` is None, its fusion, LQ encoder and decoder are the start, too.
         base_vae: another VAE, or None.
         network: sizes and switches; None reads them from the folder of weights in ``init_from`` or ``base``.
-        init_from: a folder of weights, ``tiny``, a checkpoint of the stage before, or None for the base alone. Of a folder
-            LQ encoder, fusion and decoder are taken; see ``check_own_base`` for its base.
+        init_from: a folder of weights, ``tiny``, a checkpoint of the stage before, ``faithdiff:FILE``, or None for the base
+            alone. Of a folder LQ encoder, fusion and decoder are taken; see ``check_own_base`` for its base.
         hand_over: which weights of a checkpoint are taken, prefix there -> prefix in the model.
         dtype: of the weights.
 
@@ -47,8 +48,9 @@ def assemble(
         UserError: something is missing or does not fit.
     """
     given = weights_folder(init_from)
-    locate(base)  # what is missing is said before anything takes minutes, the base first
-    if init_from is not None and given is None and not Path(init_from).is_file():
+    faithdiff = init_from is not None and init_from.startswith(FAITHDIFF)
+    locate(split_additions(base)[0])  # what is missing is said before anything takes minutes, the base first
+    if init_from is not None and given is None and not faithdiff and not Path(init_from).is_file():
         raise UserError(
             f"init_from: no checkpoint and no folder of weights {init_from}; train the stage before, or give "
             "--model.init_from"
@@ -58,18 +60,32 @@ def assemble(
     if folder is not None:
         load_parts(model, folder)
     source = None
-    if init_from is not None and given is None:
+    if init_from is not None and faithdiff:
+        source = read_faithdiff(init_from)
+        source.fill(model, FAITHDIFF_RULES)
+    elif init_from is not None and given is None:
         source = read_checkpoint(init_from)
         _fill(model, source, hand_over or {})
     return model.to(dtype), source
 
 
-def check_own_base(base: str, init_from: str | None) -> None:
+def check_own_base(base: str, init_from: str | None, trained: tuple[str, ...] = TRAINED["joint"]) -> None:
     """Refuse to put the fusion and decoder of a whole model onto another base than the U-Net and VAE they were trained with.
 
+    Args:
+        base: as in ``assemble``.
+        init_from: as in ``assemble``.
+        trained: parts that the stage trains and its checkpoints therefore hold.
+
     Raises:
-        UserError: ``init_from`` is a folder of weights with a base in it, and ``base`` is not that folder.
+        UserError: ``init_from`` is a folder of weights with a base in it, and ``base`` is not that folder; or it is FaithDiff's
+            file for a stage whose checkpoints would not hold its U-Net.
     """
+    if init_from is not None and init_from.startswith(FAITHDIFF) and trained != TRAINED["joint"]:
+        raise UserError(
+            f"init_from: {init_from} fills U-Net and LQ encoder, which only the joint stage trains and stores; start that stage "
+            "from it (--config configs/joint.yaml)"
+        )
     folder, own = weights_folder(init_from), weights_folder(base)
     if folder is not None and (folder / "unet").is_dir() and (own is None or own.resolve() != folder.resolve()):
         raise UserError(
@@ -123,6 +139,8 @@ def _located(name: Any, checkpoint: Path) -> Any:
     """Return where a relative path in a checkpoint's settings leads: from here, else from the folder in which its run began."""
     if not isinstance(name, str) or Path(name).exists():
         return name
+    if "+" in name:
+        return "+".join(_located(part, checkpoint) for part in name.split("+"))
     for record in sorted(checkpoint.resolve().parent.parent.glob("run.fit*.json")):
         try:
             began = json.loads(record.read_text(encoding="utf-8"))["folder"]
