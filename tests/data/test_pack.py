@@ -359,6 +359,6 @@ def test_wrong_folders(tmp_path: Path) -> None:
             pack_set("cdd11", root, tmp_path / "out")
     cdd11.write(tmp_path / "cdd", "moceir", "test")
     (tmp_path / "cdd/cdd11/test/low/00001.png").unlink()
-    with pytest.raises(UserError, match=r"1 clean without a degraded image"):
+    with pytest.raises(UserError, match=r"1 ground truth without a degraded image"):
         pack_set("cdd11", tmp_path / "cdd", tmp_path / "out")
     assert not (tmp_path / "out").exists()

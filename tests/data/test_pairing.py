@@ -46,7 +46,7 @@ def test_orphans_on_both_sides_are_named():
         ("orphan", tuple(paths("in/a.png in/c.png"))),
         ("orphan", tuple(paths("gt/d.png"))),
     ]
-    assert str(result.faults[0]) == "2 degraded without a clean image (same name): in/a.png, in/c.png"
+    assert str(result.faults[0]) == "2 degraded without a ground truth (same name): in/a.png, in/c.png"
 
 
 def test_unused_truths_are_no_fault_where_the_rule_shares_them():

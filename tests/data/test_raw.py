@@ -84,7 +84,7 @@ def test_wrong_raw_files_are_named(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="even sides"):
         mosaic(np.zeros((3, 4, 3)), "RGGB")
-    with pytest.raises(UserError, match="no Bayer pattern"):
+    with pytest.raises(UserError, match="not a Bayer pattern"):
         mosaic(np.zeros((4, 4, 3)), "RGBG")  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Which clean image belongs to which degraded one: by name and a dataset's rule, never by the order of a listing."""
+"""Which ground truth belongs to which degraded image: by name and a dataset's rule, never by the order of a listing."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ _NAMED = 5  # files that a message names before it only counts
 
 @dataclass(frozen=True)
 class Rule:
-    """How the stem of a degraded image leads to the stem of its clean one.
+    """How the stem of a degraded image leads to the stem of its ground truth.
 
     Attributes:
         candidates: stem -> stems to look for, in this order; suffixes never matter (jpg against png).
-        shared: several degraded images may have one truth, and truths without a degraded image are no fault.
+        shared: several degraded images may share one ground truth, and one without a degraded image is not a fault.
         text: the rule in words.
     """
 
@@ -47,7 +47,7 @@ RULES: Mapping[str, Rule] = {
 
 
 def rule_named(name: str) -> Rule:
-    """Return a rule by its name, or of ``template:{}_lq`` the one by which such names belong to the plain ones.
+    """Return a rule by its name, or for ``template:{}_lq`` the one by which such names belong to the plain ones.
 
     Raises:
         UserError: there is no such rule.
@@ -60,8 +60,8 @@ def rule_named(name: str) -> Rule:
     before, after = template.split("{}")
 
     def plain(stem: str) -> tuple[str, ...]:
-        whole = stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)
-        return (stem[len(before) : len(stem) - len(after)],) if whole else ()
+        fits = stem.startswith(before) and stem.endswith(after) and len(stem) > len(before) + len(after)
+        return (stem[len(before) : len(stem) - len(after)],) if fits else ()
 
     return Rule(plain, f"{template}, {{}} being the name of the ground truth")
 
@@ -82,41 +82,44 @@ class Fault:
 
 @dataclass
 class Pairing:
-    """Pairs (degraded, clean) in the order of the degraded images, and what is wrong with the rest."""
+    """Pairs (degraded, ground truth) in the order of the degraded images, and what is wrong with the rest."""
 
     pairs: list[tuple[Path, Path]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
 
 def pair_by_name(lq: Sequence[Path], gt: Sequence[Path], rule: Rule) -> Pairing:
-    """Pair degraded with clean images by ``rule``.
+    """Pair degraded images with their ground truth by ``rule``.
 
     Returns:
-        The pairs that are beyond doubt, and as faults: degraded images without a truth, truths without a degraded
-        image (unless the rule shares them), and stems that several files bear; such files are in no pair.
+        The pairs that are beyond doubt, and as faults: degraded images without a ground truth, ground truth without a
+        degraded image (unless the rule shares it), and stems that several files have; such files are in no pair.
     """
-    truths = _by_stem(gt)
-    inputs = _by_stem(lq)
+    clean, degraded = _by_stem(gt), _by_stem(lq)
     result = Pairing()
     orphans, used = [], set()
-    for stem, files in inputs.items():
-        found = next((name for name in rule.candidates(stem) if name in truths), None)
+    for stem, files in degraded.items():
+        found = next((name for name in rule.candidates(stem) if name in clean), None)
         if found is None:
             orphans.extend(files)
             continue
         used.add(found)
-        if len(files) == 1 and len(truths[found]) == 1:
-            result.pairs.append((files[0], truths[found][0]))
-    idle = [] if rule.shared else [file for stem in truths if stem not in used for file in truths[stem]]
-    doubled = [file for group in (inputs, truths) for files in group.values() if len(files) > 1 for file in files]
-    if orphans:
-        result.faults.append(Fault("orphan", tuple(orphans), f"degraded without a clean image ({rule.text})"))
-    if idle:
-        result.faults.append(Fault("orphan", tuple(idle), f"clean without a degraded image ({rule.text})"))
-    if doubled:
-        result.faults.append(Fault("duplicate", tuple(doubled), "files share a name with another"))
-    if not rule.shared:
-        result.faults.extend(_shared_truths(result.pairs))
+        if len(files) == 1 and len(clean[found]) == 1:
+            result.pairs.append((files[0], clean[found][0]))
+    idle = [] if rule.shared else [file for stem in clean if stem not in used for file in clean[stem]]
+    doubled = [file for group in (degraded, clean) for files in group.values() if len(files) > 1 for file in files]
+    claims: dict[Path, list[Path]] = defaultdict(list)
+    for one, other in result.pairs:
+        claims[other].append(one)
+    twice = [one for files in claims.values() if len(files) > 1 and not rule.shared for one in files]
+    result.pairs = [pair for pair in result.pairs if pair[0] not in set(twice)]
+    found_faults: list[tuple[FaultKind, list[Path], str]] = [
+        ("orphan", orphans, f"degraded without a ground truth ({rule.text})"),
+        ("orphan", idle, f"ground truth without a degraded image ({rule.text})"),
+        ("duplicate", doubled, "files share a name with another"),
+        ("duplicate", twice, "degraded images claim one ground truth"),
+    ]
+    result.faults = [Fault(kind, tuple(files), text) for kind, files, text in found_faults if files]
     return result
 
 
@@ -139,15 +142,3 @@ def _by_stem(files: Sequence[Path]) -> dict[str, list[Path]]:
     for file in files:
         by_stem[file.stem].append(file)
     return by_stem
-
-
-def _shared_truths(pairs: list[tuple[Path, Path]]) -> Iterator[Fault]:
-    """Yield a fault, and drop the pairs, where two inputs claim one truth though the rule does not share them."""
-    claims: dict[Path, list[Path]] = defaultdict(list)
-    for degraded, clean in pairs:
-        claims[clean].append(degraded)
-    twice = {clean for clean, inputs in claims.items() if len(inputs) > 1}
-    if twice:
-        files = tuple(degraded for clean in twice for degraded in claims[clean])
-        pairs[:] = [pair for pair in pairs if pair[1] not in twice]
-        yield Fault("duplicate", files, "degraded images claim one clean image")

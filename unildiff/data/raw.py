@@ -1,10 +1,9 @@
 """Raw sensor data: reading mosaics, and the step between linear RGB and an 8-bit RAW mosaic and back.
 
-Axis letters: H W pixels of the RGB picture. A mosaic is (H, W), one colour a site, the colours laid out by a 2x2 Bayer
+Axis letters: H W pixels of the RGB image. A mosaic is (H, W), one colour per site, the colours arranged by a 2x2 Bayer
 pattern named row by row, e.g. "RGGB": R at (0, 0), G at (0, 1) and (1, 0), B at (1, 1).
 """
 
-import zlib
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,8 +13,6 @@ from unildiff.utils.errors import UserError
 
 Bayer = Literal["RGGB", "BGGR", "GRBG", "GBRG"]
 _CHANNEL = {"R": 0, "G": 1, "B": 2}
-# What scipy stumbles over in a damaged file, beside its own error.
-_MAT_FAULTS = (LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError, MemoryError, zlib.error)
 # Bilinear weights: a colour at half the sites (G) averages 4 neighbours, one at a quarter 2 or 4.
 _KERNELS = {
     "G": np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4,
@@ -32,16 +29,16 @@ def sites(height: int, width: int, pattern: Bayer) -> np.ndarray:
     """
     if pattern not in get_args(Bayer):
         raise UserError(
-            f"bayer: {pattern!r} is no Bayer pattern; choose RGGB, BGGR, GRBG or GBRG (see the camera's notes)"
+            f"bayer: {pattern!r} is not a Bayer pattern; choose RGGB, BGGR, GRBG or GBRG (see the camera's notes)"
         )
     if height % 2 or width % 2:
-        raise UserError(f"a Bayer mosaic has even sides, got {width}x{height}; cut the picture to even sides")
+        raise UserError(f"a Bayer mosaic has even sides, got {width}x{height}; cut the image to even sides")
     cell = np.array([_CHANNEL[letter] for letter in pattern]).reshape(2, 2)
     return np.tile(cell, (height // 2, width // 2))
 
 
 def mosaic(rgb: np.ndarray, pattern: Bayer) -> np.ndarray:
-    """Return the (H, W) mosaic of a linear RGB picture (H, W, 3): the value of each site's colour, unchanged.
+    """Return the (H, W) mosaic of a linear RGB image (H, W, 3): the value of each site's colour, unchanged.
 
     Raises:
         UserError: see :func:`sites`.
@@ -51,9 +48,9 @@ def mosaic(rgb: np.ndarray, pattern: Bayer) -> np.ndarray:
 
 
 def demosaic(raw: np.ndarray, pattern: Bayer) -> np.ndarray:
-    """Return a linear RGB picture (H, W, 3) of a mosaic (H, W), same dtype.
+    """Return a linear RGB image (H, W, 3) of a mosaic (H, W), same dtype.
 
-    Missing colours are bilinear means of their neighbours; what a site measured stands unchanged, so that
+    Missing colours are bilinear means of their neighbours; what a site measured is unchanged, so that
     ``mosaic(demosaic(raw, p), p)`` is ``raw`` exactly.
 
     Raises:
@@ -81,12 +78,13 @@ def read_raw(path: Path) -> np.ndarray:
     Raises:
         UserError: the file cannot be read, holds no or several arrays, or none of that shape and type.
     """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; check the path")
     try:
         raw = _load(path)
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}; check the path") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"unreadable raw file: {path} ({' '.join(str(error).split())}); replace or remove it") from None
+    except Exception as error:  # noqa: BLE001  numpy and scipy raise nearly anything for a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"unreadable raw file: {path} ({reason}); replace or remove it") from None
     if raw.ndim == 3 and raw.shape[2] == 4:
         height, width = raw.shape[:2]
         raw = raw.reshape(height, width, 2, 2).transpose(0, 2, 1, 3).reshape(2 * height, 2 * width)
@@ -98,7 +96,7 @@ def read_raw(path: Path) -> np.ndarray:
 
 
 def raw_to_rgb(raw: np.ndarray, pattern: Bayer, white: int) -> np.ndarray:
-    """Return a linear uint8 RGB picture (H, W, 3) of a uint16 mosaic; ``white`` becomes 255, more is clipped.
+    """Return a linear uint8 RGB image (H, W, 3) of a uint16 mosaic; ``white`` becomes 255, more is clipped.
 
     Raises:
         UserError: see :func:`sites`; or ``white`` is not positive.
@@ -115,22 +113,16 @@ def _load(path: Path) -> np.ndarray:
         return np.asarray(np.load(path, allow_pickle=False))
     if suffix == ".mat":
         from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
 
-        try:
-            held = loadmat(path)
-        except (MatReadError, *_MAT_FAULTS) as error:
-            raise ValueError(str(error) or type(error).__name__) from None
+        held = loadmat(path)
         arrays = {name: value for name, value in held.items() if not name.startswith("__")}
         if len(arrays) != 1:
             raise ValueError(f"{len(arrays)} variables, one expected: {', '.join(sorted(arrays))}")
         return np.asarray(next(iter(arrays.values())))
     import cv2
 
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    if picture is None:
-        raise ValueError("not a picture, or truncated")
-    # OpenCV turns R G B (A) files round; four planes in reading order are meant as they lie
-    return np.asarray(picture[..., [2, 1, 0, 3]] if picture.ndim == 3 and picture.shape[2] == 4 else picture)
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise ValueError("not an image, or truncated")
+    # OpenCV reverses the order of R G B (A); four planes are kept in reading order
+    return np.asarray(image[..., [2, 1, 0, 3]] if image.ndim == 3 and image.shape[2] == 4 else image)

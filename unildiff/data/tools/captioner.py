@@ -1,8 +1,8 @@
 """Content captions for a folder of images, by any image-to-text model of transformers.
 
-Captions go to ``captions.jsonl`` in the folder, one line an image as it is done: ``file`` (relative), ``caption``,
-``model``, ``date`` and ``source``, which says whether the clean or the degraded image was described (the paper does
-not; the authors' scripts describe the degraded one).
+Captions go to ``captions.jsonl`` in the folder, one line per image as soon as it is described: ``file`` (relative), ``caption``,
+``model``, ``date`` and ``source``, whether the ground truth or the degraded image was described (the paper does not tell; the
+authors' scripts describe the degraded one).
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from unildiff.utils.store import exclusive
 
 Source = Literal["clean", "degraded"]
 Captioner = Callable[[np.ndarray], str]
-# For models that must be asked: it names no degradation, nor asks for one.
+# For models that need a question: it names no degradation and does not ask for one.
 PROMPT = "Describe the scene and the objects in this image in one sentence."
 _LEAKS = re.compile(
     r"\b(rain(?:y|ing|fall|drops?|s)?|drizzl\w*|snow(?:y|ing|fall|flakes?|s)?|haz(?:e|y|iness)|fog(?:gy)?|mist(?:y)?|smog\w*|"
@@ -72,10 +72,20 @@ def caption_folder(
         if not missing:
             return 0, len(files)
         captioner = load_captioner(model, length)
-        _end_last_line(target)
+        broken: list[str] = []
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
         try:
+            _end_last_line(target)
             with open(target, "a", encoding="utf-8") as lines:
-                broken = _caption(missing, root, model, source, captioner, lines.write, lines.flush)
+                for file in progress(missing, len(missing), "Captioning"):
+                    try:
+                        image = read_rgb(file)
+                    except UserError as error:
+                        broken.append(str(error))
+                        continue
+                    entry = {"file": file.relative_to(root).as_posix(), "caption": captioner(image), "model": model}
+                    lines.write(_line(entry | {"date": date, "source": source}))
+                    lines.flush()
         except OSError as error:
             raise write_failure(target, error) from None
     if broken:
@@ -84,40 +94,15 @@ def caption_folder(
 
 
 def _missing(files: Sequence[Path], root: Path, target: Path) -> list[Path]:
-    """Return the images that have no whole line in the captions file yet."""
+    """Return the images that have no complete line in the captions file yet."""
     known = {entry["file"] for entry in entries(target, interrupted=True)} if target.exists() else set()
     return [file for file in files if file.relative_to(root).as_posix() not in known]
 
 
-def _caption(
-    files: Sequence[Path],
-    root: Path,
-    model: str,
-    source: Source,
-    captioner: Captioner,
-    write: Callable[[str], object],
-    flush: Callable[[], None],
-) -> list[str]:
-    broken: list[str] = []
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    for file in progress(files, len(files), "Captioning"):
-        try:
-            image = read_rgb(file)
-        except UserError as error:
-            broken.append(str(error))
-            continue
-        entry = {
-            "file": file.relative_to(root).as_posix(),
-            "caption": captioner(image),
-            "model": model,
-            "date": date,
-            "source": source,
-        }
-        line = json.dumps(entry, ensure_ascii=False)
-        plain = line.encode("utf-8", "replace").decode() == line  # a file name that is not UTF-8 is written as escapes
-        write((line if plain else json.dumps(entry)) + "\n")
-        flush()
-    return broken
+def _line(entry: dict[str, str]) -> str:
+    line = json.dumps(entry, ensure_ascii=False)
+    plain = line.encode("utf-8", "replace").decode() == line  # a file name that is not UTF-8 is written as escapes
+    return (line if plain else json.dumps(entry)) + "\n"
 
 
 def image_files(root: Path, source: Source, name: str | None = None) -> list[Path]:
@@ -160,19 +145,14 @@ def load_captioner(model: str, length: int) -> Captioner:
     library.utils.logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        network = (
-            library.AutoModelForImageTextToText.from_pretrained(model, dtype="auto", local_files_only=local)
-            .to(device)
-            .eval()
-        )
+        network = library.AutoModelForImageTextToText.from_pretrained(model, dtype="auto", local_files_only=local)
+        network = network.to(device).eval()
         processor: Any = library.AutoProcessor.from_pretrained(model, local_files_only=local)
         if hasattr(processor, "image_processor"):
             images, tokenizer = processor, processor.tokenizer
         else:  # an encoder and a decoder that were put together keep their processors apart
-            images, tokenizer = (
-                library.AutoImageProcessor.from_pretrained(model, local_files_only=local),
-                library.AutoTokenizer.from_pretrained(model, local_files_only=local),
-            )
+            images = library.AutoImageProcessor.from_pretrained(model, local_files_only=local)
+            tokenizer = library.AutoTokenizer.from_pretrained(model, local_files_only=local)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
@@ -219,15 +199,9 @@ def _only_local(model: str) -> bool:
 
 
 def _end_last_line(path: Path) -> None:
-    """Cut off a last line that was not written whole; end one that lacks its newline alone, as editors leave it."""
-    if not path.is_file():
-        return
-    try:
-        data = path.read_bytes()
-        if (length := whole_length(data)) < len(data):
-            os.truncate(path, length)
-        elif data and not data.endswith(b"\n"):
-            with open(path, "ab") as file:
-                file.write(b"\n")
-    except OSError as error:
-        raise write_failure(path, error) from None
+    """Cut off a last line that is incomplete; end one that lacks its newline alone, as editors leave it."""
+    data = path.read_bytes() if path.is_file() else b""
+    if (length := whole_length(data)) < len(data):
+        os.truncate(path, length)
+    elif data and not data.endswith(b"\n"):
+        path.write_bytes(data + b"\n")
