@@ -28,7 +28,7 @@ class CDD11DataModule(CatalogueDataModule):
         """Choose the degradations.
 
         Args:
-            root: folder of the data set.
+            root: folder of the dataset.
             degradations: "all", "single", "double", "triple" or names, e.g. ``[low, haze_rain]``; groups may be mixed in.
             kwargs: see :class:`CatalogueDataModule`.
         """
@@ -41,9 +41,9 @@ class CDD11DataModule(CatalogueDataModule):
             )
 
     def images(self, split: Split) -> Sequence[ImageSet]:
-        """Return the set without the folders that are not asked for."""
-        (whole,) = self.known.sets
-        return [replace(whole, folders=tuple(f for f in whole.folders if f.degradation in self.degradations))]
+        """Return the set without the folders of other degradations."""
+        (images,) = self.known.sets
+        return [replace(images, folders=tuple(f for f in images.folders if f.degradation in self.degradations))]
 
     def contents(self) -> list[str]:
         """See the base class."""

@@ -1,4 +1,4 @@
-"""Generated training pictures under CDD-11's degradations; validation on photographs. Nothing is downloaded."""
+"""Generated training images under CDD-11's degradations; validation on photographs. Nothing is downloaded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ _VAL_SIZE = 12  # below it a photograph of 640x427 keeps no 8 pixels of its heig
 class DeadLeavesDataModule(RestorationDataModule):
     """Dead-leaves scenes (:mod:`unildiff.deadleaves.renderer`) degraded on the fly (:mod:`unildiff.degradations.cdd11`).
 
-    Training: scenes nobody has seen, or ``count`` scenes from a cache on disk. Validation: the three validation
+    Training: a new scene for each sample, or ``count`` scenes from a cache on disk. Validation: the three validation
     photographs under each degradation, the same at every run. Test: scenes that are never trained on.
     """
 
@@ -57,19 +57,19 @@ class DeadLeavesDataModule(RestorationDataModule):
         """Choose the scenes.
 
         Args:
-            crop_size: side of a training picture in pixels.
+            crop_size: side of a training image in pixels.
             picture_size: side of the scenes that are cut, at least 16; by default the crop's, so that nothing is cut away.
             count: scenes in the cache, and samples an epoch.
             cache: folder that keeps the rendered scenes, on a disk of this machine; without it each sample renders a scene of
                 its own.
-            scene_seed: of the cached scenes; apart from ``seed``, so that runs with other seeds share a cache.
+            scene_seed: seed of the cached scenes; separate from ``seed``, so that runs with other seeds share a cache.
             degradations: which to draw from, see :mod:`unildiff.degradations.tasks`; by default CDD-11's eleven.
             weights: how often each is drawn, 1 where none is given.
             saturation: bounds of a random factor on the distance of training colours from grey.
-            estimated_depth: share of training samples whose haze follows a depth estimated from the picture, as it does
-                on photographs without a depth map, and not the scene's true one.
-            evening: share of the clear training samples whose scene is dark by itself, and stays so. Of the clear ones
-                alone: under haze a dark scene and one that has lost its light look alike.
+            estimated_depth: share of training samples whose haze follows a depth estimated from the image, as it does
+                on photographs without a depth map, and not the scene's exact one.
+            evening: share of the clear training samples whose scene is dark and stays so. Only clear ones are: under haze a
+                dark scene and one that has lost its light look alike.
             val_size: long side of the validation photographs in pixels, at least 12; sides are multiples of 8.
             test_count: test scenes a degradation.
             kwargs: see the base class.

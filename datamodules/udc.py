@@ -26,7 +26,7 @@ class UDCDataModule(CatalogueDataModule):
     Read as ``{Poled,Toled}_{train,val,test}/{LQ,HQ}`` or as the UniLDiff authors keep it (``TOLED_test`` + ``TOLED_GT``,
     ``POLED/poled_images`` + ``POLED/test_GT``). 8-bit RGB by default; the challenge's RGB files are linear, not
     gamma-encoded, so they look dark and scores on them are not those of photographs. With ``format: raw`` the files are 16-bit mosaics
-    (PNG, TIFF, npy or mat), for which the Bayer pattern must be given: no file says which it is, and a wrong one swaps
+    (PNG, TIFF, npy or mat), for which the Bayer pattern must be given: no file states it, and a wrong one swaps
     colours. The public test split came without ground truth: test on the validation split with ``test_split: val``, and
     restore the test images with ``--data folder``.
     """
@@ -79,7 +79,7 @@ class UDCDataModule(CatalogueDataModule):
             self.reader = partial(_through_raw, pattern=bayer)
 
     def images(self, split: Split) -> Sequence[ImageSet]:
-        """Return the displays asked for."""
+        """Return the chosen displays."""
         return [_DISPLAYS[name] for name in self.displays]
 
     def find(self, split: Split) -> PairSource:

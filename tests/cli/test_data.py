@@ -104,7 +104,7 @@ def test_check_tells_and_writes(real_set: Path, tmp_path: Path, capsys: pytest.C
 def test_check_of_a_clean_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rain.write(tmp_path / "rain", "promptir", "test", count=100)
     assert data("check", "derain", "--root", tmp_path / "rain") == 0
-    assert capsys.readouterr().out.endswith("  Rain100L train: not there\nno findings\n")
+    assert capsys.readouterr().out.endswith("  Rain100L train: missing\nno findings\n")
 
 
 def test_check_of_your_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

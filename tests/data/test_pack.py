@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from tests.fake_trees import cdd11
-from unildiff.data.augment import Augment
 from unildiff.data.datasets import FilePairs
 from unildiff.data.images import read_rgb
 from unildiff.data.pack import Pack
@@ -81,39 +80,6 @@ def test_read_is_a_view_of_the_file(root: Path, tmp_path: Path) -> None:
     view = packed.read(0, "lq")
     assert not view.flags.owndata and not view.flags.writeable
     assert np.shares_memory(view, packed.read(0, "lq"))
-
-
-def test_a_crop_reads_its_rows_and_not_the_image(tmp_path: Path) -> None:
-    root = tmp_path / "set"
-    path = write(root / "tall.png", 4096, 300)  # 900 bytes a row, 3.7 MB
-    source = FilePairs([Pair("x", "x", "tall", None, path)])
-    packed = write_pack({"train": source}, tmp_path / "out", "fake", root).source("train")
-    fd = os.open(tmp_path / "out" / "data.mdb", os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    before = resident(fd)
-    Augment(64)([packed.read(0, "gt")], key=3)
-    after = resident(fd)
-    os.close(fd)
-    if before:
-        pytest.skip("this file system keeps its pages whatever it is told (tmpfs)")
-    assert 64 * 900 // 4096 <= after <= 64  # 15 pages lie under the rows; the image has 900
-
-
-def resident(fd: int) -> int:
-    """Pages of a file in memory, by mincore(2)."""
-    import ctypes
-    import mmap
-
-    size = os.fstat(fd).st_size
-    mapped = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
-    array = np.frombuffer(mapped, np.uint8)
-    vector = np.zeros(-(-size // mmap.PAGESIZE), np.uint8)
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert (
-        libc.mincore(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(size), vector.ctypes.data_as(ctypes.c_void_p))
-        == 0
-    )
-    return int((vector & 1).sum())
 
 
 def test_selects_and_travels(root: Path, tmp_path: Path) -> None:

@@ -144,11 +144,11 @@ def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
     """
     images = {}
     for field in ("lq", "gt"):
-        whole = cast(dict[str, Tensor], batch)[field]
-        count, channels, height, width = whole.shape
+        images_in = cast(dict[str, Tensor], batch)[field]
+        count, channels, height, width = images_in.shape
         if height % parts or width % parts:
             raise ValueError(f"images of {height}x{width} cannot be cut into {parts}x{parts} pieces")
-        pieces = whole.reshape(count, channels, parts, height // parts, parts, width // parts)
+        pieces = images_in.reshape(count, channels, parts, height // parts, parts, width // parts)
         images[field] = pieces.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
     numbers = range(parts**2)
     place: dict[str, Tensor] = {}
@@ -157,7 +157,7 @@ def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
         corners = torch.tensor([(row * height, column * width) for row in range(parts) for column in range(parts)])
         place["crop"] = (batch["crop"][:, None] + corners.to(batch["crop"].device)).flatten(0, 1)
         place["original_size"] = batch["original_size"].repeat_interleave(parts**2, dim=0)
-    whole_batch = {
+    cut = {
         "lq": images["lq"],
         "gt": images["gt"],
         "caption": [caption for caption in batch["caption"] for _ in numbers],
@@ -165,4 +165,4 @@ def cut_batch(batch: RestorationBatch, parts: int) -> RestorationBatch:
         "name": [f"{name}_{number}" for name in batch["name"] for number in numbers],
         "key": torch.tensor([sample_key(int(key), "piece", number) for key in batch["key"] for number in numbers]),
     }
-    return cast(RestorationBatch, whole_batch | place)
+    return cast(RestorationBatch, cut | place)

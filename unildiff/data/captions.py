@@ -1,7 +1,7 @@
-"""Content captions beside the data: ``captions.jsonl``, one ``{"file": ..., "caption": ...}`` a line.
+"""Content captions beside the data: ``captions.jsonl``, one ``{"file": ..., "caption": ...}`` per line.
 
 ``file`` is a path relative to the folder of the captions file, with forward slashes. A pair may be captioned by its
-degraded or by its clean image; the degraded one is looked up first.
+degraded image or by its ground truth; the degraded one is looked up first.
 """
 
 import json
@@ -52,7 +52,7 @@ class Captions:
             folders: where its file names may start, too: the first of its own folder and these is taken from which they
                 reach any of ``files``.
             files: the images that are read.
-            needed: whether a file that names none of them is refused, or only said to: captions of training images alone
+            needed: whether a file that names none of them is refused or only reported: captions of the training images
                 may be set for tests, too.
 
         Raises:
@@ -72,12 +72,12 @@ class Captions:
 
     @classmethod
     def find(cls, folders: Iterable[Path], upwards: bool = False) -> "Captions":
-        """Read the captions files found in ``folders``; say so when there is none.
+        """Read the captions files found in ``folders``; log it when there is none.
 
         Args:
             folders: where to look.
-            upwards: take the nearest one above a folder that has none, so that one degradation's folder of a data set
-                finds the captions of the whole.
+            upwards: take the nearest one above a folder that has none, so that one degradation's folder of a dataset
+                finds the captions of all.
         """
         folders = list(dict.fromkeys(folders))
         found = []
@@ -97,7 +97,7 @@ def entries(path: Path, interrupted: bool = False) -> list[dict[str, Any]]:
 
     Args:
         path: the captions file.
-        interrupted: leave out a last line that was not written whole, instead of refusing it.
+        interrupted: leave out a last line that is incomplete, instead of refusing it.
 
     Raises:
         UserError: no such file, or a line that is not as described above.
@@ -120,7 +120,7 @@ def entries(path: Path, interrupted: bool = False) -> list[dict[str, Any]]:
 
 
 def whole_length(data: bytes) -> int:
-    """Return how many bytes of a captions file are whole lines; a last one without its newline is, where it can be read."""
+    """Return how many bytes of a captions file are complete lines; a last one without its newline counts if it can be read."""
     start = data.rfind(b"\n") + 1
     return start if _entry(data[start:]) is None else len(data)
 

@@ -1,4 +1,4 @@
-"""The datamodule that all others are made from: loaders, shards, resumption, counts and a fingerprint.
+"""The base class of all datamodules: loaders, shards, resumption, counts and a fingerprint.
 
 Axis letters: B batch, C channels, H W pixels.
 """
@@ -28,16 +28,16 @@ _LOG = logging.getLogger(__name__)
 class RestorationDataModule(lightning.LightningDataModule):
     """Loaders over the sample sets that a subclass makes.
 
-    A subclass gives ``train_set``, ``val_set``, ``test_set`` and ``predict_set`` as far as it has them. Training runs
-    over an endless stream of positions; how many samples were trained on is kept in every checkpoint, so that a resumed
-    run goes on with the next one, whatever the number of workers or processes. Test images come one at a time, in full
+    A subclass defines those of ``train_set``, ``val_set``, ``test_set`` and ``predict_set`` that it has. Training runs
+    over an endless stream of positions; the number of samples trained on is kept in every checkpoint, so that a resumed
+    run continues with the next one, whatever the number of workers or processes. Test images come one at a time, in full
     size, each once whatever the number of processes; the degradation's name is in each sample.
 
     Attributes:
         protocol: how this set is scored by default, a name of :mod:`unildiff.metrics.protocols`.
         blind: nothing in a sample tells the network what the degradation is.
         skipped: one line for each file or pair that ``on_error: skip`` left out.
-        consumed: training samples that all processes together have been given to the network so far.
+        consumed: training samples that all processes together have trained on so far.
     """
 
     protocol: ClassVar[str] = "unildiff"
@@ -57,15 +57,15 @@ class RestorationDataModule(lightning.LightningDataModule):
         """Set what all loaders share.
 
         Args:
-            batch_size: training samples a process and micro-batch (the paper's 64: times two GPUs, times four accumulated).
-            num_workers: loader processes a training process; 0 loads in the main process; by default half of the cores,
+            batch_size: training samples per process and micro-batch (the paper's 64: times two GPUs, times four accumulated).
+            num_workers: loader processes per training process; 0 loads in the main process; by default half of the cores,
                 from 2 to 8 (our choice).
             crop_size: side of the training images in pixels (the paper: 512).
             hflip: flip training images left-right half of the time (the authors do).
             vflip: flip them upside down half of the time.
             rotate: turn them by a random multiple of 90 degrees.
             seed: of training order, crops and degradations; by default the one of ``--seed_everything``, else 0.
-            test_seed: of everything random in validation and test; part of the protocol, so apart from ``seed``.
+            test_seed: seed of validation and test; part of the protocol, so separate from ``seed``.
         """
         check_arguments(RestorationDataModule, locals())
         super().__init__()
@@ -82,10 +82,10 @@ class RestorationDataModule(lightning.LightningDataModule):
 
     @property
     def is_sample(self) -> bool:
-        """Whether the test images are a small stand-in for the data set of that name."""
+        """Whether the test images are a small stand-in for the dataset of that name."""
         return False
 
-    # What subclasses give.
+    # What subclasses define.
 
     def train_set(self) -> SampleSet:
         """Return the training set.
@@ -108,7 +108,7 @@ class RestorationDataModule(lightning.LightningDataModule):
         raise UserError(f"{type(self).__name__} has no test images; give another --data")
 
     def predict_set(self) -> SampleSet:
-        """Return the images to restore; those of the test set where a subclass says nothing else."""
+        """Return the images to restore; those of the test set unless a subclass overrides this."""
         return PredictSet(self.test_set())
 
     def predict_names(self) -> list[str]:
@@ -242,7 +242,7 @@ class RestorationDataModule(lightning.LightningDataModule):
         """Resume at the position that a checkpoint holds."""
         self.consumed = int(state_dict["consumed"])
 
-    # What runs are described by.
+    # What describes the data of a run.
 
     def counts(self) -> dict[str, int]:
         """Return how many test images each degradation has."""
@@ -262,7 +262,7 @@ class RestorationDataModule(lightning.LightningDataModule):
         return digest.hexdigest()
 
     def contents(self) -> list[str]:
-        """Return the lines that the fingerprint is made of: one a pair, and what a subclass adds."""
+        """Return the lines that the fingerprint is made of: one per pair, and what a subclass adds."""
         return [
             f"{split} {pair.degradation} {pair.name} {_bytes(pair.lq)} {_bytes(pair.gt)}"
             for split, made in self._sets.items()
@@ -286,7 +286,7 @@ class RestorationDataModule(lightning.LightningDataModule):
 
     def _loader(self, samples: SampleSet, sampler: StreamSampler | ShardSampler, batch_size: int) -> DataLoader[Any]:
         return OneLineLoader(
-            samples,  # type: ignore[arg-type]  # a protocol, where torch asks for its own base class
+            samples,  # type: ignore[arg-type]  # a protocol, where torch expects its own base class
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -298,9 +298,9 @@ class RestorationDataModule(lightning.LightningDataModule):
 
 
 class OneLineLoader(DataLoader[Any]):
-    """A DataLoader whose workers' user errors arrive as the one line they are, not with a worker's traceback in them.
+    """A DataLoader whose workers' user errors arrive as one line, without a worker's traceback.
 
-    It is resumable, as Lightning asks a loader to be; where it goes on, the datamodule's state says.
+    It is resumable, as Lightning requires of a loader; the datamodule's state holds the position.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -308,7 +308,7 @@ class OneLineLoader(DataLoader[Any]):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take nothing."""
+        """Ignore the state; the datamodule restores the position."""
 
     def __iter__(self) -> Any:
         """Yield batches."""

@@ -57,7 +57,7 @@ class GaussianNoise:
         return self._add(gt, _normal(gt.shape, key) * np.float32(sigma)), f"noise_{sigma}"
 
     def test(self, gt: np.ndarray, pair: Pair, key: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a noisy copy of an image, and the image as it is to be compared with."""
+        """Return a noisy copy of an image, and the ground truth to compare it with."""
         sigma = sigma_of(pair.degradation)
         if self._recipe == "keyed":
             return self._add(gt, _normal(gt.shape, key) * np.float32(sigma)), gt
@@ -67,7 +67,7 @@ class GaussianNoise:
         return self._add(gt, state.randn(*gt.shape) * sigma), gt
 
     def draw_through(self, pairs: Sequence[Pair], shape: Callable[[int], tuple[int, ...]]) -> None:
-        """Note where the peers' generator stands before each test image.
+        """Record the state of the peers' generator before each test image.
 
         Args:
             pairs: all test pairs in the peers' order.

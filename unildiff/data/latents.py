@@ -2,10 +2,11 @@
 
 Axis letters: N entries of a shard, C latent channels, h/w latent height and width, K channels of a skip, H/W its size.
 
-A folder holds ``cache.json``, which says what the latents were made by, and shards ``latents-00000.safetensors``, ... of
+A folder holds ``cache.json``, which lists what the latents were made by, and shards ``latents-00000.safetensors``, ... of
 ``SHARD`` positions each with ``latents`` (N, C, h, w) float32, ``skip0``, ``skip1``, ... (N, K, H, W) finest first where
 skips are kept, ``key`` (N,) and ``picture`` (N,), a hash of the degraded image that the latents belong to. A shard
-appears whole or not at all, so that whatever stops the making, the next run goes on with what is missing.
+appears complete or not at all, so that the next run continues with what is missing. Unlike LMDB, such files may be written by
+several machines at the same time on a network disk.
 """
 
 from collections.abc import Mapping
@@ -27,11 +28,11 @@ from unildiff.utils.fingerprints import compare_note
 from unildiff.utils.keys import sample_key
 
 SHARD = 32
-"""Positions a file: at SDXL's size and 512 px 2 MB without skips, 3.7 GB with them (our choice)."""
+"""Positions per file: at SDXL's size and 512 px 2 MB without skips, 3.7 GB with them (our choice)."""
 
 
 class CachedBatch(RestorationBatch):
-    """A batch with its restored latents; lists of one tensor a sample, on the device."""
+    """A batch with its restored latents; lists of one tensor per sample, on the device."""
 
     latents: list[Tensor]  # (C, h, w)
     skips: list[list[Tensor]]  # finest first, (K, H, W) each; empty where they are not kept
@@ -49,7 +50,7 @@ class LatentCache:
         self.folder, self.samples = folder, samples
 
     def open(self, made_by: Mapping[str, Any], write: bool) -> None:
-        """Compare what the folder holds with what is wanted, see ``compare_note``.
+        """Compare what the folder holds with what is needed, see ``compare_note``.
 
         Raises:
             UserError: it holds latents of another model, other settings or other data; or other files.

@@ -65,7 +65,7 @@ class ImageSet:
         title: the public name.
         folders: every known place.
         expected: images (for CDD-11: scenes) a split should have, as published.
-        expected_source: who says so.
+        expected_source: source of these numbers.
         home: where the data comes from.
         licence: as far as known.
         suffixes: file name endings of its images.
@@ -103,7 +103,7 @@ class Found:
 
 
 class SeveralLayouts(UserError):
-    """More than one layout lies below a root; a caller that can be told which to take adds how."""
+    """More than one layout lies below a root; a caller that can choose one adds how."""
 
 
 def recognise(root: Path, images: ImageSet, split: Split, layout: str | None = None) -> Found:

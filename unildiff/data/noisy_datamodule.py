@@ -1,4 +1,4 @@
-"""The datamodule of data sets with noise among their tasks: noise is made as images are read, never stored."""
+"""The datamodule of datasets with noise among their tasks: noise is made as images are read, never stored."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,9 +30,9 @@ class NoisyDataModule(CatalogueDataModule):
         """Choose tasks and noise.
 
         Args:
-            tasks: read these tasks only; by default all of the data set.
+            tasks: read these tasks only; by default all of the dataset.
             sigmas: training noise in units of 1/255, each drawn equally often; by default 15, 25 and 50.
-            test_sigmas: test noise; by default what the benchmark reports.
+            test_sigmas: test noise; by default the levels that the benchmark reports.
             test_noise: "keyed" makes it from (test_seed, file name, sigma) alone; "peers" as PromptIR, AdaIR, DFPIR and
                 MoCE-IR do, for comparison with their numbers.
             kwargs: see :class:`CatalogueDataModule`.

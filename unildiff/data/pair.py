@@ -27,12 +27,12 @@ class Pair:
     """What is known of a pair before its images are read.
 
     Attributes:
-        task: what the weights of a datamodule speak of, e.g. "haze"; for CDD-11 the same as ``degradation``.
+        task: name in the weights of a datamodule, e.g. "haze"; for CDD-11 the same as ``degradation``.
         degradation: what the metrics are averaged by, e.g. "low_haze" or "noise_25".
         name: stem, unique within the degradation.
-        lq: degraded image, or None when it is made from the clean one as it is read.
-        gt: clean image, or None when it is unknown.
-        caption: what is in the image, where the source itself knows; else it is looked up beside the files.
+        lq: degraded image, or None when it is made from the ground truth as it is read.
+        gt: ground truth, or None when it is unknown.
+        caption: what is in the image, if the source knows it; else it is looked up beside the files.
     """
 
     task: str
@@ -44,7 +44,7 @@ class Pair:
 
 
 class PairSource(Protocol):
-    """Pairs and their images: files (:class:`FilePairs`) or the packed shards of ``unildiff data pack``."""
+    """Pairs and their images: files (:class:`FilePairs`) or a pack of ``unildiff data pack``."""
 
     @property
     def pairs(self) -> Sequence[Pair]:
@@ -63,5 +63,5 @@ class PairSource(Protocol):
 
 
 def files_of(source: PairSource) -> list[Path]:
-    """Return the files of all pairs, degraded and clean, as often as they are used."""
+    """Return the files of all pairs, degraded and ground truth, as often as they are used."""
     return [path for pair in source.pairs for path in (pair.lq, pair.gt) if path is not None]

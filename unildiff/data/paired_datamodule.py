@@ -25,7 +25,7 @@ _LOG = logging.getLogger(__name__)
 class PairedDataModule(RestorationDataModule):
     """Pairs on disk or in a pack.
 
-    A subclass finds the pairs of a split (:meth:`find`) and says whether there are validation pairs (:meth:`has_val`).
+    A subclass finds the pairs of a split (:meth:`find`) and whether there are validation pairs (:meth:`has_val`).
     It may drop or multiply pairs in :meth:`choose`, and make degraded images itself in :meth:`degrader`.
 
     Attributes:
@@ -61,7 +61,7 @@ class PairedDataModule(RestorationDataModule):
             val_scenes: ground-truth images held out of training, with all their degraded ones, for validation, where the
                 dataset has no validation images of its own; 0 holds out none. By default a few of each task.
             val_crop: longest side of the validation images in pixels, the centre of larger ones (our choice: the paper's
-                crop size); null validates on whole images.
+                crop size); null validates on complete images.
             on_error: "raise" stops at files without a partner, repeated names, unequal sizes and broken files; "skip"
                 reports them and continues without them.
             captions: captions file, its names relative to its own folder or to that of the data; by default the
@@ -81,7 +81,7 @@ class PairedDataModule(RestorationDataModule):
         self.packed = None if packed is None else Path(packed)
         self._train_source: PairSource | None = None
 
-    # What subclasses give.
+    # What subclasses define.
 
     @abstractmethod
     def find(self, split: Split) -> PairSource:

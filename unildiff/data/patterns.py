@@ -112,7 +112,7 @@ def pair_by_folder(lq: Places, gt: Places, rule: Rule) -> Pairing:
     rest = pair_by_name(
         [file for file in lq if file not in settled], [file for file in gt if rule.shared or file not in settled], rule
     )
-    if result.pairs:  # a name that occurs in several folders belongs to one of them, and nothing says to which
+    if result.pairs:  # a name that occurs in several folders belongs to one of them, and it is unknown to which
         often = [Counter(file.stem for file in files) for files in (lq, gt)]
         doubtful = [pair for pair in rest.pairs if any(n[file.stem] > 1 for n, file in zip(often, pair, strict=True))]
         if doubtful:

@@ -1,7 +1,7 @@
 """Samplers that give every process its share: an endless training stream, and test sets without an image counted twice.
 
 Both inherit from torch's DistributedSampler only so that Lightning leaves them as they are, whatever
-``use_distributed_sampler`` says; its own sampler pads the last round, and so scores an image twice.
+``use_distributed_sampler`` is; its own sampler pads the last round, and so scores an image twice.
 """
 
 from collections.abc import Callable, Iterator, Sized
@@ -16,7 +16,7 @@ class StreamSampler(DistributedSampler[int]):
     Position ``p`` is sample ``p % n`` of data epoch ``p // n``. With R processes, process r takes every R-th position, so
     that R processes with batch B see the same global batches as one process with batch R * B. Every pass over the
     sampler starts at ``consumed()``, the number of samples trained on so far by all processes together: a resumed run
-    goes on in the middle of an epoch, wherever Lightning thinks the epoch began.
+    continues in the middle of an epoch, wherever Lightning assumes that the epoch began.
     """
 
     def __init__(
@@ -25,14 +25,14 @@ class StreamSampler(DistributedSampler[int]):
         """Set the share.
 
         Args:
-            count: samples an epoch.
-            batch_size: samples a batch and process.
+            count: samples per epoch.
+            batch_size: samples per batch and process.
             consumed: samples consumed so far.
             rank: this process.
             world: processes.
-            accumulated: batches an optimiser step; an epoch ends with a whole one, since Lightning steps at its end.
+            accumulated: batches per optimiser step; an epoch ends with a complete one, since Lightning steps at its end.
         """
-        super().__init__(range(count), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]  # only its length is asked
+        super().__init__(range(count), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]  # only its length is used
         self._consumed = consumed
         self._batches = accumulated * max(1, count // (batch_size * world * accumulated))
         self._batch_size = batch_size
@@ -51,7 +51,7 @@ class ShardSampler(DistributedSampler[int]):
 
     def __init__(self, data: Sized, rank: int, world: int) -> None:
         """Args: the set, this process, processes."""
-        super().__init__(range(len(data)), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]  # only its length is asked
+        super().__init__(range(len(data)), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]  # only its length is used
         self._items = range(rank, len(data), world)
 
     def __len__(self) -> int:

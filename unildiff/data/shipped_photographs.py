@@ -45,25 +45,25 @@ def load(photo: Photograph, longest: int, multiple: int = 1) -> tuple[np.ndarray
 
     Args:
         photo: one of ``PHOTOGRAPHS``.
-        longest: most pixels on the long side; larger pictures are resized with antialiasing, smaller ones kept.
+        longest: most pixels on the long side; larger images are resized with antialiasing, smaller ones kept.
         multiple: both sides are cut, about the centre, to a multiple of this.
 
     Returns:
         uint8 (H, W, 3) RGB, and float32 (H, W) in [0, 1] with 1 the nearest, or None when the depth is unknown.
     """
     folder = _package_folder(photo.package)
-    picture = read_rgb(folder / photo.file)
-    height, width = picture.shape[:2]
+    image = read_rgb(folder / photo.file)
+    height, width = image.shape[:2]
     scale = min(1.0, longest / max(height, width))
     size = (round(width * scale), round(height * scale))
-    picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     depth = None
     if photo.name == "motorcycle":
         disparity = Image.fromarray(_motorcycle_depth(folder / "data/motorcycle_disp.npz"))
         depth = np.asarray(disparity.resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
     top, left = (size[1] % multiple) // 2, (size[0] % multiple) // 2
     window = np.s_[top : top + size[1] // multiple * multiple, left : left + size[0] // multiple * multiple]
-    return np.ascontiguousarray(picture[window]), None if depth is None else np.ascontiguousarray(depth[window])
+    return np.ascontiguousarray(image[window]), None if depth is None else np.ascontiguousarray(depth[window])
 
 
 def _motorcycle_depth(path: Path) -> np.ndarray:

@@ -1,6 +1,6 @@
 """From a drawing to a photograph: uneven light, cast shadows, defocus, exposure, colour cast, sharpening and noise.
 
-Axis letters: H/W pixels (squares: H = W). Pictures are float32 (H, W, 3), depths float32 (H, W) in [0, 1], near = bright.
+Axis letters: H/W pixels (squares: H = W). Images are float32 (H, W, 3), depths float32 (H, W) in [0, 1], near = bright.
 All ranges are our choice, set so that the statistics of tests/deadleaves/test_renderer.py hold.
 """
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from unildiff.degradations.operators import gaussian_noise
 
-_DEFOCUS = (0, 0, 0, 0, 0, 0, 1.0, 1.0, 2.5, 6.0)  # how much a picture blurs away from its focal plane
+_DEFOCUS = (0, 0, 0, 0, 0, 0, 1.0, 1.0, 2.5, 6.0)  # how much an image blurs away from its focal plane
 
 
 def light_up(rng: np.random.Generator, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Return the picture under uneven light, with soft shadows cast by nearer shapes."""
+    """Return the image under uneven light, with soft shadows cast by nearer shapes."""
     size = len(image)
     field = rng.normal(0, rng.uniform(0.05, 0.35), (3, 3)).astype(np.float32)
     light = cv2.exp(cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC))
@@ -30,7 +30,7 @@ def light_up(rng: np.random.Generator, image: np.ndarray, depth: np.ndarray) -> 
 
 
 def focus(rng: np.random.Generator, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Return the picture blurred where it lies out of the focal plane; most pictures are sharp all over."""
+    """Return the image blurred where it lies out of the focal plane; most images are sharp all over."""
     strength = _DEFOCUS[rng.integers(0, len(_DEFOCUS))]
     if strength == 0:
         return image

@@ -30,16 +30,16 @@ def describe(layout: Layout, labels: np.ndarray) -> str:
     seen = np.bincount(labels.ravel(), minlength=len(shapes))[: len(shapes)] / labels.size
     textures = tile_kinds()
     groups: dict[tuple[str, int], list[int]] = {}
-    whole = np.where(shapes["part"], 0.0, seen)
-    whole[:FIRST] = 0
-    for label in np.argsort(-whole)[:24]:
-        if whole[label] < 0.004:
+    sizes = np.where(shapes["part"], 0.0, seen)
+    sizes[:FIRST] = 0
+    for label in np.argsort(-sizes)[:24]:
+        if sizes[label] < 0.004:
             break
         groups.setdefault((colour_name(shapes["colour"][label]), int(shapes["kind"][label])), []).append(int(label))
-    largest = sorted(groups.items(), key=lambda item: -whole[item[1]].sum())[:3]
+    largest = sorted(groups.items(), key=lambda item: -sizes[item[1]].sum())[:3]
     phrases = []
     for (colour, kind), members in largest:
-        share = whole[members[0]]
+        share = sizes[members[0]]
         size = ["large"] if share > 0.1 else ["small"] if share < 0.015 else []
         number = _NUMBERS[min(len(members), 4) - 1 if len(members) < 7 else 4]
         texture = TEXTURE_NAMES[textures[shapes["tile"][members[0]]]]

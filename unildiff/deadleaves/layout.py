@@ -1,8 +1,8 @@
 """What is in a dead-leaves scene and where: shapes from far to near, some with parts of their own.
 
-Axis letters: N shapes. Coordinates are in sides of the picture: x to the right, y down, both 0 to 1 inside it.
+Axis letters: N shapes. Coordinates are in sides of the image: x to the right, y down, both 0 to 1 inside it.
 Sizes follow the power law of scale-free scenes (density of radius r as r^-3; Lee, Mumford and Huang 2001). Two
-layouts: before a wall, shapes lie in random order of depth; with a horizon, what reaches lower in the picture is nearer.
+layouts: before a wall, shapes lie in random order of depth; with a horizon, what reaches lower in the image is nearer.
 """
 
 import math
@@ -21,7 +21,7 @@ UPPER, LOWER, FIRST = 0, 1, 2
 SMALLEST, LARGEST = (0.02, 0.25), 0.6
 """Bounds of the smallest size of a scene, and the largest size, before parts and stretching."""
 FLOOR_DEPTH = (0.05, 0.8)
-"""Depth of the ground at the horizon and at the bottom of the picture."""
+"""Depth of the ground at the horizon and at the bottom of the image."""
 
 SHAPE = np.dtype(
     [
@@ -44,9 +44,9 @@ class Layout:
     """A scene: where its horizon is, and its shapes."""
 
     horizon: float
-    """y of the horizon in the middle of the picture; 1 where there is none."""
+    """y of the horizon in the middle of the image; 1 where there is none."""
     rise: float
-    """How much the horizon falls over the picture's width."""
+    """How much the horizon falls over the image's width."""
     shapes: np.ndarray
     """(N,) of dtype ``SHAPE`` in painting order, from far to near; the first two are the backdrops."""
 

@@ -1,6 +1,6 @@
 """Drawing of a dead-leaves scene: labels from far to near, then each property of a shape as a table over labels.
 
-Axis letters: H/W pixels of the picture, S side of the drawing, which is 1.5 times as large for smooth edges.
+Axis letters: H/W pixels of the image, S side of the drawing, which is 1.5 times as large for smooth edges.
 The cost of colour, texture, shading and depth does not depend on the number of shapes. Our own design.
 """
 

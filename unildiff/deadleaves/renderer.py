@@ -26,7 +26,7 @@ MIN_SIDE = 16  # pixels: below it there is nothing to see
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture uint8 (H, W, 3), its depth float32 (H, W) in [0, 1] with 1 the nearest, and a caption of its content."""
+    """An image uint8 (H, W, 3), its depth float32 (H, W) in [0, 1] with 1 the nearest, and a caption of its content."""
 
     image: np.ndarray
     depth: np.ndarray
@@ -38,7 +38,7 @@ def render(key: int, size: int = 128) -> Scene:
 
     Args:
         key: decides everything.
-        size: side of the picture in pixels, at least ``MIN_SIDE``.
+        size: side of the image in pixels, at least ``MIN_SIDE``.
 
     Raises:
         ValueError: for a smaller size.

@@ -16,14 +16,14 @@ NOTE = "cache.json"
 
 
 def compare_note(folder: Path, made_by: Mapping[str, Any], what: str, option: str, write: bool) -> None:
-    """Compare what a cache was made by with what is wanted; note it down where there is no cache yet.
+    """Compare what a cache was made by with what is needed; write it down where there is no cache yet.
 
     Args:
-        folder: of the cache.
-        made_by: all that decides what it holds, as JSON has it.
-        what: it is a cache of, for messages.
-        option: of the command line that names another folder.
-        write: whether this process makes the folder and the note; of several one does.
+        folder: folder of the cache.
+        made_by: everything that decides what it holds, as JSON values.
+        what: what is cached, shown in messages.
+        option: option of the command line that names another folder.
+        write: whether this process makes the folder and the note; one of several does.
 
     Raises:
         UserError: it is a cache of something else, or there are other files.
@@ -44,7 +44,7 @@ def compare_note(folder: Path, made_by: Mapping[str, Any], what: str, option: st
 
 
 def short_hash(value: Any) -> str:
-    """Return 16 hexadecimal digits of whatever JSON can hold; the order of keys has no part in it."""
+    """Return 16 hexadecimal digits of any JSON value; the order of keys does not matter."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 

@@ -13,11 +13,11 @@ _LOG = logging.getLogger(__name__)
 def lock(file: IO[Any], wait: bool = False) -> bool:
     """Lock an open file for this process until it is closed, however the process ends (flock).
 
-    Where there are no such locks (Windows, some network disks), a warning says so, once, and nothing is locked.
+    Where there are no such locks (Windows, some network disks), this is logged once, and nothing is locked.
 
     Args:
         file: a file open for writing: network disks ask for that.
-        wait: until whoever holds the lock has closed the file.
+        wait: wait until the process that holds the lock has closed the file.
 
     Returns:
         False if another process holds it and ``wait`` is false.

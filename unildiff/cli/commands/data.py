@@ -1,4 +1,4 @@
-"""``unildiff data``: list, lay out, check, pack, make, caption and fetch data sets. Thin: the work is in unildiff/data."""
+"""``unildiff data``: list, lay out, check, pack, make, caption and fetch datasets. Thin: the work is in unildiff/data."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def list_() -> None:
-    """List the data sets: tasks, expected counts with their source, where each comes from, licence.
+    """List the datasets: tasks, expected counts with their source, where each comes from, licence.
 
-    A data set is what `--data NAME` reads; it is made of one or more sets, which have names of their own.
+    A dataset is what `--data NAME` reads; it consists of one or more named sets.
     """
     from unildiff.data.catalogue import DATASETS
     from unildiff.utils import datamodules
 
     sets: dict[str, ImageSet] = {}
-    print("data sets (--data NAME):")
+    print("datasets (--data NAME):")
     for name, data in DATASETS.items():
-        further = f"; its test can be joined by {', '.join(s.name for s in data.optional)}" if data.optional else ""
+        further = f"; its test can be extended by {', '.join(s.name for s in data.optional)}" if data.optional else ""
         print(f"  {name:11} {data.title}: {', '.join(images.name for images in data.sets)}{further}")
         sets |= {images.name: images for images in data.all_sets}
     for name in datamodules.names():
@@ -43,22 +43,22 @@ def list_() -> None:
 
 
 def layout(name: str) -> None:
-    """Show the folder trees in which a data set or a set may lie.
+    """Show the supported folder trees of a dataset or a set.
 
     Args:
-        name: a data set or one of its sets, see `unildiff data list`.
+        name: a dataset or one of its sets, see `unildiff data list`.
     """
     from unildiff.data.catalogue import image_sets
     from unildiff.data.layouts import describe
 
     for images in image_sets(name):
-        print(f"{images.title} ({images.name}); layout, split, degraded + clean images, how names pair:")
+        print(f"{images.title} ({images.name}); layout, split, degraded + ground-truth images, how names pair:")
         for line in describe(images):
             print(f"  {line}")
         for project, prefixes in {folders.layout: folders.prefixes[1:] for folders in images.folders}.items():
             if prefixes:
                 print(f"  {project}: the root may also be the folder above {' or '.join(prefixes)}")
-    print("\nThe layout is recognised by itself. To folders of clean images alone noise is added as they are read.")
+    print("\nThe layout is recognised automatically. Folders without degraded images get noise as they are read.")
 
 
 def check(
@@ -114,14 +114,14 @@ def pack(
     val_gt: str | None = None,
     rule: str = "same",
 ) -> None:
-    """Decode a data set once, into a folder that datamodules read many times faster (`--data.packed OUT`).
+    """Decode a dataset once, into a folder that datamodules read many times faster (`--data.packed OUT`).
 
-    An interrupted run goes on where it was; run again on a finished pack, it compares all checksums.
+    Repeat an interrupted run to resume it. On a finished pack the command compares all checksums.
 
     Args:
-        name: a data set, see `unildiff data list`, or folder: images of one's own, found by the patterns below.
+        name: a dataset, see `unildiff data list`, or folder: your own images, found by the patterns below.
         root: its folder; by default data/NAME.
-        out: folder to write; by default that of the data set with -packed at its end.
+        out: folder to write; by default that of the dataset with -packed at its end.
         lq: of folder: pattern of the degraded test images, relative to root; by default those in test/lq, or lq.
         gt: of folder: pattern of their ground truth; by default test/gt, or gt.
         train_lq: of folder: pattern of the degraded training images; by default those in train/lq.
@@ -162,7 +162,7 @@ def synthesize(
 ) -> None:
     """Make a set in CDD-11's layout from any clean images: eleven degradations of each.
 
-    What an image gets depends on the seed, its name and the degradation alone. An interrupted run goes on where it was.
+    What an image gets depends on the seed, its name and the degradation alone. Repeat an interrupted run to resume it.
 
     Args:
         name: cdd11.
@@ -194,14 +194,14 @@ def caption(
 ) -> None:
     """Describe images by an image-to-text model: captions.jsonl beside the data, which every datamodule reads.
 
-    Captions that are there are kept; an interrupted run goes on where it was. At the end captions are listed that name a
-    degradation, or may.
+    Existing captions are kept; repeat an interrupted run to resume it. At the end captions are listed that name a
+    degradation, or may name one.
 
     Args:
-        root: folder of a data set, or of images.
+        root: folder of a dataset, or of images.
         model: id on the Hugging Face hub, or folder, of an image-to-text model of transformers.
         source: whether to describe the clean or the degraded image of a pair; written into each line.
-        name: the data set, where its layout is not recognised by itself.
+        name: the dataset, where its layout is not recognised automatically.
         max_new_tokens: most tokens of a caption.
     """
     from unildiff.data.captions import FILE_NAME, entries
@@ -211,7 +211,9 @@ def caption(
     print(f"{made:,} {source} images captioned by {model}, {had:,} had a caption already: {root / FILE_NAME}")
     named = [(entry, words) for entry in entries(root / FILE_NAME) if (words := leaks(entry["caption"]))]
     if named:
-        print(f"{len(named):,} captions name a degradation, or may; look at them, a model must not be told:")
+        print(
+            f"{len(named):,} captions name a degradation, or may name one; check them, a model should not get it from the text:"
+        )
         for entry, words in named:
             print(f"  {entry['file']}: {', '.join(words)}: {entry['caption']}")
 
@@ -219,10 +221,10 @@ def caption(
 def download(name: str, root: Path | None = None, only: str = "") -> int:
     """Fetch a set from its Hugging Face repository, or say where it was last seen; then check it.
 
-    Only some sets have a home that lasts. An interrupted download goes on where it was. HF_ENDPOINT names a mirror.
+    Only some sets have a lasting home. Repeat an interrupted download to resume it. HF_ENDPOINT names a mirror.
 
     Args:
-        name: cdd11, cbsd68 or urban100; for any other set of `unildiff data list` it says where to look.
+        name: cdd11, cbsd68 or urban100; for any other set of `unildiff data list` it prints where to look.
         root: folder to write; by default data/NAME.
         only: fetch only the archives whose names contain this, e.g. test.
     """
@@ -240,10 +242,10 @@ def download(name: str, root: Path | None = None, only: str = "") -> int:
 
 
 def sample(name: str, root: Path | None = None) -> None:
-    """Write five photographs in a data set's layout, to try every command without a download.
+    """Write five photographs in a dataset's layout, to try every command without a download.
 
     Args:
-        name: a data set, see `unildiff data list`.
+        name: a dataset, see `unildiff data list`.
         root: folder to write; by default data/NAME. A folder that holds anything else is left alone.
     """
     from unildiff.data.tools.samples import write_sample
@@ -279,7 +281,7 @@ def photographs(root: Path = Path("data/photographs"), package: Path | None = No
 
 
 def _tell(report: "Report", json: Path | None) -> int:
-    """Print a report, write it where asked, and return the exit code."""
+    """Print a report, write it to a file if one is given, and return the exit code."""
     from json import dumps
 
     from unildiff.utils.files import write_whole
@@ -289,7 +291,7 @@ def _tell(report: "Report", json: Path | None) -> int:
         counts = ", ".join(f"{degradation} {count:,}" for degradation, count in part.counts.items()) or "no pairs"
         print(f"  {part.where}: layout {part.layout}; {counts}")
     for absent in report.absent:
-        print(f"  {absent}: not there")
+        print(f"  {absent}: missing")
     for found in report.findings:
         print(f"FOUND {found.kind}: {found.where}: {found.text}")
         for file in found.files[:20]:

@@ -39,7 +39,7 @@ _LEAKS = re.compile(
 
 
 def leaks(caption: str) -> list[str]:
-    """Return the words of a caption that name a degradation, or may: "dark" also says what colour a coat has."""
+    """Return the words of a caption that name a degradation, or may name one: "dark" may also be the colour of a coat."""
     return sorted({found.lower() for found in _LEAKS.findall(caption)})
 
 
@@ -49,10 +49,10 @@ def caption_folder(
     """Caption the images of a folder that have no caption yet.
 
     Args:
-        root: folder of a data set, or of images (its subfolders too).
+        root: folder of a dataset, or of images (its subfolders too).
         model: id on the Hugging Face hub, or folder, of an image-to-text model.
         source: which image of each pair to describe; of a plain folder, what its images are.
-        name: the data set; by default whatever the layout of ``root`` says.
+        name: the dataset; by default the one whose layout ``root`` has.
         length: most tokens of a caption.
 
     Returns:
@@ -106,7 +106,7 @@ def _line(entry: dict[str, str]) -> str:
 
 
 def image_files(root: Path, source: Source, name: str | None = None) -> list[Path]:
-    """Return the clean or the degraded images of a data set, or all images of a plain folder.
+    """Return the ground truth or the degraded images of a dataset, or all images of a plain folder.
 
     Raises:
         UserError: no such folder, or no such images in it.
@@ -124,14 +124,14 @@ def image_files(root: Path, source: Source, name: str | None = None) -> list[Pat
         ]
         files = [path for pair in pairs if (path := pair.gt if source == "clean" else pair.lq) is not None]
     if not files:
-        raise UserError(f"no {source} images in {root}; give the folder of a data set or of images")
+        raise UserError(f"no {source} images in {root}; give the folder of a dataset or of images")
     return sorted(dict.fromkeys(files))
 
 
 def load_captioner(model: str, length: int) -> Captioner:
     """Return a function from (H, W, 3) uint8 RGB to a caption, greedy and so repeatable.
 
-    Models with a chat template are asked ``PROMPT``; others describe the image unasked.
+    Models with a chat template get ``PROMPT``; others describe the image without one.
 
     Raises:
         UserError: the model cannot be found or loaded, or is of another kind.
@@ -158,18 +158,18 @@ def load_captioner(model: str, length: int) -> Captioner:
         raise UserError(
             f"cannot load captioning model {model}: {reason}; give the id or the folder of an image-to-text model"
         ) from None
-    asks = getattr(processor, "chat_template", None) is not None
+    has_prompt = getattr(processor, "chat_template", None) is not None
     question = ""
-    if asks:
+    if has_prompt:
         content = [{"type": "image"}, {"type": "text", "text": PROMPT}]
         question = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     @torch.inference_mode()
     def caption(image: np.ndarray) -> str:
-        given = {"text": question} if asks else {}
+        given = {"text": question} if has_prompt else {}
         inputs = images(images=image, return_tensors="pt", **given).to(device, network.dtype)
         tokens = network.generate(**inputs, max_new_tokens=length, do_sample=False, num_beams=1)
-        answer = tokens[0, inputs["input_ids"].shape[1] :] if asks else tokens[0]
+        answer = tokens[0, inputs["input_ids"].shape[1] :] if has_prompt else tokens[0]
         return " ".join(str(tokenizer.decode(answer, skip_special_tokens=True)).split())
 
     return caption

@@ -29,7 +29,7 @@ def convert(options: Path) -> dict[str, Any]:
     (``meta_info_file``), LMDB and scales other than 1.
 
     Raises:
-        UserError: the file cannot be read, holds no paired dataset, or asks for what is not supported.
+        UserError: the file cannot be read, holds no paired dataset, or needs what is not supported.
     """
     try:
         given = yaml.safe_load(options.read_text(encoding="utf-8"))

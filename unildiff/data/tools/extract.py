@@ -28,7 +28,7 @@ def extract(archive: Path, root: Path, place: str | None = None) -> int:
     """Unpack the images of a zip or tar file.
 
     An archive whose files are not all in one folder of their own gets one, named after the archive. Files that are there
-    with the right length, from an earlier run, are kept; each other one appears whole or not at all.
+    with the right length, from an earlier run, are kept; each other one appears complete or not at all.
 
     Args:
         archive: the file.

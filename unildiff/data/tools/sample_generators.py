@@ -1,6 +1,6 @@
-"""Simple stand-ins for what CDD-11's operators do not make: blur, raindrops and two displays; and LOL's low light, which is CDD-11's here.
+"""Simple substitutes for degradations that CDD-11's operators lack: blur, raindrops and two displays; low light is CDD-11's.
 
-They show that the chain works; a score on them says nothing about the real sets. All of it is our choice.
+They show that every step works; a score on them is not a score on the real sets. All of it is our choice.
 Axis letters: H W pixels. Images are (H, W, 3) uint8 RGB; each generator is a pure function of (image, key).
 """
 

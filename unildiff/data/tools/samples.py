@@ -1,4 +1,4 @@
-"""Sample sets: the test photographs in a data set's own layout, so that every command works before any download."""
+"""Sample sets: the test photographs in a dataset's own layout, so that every command works before any download."""
 
 import json
 import os
@@ -37,10 +37,10 @@ class Plan:
 def write_sample(name: str, root: Path) -> int:
     """Write a sample set of the five test photographs, at most 384 pixels on the long side.
 
-    The folder appears whole or not at all; one that an earlier call wrote is replaced.
+    The folder appears complete or not at all; one that an earlier call wrote is replaced.
 
     Args:
-        name: data set whose layout it takes, e.g. "cdd11".
+        name: dataset whose layout it takes, e.g. "cdd11".
         root: folder to write.
 
     Returns:

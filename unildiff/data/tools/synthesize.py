@@ -275,4 +275,4 @@ CDD-11's order and ranges (Guo et al., OneRestore, ECCV 2024). `{PARAMETERS}` ho
 def _start_worker() -> None:
     end_with_parent()
     cv2.setNumThreads(1)  # processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked for the work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
