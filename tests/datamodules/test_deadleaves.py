@@ -1,4 +1,4 @@
-"""Generated images: equal whatever the workers, cache made once, validation on photographs."""
+"""Generated images: equal for any number of workers, cache made once, validation on photographs."""
 
 import numpy as np
 import pytest

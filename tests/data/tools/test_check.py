@@ -109,7 +109,7 @@ BYTES_A_FILE = 2000  # 1,300 measured: 100,000 files take 0.13 GB beside what Py
 def test_memory_grows_little_with_the_number_of_files(tmp_path: Path) -> None:
     """The peak of all that Python and numpy allocate, of a check that looks and one that remembers."""
     peaks: dict[str, list[int]] = {"looks": [], "remembers": []}
-    counts = (200, 1000)
+    counts = (100, 500)
     for count in counts:
         root = tmp_path / f"a-folder-whose-name-is-about-as-long-as-they-are/{count}"
         for number in range(count):
