@@ -13,6 +13,7 @@ from unildiff.cli.main import main
 from unildiff.restoring.colour import low_frequencies, shift, transferred
 from unildiff.restoring.seams import HIGH, seam_score
 from unildiff.weights.folder import save_model
+from unildiff.weights.pipeline import UniLDiffPipeline
 
 RNG = np.random.default_rng(0)
 
@@ -65,3 +66,18 @@ def test_the_manifest_has_seams_colours_and_spread(weights: Path, tmp_path: Path
     assert main(["restore", str(photo.parent), str(tmp_path / "input"), *fixed, "--colour", "input"]) == 0
     moved = lines(tmp_path / "input")[0]["colour_shift"]
     assert max(map(abs, moved)) < max(map(abs, entry["colour_shift"]))  # type: ignore[call-overload]
+
+
+def test_the_spacing_of_the_steps_is_followed(weights: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.fromarray(RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(photo)
+    fixed = ["--model", str(weights), "--num_inference_steps", "2", "--device", "cpu", "--timestep_spacing"]
+    made = {}
+    for spacing in ("leading", "trailing"):
+        assert main(["restore", str(photo), str(tmp_path / f"{spacing}.png"), *fixed, spacing]) == 0
+        with Image.open(tmp_path / f"{spacing}.png") as image:
+            made[spacing] = np.array(image)
+        pipeline = UniLDiffPipeline.from_pretrained(weights)
+        same = pipeline(photo, num_inference_steps=2, timestep_spacing=spacing).images[0]  # type: ignore[arg-type]
+        assert np.array_equal(made[spacing], np.array(same))
+    assert not np.array_equal(made["leading"], made["trailing"])

@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.small import NETWORK
 from tests.stages.steps import STAGES
-from unildiff.planning.shapes import base_sizes, meta_stage
-from unildiff.planning.step import _even_routing
+from unildiff.planning.shapes import base_sizes, even_routing
+from unildiff.planning.step import meta_stage
 
 DEVICE = torch.device("cuda", 0)
 kept: list[Any] = []
@@ -27,7 +27,7 @@ def make_step(kind: str) -> None:
     settings = {"latents": "one_step"} if kind == "decoder" else {}
     stage: Any = meta_stage(STAGES[kind], {"network": NETWORK, **settings}, base_sizes("tiny"), NETWORK)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, _even_routing():
+    with mode, even_routing():
         for module in stage.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 made = nn.Parameter(torch.empty(parameter.shape, device=DEVICE), requires_grad=parameter.requires_grad)

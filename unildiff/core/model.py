@@ -192,9 +192,10 @@ class UniLDiff(Network):
 
         def sampled(tile_size: int | None) -> tuple[LQFeatures, Tensor]:
             # Skips would wait on the device for the decoder: computing them again costs one pass of the encoder.
-            features = self.encode_lq(padded, tile_size, original=size, keep_skips=lq.device.type == "cpu")
-            if features.grid is not None:
-                features = replace(features, grid=replace(features.grid, alone=tile_size != first))
+            keep_skips = lq.device.type == "cpu"
+            features = self.encode_lq(padded, settings.coder_tile(tile_size), original=size, keep_skips=keep_skips)
+            grid = self._grid(padded, tile_size)
+            features = replace(features, grid=grid and replace(grid, alone=tile_size != first))
             return features, self.sample_latents(features, captions, keys, settings, callback, given)
 
         (features, latents), tile_size = with_smaller_tiles(sampled, size, first, "restoration")
@@ -205,7 +206,7 @@ class UniLDiff(Network):
                 features = replace(features, skips=[], grid=self._grid(padded, decoder_tile))
             return self.decode(latents, features, lq.shape, detail)
 
-        image, _ = with_smaller_tiles(decoded, size, tile_size, "decoding")
+        image, _ = with_smaller_tiles(decoded, size, settings.coder_tile(tile_size), "decoding")
         return Restoration(image, latents, features)
 
     @torch.no_grad()

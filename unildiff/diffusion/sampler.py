@@ -39,6 +39,7 @@ class SamplingSettings:
             ``NetworkConfig``.
         tile_size: pixels of a tile's side; images with a longer side are restored in overlapping tiles. None chooses by
             the model and the image, see ``UniLDiff.default_tile_size``, and tiles any image that does not fit in memory.
+        vae_tile: pixels of a tile's side for LQ encoder, VAE and decoder, where it is smaller than ``tile_size``.
         timestep_spacing: spacing of the steps; None is the base's own. Few-step bases that ship with SDXL's scheduler
             config (SDXL-Lightning, SDXL-Turbo) need ``trailing``.
     """
@@ -49,6 +50,7 @@ class SamplingSettings:
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     last_timestep: NonNegativeInt | None = None
     tile_size: Annotated[int, Range(SMALLEST_TILE, 65_536)] | None = None
+    vae_tile: Annotated[int, Range(SMALLEST_TILE, 65_536)] | None = None
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +62,10 @@ class SamplingSettings:
     def timesteps(self, schedule: NoiseSchedule) -> Tensor:
         """Return the steps' timesteps, float32, descending."""
         return schedule.sampling_timesteps(self.num_inference_steps, self.last_timestep or 0, self.timestep_spacing)
+
+    def coder_tile(self, tile_size: int | None) -> int | None:
+        """Return the tile side of LQ encoder, VAE and decoder where the U-Net's tiles have ``tile_size``."""
+        return min((side for side in (tile_size, self.vae_tile) if side is not None), default=None)
 
 
 def start_latents(lq_latents: Tensor, noise: Tensor, schedule: NoiseSchedule, settings: SamplingSettings) -> Tensor:

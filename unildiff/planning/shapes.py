@@ -1,7 +1,8 @@
-"""A stage as shapes: the real LightningModule over a model without weights, on a base of known sizes."""
+"""A model as shapes: the real modules without weights, on a base of known sizes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +14,17 @@ from torch import nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from unildiff.core import moe
 from unildiff.core.base import Base
 from unildiff.core.model import UniLDiff
+from unildiff.core.moe import Routing
 from unildiff.core.network import NetworkConfig
 from unildiff.core.sizes import SDXL, TINY
 from unildiff.core.text import TextEncoders
-from unildiff.stages.restoration import RestorationModule
 from unildiff.utils.paths import weights_path
 from unildiff.utils.quiet import quiet
 from unildiff.weights.base_files import cached
 from unildiff.weights.foreign import split_additions
-from unildiff.weights.lora import halve_frozen
 
 _TEXT = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 _PARTS = ("vae", "unet", *_TEXT)
@@ -70,41 +71,43 @@ def meta_model(sizes: BaseSizes, network: NetworkConfig) -> UniLDiff:
         return UniLDiff(_base(sizes), network)
 
 
-def meta_stage(
-    kind: type[RestorationModule], settings: dict[str, Any], sizes: BaseSizes, network: NetworkConfig
-) -> RestorationModule:
-    """Return a stage whose model is on the meta device; ``make_fake`` prepares it for a training step.
+def fake_tensors(module: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Give a module on the meta device tensors of the current ``FakeTensorMode``.
 
     Args:
-        kind: class of the stage.
-        settings: its ``init_args``.
-        sizes: of its base.
-        network: sizes and switches of the added parts.
+        module: changed in place.
+        dtype: of floating-point tensors; None keeps each one's own.
     """
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            made = torch.empty(parameter.shape, dtype=dtype or parameter.dtype)
+            setattr(part, name, nn.Parameter(made, requires_grad=parameter.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            kept = dtype is None or not buffer.is_floating_point()
+            setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype if kept else dtype))
 
-    def build_model(stage: RestorationModule) -> tuple[UniLDiff, None]:
-        return meta_model(sizes, network), None
 
-    planned = type(kind.__name__, (kind,), {"build_model": build_model, "__module__": kind.__module__})
-    stage: RestorationModule = planned(**settings)
-    return stage
-
-
-def make_fake(stage: RestorationModule) -> None:
-    """Give a stage tensors of the current ``FakeTensorMode``, and what its ``training_step`` asks of a Trainer."""
-    for module in stage.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            made = nn.Parameter(torch.empty(parameter.shape), requires_grad=parameter.requires_grad)
-            setattr(module, name, made)
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-    schedule: Any = stage.model.schedule
-    for name in ("sampling_timesteps", "sampling_sigmas"):  # numbers that the sampler reads
+def real_schedule(model: UniLDiff) -> None:
+    """Keep real the numbers of the schedule that the sampler reads."""
+    schedule: Any = model.schedule
+    for name in ("sampling_timesteps", "sampling_sigmas"):
         setattr(schedule, name, _on_real_tensors(getattr(schedule, name)))
-    if stage.frozen_dtype == "bfloat16":
-        halve_frozen(stage.model)
-    stage.trainer = SimpleNamespace(global_step=1, log_every_n_steps=2, loggers=[])  # type: ignore[assignment]
-    stage.train()
+
+
+@contextmanager
+def even_routing() -> Iterator[None]:
+    """Give every expert its even share: the choice of the routers depends on data, and there is none."""
+
+    def even(routing: Routing, num_experts: int) -> list[int]:
+        share, rest = divmod(routing.indices.numel(), num_experts)
+        return [share + (expert < rest) for expert in range(num_experts)]
+
+    counted = moe.assignment_counts
+    moe.assignment_counts = even
+    try:
+        yield
+    finally:
+        moe.assignment_counts = counted
 
 
 def _on_real_tensors(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,25 +3,24 @@
 Axis letters: B batch, H/W pixels, h/w latent height and width.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from unildiff.core import moe
-from unildiff.core.moe import Routing
+from unildiff.core.model import UniLDiff
 from unildiff.core.network import NetworkConfig
 from unildiff.data.batch import RestorationBatch
 from unildiff.planning.autocast import float32_list
-from unildiff.planning.shapes import BaseSizes, make_fake, meta_stage
+from unildiff.planning.shapes import BaseSizes, even_routing, fake_tensors, meta_model, real_schedule
 from unildiff.planning.tracker import Tracker
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.restoration import RestorationModule
-from unildiff.weights.lora import is_adapter
+from unildiff.weights.lora import halve_frozen, is_adapter
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def measure_step(sizes: BaseSizes, network: NetworkConfig, step: StepSettings) -
     if issubclass(step.stage, DecoderFinetuneModule):
         settings["cut_every"] = 0  # quarters have as many pixels as whole crops
     stage = meta_stage(step.stage, settings, sizes, network)
-    with FakeTensorMode(allow_non_fake_inputs=True), _even_routing(), float32_list(step.gpu):
+    with FakeTensorMode(allow_non_fake_inputs=True), even_routing(), float32_list(step.gpu):
         make_fake(stage)
         model, trained = stage.model, [p for p in stage.model.parameters() if p.requires_grad]
         tracker = Tracker()
@@ -133,6 +132,36 @@ def measure_step(sizes: BaseSizes, network: NetworkConfig, step: StepSettings) -
     )
 
 
+def meta_stage(
+    kind: type[RestorationModule], settings: dict[str, Any], sizes: BaseSizes, network: NetworkConfig
+) -> RestorationModule:
+    """Return a stage whose model is on the meta device; ``make_fake`` prepares it for a training step.
+
+    Args:
+        kind: class of the stage.
+        settings: its ``init_args``.
+        sizes: of its base.
+        network: sizes and switches of the added parts.
+    """
+
+    def build_model(stage: RestorationModule) -> tuple[UniLDiff, None]:
+        return meta_model(sizes, network), None
+
+    planned = type(kind.__name__, (kind,), {"build_model": build_model, "__module__": kind.__module__})
+    stage: RestorationModule = planned(**settings)
+    return stage
+
+
+def make_fake(stage: RestorationModule) -> None:
+    """Give a stage tensors of the current ``FakeTensorMode``, and what its ``training_step`` asks of a Trainer."""
+    fake_tensors(stage)
+    real_schedule(stage.model)
+    if stage.frozen_dtype == "bfloat16":
+        halve_frozen(stage.model)
+    stage.trainer = SimpleNamespace(global_step=1, log_every_n_steps=2, loggers=[])  # type: ignore[assignment]
+    stage.train()
+
+
 def _batch(step: StepSettings) -> RestorationBatch:
     images = [torch.empty(step.batch_size, 3, step.crop_size, step.crop_size, dtype=torch.uint8) for _ in range(2)]
     words = ["caption"] * step.batch_size
@@ -165,22 +194,6 @@ def _cached_inputs(stage: RestorationModule, step: StepSettings) -> dict[str, An
     kept = features.skips if stage.settings.cache.skips else []
     skips = [[skip[index] for skip in kept] for index in range(step.batch_size)]
     return {"latents": list(features.latents.float()), "skips": skips}
-
-
-@contextmanager
-def _even_routing() -> Iterator[None]:
-    """Give every expert its even share: the choice of the routers depends on data, and there is none."""
-
-    def even(routing: Routing, num_experts: int) -> list[int]:
-        share, rest = divmod(routing.indices.numel(), num_experts)
-        return [share + (expert < rest) for expert in range(num_experts)]
-
-    counted = moe.assignment_counts
-    moe.assignment_counts = even
-    try:
-        yield
-    finally:
-        moe.assignment_counts = counted
 
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:

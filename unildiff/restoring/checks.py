@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from unildiff.core.model import UniLDiff
 from unildiff.core.tiling import make_grid
@@ -48,6 +49,7 @@ def check_and_correct(
     names: Sequence[str],
     sampling: SamplingSettings,
     options: RestoreOptions,
+    device: torch.device,
 ) -> list[CheckedImage]:
     """Restore images (H, W, 3) of one size and return them checked.
 
@@ -56,7 +58,7 @@ def check_and_correct(
     """
 
     def restored(seed: int) -> list[np.ndarray]:
-        made = restore_images(model, images, captions, sampling, seed)
+        made = restore_images(model, images, captions, sampling, seed, device=device)
         return [as_levels(each, name) for each, name in zip(made, names, strict=True)]
 
     with judged(model) as shares:
@@ -84,6 +86,7 @@ def _check_seams(
     tile = sampling.tile_size or model.default_tile_size(height, width)
     if tile is None or max(height, width) <= tile:
         return
+    tile = sampling.coder_tile(tile) or tile
     rows, columns = _borders(model, height, width, tile)
     scores = [
         seam_score(result.levels, original, rows, columns) for result, original in zip(results, originals, strict=True)

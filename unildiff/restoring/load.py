@@ -1,16 +1,21 @@
 """From options to a model that restores."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.restoring.options import RestoreOptions
+from unildiff.restoring.options import Offload, RestoreOptions
 from unildiff.restoring.recipe import Recipe, model_hash
 from unildiff.restoring.run import Restorer
+from unildiff.utils.errors import UserError
 from unildiff.weights.load import check_sampling, load_restorer, pick_device
 from unildiff.weights.precision import default_dtype, use_fast_matmul
+
+CUDA_CONTEXT = 500_000_000
+"""Bytes of a GPU that CUDA takes for itself (our estimate)."""
 
 
 def recipe(options: RestoreOptions, caption_of: Callable[[Path], str]) -> Recipe:
@@ -37,9 +42,37 @@ def load(made: Recipe) -> Restorer:
         options.start,
         last_timestep=options.last_timestep,
         tile_size=options.tile_size,
+        vae_tile=options.vae_tile,
+        timestep_spacing=options.timestep_spacing,
     )
+    device = pick_device(options.device)
+    device = torch.empty(0, device=device).device  # cuda becomes cuda:0
+    check_offload(options.offload or "none", device)
     model = load_restorer(options.model, getattr(torch, made.dtype))
     check_sampling(model, sampling, "restore")
-    device = pick_device(options.device)
     use_fast_matmul(device)
-    return Restorer(model.to(device), made, sampling)
+    if options.memory is not None and device.type == "cuda":
+        _limit(options.memory, device)
+    if options.offload in ("model", "group"):
+        from unildiff.weights.offload import offload_parts
+
+        return Restorer(model, made, sampling, device, offload_parts(model, device, options.offload))
+    return Restorer(model.to(device), made, sampling, device)
+
+
+def check_offload(offload: Offload, device: torch.device) -> None:
+    """Refuse to offload without a GPU or without accelerate.
+
+    Raises:
+        UserError: see above.
+    """
+    if offload != "none" and device.type != "cuda":
+        raise UserError(f"offload: {offload} needs an NVIDIA GPU, and the device is {device}; leave --offload out")
+    if offload != "none" and find_spec("accelerate") is None:
+        raise UserError("offload: accelerate is not installed; `pip install accelerate`, or leave --offload out")
+
+
+def _limit(memory: int, device: torch.device) -> None:
+    """Let PyTorch allocate no more than the limit less what CUDA itself takes; smaller tiles are tried beyond that."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(memory - CUDA_CONTEXT, 0) / total), device)

@@ -1,8 +1,10 @@
 """Settings of a restoration run, checked before anything heavy is imported."""
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
+from unildiff.utils.errors import UserError
 from unildiff.utils.validation import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, Seed, check_fields
 
 TileSize = Annotated[int, Range(128, 65_536)]
@@ -10,6 +12,8 @@ TileSize = Annotated[int, Range(128, 65_536)]
 Format = Literal["jpg", "png", "tif", "webp", "avif"]
 Colour = Literal["none", "input", "auto"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Offload = Literal["none", "model", "group"]
+Spacing = Literal["leading", "trailing", "linspace"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,12 @@ class RestoreOptions:
         start: start from the noised input (``lq``) or from noise alone.
         last_timestep: timestep at which sampling ends, None for the model's own.
         tile_size: side of the tiles in pixels, None to choose by model and memory.
+        vae_tile: side of the tiles in pixels of LQ encoder, VAE and decoder, None for ``tile_size``.
+        timestep_spacing: spacing of the steps, None for the model's own.
         device: where to compute.
         dtype: type of the weights; ``auto`` chooses by the device.
+        offload: what waits on the CPU while other parts use the GPU, None for nothing, or as ``memory`` needs.
+        memory: bytes that may be taken: of the GPU, or by this process on a CPU.
         format: format of the results, None for that of the input.
         provenance: whether the results say how they were made.
         batch_size: images of equal size that go through the model together.
@@ -40,8 +48,12 @@ class RestoreOptions:
     start: Literal["lq", "noise"] = "lq"
     last_timestep: NonNegativeInt | None = None
     tile_size: TileSize | None = None
+    vae_tile: TileSize | None = None
+    timestep_spacing: Spacing | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
+    offload: Offload | None = None
+    memory: Annotated[int, Range(1, 10**15)] | None = None
     format: Format | None = None
     provenance: bool = True
     batch_size: PositiveInt = 1
@@ -53,6 +65,19 @@ class RestoreOptions:
 
     def recorded(self, model_hash: str, dtype: str, caption: str) -> dict[str, Any]:
         """Return everything that a result depends on beside the input's content."""
-        elsewhere = ("model", "device", "dtype")
+        elsewhere = ("model", "device", "dtype", "offload", "memory")
         settings = {key: value for key, value in asdict(self).items() if key not in elsewhere}
         return {"model": model_hash, "dtype": dtype, "caption": caption, **settings}
+
+
+def memory_bytes(text: str) -> int:
+    """Return the bytes that a size such as ``8GB``, ``7.5 GiB`` or ``900MB`` means.
+
+    Raises:
+        UserError: it is not such a size.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])(i?)B?", text.strip(), re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise UserError(f"memory: {text!r} is not a size; give e.g. 8GB or 900MB")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** (3 if found[2].upper() == "G" else 2))

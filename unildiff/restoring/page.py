@@ -124,7 +124,7 @@ class Page:
             options.num_inference_steps, options.guidance_scale, options.start, tile_size=options.tile_size
         )
         made = replace(self._restorer.recipe, options=options, caption_of=lambda path: caption)
-        return Restorer(self._restorer.model, made, sampling)
+        return replace(self._restorer, recipe=made, sampling=sampling)
 
 
 def launch(options: RestoreOptions, host: str, port: int, max_megabytes: int, max_pixels: int) -> None:

@@ -66,11 +66,15 @@ class Restorer:
         model: in evaluation mode, on its device.
         recipe: settings of the run.
         sampling: the sampler's part of them.
+        device: where it computes.
+        back: moves offloaded parts off the device after each pass; None where nothing is offloaded.
     """
 
     model: UniLDiff
     recipe: Recipe
     sampling: SamplingSettings
+    device: torch.device
+    back: Callable[[], None] | None = None
 
     @property
     def options(self) -> RestoreOptions:
@@ -105,7 +109,11 @@ class Restorer:
         captions = [self.recipe.caption_of(each.job.source) for each in loaded]
         names = [shown(each.job.source) for each in loaded]
         with _counted(self.model, images[0].shape[:2], self.sampling, len(images), any(captions), progress):
-            return check_and_correct(self.model, images, captions, names, self.sampling, self.options)
+            try:
+                return check_and_correct(self.model, images, captions, names, self.sampling, self.options, self.device)
+            finally:
+                if self.back is not None:
+                    self.back()
 
 
 def run(jobs: Sequence[Job], restorer: Restorer, manifest: Manifest | None, label: str = "Restoring") -> Outcome:
@@ -115,12 +123,13 @@ def run(jobs: Sequence[Job], restorer: Restorer, manifest: Manifest | None, labe
         UserError: a result cannot be written; the next one could not be written either.
     """
     outcome = Outcome()
+    ahead = _AHEAD if restorer.options.memory is None else 1
     with (
         BatchProgress(len(jobs), label) as progress,
         ThreadPoolExecutor(2) as readers,
-        _Writer(restorer, manifest, outcome) as writer,
+        _Writer(restorer, manifest, outcome, ahead) as writer,
     ):
-        read = ordered(readers, load_job, jobs, ahead=_AHEAD + restorer.options.batch_size)
+        read = ordered(readers, load_job, jobs, ahead=ahead + restorer.options.batch_size)
         for group in _groups((loaded for _, loaded in read), restorer.options.batch_size):
             started = time.monotonic()
             if group[0].image is None:
@@ -133,7 +142,7 @@ def run(jobs: Sequence[Job], restorer: Restorer, manifest: Manifest | None, labe
                 else:
                     seconds = (time.monotonic() - started) / len(group)
                     for loaded, result in zip(group, results, strict=True):
-                        writer.write(loaded, result, seconds, peak_memory(restorer.model))
+                        writer.write(loaded, result, seconds, peak_memory(restorer.device))
             progress.finished(len(group))
     return outcome
 
@@ -146,7 +155,7 @@ def _each_alone(group: Sequence[Loaded], restorer: Restorer, writer: "_Writer", 
                 raise error
             started = time.monotonic()
             result = restorer.restore([loaded], lambda share: None)[0]
-            writer.write(loaded, result, time.monotonic() - started, peak_memory(restorer.model))
+            writer.write(loaded, result, time.monotonic() - started, peak_memory(restorer.device))
         except UserError as fault:
             writer.failed(loaded, str(fault))
 
@@ -183,8 +192,8 @@ def _size(item: Loaded) -> tuple[int, ...] | None:
 class _Writer:
     """Encodes and writes beside the model, a few images behind it; the first failure to write ends the run."""
 
-    def __init__(self, restorer: Restorer, manifest: Manifest | None, outcome: Outcome) -> None:
-        self._restorer, self._manifest, self._outcome = restorer, manifest, outcome
+    def __init__(self, restorer: Restorer, manifest: Manifest | None, outcome: Outcome, ahead: int) -> None:
+        self._restorer, self._manifest, self._outcome, self._ahead = restorer, manifest, outcome, ahead
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future[None]] = deque()
 
@@ -200,7 +209,7 @@ class _Writer:
 
     def write(self, loaded: Loaded, result: CheckedImage, seconds: float, peak: int) -> None:
         self._waiting.append(self._pool.submit(self._write, loaded, result, seconds, peak))
-        while len(self._waiting) > _AHEAD or (self._waiting and self._waiting[0].done()):
+        while len(self._waiting) > self._ahead or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()
 
     def failed(self, loaded: Loaded, reason: str) -> None:
@@ -293,9 +302,8 @@ def _counted(
         handle.remove()
 
 
-def peak_memory(model: UniLDiff) -> int:
-    """Return the largest memory in bytes so far: of the GPU, or of this process."""
-    device = next(model.parameters()).device
+def peak_memory(device: torch.device) -> int:
+    """Return the largest memory in bytes so far: of a GPU, else of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

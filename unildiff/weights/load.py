@@ -112,7 +112,7 @@ def model_from_checkpoint(
     checkpoint = read_checkpoint(path)
     settings = checkpoint.settings
     trained = _trained_prefixes(checkpoint)
-    before = init_from or _located(settings.get("init_from"), path)
+    before = init_from or located(settings.get("init_from"), path)
     if before is not None and weights_folder(before) is None:
         if trained != TRAINED["decoder"]:
             before = None  # its own weights cover all that the stage before handed over
@@ -122,8 +122,8 @@ def model_from_checkpoint(
             )
     network = settings.get("network")
     model, source = assemble(
-        _located(settings.get("base", "tiny"), path),
-        _located(settings.get("base_vae"), path),
+        located(settings.get("base", "tiny"), path),
+        located(settings.get("base_vae"), path),
         stored_network_config(network, f"checkpoint: {path}") if network else None,
         before,
         INITIALISED_FROM["decoder"],
@@ -135,12 +135,12 @@ def model_from_checkpoint(
     return model, checkpoint
 
 
-def _located(name: Any, checkpoint: Path) -> Any:
+def located(name: Any, checkpoint: Path) -> Any:
     """Return where a relative path in a checkpoint's settings leads: from here, else from the folder in which its run began."""
     if not isinstance(name, str) or Path(name).exists():
         return name
     if "+" in name:
-        return "+".join(_located(part, checkpoint) for part in name.split("+"))
+        return "+".join(located(part, checkpoint) for part in name.split("+"))
     for record in sorted(checkpoint.resolve().parent.parent.glob("run.fit*.json")):
         try:
             began = json.loads(record.read_text(encoding="utf-8"))["folder"]

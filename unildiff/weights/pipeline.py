@@ -4,6 +4,7 @@ Axis letters: N images, H/W pixels, C latent channels, h/w latent height and wid
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +61,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         card: model card that is saved and uploaded with the weights, None without one.
     """
 
-    model_cpu_offload_seq = "text->lq_encoder->vae->unet->decoder"
+    model_cpu_offload_seq = "lq_encoder->vae->text->unet->decoder"
     _callback_tensor_inputs = CALLBACK_TENSORS
     _optional_components = ["vae", "text", "lq_encoder", "unet", "decoder", "scheduler", "network"]  # noqa: RUF012
 
@@ -84,9 +85,6 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
             decoder: the decoder with the detail experts.
             scheduler: scheduler whose config is followed.
             network: sizes and switches of what is added to the base, or a whole model that fills every part not given.
-
-        Raises:
-            ValueError: a part is missing.
         """
         super().__init__()
         if isinstance(network, UniLDiff):
@@ -197,6 +195,12 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
     def disable_vae_slicing(self) -> None:
         """Do nothing, see :meth:`enable_vae_slicing`."""
 
+    def enable_model_cpu_offload(self, *args: Any, **settings: Any) -> None:
+        """See diffusers; the U-Net also leaves the device for decoding, which runs the LQ encoder again."""
+        super().enable_model_cpu_offload(*args, **settings)
+        hooks = {id(hook.model): hook for hook in self._all_hooks}
+        hooks[id(self.lq_encoder)].hook.prev_module_hook = hooks[id(self.unet)]
+
     def enable_sequential_cpu_offload(self, *args: Any, **settings: Any) -> None:
         """Refuse to offload layer by layer: routers and text encoders read weights outside a layer's own call.
 
@@ -252,6 +256,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         return_dict: bool = True,
         callback_on_step_end: StepEnd | None = None,
         *,
+        timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
         latents: Tensor | None = None,
@@ -279,6 +284,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
             return_dict: return an output with ``images``, else a tuple of them.
             callback_on_step_end: called after each step with (pipeline, step, timestep, {"latents": ...}); latents that it
                 returns under that name replace the current ones. Setting ``pipeline._interrupt`` skips the other steps.
+            timestep_spacing: spacing of the steps; None is the scheduler's own.
             negative_prompt: what guidance leads away from, instead of the empty prompt.
             num_images_per_prompt: results per image; the first is that of the seed, the others have seeds of their own.
             latents: standard normal noise (N, C, h, w) of the padded images instead of the seed's.
@@ -301,9 +307,8 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         negatives = one_each(negative_prompt, len(images), "negative_prompt")
         seeds = seeds_of(generator, len(images))
         tile = tile_size if tile_size is not None else self._tile_size
-        settings = SamplingSettings(
-            num_inference_steps, guidance_scale, start, last_timestep=last_timestep, tile_size=tile
-        )
+        settings = SamplingSettings(num_inference_steps, guidance_scale, start, (0, 1), last_timestep, tile)
+        settings = replace(settings, timestep_spacing=timestep_spacing)
         model = self.model.eval()
         assert isinstance(model, Interruptible)
         timesteps = model.with_own(settings).timesteps(model.schedule).tolist()

@@ -1,16 +1,19 @@
-"""``unildiff plan``: what a training run will need, before you rent a GPU."""
+"""``unildiff plan``: what a training run, or restoring images, will need before you rent a GPU."""
 
 import sys
 from dataclasses import replace
+from typing import Literal
 
 from unildiff.utils.errors import UserError
 
 _HELP = """usage: unildiff plan --config FILE [all that `unildiff fit` takes] [--throughput TFLOPS]
+       unildiff plan --restore [--size 2048x1536,...] [--memory 8GB,...] [--model MODEL] [--help]
 
 Print parameters, memory per device, steps, epochs, operations, time and disk of a training run. They follow from shapes
 alone, so you need neither weights nor data nor a GPU. Figures for GPUs are estimates.
 
-  --throughput TFLOPS  assumed speed of a device (default: 120 for a GPU, 0.1 for a CPU)"""
+  --throughput TFLOPS  assumed speed of a device (default: 120 for a GPU, 0.1 for a CPU)
+  --restore            print tiles, offload and peak memory of `unildiff restore` for sizes of images and of cards"""
 
 
 def plan(*arguments: str) -> int:
@@ -22,6 +25,12 @@ def plan(*arguments: str) -> int:
     Raises:
         UserError: the config does not train a restoration stage, or `fit` would refuse it.
     """
+    if "--restore" in arguments:
+        from unildiff.cli.parsing import call_function
+
+        return call_function(
+            plan_restoring, "unildiff plan --restore", [each for each in arguments if each != "--restore"]
+        )
     if {"--help", "-h"} & set(arguments) or not arguments:
         print(_HELP)
         return 0 if arguments else 2
@@ -52,6 +61,66 @@ def plan(*arguments: str) -> int:
     )
     print(plan_text(replace(parsed.run, base=sizes.source), cost, other))
     return 0
+
+
+def plan_restoring(
+    size: str = "512x512",
+    memory: str = "8GB,12GB,24GB",
+    model: str = "stabilityai/stable-diffusion-xl-base-1.0",
+    device: Literal["cuda", "cpu"] = "cuda",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    offload: Literal["none", "model", "group"] | None = None,
+    tile_size: int | None = None,
+    vae_tile: int | None = None,
+    batch_size: int = 1,
+) -> int:
+    """Print tiles, offload and peak memory of `unildiff restore --memory`, worked out from shapes alone.
+
+    Args:
+        size: width x height of images, several with commas, e.g. 512x512,2048x1536
+        memory: sizes of memory, e.g. 8GB,24GB
+        model: tiny, a folder made by `unildiff export`, a checkpoint, or a base (SDXL's published sizes if it is not here)
+        device: cuda, which need not be there, or cpu
+        dtype: type of the weights; auto is bfloat16 on a GPU and float32 on a CPU, or bfloat16 if that alone fits
+        offload: none, model or group; by default what fits
+        tile_size: side of the U-Net's tiles in pixels; by default what fits
+        vae_tile: side of the tiles of encoders and decoder in pixels; by default what fits
+        batch_size: images of equal size that go through the model together
+
+    Raises:
+        UserError: a size is not one, or the model is not there.
+    """
+    from unildiff.restoring.options import RestoreOptions, memory_bytes
+
+    options = RestoreOptions(
+        dtype=dtype, offload=offload, tile_size=tile_size, vae_tile=vae_tile, batch_size=batch_size
+    )
+    sizes = [_size(each) for each in size.split(",")]
+    memories = [memory_bytes(each) for each in memory.split(",")]
+    import torch
+
+    from unildiff.planning.restoring import RestorePlanner, limits, sizes_of
+
+    base, network = sizes_of(model)
+    planner = RestorePlanner(base, network, device == "cuda", batch_size)
+    print(f"{base.source}, on {device}")
+    for height, width in sizes:
+        for limit in memories:
+            try:
+                plan = planner.choose([(height, width)], limits(replace(options, memory=limit), torch.device(device)))
+                text = str(plan)
+            except UserError as error:
+                text = str(error).removeprefix("memory: ")
+            print(f"{width}x{height} in {limit / 1e9:g} GB: {text}", flush=True)
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Return height and width of ``WIDTHxHEIGHT``."""
+    width, cross, height = text.strip().lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and 0 < int(width) and 0 < int(height) <= 65_536):
+        raise UserError(f"size: {text!r} is not WIDTHxHEIGHT; give e.g. 2048x1536")
+    return int(height), int(width)
 
 
 def _progress(text: str) -> None:

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from unildiff.restoring.options import RestoreOptions
+from unildiff.restoring.options import RestoreOptions, memory_bytes
 from unildiff.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def restore(
     start: Literal["lq", "noise"] = "lq",
     last_timestep: int | None = None,
     tile_size: int | None = None,
+    vae_tile: int | None = None,
+    timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None,
     batch_size: int = 1,
     format: Literal["jpg", "png", "tif", "webp", "avif"] | None = None,
     colour: Literal["none", "input", "auto"] = "none",
@@ -41,65 +44,54 @@ def restore(
     devices: str | None = None,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    memory: str | None = None,
+    offload: Literal["none", "model", "group"] | None = None,
     max_pixels: int | None = None,
 ) -> int:
     """Restore an image, or all images in a folder and below it, at any size.
 
-    The results have the names, formats, depth, transparency and metadata of the images. A folder of results has a manifest
-    (manifest.jsonl): the same command again skips what is done and repeats what failed. An image that cannot be read, or
-    whose result is not finite, is listed and left out, and the exit code is then 3. The pixels depend on the image and the
-    seed only, and equal those that `unildiff test` scores.
+    The results have the names, formats, depth, transparency and metadata of the images. The same command again skips what
+    manifest.jsonl says is done and repeats what failed. An image that cannot be restored is listed and left out, and the exit
+    code is then 3. The pixels depend on the image and the seed only, and equal those that `unildiff test` scores.
 
     Args:
         src: image or folder of images
-        out: folder for the results, or the name of a file if src is one image
-        model: tiny (comes with the package), a folder made by `unildiff export`, or a checkpoint
+        out: folder for the results, or a file name if src is one image
+        model: tiny, a folder made by `unildiff export`, or a checkpoint
         num_inference_steps: sampling steps
         guidance_scale: strength of the caption; 1 turns guidance off
         seed: seed of the sampling noise
-        captions: captions.jsonl, by default the one in src; without captions guidance has no effect
+        captions: captions.jsonl, by default the one in src
         start: start from the noised image (lq) or from noise alone
-        last_timestep: timestep at which sampling ends; 0 samples to the end, higher values stay nearer to the mean of what
-            is possible; by default the model's own
-        tile_size: side of the tiles in pixels in which larger images are restored; by default chosen by model and memory
+        last_timestep: timestep at which sampling ends, 0 for all; by default the model's own
+        tile_size: side of the tiles of larger images in pixels; by default chosen by model and memory
+        vae_tile: the same for encoders and decoder, if smaller
+        timestep_spacing: by default the model's own; SDXL-Lightning needs trailing
         batch_size: images of equal size that go through the model together; results can differ by rounding
-        format: format of the results, by default that of each image (PNG where it is not written)
-        colour: take the low frequencies of the colours from the image (input), as far as the model judged them right (auto),
-            or not at all (none); haze and low light need none
-        uncertainty: further seeds whose spread is written beside each result, as NAME.uncertainty.png
-        provenance: note software, model, seed and settings in EXIF and XMP; --no-provenance leaves the note out
+        format: format of the results, by default that of each image
+        colour: take colours from the image (input), as far as the model judges them right (auto), or not at all (none)
+        uncertainty: further seeds whose spread is written as NAME.uncertainty.png
+        provenance: note model, seed and settings in EXIF and XMP
         overwrite: restore everything again, and replace files that restore did not write
         skip_existing: skip images whose result is in the manifest with the same content and settings
-        shard: part I of N of the work, as I/N; by default from SLURM's or torchrun's environment
-        devices: several devices at once, e.g. 0,1 or all; each restores a share
+        shard: part I of N of the work, as I/N; by default from SLURM or torchrun
+        devices: several devices at once, e.g. 0,1 or all
         device: auto, cpu, cuda, cuda:1, mps, ...
-        dtype: type of the weights; auto is bfloat16 on GPUs that have it and float32 on CPUs
+        dtype: auto is bfloat16 on GPUs that have it and float32 on CPUs
+        memory: memory to keep to, e.g. 8GB: of the GPU, or of this process on a CPU
+        offload: keep idle parts of the model on the CPU, or (group) also the U-Net's layers: least memory, slow
         max_pixels: largest image that is read, in pixels (268 million)
 
     Raises:
         UserError: there is nothing to restore, the model cannot be loaded, a setting is out of range, or the results cannot
             be written.
     """
+    given: dict[str, Any] = dict(locals()) | {"memory": None if memory is None else memory_bytes(memory)}
     from unildiff.data.walk import shown
     from unildiff.restoring import jobs as planned
     from unildiff.utils.validation import PositiveInt, build
 
-    options = RestoreOptions(
-        model=model,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        start=start,
-        last_timestep=last_timestep,
-        tile_size=tile_size,
-        device=device,
-        dtype=dtype,
-        format=format,
-        colour=colour,
-        uncertainty=uncertainty,
-        provenance=provenance,
-        batch_size=batch_size,
-    )
+    options = RestoreOptions(**{field.name: given[field.name] for field in fields(RestoreOptions)})
     if max_pixels is not None:
         os.environ["UNILDIFF_MAX_PIXELS"] = str(build(PositiveInt, max_pixels, "max_pixels"))
     work = planned.find_work(src, out, format)
@@ -150,6 +142,8 @@ def _restore(
     from unildiff.restoring.manifest import Manifest
     from unildiff.restoring.run import Outcome, run
 
+    if options.memory is not None:
+        options = _fitting(options, work.jobs)
     made = recipe(options, caption_of)
     waiting = mine
     if done is not None and skip_existing and not overwrite:
@@ -164,6 +158,22 @@ def _restore(
         return run(waiting, restorer, manifest), len(mine) - len(waiting)
     finally:
         manifest.close()
+
+
+def _fitting(options: RestoreOptions, jobs: "list[Job]") -> RestoreOptions:
+    """Return the options with tiles, offload and dtype that keep to the memory; all shards choose the same."""
+    from unildiff.data.images import image_size
+    from unildiff.planning.restoring import fitting
+
+    sizes = []
+    for job in jobs:
+        with contextlib.suppress(UserError):  # it is reported in its turn
+            sizes.append(image_size(job.source))
+    if not sizes:
+        return options
+    options, plan = fitting(options, sizes)
+    print(f"memory: {plan}", file=sys.stderr, flush=True)
+    return options
 
 
 def _device_names(devices: str | None) -> list[str]:
