@@ -245,7 +245,7 @@ def sizes(model: UniLDiff, source: str) -> list[Point]:
 
     total = count(model)
     experts, skips = count(model.decoder.details), count(model.lq_encoder)
-    experts += 0 if model.decoder.pixels is None else count(model.decoder.pixels)
+    experts += sum(count(part) for part in (model.decoder.pixels, model.decoder.tone) if part is not None)
     share = (experts + skips) / total
     folder = Path(source)
     stored = (

@@ -185,7 +185,7 @@ def test_values_that_are_not_finite_never_become_a_colour(value: float) -> None:
 def test_a_saved_folder_is_the_same_model_and_leaves_this_one_usable(
     make: Callable[[], Base], to_pixels: bool, tmp_path: Path
 ) -> None:
-    network = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=to_pixels))
+    network = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=to_pixels, tone=to_pixels))
     model, lq = small_model(make(), network=network), random_images()
     before = model.restore(lq, CAPTIONS, [1, 2], SETTINGS)
     save_model(model, tmp_path / "model", torch.float32)

@@ -86,10 +86,10 @@ def local(model: UniLDiff) -> UniLDiff:
     return model
 
 
-@pytest.mark.parametrize("to_pixels", [False, True])
-def test_encoder_and_decoder_equal_the_whole_image(to_pixels: bool) -> None:
+@pytest.mark.parametrize(("to_pixels", "tone"), [(False, False), (True, True)])
+def test_encoder_and_decoder_equal_the_whole_image(to_pixels: bool, tone: bool) -> None:
     """With DAEM's routing and pooled gate, which are decided for the whole image."""
-    model = local(small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=to_pixels))))
+    model = local(small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=to_pixels, tone=tone))))
     if to_pixels:  # a share that depends on the image
         torch.manual_seed(0)
         torch.nn.init.normal_(model.decoder.pixels.brightness.output.weight, std=1)

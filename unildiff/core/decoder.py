@@ -16,6 +16,7 @@ from unildiff.core.gradient_checkpointing import run_block
 from unildiff.core.moe import Routing
 from unildiff.core.part import Part
 from unildiff.core.pixel_mix import PixelMix
+from unildiff.core.tone import ToneCorrection
 from unildiff.diffusion.noise import KeyedNoise
 
 
@@ -44,6 +45,7 @@ class DetailDecoder(Part):
         self.details = nn.ModuleList(DetailLevel(config, *channels) for channels in levels if has_experts)
         mixes = has_experts and config.to_pixels
         self.pixels = PixelMix(config.width, self.factor, downscale_factor(vae)) if mixes else None
+        self.tone = ToneCorrection() if has_experts and config.tone else None
 
     def forward(
         self,
@@ -58,9 +60,10 @@ class DetailDecoder(Part):
         Args:
             latents: latents of an image or of a tile.
             skips: skip features of the same image or tile, finest first.
-            lq: the same image or tile (B, 3, H, W) in [-1, 1]; used with ``to_pixels`` only.
+            lq: the same image or tile (B, 3, H, W) in [-1, 1]; used with ``to_pixels`` and ``tone`` only.
             noise: the routers' training noise; None in evaluation.
-            whole: statistics of the whole image, one per level, where these are latents of a tile.
+            whole: statistics of the whole image, one per level, where these are latents of a tile. ``tone`` is then left to the
+                caller, who has the whole image.
 
         Returns:
             images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first.
@@ -79,7 +82,11 @@ class DetailDecoder(Part):
                 hidden, routing, finest, statistics = made
                 routings.append(routing)
         image = F.pixel_shuffle(self.conv_out(self.conv_act(self.conv_norm_out(hidden))), self.factor)
-        return image if self.pixels is None else self.pixels(image, lq, finest, statistics), routings
+        if self.pixels is not None:
+            image = self.pixels(image, lq, finest, statistics)
+        if self.tone is not None and whole is None:
+            image = self.tone(image, lq)
+        return image, routings
 
     @apply_forward_hook  # type: ignore[untyped-decorator]  # diffusers has no types
     def merged_features(self, latents: Tensor, skips: list[Tensor], whole: list[LevelStatistics]) -> Tensor:

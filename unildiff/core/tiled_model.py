@@ -108,7 +108,8 @@ def decode_tiles(model: Network, latents: Tensor, features: LQFeatures, detail: 
         image: Tensor = model.decoder(part, _skips(model, features, tile), lq, whole=whole or None)[0]
         return image
 
-    return grid.fuse(of_tile, model.downscale_factor)
+    image = grid.fuse(of_tile, model.downscale_factor)
+    return image if model.decoder.tone is None or not detail else model.decoder.tone(image, features.lq)
 
 
 def level_statistics(model: Network, latents: Tensor, features: LQFeatures) -> list[LevelStatistics]:

@@ -208,6 +208,7 @@ def _by_part(parameters: list[tuple[str, nn.Parameter]]) -> dict[str, int]:
         "lq_encoder.": "LQ encoder",
         "decoder.details.": "DAEM",
         "decoder.pixels.": "DAEM",
+        "decoder.tone.": "DAEM",
         "decoder.": "VAE decoder (stage 3)",
         "vae.": "VAE",
         "text.": "text encoders",
