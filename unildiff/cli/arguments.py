@@ -16,6 +16,7 @@ from typing import Any
 from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import config_path
+from unildiff.utils.validation import shown
 from unildiff.utils.yaml_files import parse_yaml
 
 MODELS = {
@@ -167,6 +168,11 @@ def read_config(path: Path) -> dict[str, Any]:
         content = {}
     if not isinstance(content, dict):
         raise UserError(f"config: {path} has no keys, only {str(content)[:40]!r}; see configs/ for examples")
+    for name, part in content.items():
+        if name == "trainer" and not isinstance(part, dict):
+            raise UserError(f"config: {path}: trainer is {shown(part)}; it must be a set of keys such as max_steps")
+        if isinstance(part, dict) and not isinstance(part.get("init_args", {}), dict):
+            raise UserError(f"config: {path}: {name}.init_args is {shown(part['init_args'])}; it must be a set of keys")
     return content
 
 

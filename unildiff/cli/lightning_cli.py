@@ -19,7 +19,7 @@ from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFinit
 from unildiff.callbacks.run_record import RunRecord, new_run_folder, newest_checkpoint
 from unildiff.cli.arguments import FILES, MODELS, TrainerArguments, stage_name
 from unildiff.cli.parsing import OneLineErrors, explain, require_class
-from unildiff.cli.trainer_settings import check_settings, with_whole_counts
+from unildiff.cli.trainer_settings import check_settings
 from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import weights_path
@@ -137,8 +137,7 @@ class UniLDiffCLI(LightningCLI):
         saved = self._read_checkpoint() if self.checkpoint else None
         self._same_class(saved, arguments.model_class)
         self.config = parser.parse_args(arguments.ordered(saved))
-        with_whole_counts(self.config[arguments.command].trainer)
-        check_settings(arguments.command, self.config[arguments.command].as_dict())
+        check_settings(arguments.command, self.config[arguments.command])
         model = self.config[arguments.command].model
         self._same_class(saved, model.class_path)
         steps = self.config[arguments.command].trainer.max_steps
@@ -228,7 +227,8 @@ class UniLDiffCLI(LightningCLI):
         command, config = self.arguments.command, self.config[self.arguments.command]
         folder = self._run_folder(config)
         settings = self.config_init[command].trainer
-        callbacks: list[Callback] = list(settings.callbacks or [])
+        given = settings.callbacks or []
+        callbacks: list[Callback] = [given] if isinstance(given, Callback) else list(given)
         curves = settings.logger in (None, True) and command in ("fit", "validate", "test")
         if settings.logger in (None, True):
             settings.logger = False

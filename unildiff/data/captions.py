@@ -4,7 +4,6 @@
 degraded image or by its ground truth; the degraded one is looked up first.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import parse_json
 
 FILE_NAME = "captions.jsonl"
 _LOG = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def whole_length(data: bytes) -> int:
 
 def _entry(line: str | bytes) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
     except ValueError:
         return None
     if isinstance(entry, dict) and isinstance(entry.get("file"), str) and isinstance(entry.get("caption"), str):

@@ -4,7 +4,6 @@ A set (:class:`ImageSet`) is what one task is trained or tested on. Each project
 The tables are in :mod:`unildiff.data.catalogue`.
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from unildiff.data.pair import SUFFIXES, Pair, Split
 from unildiff.data.pairing import RULES, Fault, pair_by_name
 from unildiff.data.walk import files_below
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import input_folder, no_permission, some
+from unildiff.utils.files import input_folder, no_permission, parse_json, some
 
 SAMPLE_MARKER = ".unildiff-sample.json"  # left by `unildiff data sample`
 _LOG = logging.getLogger(__name__)
@@ -278,6 +277,6 @@ def _no_layout(root: Path, images: ImageSet, split: Split, options: Sequence[Fou
 def sample_of(root: Path) -> str | None:
     """Return the name of the dataset of which ``root`` is a sample set, or None."""
     try:
-        return str(json.loads((root / SAMPLE_MARKER).read_text(encoding="utf-8"))["sample"])
-    except (OSError, ValueError, KeyError):
+        return str(parse_json((root / SAMPLE_MARKER).read_text(encoding="utf-8"))["sample"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None

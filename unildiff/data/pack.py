@@ -18,7 +18,7 @@ import numpy as np
 
 from unildiff.data.pair import Pair, Which
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import input_folder
+from unildiff.utils.files import input_folder, parse_json
 from unildiff.utils.store import DATABASE, Store
 
 FORMAT = 3
@@ -156,7 +156,12 @@ def read_index(store: Store) -> dict[str, Any] | None:
         return None
     if checksum(data[16:]).encode() != data[:16]:
         raise UserError(f"broken pack: the index of {store.folder} is damaged; delete it and {AGAIN}")
-    index: dict[str, Any] = json.loads(bytes(data[16:]))
-    if index.get("format") != FORMAT:
+    try:
+        index = parse_json(bytes(data[16:]))
+    except ValueError as error:
+        raise UserError(
+            f"broken pack: the index of {store.folder} is not JSON ({error}); delete it and {AGAIN}"
+        ) from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise UserError(f"{store.folder} was packed by another version; delete it and {AGAIN}")
     return index

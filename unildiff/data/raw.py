@@ -4,11 +4,15 @@ Axis letters: H W pixels of the RGB image. A mosaic is (H, W), one colour per si
 pattern named row by row, e.g. "RGGB": R at (0, 0), G at (0, 1) and (1, 0), B at (1, 1).
 """
 
+import math
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from unildiff.data.images.decode import header_size
+from unildiff.data.images.files import check_pixels
+from unildiff.data.images.png_chunks import SIGNATURE, pixels_only
 from unildiff.utils.errors import UserError
 
 Bayer = Literal["RGGB", "BGGR", "GRBG", "GBRG"]
@@ -82,6 +86,8 @@ def read_raw(path: Path) -> np.ndarray:
         raise UserError(f"no such file: {path}; check the path")
     try:
         raw = _load(path)
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001  numpy and scipy raise nearly anything for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"unreadable raw file: {path} ({reason}); replace or remove it") from None
@@ -110,10 +116,14 @@ def raw_to_rgb(raw: np.ndarray, pattern: Bayer, white: int) -> np.ndarray:
 def _load(path: Path) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
+        held = np.load(path, mmap_mode="r", allow_pickle=False)  # the header may claim any size
+        if not isinstance(held, np.ndarray):
+            raise ValueError("an archive of arrays")
+        return np.array(held)
     if suffix == ".mat":
-        from scipy.io import loadmat
+        from scipy.io import loadmat, whosmat
 
+        check_pixels(path, 1, max((math.prod(shape) for _, shape, _ in whosmat(path)), default=1))
         held = loadmat(path)
         arrays = {name: value for name, value in held.items() if not name.startswith("__")}
         if len(arrays) != 1:
@@ -121,7 +131,10 @@ def _load(path: Path) -> np.ndarray:
         return np.asarray(next(iter(arrays.values())))
     import cv2
 
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    header_size(path)  # refuses what is larger than the limit
+    data = path.read_bytes()
+    data = pixels_only(data) if data.startswith(SIGNATURE) else data
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ValueError("not an image, or truncated")
     # OpenCV reverses the order of R G B (A); four planes are kept in reading order

@@ -1,6 +1,5 @@
 """A model as shapes: the real modules without weights, on a base of known sizes."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from unildiff.core.moe import Routing
 from unildiff.core.network import NetworkConfig
 from unildiff.core.sizes import SDXL, TINY
 from unildiff.core.text import TextEncoders
+from unildiff.utils.files import read_object
 from unildiff.utils.paths import weights_path
 from unildiff.utils.quiet import quiet
 from unildiff.weights.base_files import cached
@@ -52,9 +52,9 @@ def base_sizes(name: str) -> BaseSizes:
         folder = cached(name) or folder
     if (folder / "unet" / "config.json").is_file():
         there = [part for part in _PARTS if (folder / part / "config.json").is_file()]
-        parts = {part: json.loads((folder / part / "config.json").read_text()) for part in there}
+        parts = {part: read_object(folder / part / "config.json", "base model") for part in there}
         if (scheduler := folder / "scheduler" / "scheduler_config.json").is_file():
-            parts["scheduler"] = json.loads(scheduler.read_text())
+            parts["scheduler"] = read_object(scheduler, "base model")
         return BaseSizes(parts, str(folder))
     if name == "tiny":
         parts = {part: dict(TINY[part]) for part in (*_PARTS, "scheduler") if part in TINY}

@@ -14,7 +14,7 @@ from typing import Any
 from unildiff.data.walk import shown
 from unildiff.restoring.jobs import Job
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import write_failure
+from unildiff.utils.files import parse_json, write_failure
 from unildiff.utils.locks import lock
 
 Entry = dict[str, Any]
@@ -99,7 +99,7 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     for path in sorted(folder.glob("manifest*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
         for line in path.read_bytes().splitlines():
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
             except ValueError:
                 continue
             if isinstance(entry, dict) and isinstance(entry.get("output"), str):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from unildiff.metrics.protocols import Protocol
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import writing
+from unildiff.utils.files import parse_json, writing
 
 FORMAT = 1
 _MANIFEST = "bundle.json"
@@ -92,7 +92,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > _MAX_UNPACKED:
                 raise UserError(f"not a score bundle: {path} unpacks to more than {_MAX_UNPACKED >> 30} GiB")
-            manifest = json.loads(_text(archive, _MANIFEST))
+            manifest = parse_json(_text(archive, _MANIFEST))
             if manifest["format"] != FORMAT:
                 raise UserError(
                     f"score bundle of format {manifest['format']}: {path}; this version reads format {FORMAT}"

@@ -1,6 +1,7 @@
 """One self-contained HTML file about runs: tables, curves, figures, a before/after slider per image, how it was made."""
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -30,7 +31,7 @@ from unildiff.results.runs import ImageKind, Run, distinct_names, load_run, with
 from unildiff.results.specs import fitting_table
 from unildiff.results.tables import Table, build_table
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_file, write_whole
+from unildiff.utils.files import output_file, parse_json, write_whole
 from unildiff.utils.parallel import progress
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -234,6 +235,7 @@ def _documents(sources: Sequence[_Source]) -> list[tuple[str, str]]:
             if path.stat().st_size <= _MAX_DOCUMENT:
                 text = path.read_text(encoding="utf-8", errors="replace")
                 if path.name == "run.json":
-                    text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+                    with contextlib.suppress(ValueError):
+                        text = json.dumps(parse_json(text), indent=2, ensure_ascii=False)
                 parts.append((f"{source.name}: {path.relative_to(source.folder)}", text))
     return parts

@@ -8,7 +8,6 @@ Facts that were not recorded stay empty. Images are in `restored/<degradation>/<
 at the paths in the columns `restored_path`, `input_path` and `truth_path`.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +19,7 @@ import pandas as pd
 from unildiff.metrics.rows import Row, checked, read_csv
 from unildiff.results.bundle import is_bundle, opened_bundle
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import parse_json
 
 ImageKind = Literal["input", "restored", "truth"]
 
@@ -164,7 +164,7 @@ def _load_folder(folder: Path, named: Path) -> Run:
     info: Any = {}
     if (folder / "run.json").is_file():
         try:
-            info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            info = parse_json((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"broken provenance: {named}/run.json ({error}); test the model again") from None
     if not isinstance(info, dict):
@@ -182,7 +182,7 @@ def _load_folder(folder: Path, named: Path) -> Run:
 
 def _load_json(path: Path) -> Run:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))["results"]
+        results = parse_json(path.read_text(encoding="utf-8"))["results"]
         if len(results) > 1:
             raise UserError(f"several protocols: {path} has {len(results)}; score under one, --protocol NAME")
         rows, protocol = results[0]["pictures"], results[0]["protocol"]["name"]

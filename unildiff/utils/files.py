@@ -76,13 +76,31 @@ def read_json(path: Path, what: str) -> Any:
         UserError: the file is missing, cannot be read, or is not valid JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{what}: cannot read {path} ({error.strerror})") from None
-    except RecursionError:
-        raise UserError(f"{what}: {path} is not valid JSON (nested too deeply)") from None
-    except ValueError as error:  # syntax, encoding, an integer of thousands of digits
+    except ValueError as error:
         raise UserError(f"{what}: {path} is not valid JSON ({error})") from None
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Return the JSON object that a file holds; see :func:`read_json`."""
+    content = read_json(path, what)
+    if not isinstance(content, dict):
+        raise UserError(f"{what}: {path} holds a {type(content).__name__}, not a JSON object")
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the content of a JSON document that anybody may have written.
+
+    Raises:
+        ValueError: it is not valid JSON, in another encoding, nested too deeply, or holds an integer of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def no_permission(folder: Path) -> UserError:

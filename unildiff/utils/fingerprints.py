@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, write_whole
+from unildiff.utils.files import output_folder, read_object, write_whole
 
 NOTE = "cache.json"
 
@@ -30,7 +30,7 @@ def compare_note(folder: Path, made_by: Mapping[str, Any], what: str, option: st
     """
     note = folder / NOTE
     if note.is_file():
-        found, wanted = json.loads(note.read_text(encoding="utf-8")), json.loads(json.dumps(made_by))
+        found, wanted = read_object(note, what), json.loads(json.dumps(made_by))
         if other := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
             differences = ", ".join(f"{key} ({found.get(key)} there, {wanted.get(key)} here)" for key in other)
             raise UserError(

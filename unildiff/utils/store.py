@@ -25,7 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, some, write_failure
+from unildiff.utils.files import output_folder, parse_json, some, write_failure
 
 DATABASE = "data.mdb"
 _LOCK = ".lock"
@@ -117,7 +117,10 @@ class Store:
     def header(self) -> dict[str, Any] | None:
         """What the store was made from, or None before it is set."""
         found = self.get_raw(_HEADER)
-        return None if found is None else dict(json.loads(bytes(found)))
+        try:
+            return None if found is None else dict(parse_json(bytes(found)))
+        except (ValueError, TypeError):
+            raise UserError(f"the header of {self.folder} is damaged; delete it and run the command again") from None
 
     def begin(self, header: Mapping[str, Any]) -> None:
         """Set the header of a new store, or compare it with that of one that is continued.

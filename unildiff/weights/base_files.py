@@ -4,7 +4,6 @@ A base is a diffusers folder (one subfolder a part), a Hugging Face id of one, o
 reads a weight: a missing shard or a truncated file is found from names, headers and sizes, within milliseconds.
 """
 
-import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import parse_json
 from unildiff.utils.paths import weights_path
 
 WAY_ON = "give a diffusers folder with --model.base FOLDER, or train the tiny model: --config configs/tiny/joint.yaml"
@@ -113,7 +113,7 @@ def check_whole(file: Path) -> None:
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:
-            header: dict[str, Any] = json.loads(stream.read(length)) if 0 < length < size else {"": None}
+            header: dict[str, Any] = parse_json(stream.read(length)) if 0 < length < size else {"": None}
             ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise UserError(
@@ -142,8 +142,8 @@ def _files_of(part: Path, suffix: str, variant: str | None) -> list[Path]:
         single, index = part / f"{stem}{dotted}{suffix}", part / f"{stem}{suffix}.index{dotted}.json"
         if index.is_file():
             try:
-                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            except (json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError):
+                shards = sorted(set(parse_json(index.read_text())["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError, TypeError):
                 raise UserError(f"base model: {index} is truncated or no index; copy or fetch it again") from None
             return [part / shard for shard in shards]
         if single.is_file():

@@ -3,7 +3,6 @@
 Shared by the stages, `restore`, `export` and the pipeline; nothing here imports Lightning.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from unildiff.core.model import UniLDiff
 from unildiff.core.network import NetworkConfig
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import parse_json
 from unildiff.utils.paths import weights_path
 from unildiff.weights.base import load_base
 from unildiff.weights.base_files import locate
@@ -143,7 +143,7 @@ def located(name: Any, checkpoint: Path) -> Any:
         return "+".join(located(part, checkpoint) for part in name.split("+"))
     for record in sorted(checkpoint.resolve().parent.parent.glob("run.fit*.json")):
         try:
-            began = json.loads(record.read_text(encoding="utf-8"))["folder"]
+            began = parse_json(record.read_text(encoding="utf-8"))["folder"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if isinstance(began, str) and (Path(began) / name).exists():

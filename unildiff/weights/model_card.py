@@ -7,6 +7,7 @@ from typing import Any
 
 from unildiff import __version__
 from unildiff.metrics.rows import means, read_csv
+from unildiff.utils.files import read_object
 from unildiff.weights.checkpoints import StageCheckpoint
 from unildiff.weights.load import weights_folder
 
@@ -101,4 +102,4 @@ def _table(title: str, facts: dict[str, Any]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_object(path, "model card") if path.is_file() else {}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unildiff.core.text import TextEmbedding, TextEncoders
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import write_whole
+from unildiff.utils.files import parse_json, write_whole
 from unildiff.utils.fingerprints import short_hash, weights_hash
 
 
@@ -35,7 +35,7 @@ class TextCache:
         for path in sorted(self.folder.glob("captions-*.safetensors")):
             try:
                 with safe_open(path, "pt") as file:
-                    captions = json.loads(file.metadata()["captions"])
+                    captions = parse_json(file.metadata()["captions"])
             except (OSError, SafetensorError, TypeError, KeyError, ValueError):  # damaged, or of another program
                 continue
             self._places |= {caption: (path, index) for index, caption in enumerate(captions)}

@@ -1,7 +1,6 @@
 """``unildiff restore``: images in, images of the same names and formats out."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from unildiff.restoring.options import RestoreOptions, memory_bytes
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import parse_json
 
 if TYPE_CHECKING:
     from unildiff.restoring.jobs import Job, Work
@@ -260,7 +260,7 @@ def check_model(options: RestoreOptions) -> None:
         with contextlib.suppress(
             OSError, ValueError, KeyError, TypeError
         ):  # a damaged folder is reported when it is loaded
-            schedule = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+            schedule = parse_json((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
             if options.num_inference_steps > (steps := int(schedule["num_train_timesteps"])):
                 raise UserError(
                     f"restore: num_inference_steps is {options.num_inference_steps}; it must be in 1..{steps}"

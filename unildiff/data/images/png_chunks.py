@@ -71,13 +71,16 @@ def read_header(file: BinaryIO, metadata: bool = True) -> PngHeader:
 
 
 def pixels_only(data: bytes) -> bytes:
-    """Return a PNG with the chunks that make its pixels, and no others."""
+    """Return a PNG with the chunks that make its pixels, and no others; a last one that is cut off is left out.
+
+    Some decoders allocate the length that a chunk claims, up to 4 GB, before they read it.
+    """
     parts = [SIGNATURE]
     view, place = memoryview(data), len(SIGNATURE)
     while place + 8 <= len(data):
         length = int.from_bytes(view[place : place + 4], "big")
         end = place + 12 + length
-        if bytes(view[place + 4 : place + 8]) in _PIXELS:
+        if end <= len(data) and bytes(view[place + 4 : place + 8]) in _PIXELS:
             parts.append(view[place:end])  # type: ignore[arg-type]  # join takes any buffer
         place = end
     return b"".join(parts)

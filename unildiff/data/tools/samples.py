@@ -18,7 +18,7 @@ from unildiff.data.tools.sample_generators import GENERATORS
 from unildiff.degradations.cdd11 import degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import write_failure
+from unildiff.utils.files import read_object, write_failure
 from unildiff.utils.keys import sample_key
 from unildiff.utils.parallel import progress
 
@@ -111,7 +111,8 @@ def _refuse_foreign(root: Path) -> None:
         return
     if sample_of(root) is None:
         raise UserError(f"{root} holds files that `unildiff data sample` did not write; give a new folder to --root")
-    known = set(json.loads((root / SAMPLE_MARKER).read_text(encoding="utf-8"))["files"])
+    listed = read_object(root / SAMPLE_MARKER, "sample set").get("files")
+    known = set(map(str, listed)) if isinstance(listed, list) else set()
     here = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
     if strange := sorted(here - known):
         raise UserError(f"{root} holds {strange[0]}, which the sample set did not write; give a new folder to --root")

@@ -32,7 +32,7 @@ from unildiff.degradations.cdd11 import VERSION, CleanImage, degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, read_json, some, write_failure, write_whole
+from unildiff.utils.files import output_folder, read_json, read_object, some, write_failure, write_whole
 from unildiff.utils.keys import sample_key
 from unildiff.utils.parallel import cores, end_with_parent, ordered, progress
 from unildiff.utils.store import Store
@@ -255,7 +255,7 @@ def _carry_captions(clean: Path, out: Path, split: str, images: dict[str, Path])
 def _readme(out: Path) -> str:
     parts = []
     for file in sorted(out.glob(f"*/{SETTINGS}")):
-        made = json.loads(file.read_text(encoding="utf-8"))
+        made = read_object(file, "settings")
         default = {"depth": "estimated", "light": "estimated", "rain": "generated", "snow": "generated"}
         origins = ", ".join(f"{kind} {'from ' + made[kind] if made[kind] else default[kind]}" for kind in default)
         parts.append(
