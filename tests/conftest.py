@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.small import small_base
 from unildiff.weights.folder import save_base
@@ -16,6 +17,14 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     save_base(small_base(), folder)
     return folder
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Forget what torch.compile traced before this test, and what it traced in it."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from unildiff.core.base import Base
@@ -50,6 +50,16 @@ SDXL_LIKE: dict[str, dict[str, Any]] = {
 NETWORK = NetworkConfig(
     FusionConfig(hidden_size=16, num_heads=2, mlp_ratio=2), DetailConfig(width=8, kernel_sizes=(3, 5))
 )
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Return standard normal values."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_images(height: int = 32, width: int = 48, count: int = 2, seed: int = 0) -> Tensor:
+    """Return images (B, 3, H, W) of uniform noise in [-1, 1]."""
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def small_base(seed: int = 0) -> Base:

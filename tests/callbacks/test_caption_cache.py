@@ -3,7 +3,6 @@
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.small import NETWORK, sdxl_like_base, small_base
-from tests.stages.steps import CAPTIONS, Losses, make_batch, make_stage, make_trainer
+from tests.stages.steps import CAPTIONS, Losses, make_batch, make_stage, make_trainer, trainer_of_rank
 from unildiff.callbacks import CaptionCache, caption_cache
 from unildiff.cli.main import main
 from unildiff.cli.plan_inputs import parse_run
@@ -117,16 +116,6 @@ def test_training_equals_that_with_the_encoders(precision: str, base: Path, tmp_
                 torch.testing.assert_close(found_text.pooled, expected_text.pooled, atol=1e-6, rtol=1e-5)
 
 
-def as_rank(module: Any, data: Any, rank: int = 0, world: int = 1, barriers: Any = None) -> Any:
-    """Return a trainer for the callback; ``barriers`` are the actions of the other rank in the meantime."""
-    data.setup("fit")
-    actions = barriers or {}
-    strategy = SimpleNamespace(barrier=lambda name: actions.get(name, lambda: None)(), root_device=torch.device("cpu"))
-    values = {"strategy": strategy, "datamodule": data, "global_rank": rank, "world_size": world}
-    values |= {"is_global_zero": rank == 0, "precision": "32-true"}
-    return SimpleNamespace(**values, precision_plugin=SimpleNamespace(train_step_context=torch.no_grad))
-
-
 def count_encoded(module: Any) -> list[str]:
     """Return a list that collects the captions passed to a stage's encoders."""
     seen: list[str] = []
@@ -137,7 +126,7 @@ def count_encoded(module: Any) -> list[str]:
 def test_the_encoders_leave_memory(base_folder: Path, tmp_path: Path) -> None:
     module = make_stage("joint", base_folder)
     gone = weakref.ref(module.model.text.encoders[0])
-    CaptionCache(str(tmp_path / "cache")).setup(as_rank(module, Data()), module, "fit")
+    CaptionCache(str(tmp_path / "cache")).setup(trainer_of_rank(Data()), module, "fit")
     assert gone() is None
     module.to(torch.bfloat16)
     embedding = module.embed(["red"])
@@ -152,7 +141,7 @@ def test_each_caption_is_embedded_once(base_folder: Path, tmp_path: Path, monkey
         module = make_stage("alignment", base_folder)
         seen.append(count_encoded(module))
         data = Data() if validation is None else WithValidation()
-        callback.setup(as_rank(module, data), module, "fit")
+        callback.setup(trainer_of_rank(data), module, "fit")
     wanted = {"", *Pictures(0).captions()}
     assert len(seen[0]) == len(wanted) and set(seen[0]) == wanted
     assert seen[1:] == [[], ["the cat"]]
@@ -160,7 +149,7 @@ def test_each_caption_is_embedded_once(base_folder: Path, tmp_path: Path, monkey
     broken.write_bytes(broken.read_bytes()[:-10])
     module = make_stage("alignment", base_folder)
     again = count_encoded(module)
-    callback.setup(as_rank(module, WithValidation()), module, "fit")
+    callback.setup(trainer_of_rank(WithValidation()), module, "fit")
     assert 1 <= len(again) <= 2
     with pytest.raises(UserError, match="'something new' is not in the cache"):
         module.embed(["red", "something new"])
@@ -182,9 +171,9 @@ def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path, monkeypatch
             lists = [states[0]["missing"]]
             original = TextCache.missing
             patch.setattr(TextCache, "missing", lambda self, all_: lists.pop() if lists else original(self, all_))
-            callbacks[1].setup(as_rank(modules[1], Data(), 1, 2), modules[1], "fit")
+            callbacks[1].setup(trainer_of_rank(Data(), 1, 2), modules[1], "fit")
 
-    trainer = as_rank(modules[0], Data(), 0, 2, {"captions: listed": listed, "captions: embedded": embed})
+    trainer = trainer_of_rank(Data(), 0, 2, {"captions: listed": listed, "captions: embedded": embed})
     callbacks[0].setup(trainer, modules[0], "fit")
     assert set(seen[0]) | set(seen[1]) == {"", *Pictures(0).captions()}
     assert not set(seen[0]) & set(seen[1]) and abs(len(seen[0]) - len(seen[1])) <= 1
@@ -193,23 +182,23 @@ def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path, monkeypatch
 def test_what_is_refused(base_folder: Path, tmp_path: Path) -> None:
     callback = CaptionCache(str(tmp_path / "cache"))
     module = make_stage("alignment", base_folder)
-    callback.setup(as_rank(module, Data()), module, "fit")
+    callback.setup(trainer_of_rank(Data()), module, "fit")
     save_base(small_base(seed=1), tmp_path / "other")
     other = make_stage("alignment", tmp_path / "other")
     with pytest.raises(UserError, match=r"cache was made with other text_encoders \(\w+ there, \w+ here\)") as error:
-        callback.setup(as_rank(other, Data()), other, "fit")
+        callback.setup(trainer_of_rank(Data()), other, "fit")
     assert "\n" not in str(error.value)
     trained = make_stage("alignment", base_folder)
     next(trained.model.text.parameters()).requires_grad_(True)
     with pytest.raises(UserError, match="AlignmentModule trains its text encoders"):
-        callback.setup(as_rank(trained, Data()), trained, "fit")
+        callback.setup(trainer_of_rank(Data()), trained, "fit")
 
     class Endless(Data):
         def train_set(self) -> Any:
             return [1, 2]
 
     with pytest.raises(UserError, match=r"those of Endless \(train\) cannot be listed"):
-        callback.setup(as_rank(other, Endless()), other, "fit")
+        callback.setup(trainer_of_rank(Endless()), other, "fit")
 
 
 def test_files_of_other_models_are_ignored(base_folder: Path, tmp_path: Path) -> None:
@@ -224,7 +213,7 @@ def test_files_of_other_models_are_ignored(base_folder: Path, tmp_path: Path) ->
 
 def test_a_test_embeds_without_the_cache(base_folder: Path, tmp_path: Path) -> None:
     module = make_stage("alignment", base_folder)
-    CaptionCache(str(tmp_path / "cache")).setup(as_rank(module, Data()), module, "test")
+    CaptionCache(str(tmp_path / "cache")).setup(trainer_of_rank(Data()), module, "test")
     assert not isinstance(module.model.text, CachedText) and not (tmp_path / "cache").exists()
 
 

@@ -1,20 +1,12 @@
 """Compiled regions give the results of the plain model, each in one graph."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from torch import _dynamo
 
 from tests.small import small_model
 from unildiff.callbacks.compile import compile_regions, regions
 
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    _dynamo.reset()
-    yield
-    _dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 @torch.no_grad()

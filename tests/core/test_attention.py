@@ -3,14 +3,10 @@ import math
 import pytest
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
-from torch import Tensor
 
+from tests.small import draw
 from unildiff.core.attention import CrossAttention, QueryKeyValue, attend, axial_rope, rotate
 from unildiff.core.fusion_blocks import DoubleStreamBlock, SingleStreamBlock, TimestepEmbedding
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_rope_by_hand() -> None:

@@ -1,31 +1,21 @@
 """Modules that torch.compile traces as one graph, with the ``eager`` backend (graph breaks, no code generation)."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, _dynamo
 
-from tests.small import NETWORK, small_model
+from tests.small import NETWORK, random_images, small_model
 from unildiff.core import daem
 
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    _dynamo.reset()
-    yield
-    _dynamo.reset()
-
-
-def random_images() -> Tensor:
-    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 @torch.no_grad()
 def test_fused_unet_is_one_graph() -> None:
     model, timesteps = small_model(), torch.tensor([1, 900])
-    features = model.encode_lq(random_images())
+    features = model.encode_lq(random_images(32, 32))
     context = model.context(features.deep, model.embed(["a cat", ""]), (32, 32))
     whole = torch.compile(model.unet, fullgraph=True, backend="eager")
     expected = model.unet(features.latents, timesteps, context)[0]
@@ -37,7 +27,7 @@ def test_fused_unet_is_one_graph() -> None:
 def test_decoder_is_one_graph_but_for_the_choice_of_experts(to_pixels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # How many inputs an expert gets is known only at run time, so that idle ones cost nothing: one break per level.
     model = small_model(network=replace(NETWORK, detail=replace(NETWORK.detail, routing="window", to_pixels=to_pixels)))
-    features = model.encode_lq(random_images())
+    features = model.encode_lq(random_images(32, 32))
     shares: list[Tensor] = []
     if model.decoder.pixels is not None:
         model.decoder.pixels.brightness.register_forward_hook(lambda module, args, share: shares.append(share))

@@ -4,13 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.small import draw
 from unildiff.core.daem import DetailConfig, DetailLevel, LevelStatistics
 from unildiff.core.moe import Routing
 from unildiff.diffusion.noise import KeyedNoise
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def level(**settings: Any) -> DetailLevel:

@@ -4,14 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.small import draw
 from unildiff.core.daff import DAFF, FusionConfig
 from unildiff.diffusion.noise import KeyedNoise
 
 CONFIG = FusionConfig(hidden_size=16, num_heads=2, mlp_ratio=2)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def daff(config: FusionConfig = CONFIG) -> DAFF:

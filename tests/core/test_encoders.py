@@ -5,13 +5,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from tests.small import SMALL, sdxl_like_base, small_base
+from tests.small import SMALL, random_images, sdxl_like_base, small_base
 from unildiff.core.base import Base
 from unildiff.core.encoders import LQEncoder, decode_latents, downscale_factor, encode_latents, unshuffle_factor
-
-
-def random_images(height: int = 32, width: int = 48) -> torch.Tensor:
-    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.mark.parametrize("make, factor", [(small_base, 2), (sdxl_like_base, 1)])

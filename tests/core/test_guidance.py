@@ -7,15 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.small import NETWORK, sdxl_like_base, small_base, small_model
+from tests.small import NETWORK, random_images, sdxl_like_base, small_base, small_model
 from unildiff.core.model import UniLDiff
 from unildiff.core.network import NetworkConfig
 from unildiff.core.text import TextEmbedding
 from unildiff.diffusion.sampler import SamplingSettings
-
-
-def images(count: int = 2) -> Tensor:
-    return torch.rand(count, 3, 64, 48, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
 
 
 def one_text_at_a_time(model: UniLDiff, text: TextEmbedding, x: Tensor, latents: Tensor, steps: Tensor) -> Tensor:
@@ -38,7 +34,7 @@ def one_text_at_a_time(model: UniLDiff, text: TextEmbedding, x: Tensor, latents:
 def test_shared_pass_equals_one_pass_per_caption(base: Any, fusion: dict[str, Any]) -> None:
     network = NetworkConfig(replace(NETWORK.fusion, **fusion), NETWORK.detail)
     model = small_model(base(), network=network).double()
-    x, steps = images(), torch.tensor([900.0, 30.0])
+    x, steps = random_images(64, 48).double(), torch.tensor([900.0, 30.0])
     latents = torch.randn(2, 4, 8, 6, generator=torch.Generator().manual_seed(1)).double()
     text = model.embed(["", "", "a red cat", "the table"])
     with torch.no_grad():
@@ -67,14 +63,14 @@ def test_a_guided_step_runs_the_fusion_blocks_once_per_image() -> None:
         "rest": model.unet.rest,
     }.items():
         module.register_forward_hook(count(name), with_kwargs=True)
-    model.restore(images().float(), ["a red cat", "the table"], [1, 2], SamplingSettings(3, 5.0))
+    model.restore(random_images(64, 48), ["a red cat", "the table"], [1, 2], SamplingSettings(3, 5.0))
     assert rows["conv_in"] == rows["double"] == rows["single"] == [2] * 3  # three steps of two images
     assert rows["text"] == rows["rest"] == [4] * 3
 
 
 def test_skips_are_computed_for_the_decoder_if_sampling_did_not_keep_them() -> None:
     model = small_model()
-    x = images().float()
+    x = random_images(64, 48)
     kept, dropped = model.encode_lq(x), model.encode_lq(x, keep_skips=False)
     assert kept.skips and not dropped.skips
     assert torch.equal(model.decode(kept.latents, kept, x.shape), model.decode(kept.latents, dropped, x.shape))

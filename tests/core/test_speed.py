@@ -1,21 +1,13 @@
 """Speed settings change the time, not the result, nor the names of weights."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from torch import _dynamo
 
 from tests.small import sdxl_like_base, small_model
 from unildiff.core.speed import compile_regions, use_channels_last
 from unildiff.diffusion.sampler import SamplingSettings
 
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    _dynamo.reset()
-    yield
-    _dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 @pytest.mark.parametrize("setting", ["channels_last", "compiled"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.small import NETWORK, sdxl_like_base, small_base, small_model
+from tests.small import NETWORK, random_images, sdxl_like_base, small_base, small_model
 from unildiff.core import tiled_model
 from unildiff.core.daem import LevelStatistics
 from unildiff.core.model import UniLDiff
@@ -16,10 +16,6 @@ from unildiff.core.tiling import axis_share, make_grid
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.planning.tracker import Tracker
 from unildiff.utils.errors import UserError
-
-
-def random_image(height: int, width: int, seed: int = 0) -> Tensor:
-    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(16, 64, 16), (50, 70, 24), (128, 32, 40), (18, 500, 17)])
@@ -59,7 +55,7 @@ def test_shares_add_up_and_change_smoothly() -> None:
 def test_one_tile_is_the_whole_image() -> None:
     assert make_grid(16, 16, 16) is None
     model = small_model()
-    x, settings = random_image(100, 90), SamplingSettings(2)
+    x, settings = random_images(100, 90, 1), SamplingSettings(2)
     whole = model.restore(x, ["a cat"], [1], settings)
     assert torch.equal(whole, model.restore(x, ["a cat"], [1], SamplingSettings(2, tile_size=128)))
 
@@ -95,7 +91,7 @@ def test_encoder_and_decoder_equal_the_whole_image(to_pixels: bool, tone: bool) 
         torch.nn.init.normal_(model.decoder.pixels.brightness.output.weight, std=1)
         model.decoder.pixels.brightness.output.bias.zero_()
     x = torch.cat(
-        [random_image(160, 256), torch.zeros(1, 3, 160, 256)], dim=3
+        [random_images(160, 256, 1), torch.zeros(1, 3, 160, 256)], dim=3
     )  # its halves would be routed differently
     whole, tiled = model.encode_lq(x), model.encode_lq(x, tile_size=320)
     assert tiled.grid is not None and not tiled.skips
@@ -124,7 +120,7 @@ def test_encoder_and_decoder_equal_the_whole_image(to_pixels: bool, tone: bool) 
 
 def test_routing_is_decided_once_for_the_image() -> None:
     model = small_model()
-    x = torch.cat([random_image(64, 192), torch.full((1, 3, 64, 192), 0.9)], dim=3)
+    x = torch.cat([random_images(64, 192, 1), torch.full((1, 3, 64, 192), 0.9)], dim=3)
     decided: list[Tensor] = []
 
     def note(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -146,12 +142,12 @@ def test_a_tile_is_described_as_the_training_crop_at_its_place() -> None:
     model = small_model(sdxl_like_base())
     seen: list[Tensor] = []
     model.unet.register_forward_pre_hook(lambda module, args: seen.append(args[2].time_ids))
-    model.restore(random_image(64, 300), [""], [1], SamplingSettings(1, tile_size=128))
+    model.restore(random_images(64, 300, 1), [""], [1], SamplingSettings(1, tile_size=128))
     # 300 is padded to 304: 38 latents of 8 pixels, in tiles of 16 latents that begin at 0, 12 (11 is odd) and 22.
     # As in a training sample: original size, the corner in it, and the size of what the network sees.
     assert [ids[0].tolist() for ids in seen] == [[64, 300, 0, left, 64, 128] for left in (0, 96, 176)]
     seen.clear()
-    model.restore(random_image(60, 90), [""], [1], SamplingSettings(1))
+    model.restore(random_images(60, 90, 1), [""], [1], SamplingSettings(1))
     assert seen[0].tolist() == [[60, 90, 0, 0, 64, 96]]  # whole images: padded to multiples of 16
 
 
@@ -186,7 +182,7 @@ def test_no_seam_in_a_prediction_whose_tiles_exceed_the_trained_grid(rope_grid: 
 @pytest.mark.parametrize("size", [(64, 64), (37, 301), (131, 129), (24, 4096)])
 def test_size_is_kept(size: tuple[int, int]) -> None:
     model = small_model()
-    out = model.restore(random_image(*size), [""], [1], SamplingSettings(1, tile_size=128))
+    out = model.restore(random_images(*size, count=1), [""], [1], SamplingSettings(1, tile_size=128))
     assert out.shape == (1, 3, *size)
     assert out.isfinite().all() and out.abs().max() <= 1
 
@@ -194,7 +190,7 @@ def test_size_is_kept(size: tuple[int, int]) -> None:
 def test_guided_tiles_equal_two_passes() -> None:
     """Guidance is linear, so that fusing before or after it is the same; the doubled batch must not mix up its halves."""
     model = small_model()
-    x = random_image(64, 200)
+    x = random_images(64, 200, 1)
     with_text = model.restore(x, ["a red cat"], [1], SamplingSettings(1, 1.0, tile_size=128))
     guided = model.restore(x, ["a red cat"], [1], SamplingSettings(1, 1.0001, tile_size=128))
     assert torch.allclose(with_text, guided, atol=1e-2)
@@ -202,7 +198,7 @@ def test_guided_tiles_equal_two_passes() -> None:
 
 
 def peak(model: UniLDiff, width: int, tile_size: int | None) -> int:
-    x = random_image(64, width)
+    x = random_images(64, width, 1)
     with Tracker() as tracker:
         model.restore(x, ["a cat"], [1], SamplingSettings(1, 5.0, tile_size=tile_size))
     return tracker.peak
@@ -222,7 +218,7 @@ def test_too_little_memory_is_answered_by_smaller_tiles(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = small_model()
-    x = random_image(64, 600)
+    x = random_images(64, 600, 1)
     expected = model.restore(x, [""], [1], SamplingSettings(1, tile_size=150))
     encoder = model.lq_encoder
 
@@ -252,7 +248,7 @@ def test_too_little_memory_is_answered_by_smaller_tiles(
 
 def test_decoder_without_memory_repeats_only_the_decoder(caplog: pytest.LogCaptureFixture) -> None:
     model = local(small_model())
-    x, steps, failures = random_image(160, 600), [0], [0]
+    x, steps, failures = random_images(160, 600, 1), [0], [0]
     expected = model.restore(x, ["a cat"], [1], SamplingSettings(1))
     decoder = model.decoder.forward
 
@@ -310,7 +306,7 @@ def test_large_images_are_tiled_at_the_base_models_own_size() -> None:
 def test_tiles_in_one_batch_equal_tiles_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """With two images, two captions per image and an uneven last pass; in double precision, so that order is all that differs."""
     model = small_model(sdxl_like_base()).double()
-    x = torch.cat([random_image(64, 400), random_image(64, 400, seed=1)]).double()
+    x = torch.cat([random_images(64, 400, 1), random_images(64, 400, 1, seed=1)]).double()
     arguments: Any = (x, ["a cat", "the table"], [1, 2], SamplingSettings(2, 3.0, tile_size=128))
     calls: list[int] = []
     model.unet.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
@@ -328,7 +324,7 @@ def test_tiles_prepare_their_contexts_once_for_all_steps() -> None:
     fusion = model.unet.fusion
     original = fusion.prepare
     fusion.prepare = lambda deep, text: (prepared.append(len(text)), original(deep, text))[1]  # type: ignore[method-assign]
-    model.restore(random_image(64, 300), ["a cat"], [1], SamplingSettings(4, 3.0, tile_size=128))
+    model.restore(random_images(64, 300, 1), ["a cat"], [1], SamplingSettings(4, 3.0, tile_size=128))
     assert prepared == [2, 2, 2]  # three tiles under two captions each, whatever the number of steps
 
 

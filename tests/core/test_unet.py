@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.small import NETWORK, sdxl_like_base, small_base
+from tests.small import NETWORK, draw, sdxl_like_base, small_base
 from unildiff.core.base import Base
 from unildiff.core.daff import FusionConfig
 from unildiff.core.model import UniLDiff
@@ -13,10 +13,6 @@ from unildiff.core.unet import FusedUNet, UNetContext
 
 TIMESTEPS = torch.tensor([5, 951])
 CAPTIONS = ["a red cat", ""]
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def added_of(base: Base, pooled: Tensor | None) -> dict[str, Tensor] | None:

@@ -6,6 +6,7 @@ import torch
 
 from datamodules import deadleaves
 from datamodules.deadleaves import DeadLeavesDataModule
+from tests.samples import same
 from unildiff.data.clean_images import lower_light, vary_colour
 from unildiff.deadleaves import cache as scene_cache
 from unildiff.deadleaves.renderer import render
@@ -19,10 +20,6 @@ SMALL = {"crop_size": 32, "count": 40, "batch_size": 4, "num_workers": 0, "seed"
 
 def module(**settings) -> DeadLeavesDataModule:
     return DeadLeavesDataModule(**(SMALL | settings))
-
-
-def same(a, b) -> bool:
-    return all(torch.equal(a[f], b[f]) if isinstance(a[f], torch.Tensor) else a[f] == b[f] for f in a)
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -4,12 +4,12 @@ import importlib
 import shutil
 
 import pytest
-import torch
 
 import datamodules
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.three_task import ThreeTaskDataModule
 from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
+from tests.samples import same
 from unildiff.data.tools.pack_writer import pack_set
 from unildiff.utils.errors import UserError
 
@@ -33,10 +33,6 @@ def samples(data) -> list[dict]:
     sets = data._sets
     val = [sets["val"][index] for index in range(len(sets["val"]))] if sets.get("val") else []
     return [sets["train"][p] for p in range(60)] + val + [sets["test"][i] for i in range(len(sets["test"]))]
-
-
-def same(a: dict, b: dict) -> bool:
-    return all(torch.equal(a[f], b[f]) if isinstance(a[f], torch.Tensor) else a[f] == b[f] for f in a)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from datamodules.photographs import PhotographsDataModule
+from tests.samples import same
 from unildiff.data.clean_images import ScaledFiles, fit_within, kind_of
 from unildiff.data.pair import Pair
 from unildiff.degradations.tasks import EVALUATED, TASKS
@@ -27,10 +27,6 @@ def folder(tmp_path: Path) -> Path:
 def module(root: Path, **settings) -> PhotographsDataModule:
     small = {"crop_size": 32, "count": 24, "batch_size": 4, "num_workers": 0, "seed": 1, "val_size": 48}
     return PhotographsDataModule(str(root), **(small | settings))
-
-
-def same(a, b) -> bool:
-    return all(torch.equal(a[f], b[f]) if isinstance(a[f], torch.Tensor) else a[f] == b[f] for f in a)
 
 
 def scenes(tmp_path: Path, share: float) -> dict:

@@ -1,6 +1,6 @@
 """Batches, stages and trainers small enough for many training steps in a test."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +82,18 @@ def gradients(module: StageModule) -> dict[str, Tensor]:
 def make_loader(batches: Sequence[RestorationBatch]) -> DataLoader[RestorationBatch]:
     """Return a loader of these batches; Lightning would treat a list as several loaders."""
     return DataLoader(batches, batch_size=None, num_workers=0)  # type: ignore[arg-type]
+
+
+def trainer_of_rank(
+    datamodule: Any, rank: int = 0, world: int = 1, barriers: Mapping[str, Callable[[], None]] | None = None
+) -> Any:
+    """Return the parts of a trainer that caches use; ``barriers`` are the actions of the other rank in the meantime."""
+    datamodule.setup("fit")
+    actions = barriers or {}
+    strategy = SimpleNamespace(barrier=lambda name: actions.get(name, lambda: None)(), root_device=torch.device("cpu"))
+    values: dict[str, Any] = {"strategy": strategy, "datamodule": datamodule, "global_rank": rank, "world_size": world}
+    values |= {"is_global_zero": rank == 0, "precision": "32-true"}
+    return SimpleNamespace(**values, precision_plugin=SimpleNamespace(train_step_context=torch.no_grad))
 
 
 class Losses(Callback):

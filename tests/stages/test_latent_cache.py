@@ -1,8 +1,6 @@
 """The decoder stage on cached latents: equal to live sampling, created once, shared, resumed, or refused."""
 
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.small import NETWORK, small_model
-from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
+from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, trainer_of_rank, wake
 from unildiff.cli.main import main
 from unildiff.data import latents as latents_module
 from unildiff.data.batch import collate
@@ -72,18 +70,9 @@ def count_calls(module: torch.nn.Module) -> list[int]:
     return calls
 
 
-def as_rank(
-    module: DecoderFinetuneModule, data: Data, rank: int = 0, barriers: dict[str, Callable[[], None]] | None = None
-) -> DecoderFinetuneModule:
-    """Give a stage a trainer, as one of two ranks; ``barriers`` are the actions of the other rank in the meantime."""
-    data.setup("fit")
-    actions = barriers or {}
-    barrier = lambda name: actions.get(name, lambda: None)()
-    strategy = SimpleNamespace(barrier=barrier, root_device=torch.device("cpu"))
-    plugin = SimpleNamespace(train_step_context=torch.no_grad)
-    values: dict[str, Any] = {"strategy": strategy, "precision_plugin": plugin, "datamodule": data}
-    values |= {"global_rank": rank, "world_size": 2, "is_global_zero": rank == 0, "precision": "32-true"}
-    module.trainer = SimpleNamespace(**values)  # type: ignore[assignment]
+def as_rank(module: DecoderFinetuneModule, data: Data, rank: int = 0, barriers: Any = None) -> DecoderFinetuneModule:
+    """Give a stage the trainer of one of two ranks."""
+    module.trainer = trainer_of_rank(data, rank, 2, barriers)
     return module
 
 

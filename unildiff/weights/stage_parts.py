@@ -1,7 +1,7 @@
-"""What each training stage trains and what it takes over from the stage before it.
+"""The parts that each training stage trains, and those that it copies from the stage before.
 
-This is the only list of these facts. Stages, planning and the loading of checkpoints all read it. All names are prefixes
-of parameter names in ``UniLDiff``. Source: UniLDiff, arXiv 2507.23685, supplement, section 2.2 ("Training details").
+Stages, planning and the loading of checkpoints all read these two tables. All names are prefixes of parameter names in
+``UniLDiff``. Source: UniLDiff, arXiv 2507.23685, supplement, section 2.2 ("Training details").
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "joint_lora": ("lq_encoder.", "unet.fusion."),  # besides the adapters in the U-Net's attention
     "decoder": ("decoder.",),
 }
-"""Stage -> the parts that it trains; everything else is frozen."""
+"""The trained parts by stage; everything else is frozen."""
 
 INITIALISED_FROM: dict[str, dict[str, str]] = {
     "alignment": {},
@@ -20,7 +20,7 @@ INITIALISED_FROM: dict[str, dict[str, str]] = {
     "joint_lora": {"unet.fusion.": "unet.fusion."},
     "decoder": {"lq_encoder.": "lq_encoder.", "unet.": "unet."},
 }
-"""Stage -> what it copies from the checkpoint in ``init_from``: prefix in the checkpoint -> prefix in the model."""
+"""The parts copied from the checkpoint in ``init_from``, by stage: prefix in the checkpoint -> prefix in the model."""
 
 
 def parts_in(names: Iterable[str]) -> tuple[str, ...] | None:

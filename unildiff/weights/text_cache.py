@@ -1,9 +1,9 @@
-"""Embedded captions on disk: written once, by any number of processes, read at random.
+"""Caption embeddings on disk: written once by any number of processes, with random access.
 
 Axis letters: N captions of a file, B batch, S text tokens, D width of the joined embeddings, P width of the pooled one.
 
-Files ``captions-<hash>.safetensors`` hold ``tokens`` (N, S, D), ``pooled`` (N, P) where the base has such, and in their
-header the captions themselves. A file appears whole or not at all; captions of further data go into further files.
+Files ``captions-<hash>.safetensors`` hold ``tokens`` (N, S, D), ``pooled`` (N, P) if the base has pooled embeddings, and
+the captions in their header. Files are written atomically; captions of further data go into further files.
 """
 
 import json
@@ -26,12 +26,12 @@ class TextCache:
     """Captions and their embeddings in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Args: the folder, which need not be there yet."""
+        """Use ``folder``, which is created by the first :meth:`write`."""
         self.folder = folder
         self._places: dict[str, tuple[Path, int]] = {}
 
     def look(self) -> None:
-        """Read which captions are there; files that cannot be read count as not there."""
+        """List the cached captions; files that cannot be read are ignored."""
         for path in sorted(self.folder.glob("captions-*.safetensors")):
             try:
                 with safe_open(path, "pt") as file:
@@ -41,14 +41,14 @@ class TextCache:
             self._places |= {caption: (path, index) for index, caption in enumerate(captions)}
 
     def missing(self, captions: Iterable[str]) -> list[str]:
-        """Return those of ``captions`` that are not there, each once, sorted."""
+        """Return those of ``captions`` that are not cached, without repetitions, sorted."""
         return sorted(set(captions) - set(self._places))
 
     def write(self, captions: Sequence[str], embedding: TextEmbedding) -> None:
-        """Add captions with their embeddings, N of each.
+        """Add N captions with their embeddings.
 
         Raises:
-            UserError: the disk is full, or the like; nothing is left behind.
+            UserError: the file cannot be written, for example because the disk is full; no part of it is left.
         """
         parts: dict[str, Any] = {"tokens": embedding.tokens, "pooled": embedding.pooled}
         tensors = {name: value.detach().cpu().contiguous() for name, value in parts.items() if value is not None}
@@ -59,7 +59,7 @@ class TextCache:
         """Return the embeddings of B captions, on the CPU.
 
         Raises:
-            UserError: one is not there.
+            UserError: a caption is not cached, or its file cannot be read.
         """
         rows = [self._row(caption) for caption in captions]
         pooled = torch.stack([row["pooled"] for row in rows]) if "pooled" in rows[0] else None
@@ -77,29 +77,29 @@ class TextCache:
                 return {name: file.get_slice(name)[index] for name in file.keys()}  # noqa: SIM118  # no mapping
         except (OSError, SafetensorError) as error:
             raise UserError(
-                f"captions: {path} cannot be read ({error}); delete it, the next run makes it again"
+                f"captions: {path} cannot be read ({error}); delete it; the next run creates it again"
             ) from None
 
 
 class CachedText(nn.Module):
-    """Takes the place of the text encoders; knows the captions that were embedded before.
+    """Replaces the text encoders by the cached embeddings of known captions.
 
     Args:
-        cache: with all captions that will be asked for.
-        fingerprint: of the encoders that embedded them.
+        cache: cache with all captions that will be used.
+        fingerprint: fingerprint of the encoders that embedded them.
     """
 
     def __init__(self, cache: TextCache, fingerprint: str) -> None:
         super().__init__()
         self.cache, self.fingerprint = cache, fingerprint
         self.place: Tensor
-        self.register_buffer("place", torch.zeros(1), persistent=False)  # moves along with the model
+        self.register_buffer("place", torch.zeros(1), persistent=False)  # moves with the model
 
     def forward(self, captions: Sequence[str]) -> TextEmbedding:
-        """Return tokens (B, S, D) and pooled (B, P) or None, where the model is and in its dtype.
+        """Return tokens (B, S, D) and pooled (B, P) or None, on the model's device and in its dtype.
 
         Raises:
-            UserError: a caption was not embedded before.
+            UserError: a caption is not cached.
         """
         found, place = self.cache.read(captions), self.place
         pooled = None if found.pooled is None else found.pooled.to(place)
@@ -107,7 +107,7 @@ class CachedText(nn.Module):
 
 
 def text_fingerprint(text: TextEncoders | CachedText) -> str:
-    """Return a short hash of text encoders: their weights and their tokenizers' words."""
+    """Return a short hash of the weights of text encoders and of their tokenizers' vocabularies."""
     if isinstance(text, CachedText):
         return text.fingerprint
     words = [[tokenizer.get_vocab(), tokenizer.model_max_length] for tokenizer in text.tokenizers]
