@@ -1,13 +1,14 @@
 """Your own folder: any images to restore, or pairs named by two patterns."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from unildiff.data.datasets import EvalSet, OnError, PredictSet
 from unildiff.data.pair import Pair, PairSource, Split
 from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.pairing import rule_named
-from unildiff.data.patterns import folder_patterns, pattern_source
+from unildiff.data.patterns import Half, Pattern, folder_patterns, pattern_source
 from unildiff.data.sources import View, every_image, readable, report
 from unildiff.utils.errors import UserError
 
@@ -28,12 +29,13 @@ class FolderDataModule(PairedDataModule):
     def __init__(
         self,
         root: str = "data/folder",
-        lq: str | None = None,
-        gt: str | None = None,
-        train_lq: str | None = None,
-        train_gt: str | None = None,
-        val_lq: str | None = None,
-        val_gt: str | None = None,
+        lq: Pattern | None = None,
+        gt: Pattern | None = None,
+        train_lq: Pattern | None = None,
+        train_gt: Pattern | None = None,
+        val_lq: Pattern | None = None,
+        val_gt: Pattern | None = None,
+        meta_info: dict[str, str] | None = None,
         rule: str = "same",
         degradation: str = "folder",
         on_error: OnError = "skip",
@@ -43,12 +45,14 @@ class FolderDataModule(PairedDataModule):
 
         Args:
             root: the folder.
-            lq: pattern of the degraded test images; by default those in test/lq, or in lq.
+            lq: pattern of the degraded test images; by default those in test/lq, or in lq. Of a list of patterns the n-th
+                belongs to the n-th of ``gt``; ``NAME.lmdb`` is an LMDB folder of BasicSR.
             gt: pattern of their ground truth; by default test/gt, or gt.
             train_lq: pattern of the degraded training images; by default those in train/lq.
             train_gt: pattern of their ground truth; by default train/gt.
             val_lq: pattern of the degraded validation images; by default those in val/lq, or else some training pairs.
             val_gt: pattern of their ground truth; by default val/gt.
+            meta_info: files of BasicSR that list the ground-truth images to use, by split: {train: names.txt}.
             rule: how names pair: "same", "prefix" (before the first "_"), "no" (no + name), "bsd", "raindrop", "two_parts",
                 or a template of the degraded names, "template:{}_lq".
             degradation: its name in tables.
@@ -57,11 +61,14 @@ class FolderDataModule(PairedDataModule):
                 ``unildiff data pack folder``.
         """
         super().__init__(root, on_error=on_error, **kwargs)
-        self.patterns: dict[Split, tuple[str | None, str | None]] = {
+        self.patterns: dict[Split, Half] = {
             "train": (train_lq, train_gt),
             "val": (val_lq, val_gt),
             "test": (lq, gt),
         }
+        self.meta_info = {split: Path(file) for split, file in (meta_info or {}).items()}
+        if unknown := sorted(set(self.meta_info) - set(self.patterns)):
+            raise UserError(f"meta_info: no split {', '.join(unknown)}; choose from {', '.join(self.patterns)}")
         self.rule = rule_named(rule)
         self.degradation = degradation
 
@@ -80,7 +87,8 @@ class FolderDataModule(PairedDataModule):
             raise UserError(
                 f"folder: no {split} pairs in {self.root}/{split}/lq and gt; move them there or give {flags}"
             )
-        files, faults = pattern_source(self.root, *patterns, self.rule, self.degradation)
+        listed = self.meta_info.get(split)
+        files, faults = pattern_source(self.root, *patterns, self.rule, self.degradation, listed)
         report(faults, self.on_error, self.skipped)
         return files
 

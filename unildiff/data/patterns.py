@@ -11,25 +11,40 @@ from pathlib import Path
 
 from unildiff.data.datasets import FilePairs
 from unildiff.data.images import image_size
+from unildiff.data.lmdb_folders import SUFFIX, listed_names
 from unildiff.data.pair import Pair, Split
 from unildiff.data.pairing import Fault, Pairing, Rule, pair_by_name, size_faults
 from unildiff.data.walk import files_below, is_image, is_pruned
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import input_folder
+from unildiff.utils.files import input_folder, some
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Pattern = str | list[str]
+Half = tuple[Pattern | None, Pattern | None]
 Places = Mapping[Path, str]  # file -> what the wildcards in the pattern's folders stand for
 
 
-def pattern_source(root: Path, lq: str, gt: str, rule: Rule, degradation: str) -> tuple[FilePairs, list[Fault]]:
+def pattern_source(
+    root: Path, lq: Pattern, gt: Pattern, rule: Rule, degradation: str, listed: Path | None = None
+) -> tuple[FilePairs, list[Fault]]:
     """Return the pairs of two glob patterns below ``root``, and what is wrong with the other files.
 
+    Args:
+        root: the folder.
+        lq: pattern of the degraded images; of several, the n-th belongs to the n-th of ``gt``.
+        gt: pattern of the ground truth.
+        rule: how names pair.
+        degradation: what the pairs are called.
+        listed: a file that lists the names of the ground-truth images to use, see :mod:`unildiff.data.lmdb_folders`.
+
     Raises:
-        UserError: no such folder, or a pattern that matches no image.
+        UserError: no such folder, a pattern that matches no image, or a listed image without a pair.
     """
     input_folder(root, "the images")
     degraded = matching(root, lq)
     paired = pair_by_folder(degraded, matching(root, gt), rule)
+    if listed is not None:
+        paired = _only(paired, listed_names(listed), listed)
     faults = [*paired.faults, *size_faults(paired.pairs, image_size)]
     bad = {file for fault in faults for file in fault.files}
     good = [pair for pair in paired.pairs if bad.isdisjoint(pair)]
@@ -37,7 +52,17 @@ def pattern_source(root: Path, lq: str, gt: str, rule: Rule, degradation: str) -
     return FilePairs([Pair(degradation, degradation, names[a], a, b) for a, b in good]), faults
 
 
-def folder_patterns(root: Path, split: Split, lq: str | None, gt: str | None) -> tuple[str, str] | None:
+def _only(paired: Pairing, names: list[str], file: Path) -> Pairing:
+    """Return the pairs whose ground truth is listed, by its name or by the end of its path."""
+    ends = {pair: [Path(*pair[1].parts[i:]).as_posix() for i in range(len(pair[1].parts))] for pair in paired.pairs}
+    wanted = set(names)
+    pairs = [pair for pair in paired.pairs if not wanted.isdisjoint(ends[pair])]
+    if missing := sorted(wanted - {end for pair in pairs for end in ends[pair]}):
+        raise UserError(f"{file} lists images without a pair: {some(missing)}; correct the list or the patterns")
+    return Pairing(pairs, [fault for fault in paired.faults if fault.kind != "orphan"])
+
+
+def folder_patterns(root: Path, split: Split, lq: Pattern | None, gt: Pattern | None) -> tuple[Pattern, Pattern] | None:
     """Return the patterns of a split, by default of the folders ``lq`` and ``gt`` of that split, or None without pairs.
 
     Raises:
@@ -54,7 +79,7 @@ def folder_patterns(root: Path, split: Split, lq: str | None, gt: str | None) ->
     return ("lq/*", "gt/*") if split == "test" else None
 
 
-def all_patterns(root: Path, given: Mapping[Split, tuple[str | None, str | None]]) -> dict[Split, tuple[str, str]]:
+def all_patterns(root: Path, given: Mapping[Split, Half]) -> dict[Split, tuple[Pattern, Pattern]]:
     """Return the patterns of every split that is given or lies in its default folders; see :func:`folder_patterns`.
 
     Raises:
@@ -69,12 +94,22 @@ def all_patterns(root: Path, given: Mapping[Split, tuple[str | None, str | None]
     return {split: patterns for split, patterns in found.items() if patterns is not None}
 
 
-def matching(root: Path, pattern: str) -> Places:
+def matching(root: Path, pattern: Pattern) -> Places:
     """Return the images that a glob pattern matches, sorted; ``**`` enters linked folders, too.
+
+    Of several patterns each is a place of its own. A pattern that ends with ``.lmdb`` is an LMDB folder of BasicSR.
 
     Raises:
         UserError: the pattern is not valid, or matches no image.
     """
+    if isinstance(pattern, list):
+        return {
+            file: f"{number}/{place}"
+            for number, each in enumerate(pattern)
+            for file, place in matching(root, each).items()
+        }
+    if pattern.endswith(SUFFIX):
+        return {root / pattern / name: "" for name in sorted(listed_names(root / pattern / "meta_info.txt"))}
     parts = Path(pattern).parts
     if not parts or Path(pattern).is_absolute():
         raise UserError(f"pattern {pattern!r}: give it relative to {root}, e.g. 'lq/*'")

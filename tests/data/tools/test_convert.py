@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import lmdb
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from datamodules.folder import FolderDataModule
 from tests.fake_trees.pictures import pair
 from unildiff.cli.main import main
+from unildiff.data.datasets import FilePairs
 from unildiff.utils.errors import UserError
 
 OPTIONS = """
@@ -61,10 +65,10 @@ def test_an_option_file_becomes_a_config_that_reads_its_pairs(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("filename_tmpl: '{{}}_x1'\n    io", "meta_info_file: names.txt\n    io"), "meta_info_file is not supported"),
-        (("type: disk", "type: lmdb"), "LMDB is not supported"),
         (("name: mine\n    type", "scale: 4\n    type"), "scale 4"),
-        (("dataroot_lq: {root}/train/LQ", "dataroot_lq: [a, b]"), r"dataroot_lq is \['a', 'b'\]; give one folder"),
+        (("dataroot_lq: {root}/train/LQ", "dataroot_lq: [a, b]"), "2 dataroot_lq, 1 dataroot_gt; give equally many"),
+        (("dataroot_lq: {root}/train/LQ", "dataroot_lq: {{}}"), r"dataroot_lq is \{\}; give a folder or a list"),
+        (("dataroot_lq: {root}/train/LQ", "dataroot_lq: a"), "all folders by absolute or all by relative paths"),
         (("dataroot", "folder"), "has no dataset with dataroot_lq"),
         (("name: restore", "name: ["), "cannot read"),
         (("  val:", "  train_2:"), "several train datasets"),
@@ -77,3 +81,45 @@ def test_what_is_not_supported_is_said_in_one_line(tmp_path: Path, change, messa
     assert error.count("\n") == 1
     with pytest.raises(UserError, match=message):
         raise UserError(error)
+
+
+def made_by_basicsr(folder: Path, images: dict[str, bytes]) -> None:
+    """Write an LMDB folder as BasicSR's make_lmdb_from_imgs does."""
+    folder.mkdir()
+    with lmdb.open(str(folder), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+        for name, data in images.items():
+            transaction.put(name.encode("ascii"), data)
+    (folder / "meta_info.txt").write_text("".join(f"{name}.png (5,6,3) 1\n" for name in images))
+
+
+@pytest.mark.parametrize("kind", ["folders", "lmdb"])
+def test_lists_of_roots_and_of_names_and_lmdb(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two roots that hold equal names; of one image nothing is listed."""
+    for number, (root, name) in enumerate((("one", "a"), ("one", "b"), ("two", "a"), ("two", "c"))):
+        pair(tmp_path, f"{root}/LQ/{name}.png", f"{root}/GT/{name}.png", number)
+    suffix = ""
+    if kind == "lmdb":
+        suffix = ".lmdb"
+        for folder in [*tmp_path.glob("*/LQ"), *tmp_path.glob("*/GT")]:
+            made_by_basicsr(folder.with_suffix(suffix), {path.stem: path.read_bytes() for path in folder.iterdir()})
+    roots = {half: [f"{tmp_path}/{root}/{half}{suffix}" for root in ("one", "two")] for half in ("LQ", "GT")}
+    (tmp_path / "names.txt").write_text("a.png (5,6,3)\nc.png (5,6,3)\n")
+    block = {"dataroot_lq": roots["LQ"], "dataroot_gt": roots["GT"], "meta_info_file": f"{tmp_path}/names.txt"}
+    (tmp_path / "options.yml").write_text(yaml.safe_dump({"datasets": {"train": block}}))
+    assert main(["data", "convert", str(tmp_path / "options.yml")]) == 0
+    arguments = yaml.safe_load(capsys.readouterr().out)["init_args"]
+    data = FolderDataModule(**arguments, val_scenes=0, crop_size=4, num_workers=0, on_error="raise")
+    data.setup("fit")
+    train = data.training_samples()
+    shown = {(p.lq.relative_to(tmp_path).as_posix(), p.gt.relative_to(tmp_path).as_posix()) for p in train.pairs}
+    wanted = (("one", "a"), ("two", "a"), ("two", "c"))
+    assert shown == {(f"{root}/LQ{suffix}/{n}.png", f"{root}/GT{suffix}/{n}.png") for root, n in wanted}
+    source = FilePairs(train.pairs)
+    for index, found in enumerate(train.pairs):
+        for which, path in (("lq", found.lq), ("gt", found.gt)):
+            plain = Path(str(path).replace(".lmdb", ""))
+            assert (source.read(index, which) == np.asarray(Image.open(plain).convert("RGB"))).all()
+    assert {train[position]["lq"].shape for position in range(6)} == {(3, 4, 4)}
+    (tmp_path / "names.txt").write_text("d.png (5,6,3)\n")
+    with pytest.raises(UserError, match=r"names\.txt lists images without a pair: d\.png"):
+        FolderDataModule(**arguments).train_set()

@@ -1,5 +1,6 @@
 """Opening image files: the size limit, and the errors of every decoder as one line that names the file."""
 
+import io
 import logging
 import os
 import stat
@@ -11,6 +12,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from unildiff.data.lmdb_folders import lmdb_bytes
 from unildiff.utils.errors import UserError
 
 MAX_PIXELS = 2**28
@@ -80,6 +82,8 @@ def open_file(path: Path) -> BinaryIO:
             raise UserError(f"not a file: {path}; remove or rename it")  # a pipe would block for ever
         return open(path, "rb")
     except FileNotFoundError:
+        if (data := lmdb_bytes(path)) is not None:
+            return io.BytesIO(data)
         raise UserError(f"no such file: {path}; check the path") from None
     except PermissionError:
         raise UserError(f"no permission to read {path}; change its rights") from None

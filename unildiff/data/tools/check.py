@@ -24,7 +24,7 @@ from unildiff.data.images import read_rgb
 from unildiff.data.layouts import ImageSet, list_folder, read_pairs, recognise, wrong_counts
 from unildiff.data.pair import SUFFIXES, Pair, Split
 from unildiff.data.pairing import Fault, rule_named
-from unildiff.data.patterns import all_patterns, matching, pair_by_folder
+from unildiff.data.patterns import Half, all_patterns, matching, pair_by_folder
 from unildiff.data.raw import read_raw
 from unildiff.data.sources import every_image
 from unildiff.utils.errors import UserError
@@ -160,7 +160,7 @@ def check(name: str, root: Path) -> Report:
     return report
 
 
-def check_folder(root: Path, patterns: Mapping[Split, tuple[str | None, str | None]], rule: str = "same") -> Report:
+def check_folder(root: Path, patterns: Mapping[Split, Half], rule: str = "same") -> Report:
     """Examine your own folder: the pairs of its patterns, or all images in it where there are no pairs.
 
     Args:
@@ -177,7 +177,7 @@ def check_folder(root: Path, patterns: Mapping[Split, tuple[str | None, str | No
     for split, pair in all_patterns(root, patterns).items():
         paired = pair_by_folder(matching(root, pair[0]), matching(root, pair[1]), pairing)
         pairs = [Pair("folder", "folder", lq.stem, lq, gt) for lq, gt in paired.pairs]
-        _add(report, Part("folder", split, " + ".join(pair), pairs, None, ""), paired.faults)
+        _add(report, Part("folder", split, f"{pair[0]} + {pair[1]}", pairs, None, ""), paired.faults)
     skipped: list[str] = []
     if not report.parts:
         pairs = list(every_image(root, "folder", skipped).pairs)

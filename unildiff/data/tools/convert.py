@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from unildiff.data.lmdb_folders import SUFFIX
 from unildiff.utils.errors import UserError
 
 _SPLITS = ("train", "val", "test")
@@ -24,9 +25,8 @@ _ROOTS = ("dataroot_lq", "dataroot_gt")
 def convert(options: Path) -> dict[str, Any]:
     """Return ``{"class_path": ..., "init_args": ...}`` for the datasets of an option file, or of one dataset block.
 
-    Folders, ``filename_tmpl``, crop size, flips, rotation, batch size and workers are translated. A later block of a split
-    (BasicSR numbers its test sets) is refused, and so is what a folder's patterns cannot say: several roots, lists of names
-    (``meta_info_file``), LMDB and scales other than 1.
+    Folders, lists of them and LMDB folders, ``filename_tmpl``, ``meta_info_file``, crop size, flips, rotation, batch size and
+    workers are translated. A second block of a split (BasicSR numbers its test sets) and scales other than 1 are refused.
 
     Raises:
         UserError: the file cannot be read, holds no paired dataset, or needs what is not supported.
@@ -40,7 +40,8 @@ def convert(options: Path) -> dict[str, Any]:
     blocks = given.get("datasets", {"train": given}) if isinstance(given, dict) else {}
     if not isinstance(blocks, dict) or not any(isinstance(b, dict) and set(_ROOTS) & set(b) for b in blocks.values()):
         raise UserError(f"{options} has no dataset with dataroot_lq and dataroot_gt; give an option file of BasicSR")
-    places: dict[str, tuple[Path, Path]] = {}
+    places: dict[str, list[list[Path]]] = {}
+    lists: dict[str, str] = {}
     settings: dict[str, Any] = {}
     templates: set[str] = set()
     for name, block in blocks.items():
@@ -50,6 +51,8 @@ def convert(options: Path) -> dict[str, Any]:
         if split in places:
             raise UserError(f"{options}: several {split} datasets; keep one of them, or convert each by itself")
         places[split] = _roots(options, str(name), block)
+        if listed := block.get("meta_info_file") or block.get("meta_info"):
+            lists[split] = str(listed)
         templates.add(str(block.get("filename_tmpl", "{}")))
         if split == "train":
             settings = {ours: block[theirs] for theirs, ours in _SETTINGS.items() if block.get(theirs) is not None}
@@ -57,36 +60,38 @@ def convert(options: Path) -> dict[str, Any]:
         raise UserError(f"{options}: its datasets name files in several ways ({', '.join(sorted(templates))})")
     return {
         "class_path": "datamodules.folder.FolderDataModule",
-        "init_args": _arguments(places, templates.pop()) | settings,
+        "init_args": _arguments(options, places, templates.pop()) | ({"meta_info": lists} if lists else {}) | settings,
     }
 
 
-def _roots(options: Path, name: str, block: Mapping[str, Any]) -> tuple[Path, Path]:
-    if block.get("meta_info_file") or block.get("meta_info"):
-        raise UserError(
-            f"{options}: {name}: meta_info_file is not supported; leave it out to read every pair of the folders"
-        )
+def _roots(options: Path, name: str, block: Mapping[str, Any]) -> list[list[Path]]:
+    """Return the folders of the degraded images and of the ground truth."""
     if block.get("scale", 1) != 1:
         raise UserError(f"{options}: {name}: scale {block['scale']}; images of a pair must have one size")
-    backend = block.get("io_backend")
-    roots = [block.get(key) for key in _ROOTS]
-    if (isinstance(backend, dict) and backend.get("type") == "lmdb") or any(str(r).endswith(".lmdb") for r in roots):
-        raise UserError(f"{options}: {name}: LMDB is not supported; give the folders of the images")
     folders = []
-    for key, root in zip(_ROOTS, roots, strict=True):
-        if isinstance(root, list) and len(root) == 1:
-            (root,) = root
-        if not isinstance(root, str):
-            raise UserError(f"{options}: {name}: {key} is {root!r}; give one folder")
-        folders.append(Path(os.path.normpath(root)))
-    return folders[0], folders[1]
+    for key in _ROOTS:
+        given = block.get(key)
+        roots = [root for root in (given if isinstance(given, list) else [given]) if isinstance(root, str)]
+        if not roots or (isinstance(given, list) and len(roots) < len(given)):
+            raise UserError(f"{options}: {name}: {key} is {given!r}; give a folder or a list of folders")
+        folders.append([Path(os.path.normpath(root)) for root in roots])
+    if len(folders[0]) != len(folders[1]):
+        raise UserError(
+            f"{options}: {name}: {len(folders[0])} dataroot_lq, {len(folders[1])} dataroot_gt; give equally many"
+        )
+    return folders
 
 
-def _arguments(places: Mapping[str, tuple[Path, Path]], template: str) -> dict[str, Any]:
-    root = Path(os.path.commonpath([folder for pair in places.values() for folder in pair]))
+def _arguments(options: Path, places: Mapping[str, list[list[Path]]], template: str) -> dict[str, Any]:
+    try:
+        root = Path(os.path.commonpath([folder for halves in places.values() for half in halves for folder in half]))
+    except ValueError:
+        raise UserError(f"{options}: give all folders by absolute or all by relative paths") from None
     arguments: dict[str, Any] = {"root": str(root)}
-    for split, (lq, gt) in places.items():
+    for split, halves in places.items():
         prefix = "" if split == "test" else f"{split}_"
-        for kind, folder in (("lq", lq), ("gt", gt)):
-            arguments[prefix + kind] = (folder.relative_to(root) / "**" / "*").as_posix()
+        for kind, folders in zip(("lq", "gt"), halves, strict=True):
+            found = [folder.relative_to(root) for folder in folders]
+            patterns = [(each if each.suffix == SUFFIX else each / "**" / "*").as_posix() for each in found]
+            arguments[prefix + kind] = patterns[0] if len(patterns) == 1 else patterns
     return arguments | ({} if template == "{}" else {"rule": f"template:{template}"})

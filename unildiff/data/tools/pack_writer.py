@@ -22,7 +22,7 @@ from unildiff.data.layouts import is_there, recognise, sample_of
 from unildiff.data.pack import ENTRY, FORMAT, IMAGE, INDEX, Pack, checksum, index_bytes, packed_image, read_index
 from unildiff.data.pair import PairSource, Split, Which
 from unildiff.data.pairing import rule_named
-from unildiff.data.patterns import all_patterns, pattern_source
+from unildiff.data.patterns import Half, all_patterns, pattern_source
 from unildiff.data.sources import disk_source, report
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import some
@@ -225,9 +225,7 @@ def pack_set(name: str, root: Path, out: Path) -> Pack:
     return write_pack(sources, out, name, root, Captions.find([root]))
 
 
-def pack_folder(
-    root: Path, out: Path, patterns: Mapping[Split, tuple[str | None, str | None]], rule: str = "same"
-) -> Pack:
+def pack_folder(root: Path, out: Path, patterns: Mapping[Split, Half], rule: str = "same") -> Pack:
     """Pack the pairs of your own folder.
 
     Args:
