@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from unildiff.metrics.protocols import PROTOCOLS, get_protocol
+from unildiff.metrics.protocols import PROTOCOLS, chosen_protocol, get_protocol
 from unildiff.utils.errors import UserError
 
 NAMES = [
@@ -15,6 +15,7 @@ NAMES = [
     "daclip",
     "diffuir",
     "pyiqa-y",
+    "foundir",
     "basicsr-y",
     "instructir",
 ]
@@ -41,6 +42,7 @@ def test_choices_that_published_code_makes():
         "daclip": ("rgb", 1, 4, True, "gaussian11", False),
         "diffuir": ("bt601", 1, 0, True, "gaussian11", False),
         "pyiqa-y": ("yiq", 1, 0, True, "gaussian11", False),
+        "foundir": ("rgb", 1, 0, True, "gaussian11", False),
         "basicsr-y": ("bt601", 1, 0, True, "gaussian11", False),
     }
     for name, row in rows.items():
@@ -51,7 +53,7 @@ def test_choices_that_published_code_makes():
 def test_identical_images_are_capped_where_the_source_adds_an_epsilon():
     # pyiqa: 10 log10(1 / 1e-8) = 80 dB; the others divide by zero.
     for name, protocol in PROTOCOLS.items():
-        capped = name in ("unildiff", "pyiqa-y")
+        capped = name in ("unildiff", "pyiqa-y", "foundir")
         assert protocol.identical == ("cap" if capped else "exclude")
         assert protocol.identical_psnr == (pytest.approx(80) if capped else math.inf)
 
@@ -62,6 +64,7 @@ def test_str_states_every_choice_in_one_line():
         "identical images capped at 80 dB"
     )
     assert "Y (BT.601, 16-235)" in str(PROTOCOLS["diffuir"]) and "edges replicated" in str(PROTOCOLS["diffuir"])
+    assert "RGB (SSIM: Y (YIQ))" in str(PROTOCOLS["foundir"])
     assert "full size, border 4" in str(PROTOCOLS["daclip"])
     assert "sample covariance; identical images left out of mean PSNR" in str(PROTOCOLS["onerestore"])
 
@@ -95,3 +98,11 @@ def test_instructir_neither_clamps_nor_clips_and_moceir_crops_only_outside_of_cd
     assert dataclasses.replace(moceir, name="", source="", crop_multiple=1) == dataclasses.replace(
         PROTOCOLS["moceir-cdd11"], name="", source=""
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "used"),
+    [("moceir", "onerestore", "moceir-cdd11"), ("moceir", "unildiff", "moceir"), (None, "onerestore", "onerestore")],
+)
+def test_moceir_does_not_crop_on_cdd11(given, own, used):
+    assert chosen_protocol(given, own) == used

@@ -22,7 +22,7 @@ def expected_under(name, x, y):
         return psnr_by_definition(luma_bt601(x), luma_bt601(y), 255)
     if name == "pyiqa-y":  # on 0..1, so that the epsilon counts
         return psnr_by_definition(luma_yiq(x) / 255, luma_yiq(y) / 255, 1, 1e-8)
-    return psnr_by_definition(x / 255, y / 255, 1, 1e-8 if name == "unildiff" else 0)
+    return psnr_by_definition(x / 255, y / 255, 1, 1e-8 if name in ("unildiff", "foundir") else 0)
 
 
 @DTYPES

@@ -58,7 +58,7 @@ def expected_under(name, x, y):
         return ssim_by_definition(luma_bt601(x), luma_bt601(y), edges="replicate")
     if name == "basicsr-y":
         return ssim_by_definition(luma_bt601(x), luma_bt601(y))
-    if name == "pyiqa-y":
+    if name in ("pyiqa-y", "foundir"):
         return ssim_by_definition(luma_yiq_rounded(x), luma_yiq_rounded(y), clip=True)
     cut = (lambda z: centre_crop(z, 16)) if name in ("unildiff", "instructir") else (lambda z: z[4:-4, 4:-4])
     x, y = cut(x), cut(y)

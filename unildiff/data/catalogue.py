@@ -27,6 +27,7 @@ class DataSet:
         sets: the sets that are read.
         also: further test sets that are read where their folders exist.
         optional: further test sets that are read on request.
+        protocol: default protocol of its scores; "" for that of the datamodule's class.
     """
 
     name: str
@@ -34,6 +35,7 @@ class DataSet:
     sets: tuple[ImageSet, ...]
     also: tuple[ImageSet, ...] = ()
     optional: tuple[ImageSet, ...] = ()
+    protocol: str = ""
 
     @property
     def all_sets(self) -> tuple[ImageSet, ...]:
@@ -46,14 +48,10 @@ def read_catalogue(file: Path = FILE) -> tuple[dict[str, ImageSet], dict[str, Da
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     given = yaml.load(file.read_text(encoding="utf-8"), loader)
     sets = {name: _set(name, given["prefixes"], **entry) for name, entry in given["sets"].items()}
-    chosen = {
-        name: DataSet(
-            name,
-            entry["title"],
-            *(tuple(sets[each] for each in entry.get(kind, ())) for kind in ("sets", "also", "optional")),
-        )
-        for name, entry in given["datasets"].items()
-    }
+    chosen = {}
+    for name, entry in given["datasets"].items():
+        kinds = {kind: tuple(sets[each] for each in entry.get(kind, ())) for kind in ("sets", "also", "optional")}
+        chosen[name] = DataSet(name, entry["title"], **kinds, protocol=entry.get("protocol", ""))
     return sets, chosen
 
 

@@ -44,6 +44,8 @@ class CatalogueDataModule(PairedDataModule):
         if dataset is not None:
             self.dataset = dataset  # type: ignore[misc]  # of the instance, where the class has none
         self.known = find_dataset(getattr(self, "dataset", ""))
+        if self.known.protocol:
+            self.protocol = self.known.protocol  # type: ignore[misc]
         super().__init__(root or f"data/{self.dataset}", **kwargs)
         self.folders = {name: Path(folder) for name, folder in (folders or {}).items()}
         names = [images.name for images in self.known.all_sets]

@@ -33,6 +33,7 @@ class Protocol:
         sample_covariance: Covariances are scaled by n / (n - 1), n pixels in a window (scikit-image's default).
         clip_contrast: Negative structure terms count as 0.
         ssim_rounds_luma: Luma is rounded to integers for SSIM (not for PSNR).
+        ssim_colour: Colour of SSIM if it is another than that of PSNR.
         psnr_epsilon: Added to the mean squared error, which is on the scale of `data_range`; caps PSNR.
         source: Public code that the row follows.
     """
@@ -51,6 +52,7 @@ class Protocol:
     clip_contrast: bool = False
     ssim_rounds_luma: bool = False
     psnr_epsilon: float = 0.0
+    ssim_colour: Colour | None = None
 
     @property
     def identical(self) -> Literal["cap", "exclude"]:
@@ -69,7 +71,8 @@ class Protocol:
 
     def __str__(self) -> str:
         """Return the protocol in one line, as printed above a table."""
-        colour = {"rgb": "RGB", "bt601": "Y (BT.601, 16-235)", "yiq": "Y (YIQ)"}[self.colour]
+        names = {"rgb": "RGB", "bt601": "Y (BT.601, 16-235)", "yiq": "Y (YIQ)"}
+        colour = names[self.colour] + (f" (SSIM: {names[self.ssim_colour]})" if self.ssim_colour else "")
         crop = f"centre crop to {self.crop_multiple}" if self.crop_multiple > 1 else "full size"
         border = f", border {self.border}" if self.border else ""
         window = "uniform 7x7" if self.window == "uniform7" else "Gaussian 11x11"
@@ -156,6 +159,17 @@ _ROWS = (
         "pixel in a thousand, are rounded to even here and at random there, which changes SSIM by 1e-5",
     ),
     Protocol(
+        "foundir",
+        colour="rgb",
+        data_range=1,
+        clip_contrast=True,
+        ssim_colour="yiq",
+        ssim_rounds_luma=True,
+        psnr_epsilon=1e-8,
+        source="github.com/House-Leo/FoundIR scores its test set with pyiqa's defaults: psnr on RGB, ssim on YIQ luma "
+        "(pyiqa 0.1.16, default_model_configs.py)",
+    ),
+    Protocol(
         "basicsr-y",
         colour="bt601",
         source="BasicSR metrics/psnr_ssim.py with test_y_channel and crop_border 0: Wang et al. 2004, valid windows",
@@ -186,6 +200,18 @@ def get_protocol(name: str | Protocol) -> Protocol:
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
+
+
+def chosen_protocol(given: str | None, own: str) -> str:
+    """Return the name of the protocol for a dataset.
+
+    MoCE-IR's loader crops all of its sets but CDD-11, so that `moceir` becomes `moceir-cdd11` there.
+
+    Args:
+        given: Name that the user gave; None: the dataset's own protocol.
+        own: The dataset's own protocol; CDD-11's is `onerestore`.
+    """
+    return "moceir-cdd11" if given == "moceir" and own == "onerestore" else given or own
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -12,7 +12,7 @@ where it is not are found, and their d is filtered again in double precision. El
 Axis letters: B batch, C channels, H W pixels, k window side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -84,6 +84,7 @@ def ssim(restored: Tensor, gt: Tensor, protocol: Protocol, dtype: torch.dtype = 
         ValueError: Wrong shape, dtype or range, or an image too small for the window or the protocol's crops.
     """
     check_pair(restored, gt)
+    protocol = replace(protocol, colour=protocol.ssim_colour or protocol.colour)
     x = prepare(restored, protocol, dtype, round_luma=protocol.ssim_rounds_luma)
     y = prepare(gt, protocol, dtype, round_luma=protocol.ssim_rounds_luma)
     if x.dtype != y.dtype:

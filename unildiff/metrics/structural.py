@@ -65,6 +65,7 @@ def ms_ssim(restored: Tensor, gt: Tensor, protocol: Protocol) -> Tensor:
     import pytorch_msssim
 
     check_pair(restored, gt)
+    protocol = replace(protocol, colour=protocol.ssim_colour or protocol.colour)
     images = (prepare(image, protocol, torch.float64, protocol.ssim_rounds_luma) for image in (restored, gt))
     x, y = (image.double() for image in images)
     if min(x.shape[-2:]) < _SMALLEST:

@@ -22,6 +22,7 @@ from unildiff.core.text import TextEmbedding
 from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.metrics.by_degradation import DegradationMetrics
+from unildiff.metrics.protocols import chosen_protocol
 from unildiff.stages.base import StageModule, batch_images, plain
 from unildiff.stages.settings import StageSettings
 from unildiff.stages.testing import Predictions, TestRun, free_folder, means_text
@@ -103,7 +104,7 @@ class RestorationModule(StageModule):
         if isinstance(datamodule, RestorationDataModule):
             evaluation = self.settings.evaluation
             names = evaluation.metrics if stage == "test" else ("psnr", "ssim")
-            self.metrics = DegradationMetrics(evaluation.protocol or datamodule.protocol, names)
+            self.metrics = DegradationMetrics(chosen_protocol(evaluation.protocol, datamodule.protocol), names)
             self._warn_without_captions(stage, datamodule)
         if stage != "fit":
             return

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, image_array
 from unildiff.data.images import write_png
+from unildiff.metrics.protocols import chosen_protocol
 from unildiff.metrics.registry import metric_info
 from unildiff.metrics.rows import Row, gather_rows, summarise, write_csv
 from unildiff.results.blindness import told_degradations
@@ -56,7 +57,7 @@ class TestRun:
     ) -> None:
         self.folder, self.settings = folder, settings
         self._on_gpu = device is not None and device.type == "cuda"
-        self.protocol = settings.protocol or protocol
+        self.protocol = chosen_protocol(settings.protocol, protocol)
         main = Evaluator(self.protocol, settings.metrics, folder / "restored")
         self.evaluators: dict[str, Evaluator] = {"restored": main}
         for stage in settings.stages:

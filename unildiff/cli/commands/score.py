@@ -34,8 +34,8 @@ def score(
     Args:
         restored: Folder of restored images, or of one folder per degradation.
         gt: Folder of ground truth images, or of folders named as those in `restored`.
-        protocol: unildiff, promptir, moceir, moceir-cdd11, onerestore, daclip, diffuir, pyiqa-y, basicsr-y, instructir, or
-            all.
+        protocol: unildiff, promptir, moceir (moceir-cdd11 with --data cdd11), onerestore, daclip, diffuir, pyiqa-y, foundir,
+            basicsr-y, instructir, or all.
         metrics: Any of psnr, ssim, ms_ssim, gmsd, lpips, lpips_vgg, dists, fid, musiq, maniqa, clipiqa, niqe, and any name
             of pyiqa's where it is installed (pyiqa:NAME where the name is also ours).
         csv: File for one line per image.
@@ -49,8 +49,8 @@ def score(
         bundle: Zip to write with scores, protocol, versions and the hash of every file; `unildiff table` reads it.
         images: Also put the images into run_dir (PNGs) and the restored images into the bundle.
         degradation: Name of the degradation of a flat folder, e.g. rain, for the tables.
-        data: Name of the data set, e.g. cdd11, for the tables.
-        data_kind: Whether the images are the real data set's or a sample set's, for the tables.
+        data: Name of the dataset, e.g. cdd11, for the tables.
+        data_kind: Whether the images are the real dataset's or a sample set's, for the tables.
         blind: Whether the method was not told the degradation, for the tables.
 
     Raises:
@@ -58,12 +58,13 @@ def score(
     """
     from dataclasses import replace
 
-    from unildiff.metrics.protocols import PROTOCOLS, get_protocol
+    from unildiff.metrics.protocols import PROTOCOLS, chosen_protocol, get_protocol
     from unildiff.results.file_pairs import find_pairs
     from unildiff.results.workers import process_count, worker_context
     from unildiff.utils.files import input_folder
 
-    protocols = list(PROTOCOLS.values()) if protocol == "all" else [get_protocol(protocol)]
+    name = chosen_protocol(protocol, "onerestore" if data == "cdd11" else "")
+    protocols = list(PROTOCOLS.values()) if name == "all" else [get_protocol(name)]
     if len(protocols) > 1 and (run_dir or bundle):
         raise UserError("--protocol all has no run_dir and no bundle; choose one protocol")
     if images and not (run_dir or bundle):
