@@ -181,11 +181,13 @@ def test_a_test_leaves_curves_and_warns_without_captions(
             save(tmp_path / "data" / name / f"{index}.png", scene(index + (name == "lq"), (24, 32)))
     if captions:
         (tmp_path / "data" / "captions.jsonl").write_text('{"file": "lq/0.png", "caption": "a red cat"}\n')
-    module = make_stage("joint", base_folder, sampling=ONE_STEP)
+    module = make_stage("joint", base_folder, sampling=SamplingSettings(1, 5.0))
     data = FolderDataModule(str(tmp_path / "data"), lq="lq/*", gt="gt/*", num_workers=0)
     logger = TensorBoardLogger(tmp_path, name="curves", version="")
     make_trainer(tmp_path / "run", logger=logger).test(module, datamodule=data, verbose=False)
     assert ("no image has one" in caplog.text) is not captions
+    about = json.loads((module.test_run.folder / "run.json").read_text())
+    assert (about["captioned_share"], about["effective_guidance"]) == ((0.5, 5.0) if captions else (0.0, 1.0))
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "curves"))
     events.Reload()
