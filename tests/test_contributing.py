@@ -70,7 +70,7 @@ def test_the_worked_example_adds_a_dataset(copy: Path) -> None:
     follow(copy)
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     tests = ["tests/datamodules/test_layouts.py", "tests/datamodules/test_configs.py", "tests/data/test_catalogue.py"]
-    chosen = f"{name} or catalogue or without_a_fake_tree or each_has_one"
+    chosen = f"{name} or catalogue or without_a_fake_tree or has_a_config"
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *tests]
     done = subprocess.run(line, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -49,7 +49,7 @@ def test_gate_and_strength_are_the_fusions_own():
     features = model.encode_lq(model.pad(to_unit(image["lq"][None])))
     context = model.context(features.deep, model.embed(["a red cat"]), (20, 28)).fusion
     hidden = torch.randn(1, 8, *features.latents.shape[2:], generator=torch.Generator().manual_seed(0))
-    for step, gate in zip(found.timesteps, found.gate, strict=True):  # the gate knows the timestep alone
+    for step, gate in zip(found.timesteps, found.gate, strict=True):  # the gate depends only on the timestep
         other = model.unet.fusion(hidden, torch.tensor([step]), context)
         assert gate == pytest.approx(float(other.gate[0]), rel=1e-5)
     assert found.feature == pytest.approx(features.deep[0].mean(dim=(1, 2)).numpy(), rel=1e-5)
@@ -65,7 +65,7 @@ def test_a_plain_injection_has_no_gate():
     assert found.gate is None and found.maps == {} and len(found.strength) == 3
 
 
-def test_image_routing_is_one_choice_a_level():
+def test_image_routing_is_one_choice_per_level():
     model, image = small_model(), sample()
     found = look_inside(model, image, SETTINGS)
     features = model.encode_lq(model.pad(to_unit(image["lq"][None])))
@@ -78,7 +78,7 @@ def test_image_routing_is_one_choice_a_level():
         assert found.usage[layer].sum() == 1
 
 
-def test_windows_and_tokens_have_their_places():
+def test_windows_and_tokens_have_their_positions():
     model = small_model(network=WINDOWS)
     found = look_inside(model, sample(), SETTINGS)
     factor, padded = model.downscale_factor, np.array([32, 32])
@@ -122,7 +122,7 @@ def test_every_figure_is_drawn_and_its_numbers_kept(tmp_path):
     )
 
 
-def test_what_cannot_be_drawn_is_named(tmp_path, monkeypatch):
+def test_impossible_figures_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     plain = small_model(network=replace(NETWORK, fusion=FusionConfig(kind="plain"), detail=DetailConfig(kind="none")))

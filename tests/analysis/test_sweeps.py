@@ -28,7 +28,7 @@ def test_points_are_two_sweeps_through_the_papers_setting() -> None:
     assert points == [(20, 1), (20, 5), (4, 5)]
 
 
-def test_rows_are_what_restoring_at_that_point_scores() -> None:
+def test_rows_equal_the_scores_of_restoring_at_that_point() -> None:
     model, sample = small_model(), make_sample()
     scorers, _ = load_scorers(SCORED, PROTOCOLS["onerestore"])
     points = [SamplingSettings(steps, guidance) for steps, guidance in ((1, 5.0), (3, 5.0), (3, 1.0))]
@@ -48,7 +48,7 @@ def row_of(degradation: str, psnr: float, steps: float = 20.0, guidance: float =
 
 
 def test_means_are_over_degradations() -> None:
-    # low: (10 + 20) / 2 = 15; rain: 25; their mean is 20, while the mean over images is 18.33.
+    # low: (10 + 20) / 2 = 15; rain: 25; their mean is 20, but the mean over images is 18.33.
     found = sweep_means([row_of("low", 10.0), row_of("low", 20.0), row_of("rain", 25.0)])
     assert found[20, 5.0]["psnr"] == 20 and found[20, 5.0]["count"] == 3
 
@@ -69,7 +69,7 @@ def test_the_figure_marks_the_papers_settings(tmp_path: Path, monkeypatch: pytes
 
 
 def test_guidance_changes_pixels_of_the_shipped_model() -> None:
-    """A caption must reach the image: another guidance, another caption and no caption give other pixels."""
+    """Captions change the image: another guidance, another caption and no caption give other pixels."""
     model, photo = load_restorer("tiny"), photographs("val")[0]
     image = load(photo, 96)[0]
     images = {

@@ -31,7 +31,7 @@ from unildiff.weights.folder import save_base
 from unildiff.weights.text_cache import CachedText, TextCache, text_fingerprint
 
 
-class Pictures:
+class Images:
     """Eight images with captions, which ``captions`` lists."""
 
     def __init__(self, seed: int, count: int = 8) -> None:
@@ -57,7 +57,7 @@ class Data(RestorationDataModule):
         super().__init__(batch_size=4, num_workers=0, crop_size=32, seed=0)
 
     def train_set(self) -> Any:
-        return Pictures(0)
+        return Images(0)
 
 
 class Validation(list[Any]):
@@ -73,7 +73,7 @@ class WithValidation(Data):
     """Adds one validation image, whose caption no training image has."""
 
     def val_set(self) -> Any:
-        return Validation([Pictures(1)[0] | {"caption": "the cat"}])
+        return Validation([Images(1)[0] | {"caption": "the cat"}])
 
 
 @pytest.fixture(params=["one encoder", "two encoders"])
@@ -142,7 +142,7 @@ def test_each_caption_is_embedded_once(base_folder: Path, tmp_path: Path, monkey
         seen.append(count_encoded(module))
         data = Data() if validation is None else WithValidation()
         callback.setup(trainer_of_rank(data), module, "fit")
-    wanted = {"", *Pictures(0).captions()}
+    wanted = {"", *Images(0).captions()}
     assert len(seen[0]) == len(wanted) and set(seen[0]) == wanted
     assert seen[1:] == [[], ["the cat"]]
     broken = next((tmp_path / "cache").glob("captions-*"))
@@ -164,7 +164,7 @@ def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path, monkeypatch
 
     def listed() -> None:  # rank 1 lists before anything is written
         cache = TextCache(tmp_path / "cache")
-        states.append({"missing": cache.missing({"", *Pictures(0).captions()})})
+        states.append({"missing": cache.missing({"", *Images(0).captions()})})
 
     def embed() -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -175,7 +175,7 @@ def test_two_ranks_share_the_work(base_folder: Path, tmp_path: Path, monkeypatch
 
     trainer = trainer_of_rank(Data(), 0, 2, {"captions: listed": listed, "captions: embedded": embed})
     callbacks[0].setup(trainer, modules[0], "fit")
-    assert set(seen[0]) | set(seen[1]) == {"", *Pictures(0).captions()}
+    assert set(seen[0]) | set(seen[1]) == {"", *Images(0).captions()}
     assert not set(seen[0]) & set(seen[1]) and abs(len(seen[0]) - len(seen[1])) <= 1
 
 

@@ -108,7 +108,7 @@ def by_hand(module: DetailLevel, x: Tensor, routing: Routing, m: int) -> Tensor:
 )
 @torch.no_grad()
 def test_cells_get_exactly_their_experts(settings: dict[str, Any], top_k: int) -> None:
-    """For every size of a cell, by whichever of the two ways it is computed, up to the edges of the image."""
+    """For every size of a cell and both ways of computing it, up to the edges of the image."""
     module = level(**{"routing": "window"} | settings, kernel_sizes=(3, 5, 7), expert_depth=2, top_k=top_k)
     x = draw(2, 6, 14, 19)
     x[1] = 4 * x[1] - 3  # other experts for the second image

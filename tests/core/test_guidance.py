@@ -15,7 +15,7 @@ from unildiff.diffusion.sampler import SamplingSettings
 
 
 def one_text_at_a_time(model: UniLDiff, text: TextEmbedding, x: Tensor, latents: Tensor, steps: Tensor) -> Tensor:
-    """Return predictions (n B, C, h, w) by n separate passes, each with a context of its own."""
+    """Return predictions (n B, C, h, w) by n separate passes, each with its own context."""
     features, batch = model.encode_lq(x), len(x)
     passes = []
     for first in range(0, len(text.tokens), batch):

@@ -212,7 +212,7 @@ def test_a_model_saved_over_another_replaces_all_its_files(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", r" is not valid JSON \(Expecting value: line 1 column 1 \(char 0\)\)"),
         (
@@ -226,11 +226,11 @@ def test_a_model_saved_over_another_replaces_all_its_files(tmp_path: Path) -> No
         ),
     ],
 )
-def test_a_damaged_config_is_one_line(text: str, said: str, tmp_path: Path) -> None:
+def test_a_damaged_config_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     save_model(small_model(), tmp_path)
     (tmp_path / "unildiff.json").write_text(text)
     for read in (load_model, stored_network):
-        with pytest.raises(UserError, match=r"unildiff\.json" + said):
+        with pytest.raises(UserError, match=r"unildiff\.json" + message):
             read(tmp_path)
 
 

@@ -32,7 +32,9 @@ def test_latents_are_scikit_learns_principal_components() -> None:
     latents = encode_latents(started, images).permute(0, 2, 3, 1).flatten(0, 2)
     for index in range(16):
         pair = torch.stack([latents[:, index], torch.from_numpy(expected[:, index]).float()])
-        assert abs(float(torch.corrcoef(pair)[0, 1])) > 0.995  # not 1: the last norm divides by what it sees
+        assert (
+            abs(float(torch.corrcoef(pair)[0, 1])) > 0.995
+        )  # not 1: the last norm divides by the deviation of its input
 
 
 @torch.no_grad()

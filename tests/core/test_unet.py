@@ -45,7 +45,7 @@ def test_to_diffusers_gives_the_base_back_whole() -> None:
     text = base.text(CAPTIONS).tokens
     expected = base.unet(latents, TIMESTEPS, text).sample
     fused = FusedUNet(base.unet, NETWORK.fusion, lq_channels=16)
-    assert "rest.conv_in.weight" not in fused.state_dict()  # one place for every weight
+    assert "rest.conv_in.weight" not in fused.state_dict()  # every weight is stored once
     unet = fused.to_diffusers()
     assert unet is base.unet
     after = unet.state_dict()

@@ -20,7 +20,7 @@ def build(*arguments: str) -> RestorationDataModule:
     return parser.instantiate_classes(parser.parse_args(list(arguments))).data
 
 
-def test_each_has_one():
+def test_each_datamodule_has_a_config():
     assert [path.stem for path in CONFIGS] == datamodules.names()
 
 
@@ -42,7 +42,7 @@ def command(path: Path) -> list[str]:
 PAPERS = [path for path in CONFIGS if command(path)[:3] == ["fit", "--config", "configs/joint.yaml"]]
 
 
-def test_most_sets_are_trained_on_with_the_papers_recipe():
+def test_most_sets_train_with_the_papers_recipe():
     tested_only = {"deadleaves", "folder", "photographs", "udc", "foundir", "mio100"}
     assert len(PAPERS) >= 11 and tested_only.isdisjoint(path.stem for path in PAPERS)
 

@@ -59,12 +59,12 @@ def test_a_sample_is_a_scene_and_its_degradation():
         ({"val_size": 11}, "val_size is 11; it must be a whole number between 12"),
     ],
 )
-def test_sizes_and_counts_that_cannot_be_are_said_by_name(settings, message):
+def test_impossible_sizes_and_counts_are_reported_by_name(settings, message):
     with pytest.raises(UserError, match=message):
         module(**settings)
 
 
-def test_the_least_sizes_give_images():
+def test_the_smallest_sizes_work():
     data = module(crop_size=16, val_size=12)
     validation = data.val_set()
     assert data.train_set()[0]["gt"].shape == (3, 16, 16)
@@ -102,7 +102,7 @@ def test_dark_scenes_stay_dark_and_have_no_noise():
         module(evening=0.5, degradations=["low"])
 
 
-def test_the_fingerprint_of_training_images_is_of_all_that_makes_them(tmp_path, monkeypatch):
+def test_the_fingerprint_covers_every_setting_of_training_images(tmp_path, monkeypatch):
     def fingerprint(**settings) -> str:
         data = module(degradations=["clear", "low", "rain"], **settings)
         data.prepare_data()

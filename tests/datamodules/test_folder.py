@@ -14,7 +14,7 @@ def module(root: Path, **settings) -> FolderDataModule:
     return FolderDataModule(str(root), num_workers=0, **settings)
 
 
-def test_predict_takes_every_image_keeps_names_and_reports_the_broken(tmp_path):
+def test_predict_takes_every_image_keeps_names_and_reports_broken_files(tmp_path):
     for name in ("a.png", "b.jpg", "deep/er/a.png"):
         save(tmp_path / name, scene(1, (10, 14)))
     (tmp_path / "broken.png").write_text("?")
@@ -56,7 +56,7 @@ def test_two_stars_go_through_folders_and_links(tmp_path):
     pair(root, "lq/b.png", "gt/b.png", 2)
     pair(tmp_path, "elsewhere/lq/c.png", "elsewhere/gt/c.png", 3)
     (root / "linked").symlink_to(tmp_path / "elsewhere")
-    (root / "again").symlink_to(root / "day")  # a folder of its own already
+    (root / "again").symlink_to(root / "day")  # the target is already a folder
     (root / "round").symlink_to(root)
     data = module(root, lq="**/lq/*", gt="**/gt/*.png", on_error="raise")
     below = [pair.lq.relative_to(root).as_posix() for pair in data.test_set().pairs]
@@ -109,7 +109,7 @@ def test_users_mistakes_get_one_line(tmp_path):
         module(tmp_path, rule="order")
 
 
-def test_only_broken_images_is_said(tmp_path):
+def test_a_folder_of_only_broken_images_is_reported(tmp_path):
     (tmp_path / "a.png").write_text("?")
     with pytest.raises(UserError, match="the predict set is empty"):
         module(tmp_path).setup("predict")
@@ -125,7 +125,7 @@ def files(samples) -> list[str]:
     return sorted(f"{pair.gt.parent.parent.name}/{pair.name}" for pair in samples.pairs)
 
 
-def test_validates_on_a_share_of_the_training_pairs_by_default(tmp_path, caplog):
+def test_validates_on_held_out_training_pairs_by_default(tmp_path, caplog):
     write_pairs(tmp_path, "train", "test")
     data = module(tmp_path, crop_size=8)
     data.setup("fit")
@@ -141,7 +141,7 @@ def test_validates_on_a_share_of_the_training_pairs_by_default(tmp_path, caplog)
 
 
 @pytest.mark.parametrize("given", [{}, {"val_lq": "valid/lq/*", "val_gt": "valid/gt/*"}])
-def test_validates_on_its_own_pairs_where_there_are_any(tmp_path, given):
+def test_validates_on_its_own_pairs_if_it_has_any(tmp_path, given):
     write_pairs(tmp_path, "train", "valid" if given else "val")
     data = module(tmp_path, crop_size=8, **given)
     data.setup("fit")
@@ -151,7 +151,7 @@ def test_validates_on_its_own_pairs_where_there_are_any(tmp_path, given):
         module(tmp_path, val_lq="val/lq/*").val_set()
 
 
-def test_nothing_to_validate_is_said(tmp_path, caplog):
+def test_a_lack_of_validation_images_is_reported(tmp_path, caplog):
     write_pairs(tmp_path, "train", names="a")
     data = module(tmp_path, crop_size=8)
     data.setup("fit")
@@ -160,7 +160,7 @@ def test_nothing_to_validate_is_said(tmp_path, caplog):
         module(tmp_path).setup("validate")
 
 
-def test_validation_images_are_centres_that_say_where_they_were(tmp_path):
+def test_validation_images_are_centres_with_their_position(tmp_path):
     pair(tmp_path, "val/lq/a.png", "val/gt/a.png", 1)
     sample = module(tmp_path, val_crop=8).val_set()[0]
     assert (sample["gt"].permute(1, 2, 0).numpy() == scene(1)[2:10, 4:12]).all()
@@ -183,7 +183,7 @@ def test_equal_names_in_several_folders_pair_folder_by_folder(tmp_path):
         for name in ("001", "002")
     ]
     assert all((samples[i]["lq"] == samples[i]["gt"] + 40).all() for i in range(6))
-    # a missing partner is not looked for in another folder, where a name means something else
+    # a missing partner is not searched in another folder, where the name means something else
     (tmp_path / "scene_one/gt/002.png").unlink()
     (tmp_path / "scene_two/input/002.png").unlink()
     with pytest.raises(UserError, match=r"scene_one/input/002\.png"):
@@ -191,7 +191,7 @@ def test_equal_names_in_several_folders_pair_folder_by_folder(tmp_path):
         data.test_set()
 
 
-def test_one_folder_of_ground_truth_serves_several_of_degraded_images(tmp_path):
+def test_one_folder_of_ground_truth_pairs_with_several_degraded_ones(tmp_path):
     for number, place in enumerate(("day", "night")):
         pair(tmp_path, f"lq/{place}/{number}.png", f"gt/{number}.png", number)
     assert module(tmp_path, lq="lq/*/*", gt="gt/*", on_error="raise").counts() == {"folder": 2}

@@ -1,4 +1,4 @@
-"""Every layout in use is recognised by itself and gives the right pairs."""
+"""Every layout is recognised automatically and gives the right pairs."""
 
 import logging
 from importlib import import_module
@@ -35,7 +35,7 @@ CASES = [
     for split in splits
     if split != "test_b"
 ]
-# Layouts whose trees are another's, so that nothing tells them apart.
+# Layouts whose trees equal another layout's, so that they cannot be distinguished.
 SAME_TREE = {("dehaze", "adair"): "promptir", ("dehaze", "dfpir"): "promptir", ("derain", "dfpir"): "promptir"}
 
 
@@ -66,7 +66,7 @@ def make(name: str, **settings):
 
 
 def found(source, root: Path) -> dict:
-    """Return what a source holds in the form of the fake trees' ``Expected``."""
+    """Return the contents of a source in the form of the fake trees' ``Expected``."""
 
     def below(path):
         return None if path is None else path.relative_to(root).as_posix()
@@ -127,7 +127,7 @@ def test_further_test_sets_in_each_layout(name, layout, tmp_path):
 
 
 def test_autodirs_six_tasks_have_a_folder_each(tmp_path):
-    """Its public code holds no data lists: no root of its own is known."""
+    """Its public code has no data lists, so its own root is not known."""
     trees = {"haze": haze, "rain": rain, "blur": blur, "lowlight": lowlight}
     expected = {}
     for task, tree in trees.items():
@@ -143,7 +143,7 @@ def test_autodirs_six_tasks_have_a_folder_each(tmp_path):
     assert len(module.counts()) == 7 and "no data lists" in " ".join(type(module).__doc__.split())
 
 
-def test_further_test_sets_are_averaged_apart(tmp_path):
+def test_further_test_sets_are_averaged_separately(tmp_path):
     noise.write(tmp_path, "promptir", "test")
     (tmp_path / "test/denoise/urban100").mkdir()
     (tmp_path / "test/denoise/bsd68/8023.png").rename(tmp_path / "test/denoise/urban100/img_001.png")
@@ -189,7 +189,7 @@ def test_two_layouts_in_one_folder_are_refused_or_chosen_from(tmp_path):
     with pytest.raises(UserError, match=r"several layouts in .*: moceir, promptir; keep one of them, or choose"):
         make("derain", root=str(tmp_path)).counts()
     assert make("derain", root=str(tmp_path), layout="moceir").counts() == {"rain": 3}
-    for refused in (  # what has no such option does not speak of it
+    for refused in (  # commands without the option do not mention it
         lambda: pack_set("derain", tmp_path, tmp_path / "out"),
         lambda: image_files(tmp_path, "clean", "derain"),
         lambda: check("derain", tmp_path),
@@ -200,7 +200,7 @@ def test_two_layouts_in_one_folder_are_refused_or_chosen_from(tmp_path):
         make("derain", root=str(tmp_path), layout="moce").counts()
 
 
-def test_a_mixed_layout_says_what_it_lacks(tmp_path):
+def test_a_mixed_layout_lists_missing_folders(tmp_path):
     rain.write(tmp_path, "moceir", "test")
     (tmp_path / "deraining/Rain100L/gt").rename(tmp_path / "deraining/Rain100L/target")
     with pytest.raises(UserError) as error:
@@ -243,7 +243,7 @@ def test_unknown_names_are_answered_with_the_list():
 
 
 def test_displays_without_test_ground_truth_are_tested_on_validation_images(tmp_path):
-    """The public test split of the challenge came without ground truth."""
+    """The public test split of the challenge has no ground truth."""
     expected = udc.write(tmp_path, "udc", "val")
     module = make("udc", root=str(tmp_path), test_split="val")
     assert found(module.test_set().source, tmp_path) == expected

@@ -16,7 +16,7 @@ from unildiff.utils.errors import UserError
 
 @pytest.fixture
 def roots(tmp_path):
-    """A CDD-11 and a three-task set, packed, their folders gone."""
+    """Return a packed CDD-11 and a packed three-task set, whose source folders are deleted."""
     for split in ("train", "test"):
         cdd11.write(tmp_path / "cdd11", "onerestore", split)
         for tree in (haze, noise, rain):
@@ -96,7 +96,7 @@ def everything(tmp_path_factory):
         ("autodir", {"tasks": ["raindrop"], "also_test": ["raindrop_b"]}, {"raindrop": 3, "raindrop_b": 3}),
     ],
 )
-def test_only_the_sets_that_are_asked_for(everything, name, settings, counts):
+def test_only_the_requested_sets(everything, name, settings, counts):
     whole = make(name, root=str(everything / "files"), **settings)
     packed = make(name, packed=str(everything / name), **settings)
     assert whole.counts() == packed.counts() == counts
@@ -104,12 +104,12 @@ def test_only_the_sets_that_are_asked_for(everything, name, settings, counts):
     assert len(first) == len(second) and all(map(same, first, second))
 
 
-def test_the_fingerprint_of_a_pack_is_of_the_sets_that_are_read(everything):
+def test_the_fingerprint_of_a_pack_covers_the_sets_that_are_read(everything):
     pack = str(everything / "raindrop")
     assert make("raindrop", packed=pack).fingerprint() != make("raindrop", packed=pack, test_b=True).fingerprint()
 
 
-def test_what_a_pack_does_not_hold_is_said(roots, everything):
+def test_missing_sets_of_a_pack_are_reported(roots, everything):
     """As with files: no requested set is silently left out, and no other data set is read."""
     rain.write(roots / "rain", "moceir", "test")
     pack_set("three_task", roots / "rain", roots / "part")

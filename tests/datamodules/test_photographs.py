@@ -142,7 +142,7 @@ def test_folders_without_images_and_equal_names_are_refused(folder: Path, tmp_pa
         module(folder).train_set()
 
 
-def test_the_fingerprint_is_of_all_that_makes_the_samples(folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_covers_every_setting_of_the_samples(folder: Path, tmp_path: Path) -> None:
     def fingerprint(**settings) -> str:
         data = module(folder, **settings)
         data.prepare_data()

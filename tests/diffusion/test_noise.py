@@ -33,7 +33,7 @@ def test_streams_and_samples_differ() -> None:
 def test_distributions() -> None:
     noise = KeyedNoise(list(range(4000)))
     normal, uniform, integers = noise.normal("n"), noise.uniform("u"), noise.integers("i", 10)
-    # Standard errors: 1 / sqrt(4000) = 0.016 of the mean, 0.011 of the spread; bounds are some 4 of them.
+    # Standard errors: 1 / sqrt(4000) = 0.016 of the mean, 0.011 of the deviation; bounds are about 4 of them.
     assert abs(normal.mean()) < 0.064 and abs(normal.std() - 1) < 0.045
     assert 0 <= uniform.min() and uniform.max() < 1 and abs(uniform.mean() - 0.5) < 0.02
     counts = torch.bincount(integers, minlength=10)  # 400 each, standard deviation 19

@@ -93,7 +93,7 @@ def test_sampling_timesteps_and_sigmas_as_diffusers(spacing: str, steps: int, ze
     schedule = NoiseSchedule(config)
     timesteps = schedule.sampling_timesteps(steps)
     np.testing.assert_array_equal(timesteps.numpy(), reference.timesteps.numpy())
-    # diffusers goes back to betas on the way, which costs digits where hardly any signal is left.
+    # diffusers converts to betas and back, which loses digits at timesteps with hardly any signal.
     rtol = 2e-5 if zero_snr else 1e-6
     np.testing.assert_allclose(schedule.sampling_sigmas(timesteps).numpy(), reference.sigmas.numpy(), rtol=rtol)
 

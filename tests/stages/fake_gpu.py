@@ -1,6 +1,6 @@
 """Runs the training steps of all stages on fake tensors of a CUDA device; a tensor left on the CPU is an error.
 
-Started by ``test_devices.py`` in a process of its own, which never frees its tensors: torch 2.14 without CUDA can crash when
+Started by ``test_devices.py`` in its own process, which never frees its tensors: torch 2.14 without CUDA can crash when
 it frees fake CUDA tensors. Backward passes need a real device.
 """
 

@@ -29,7 +29,7 @@ PLAIN = replace(NETWORK, fusion=replace(NETWORK.fusion, kind="plain"), detail=re
 PIXELS = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True))
 WINDOWS = replace(NETWORK, detail=replace(NETWORK.detail, routing="window", window_size=8, top_k=2))
 
-# arXiv 2507.23685, the three stages: prefixes of what is trained. In `model`: vae, text, lq_encoder, unet (with fusion), decoder.
+# arXiv 2507.23685, the three stages: prefixes of the trained parts. In `model`: vae, text, lq_encoder, unet (with fusion), decoder.
 CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "alignment": ("alignment", {}, ("unet.fusion.",)),
     "alignment with token experts": ("alignment", {"network": EXPERTS}, ("unet.fusion.",)),

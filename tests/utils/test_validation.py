@@ -1,4 +1,4 @@
-"""Values against annotations: what is refused, what is built, and the one line that says so."""
+"""Values checked against annotations: accepted, built or refused in one line."""
 
 import math
 from collections.abc import Callable

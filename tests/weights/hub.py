@@ -60,20 +60,20 @@ def hub(folder: Path, repo: str) -> Iterator[tuple[str, list[str]]]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             address = f"http://{self.headers['Host']}/{repo}"
-            said: dict[str, object] = {"name": repo, "url": address}  # to /api/repos/create
+            reply: dict[str, object] = {"name": repo, "url": address}  # to /api/repos/create
             if self.path.endswith("/api/validate-yaml"):
-                said = {"errors": [], "warnings": []}
+                reply = {"errors": [], "warnings": []}
             elif "/preupload/" in self.path:
                 wanted = [file["path"] for file in json.loads(body)["files"]]
-                said = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in wanted]}
+                reply = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in wanted]}
             elif self.path.startswith(f"/api/models/{repo}/commit/"):
                 for entry in map(json.loads, body.splitlines()):
                     if entry["key"] == "file":
                         path = folder / entry["value"]["path"]
                         path.parent.mkdir(parents=True, exist_ok=True)
                         path.write_bytes(base64.b64decode(entry["value"]["content"]))
-                said = {"commitUrl": f"{address}/commit/{COMMIT}", "commitOid": COMMIT}
-            data = json.dumps(said).encode()
+                reply = {"commitUrl": f"{address}/commit/{COMMIT}", "commitOid": COMMIT}
+            data = json.dumps(reply).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -213,8 +213,8 @@ def test_another_schedule_is_named_before_weights_are_read(
     config = json.loads(file.read_text()) | {key: value}
     file.write_text(json.dumps({name: given for name, given in config.items() if given is not None}))
     monkeypatch.setattr("unildiff.weights.base._part", lambda *_: pytest.fail("read"))
-    said = failure(folder)
-    assert message in said and str(file.parent) in said
+    found = failure(folder)
+    assert message in found and str(file.parent) in found
 
 
 @pytest.mark.parametrize(

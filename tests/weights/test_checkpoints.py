@@ -1,4 +1,4 @@
-"""What a checkpoint holds, how the next stage starts from it, and what is refused."""
+"""Contents of checkpoints, the start of the next stage from one, and refusals."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Exported folders: replaced as a whole, and refused when a weight file is not the one that was written."""
+"""Exported folders: replaced atomically, and refused if a weight file has changed."""
 
 import os
 import shutil

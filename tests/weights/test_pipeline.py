@@ -18,7 +18,7 @@ from unildiff.utils.errors import UserError
 from unildiff.weights.pipeline import UniLDiffPipeline
 from unildiff.weights.restoring import restore_image
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
+SAMPLE = np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8)
 
 
 @pytest.fixture(params=["tiny", "sdxl"])
@@ -34,22 +34,22 @@ def pipeline(model: UniLDiff) -> UniLDiffPipeline:
 
 
 def test_same_pixels_as_restore(model: UniLDiff, pipeline: UniLDiffPipeline) -> None:
-    expected = image_array(restore_image(model, PICTURE, "a red cat", SamplingSettings(3, 4.0)))
-    out = pipeline(Image.fromarray(PICTURE), "a red cat", 3, 4.0)
+    expected = image_array(restore_image(model, SAMPLE, "a red cat", SamplingSettings(3, 4.0)))
+    out = pipeline(Image.fromarray(SAMPLE), "a red cat", 3, 4.0)
     assert np.array_equal(np.asarray(out.images[0]), expected)
-    seeded = image_array(restore_image(model, PICTURE, "a red cat", SamplingSettings(3, 4.0), seed=7))
-    out = pipeline(PICTURE, "a red cat", 3, 4.0, generator=torch.Generator().manual_seed(7))
+    seeded = image_array(restore_image(model, SAMPLE, "a red cat", SamplingSettings(3, 4.0), seed=7))
+    out = pipeline(SAMPLE, "a red cat", 3, 4.0, generator=torch.Generator().manual_seed(7))
     assert np.array_equal(np.asarray(out.images[0]), seeded)
     assert not np.array_equal(seeded, expected)
 
 
 def test_round_trip_through_a_folder(pipeline: UniLDiffPipeline, tmp_path: Path) -> None:
-    before = pipeline(PICTURE, "a cat", 2).images[0]
+    before = pipeline(SAMPLE, "a cat", 2).images[0]
     pipeline.save_pretrained(tmp_path)
     loaded = UniLDiffPipeline.from_pretrained(tmp_path)
     assert isinstance(loaded, DiffusionPipeline)
-    assert np.array_equal(np.asarray(before), np.asarray(loaded(PICTURE, "a cat", 2).images[0]))
-    assert np.array_equal(np.asarray(before), np.asarray(pipeline(PICTURE, "a cat", 2).images[0]))  # still usable
+    assert np.array_equal(np.asarray(before), np.asarray(loaded(SAMPLE, "a cat", 2).images[0]))
+    assert np.array_equal(np.asarray(before), np.asarray(pipeline(SAMPLE, "a cat", 2).images[0]))  # still usable
     index = DiffusionPipeline.load_config(tmp_path)
     assert index["_class_name"] == ["pipeline", "UniLDiffPipeline"]
     assert (
@@ -57,22 +57,22 @@ def test_round_trip_through_a_folder(pipeline: UniLDiffPipeline, tmp_path: Path)
     )
     half = UniLDiffPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
-    assert half(PICTURE, "a cat", 2).images[0].size == (70, 45)
+    assert half(SAMPLE, "a cat", 2).images[0].size == (70, 45)
 
 
 def test_kinds_of_images_and_outputs(pipeline: UniLDiffPipeline) -> None:
-    expected = np.asarray(pipeline(PICTURE, num_inference_steps=1).images[0])
-    tensor = torch.from_numpy(PICTURE).permute(2, 0, 1).float() / 255
-    several = pipeline([Image.fromarray(PICTURE), PICTURE, tensor, tensor[None]], num_inference_steps=1).images
+    expected = np.asarray(pipeline(SAMPLE, num_inference_steps=1).images[0])
+    tensor = torch.from_numpy(SAMPLE).permute(2, 0, 1).float() / 255
+    several = pipeline([Image.fromarray(SAMPLE), SAMPLE, tensor, tensor[None]], num_inference_steps=1).images
     assert all(np.array_equal(np.asarray(each), expected) for each in several)
-    (array,) = pipeline(PICTURE, num_inference_steps=1, output_type="np").images
+    (array,) = pipeline(SAMPLE, num_inference_steps=1, output_type="np").images
     assert array.dtype == np.float32 and np.array_equal((array * 255).round().astype(np.uint8), expected)
-    (made,) = pipeline(PICTURE, num_inference_steps=1, output_type="pt", return_dict=False)[0]
+    (made,) = pipeline(SAMPLE, num_inference_steps=1, output_type="pt", return_dict=False)[0]
     assert made.shape == (3, 45, 70) and 0 <= made.min() and made.max() <= 1
-    turned = Image.fromarray(PICTURE).convert("RGBA")
+    turned = Image.fromarray(SAMPLE).convert("RGBA")
     assert np.array_equal(np.asarray(pipeline(turned, num_inference_steps=1).images[0]), expected)
-    grey = Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257)
-    same = Image.fromarray(PICTURE[..., 0])
+    grey = Image.fromarray(SAMPLE[..., 0].astype(np.uint16) * 257)
+    same = Image.fromarray(SAMPLE[..., 0])
     results = pipeline([grey, same], num_inference_steps=1).images
     assert grey.mode.startswith("I;16") and np.array_equal(np.asarray(results[0]), np.asarray(results[1]))
 
@@ -85,13 +85,13 @@ def test_callback_sees_and_changes_latents(pipeline: UniLDiffPipeline) -> None:
         seen.append((step, timestep))
         return values
 
-    plain = pipeline(PICTURE, num_inference_steps=3).images[0]
-    noted = pipeline(PICTURE, num_inference_steps=3, callback_on_step_end=note).images[0]
+    plain = pipeline(SAMPLE, num_inference_steps=3).images[0]
+    noted = pipeline(SAMPLE, num_inference_steps=3, callback_on_step_end=note).images[0]
     assert np.array_equal(np.asarray(plain), np.asarray(noted))
     assert [step for step, _ in seen] == [0, 1, 2]
     assert [timestep for _, timestep in seen] == pipeline.model.schedule.sampling_timesteps(3).tolist()
     grey = pipeline(
-        PICTURE,
+        SAMPLE,
         num_inference_steps=3,
         callback_on_step_end=lambda pipe, step, timestep, values: {"latents": values["latents"] * 0},
     ).images[0]
@@ -100,23 +100,23 @@ def test_callback_sees_and_changes_latents(pipeline: UniLDiffPipeline) -> None:
 
 def test_progress_bar_counts_steps(pipeline: UniLDiffPipeline, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.set_progress_bar_config(disable=False)
-    pipeline([PICTURE, PICTURE], num_inference_steps=2)
+    pipeline([SAMPLE, SAMPLE], num_inference_steps=2)
     assert "4/4" in capsys.readouterr().err
 
 
 def test_mistakes(pipeline: UniLDiffPipeline, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 values of prompt for 3 images"):
-        pipeline([PICTURE] * 3, ["a", "b"])
+        pipeline([SAMPLE] * 3, ["a", "b"])
     with pytest.raises(ValueError, match="must be pil, np, pt or latent"):
-        pipeline(PICTURE, output_type="jpg")  # type: ignore[arg-type]
+        pipeline(SAMPLE, output_type="jpg")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 0 to 255"):
-        pipeline(PICTURE.astype(np.float32))
+        pipeline(SAMPLE.astype(np.float32))
     with pytest.raises(ValueError, match=r"floating \(3, H, W\)"):
         pipeline(torch.zeros(45, 70, 3))
 
 
 def test_tiles(pipeline: UniLDiffPipeline) -> None:
-    wide = np.tile(PICTURE, (1, 4, 1))
+    wide = np.tile(SAMPLE, (1, 4, 1))
     out = pipeline(wide, num_inference_steps=1, tile_size=128).images[0]
     assert out.size == (280, 45)
     assert not np.array_equal(np.asarray(out), np.asarray(pipeline(wide, num_inference_steps=1).images[0]))
@@ -127,12 +127,12 @@ def test_parts_are_moved_and_offloaded(pipeline: UniLDiffPipeline) -> None:
     assert next(pipeline.model.unet.fusion.parameters()).dtype == torch.bfloat16
     pytest.importorskip("accelerate")
     pipeline.to(torch.float32)
-    before = pipeline(PICTURE, "a cat", 1).images[0]
+    before = pipeline(SAMPLE, "a cat", 1).images[0]
     pipeline.enable_model_cpu_offload(device="cpu")
     assert all(
         hasattr(pipeline.components[name], "_hf_hook") for name in ("text", "lq_encoder", "vae", "unet", "decoder")
     )
-    assert np.array_equal(np.asarray(before), np.asarray(pipeline(PICTURE, "a cat", 1).images[0]))
+    assert np.array_equal(np.asarray(before), np.asarray(pipeline(SAMPLE, "a cat", 1).images[0]))
 
 
 def test_missing_extras_are_reported(pipeline: UniLDiffPipeline, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_goes_to_the_hub_and_back_with_its_card(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", "a-token")
     pipeline.card = "---\nlibrary_name: diffusers\n---\n# This very model\n"
-    before = pipeline(PICTURE, "a cat", 1).images[0]
+    before = pipeline(SAMPLE, "a cat", 1).images[0]
     for upload in ("push_to_hub", "save_pretrained"):
         remote = tmp_path / upload
         remote.mkdir()
@@ -168,7 +168,7 @@ def test_goes_to_the_hub_and_back_with_its_card(
             assert (remote / "README.md").read_text() == pipeline.card
             loaded = UniLDiffPipeline.from_pretrained(f"me/{upload}")
         assert "fusion/model.safetensors" in fetched and loaded.card == pipeline.card
-        assert np.array_equal(np.asarray(before), np.asarray(loaded(PICTURE, "a cat", 1).images[0]))
+        assert np.array_equal(np.asarray(before), np.asarray(loaded(SAMPLE, "a cat", 1).images[0]))
 
 
 def test_loads_and_restores_without_lightning(tmp_path: Path) -> None:
