@@ -15,6 +15,10 @@ INSTEAD = {
     r"for want of": "because of a lack of; out of memory",
     r"(?:takes?|taking) away": "removes",
     r"said by name": "reported; the message names it",
+    r"of one's own": "your own",
+    r"without a word": "silently",
+    r"who only tests": "to test, you do not need",
+    r"have to be there|has to be there": "is required",
     r"\bis due\b": "is scheduled",
     r"\b(?:paper|peers|peers2026|style|speeds|words)\.md\b|paper-supplement": "the public source (title, arXiv, URL)",
 }
