@@ -72,8 +72,6 @@ def expected(command: str, side: str, kind: str, places: Path) -> str:
     """Return what the line must say."""
     text = {"read": READ, "write": WRITE}[side][kind]
     said = text if isinstance(text, str) else text[command]
-    if command == "sample" and kind.startswith("file"):
-        said = "cannot write {place}/new: Not a directory"
     if command == "check" and kind == "file/below":
         said = "no such folder: {place}" if side == "read" else "not a folder but a file: {place}"
     place = places / "set" if command == "caption" and side == "write" else places / kind

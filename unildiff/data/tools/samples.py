@@ -1,8 +1,6 @@
 """Sample sets: the test photographs in a dataset's own layout, so that every command works before any download."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from unildiff.data.tools.sample_generators import GENERATORS
 from unildiff.degradations.cdd11 import degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import read_object, write_failure
+from unildiff.utils.files import read_object, replacing_folder, write_failure
 from unildiff.utils.keys import sample_key
 from unildiff.utils.parallel import progress
 
@@ -53,10 +51,11 @@ def write_sample(name: str, root: Path) -> int:
     plans = list(_plans(name))
     if Path.cwd().is_relative_to(root.resolve()):
         raise UserError(f"--root {root} is the folder you are in, or one above it; give a new one, e.g. data/{name}")
-    partial = root.with_name(f".{root.name}.{os.getpid()}.part")
     try:
         _refuse_foreign(root)
-        partial.mkdir(parents=True)
+    except OSError as error:
+        raise write_failure(root, error) from None
+    with replacing_folder(root) as partial:
         loaded = {photo: load(photo, LONGEST) for photo in photographs("test")}
         for plan in progress(plans, len(plans), f"Writing {root}"):
             write_png(partial / plan.file, _degraded(plan, *loaded[plan.photo]))
@@ -66,13 +65,6 @@ def write_sample(name: str, root: Path) -> int:
         (partial / "README.md").write_text(_readme(name, len(plans)), encoding="utf-8")
         marker = {"sample": name, "files": [*files, FILE_NAME, "README.md", SAMPLE_MARKER]}
         (partial / SAMPLE_MARKER).write_text(json.dumps(marker), encoding="utf-8")
-        if root.exists():
-            shutil.rmtree(root)
-        partial.rename(root)
-    except OSError as error:
-        raise write_failure(root, error) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return len(plans)
 
 

@@ -32,7 +32,7 @@ from unildiff.degradations.cdd11 import VERSION, CleanImage, degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, read_json, read_object, some, write_failure, write_whole
+from unildiff.utils.files import one_writer, output_folder, read_json, read_object, some, write_failure, write_whole
 from unildiff.utils.keys import sample_key
 from unildiff.utils.parallel import cores, end_with_parent, ordered, progress
 from unildiff.utils.store import Store
@@ -102,17 +102,18 @@ def synthesize(
     }
     output_folder(out)
     final, partial = out / split, out / f".{split}.unfinished"
-    if final.exists():
-        _refuse_other(final, settings)
-        return len(images)
     scenes = []
     for name, path in images.items():
         masks = masks_of(rain, seed, name, "rain"), masks_of(snow, seed, name, "snow")
         scenes.append(Scene(name, path, seed, partial, depth.get(name), light.get(name), *masks, luma))
-    output_folder(partial)
-    with Store(partial / _MADE, write=True) as made:
-        made.begin(settings)
-        drawn = _make(scenes, made, processes or cores())
+    with one_writer(out, f".{split}.lock", f"making {final}"):
+        if final.exists():
+            _refuse_other(final, settings)
+            return len(images)
+        output_folder(partial)
+        with Store(partial / _MADE, write=True) as made:
+            made.begin(settings)
+            drawn = _make(scenes, made, processes or cores())
         _finish(clean, out, partial, drawn, images, settings)
     return len(images)
 
@@ -235,6 +236,7 @@ def _finish(clean: Path, out: Path, partial: Path, drawn: dict[str, Any], images
     _carry_captions(clean, out, made["split"], images)
     os.sync()  # the images are on the disk before the folder gets the name by which it is read
     shutil.rmtree(partial / _MADE)
+    (partial / "journal.jsonl").unlink(missing_ok=True)  # of an earlier version
     partial.rename(out / made["split"])
     write_whole(out / "README.md", _readme(out).encode())
 
