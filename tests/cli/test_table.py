@@ -206,7 +206,7 @@ def test_a_changed_bundle_is_refused(tmp_path, capsys):
     assert manifest["protocol"]["window"] == "uniform7" and manifest["versions"]["torch"]
     for changed, content, message in (
         ("scores.csv", members["scores.csv"].replace(b".", b"9.", 1), "scores.csv does not have the recorded hash"),
-        ("restored/low/s0.png", members["restored/rain/s0.png"], "low/s0.png has another hash"),
+        ("restored/low/s0.png", members["restored/rain/s0.png"], "restored/low/s0.png does not have the recorded hash"),
         ("bundle.json", b"{}", "not a score bundle"),
     ):
         with zipfile.ZipFile(tmp_path / "changed.zip", "w") as archive:

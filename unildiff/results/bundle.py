@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 from unildiff.metrics.protocols import Protocol
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import parse_json, writing
+from unildiff.utils.files import writing
 
 FORMAT = 1
 _MANIFEST = "bundle.json"
 _MAX_UNPACKED = 64 * 2**30  # bytes; CDD-11's 2,200 restored images take about 3 GiB
-_MAX_TEXT = 256 * 2**20
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
 
@@ -37,11 +36,7 @@ def sha256(path: Path) -> str:
 
 
 def write_bundle(
-    out: Path,
-    texts: Mapping[str, str],
-    protocol: Protocol,
-    files: Sequence[ScoredFile],
-    images: bool = False,
+    out: Path, texts: Mapping[str, str], protocol: Protocol, files: Sequence[ScoredFile], images: bool = False
 ) -> None:
     """Write a bundle.
 
@@ -57,7 +52,6 @@ def write_bundle(
     """
     if out.exists() and not out.is_file():
         raise UserError(f"--bundle {out} is not a regular file; give the name of a zip file")
-    hashes = [{"kind": file.kind, "name": file.name, "sha256": sha256(file.path)} for file in files]
     packed = [file for file in files if file.kind == "restored"] if images else []
     about = json.loads(texts["run.json"])
     manifest = {
@@ -66,7 +60,7 @@ def write_bundle(
         **{key: about[key] for key in ("label", "versions", "metric_settings", "command")},
         "contents": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
         "images": bool(packed),
-        "files": hashes,
+        "files": [{"kind": file.kind, "name": file.name, "sha256": sha256(file.path)} for file in files],
     }
     with writing(out) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in {_MANIFEST: json.dumps(manifest, indent=1) + "\n", **texts}.items():
@@ -77,69 +71,43 @@ def write_bundle(
                 shutil.copyfileobj(source, entry)
 
 
-def is_bundle(path: Path) -> bool:
-    """Return whether a path is a zip file."""
-    return path.is_file() and path.suffix.lower() == ".zip"
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Return a bundle's manifest after checking it against the contents.
+def opened_bundle(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Unpack a bundle into a temporary folder, which is removed when the process ends, and return it and the manifest.
 
     Raises:
-        UserError: The file is not a bundle, or a text or image in it does not have the recorded hash.
+        UserError: The file is not a bundle, an entry does not have the recorded hash, or a name points outside the folder.
     """
+    folder = Path(tempfile.mkdtemp(prefix="unildiff-bundle-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > _MAX_UNPACKED:
                 raise UserError(f"not a score bundle: {path} unpacks to more than {_MAX_UNPACKED >> 30} GiB")
-            manifest = parse_json(_text(archive, _MANIFEST))
+            manifest = dict(json.loads(archive.read(_MANIFEST)))
             if manifest["format"] != FORMAT:
                 raise UserError(
                     f"score bundle of format {manifest['format']}: {path}; this version reads format {FORMAT}"
                 )
-            for name, digest in manifest["contents"].items():
-                if hashlib.sha256(_text(archive, name)).hexdigest() != digest:
-                    raise UserError(f"score bundle was changed: {path}, {name} does not have the recorded hash")
+            hashes = {str(name): digest for name, digest in manifest["contents"].items()}
             if manifest["images"]:
-                for file in manifest["files"]:
-                    if file["kind"] == "restored":
-                        with archive.open(f"restored/{file['name']}") as image:
-                            if hashlib.file_digest(image, "sha256").hexdigest() != file["sha256"]:  # type: ignore[arg-type]
-                                raise UserError(f"score bundle was changed: {path}, {file['name']} has another hash")
-            return dict(manifest)
+                restored = [file for file in manifest["files"] if file["kind"] == "restored"]
+                hashes |= {f"restored/{file['name']}": file["sha256"] for file in restored}
+            for name, digest in hashes.items():
+                parts = PurePosixPath(name)
+                if parts.is_absolute() or ".." in parts.parts or "\\" in name:
+                    raise UserError(
+                        f"not a score bundle: {path} has the name {name!r}, which points outside its folder"
+                    )
+                target = folder.joinpath(*parts.parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as source, target.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+                if sha256(target) != digest:
+                    raise UserError(f"score bundle was changed: {path}, {name} does not have the recorded hash")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
         raise UserError(
             f"not a score bundle: {path} ({type(error).__name__}: {error}); give one that `unildiff score --bundle` wrote"
         ) from None
     except (EOFError, NotImplementedError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
         raise UserError(f"damaged score bundle: {path} ({error}); get it again") from None
-
-
-def _text(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _MAX_TEXT:
-        raise ValueError(f"{name} is larger than {_MAX_TEXT >> 20} MiB")
-    return archive.read(name)
-
-
-def opened_bundle(path: Path) -> Path:
-    """Unpack a verified bundle into a temporary folder, which is removed when the process ends.
-
-    Raises:
-        UserError: See :func:`read_manifest`; or a name in it points outside the folder.
-    """
-    manifest = read_manifest(path)
-    names = list(manifest["contents"])
-    if manifest["images"]:
-        names += [f"restored/{file['name']}" for file in manifest["files"] if file["kind"] == "restored"]
-    folder = Path(tempfile.mkdtemp(prefix="unildiff-bundle-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with zipfile.ZipFile(path) as archive:
-        for name in names:
-            parts = PurePosixPath(name).parts
-            if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
-                raise UserError(f"not a score bundle: {path} has the name {name!r}, which points outside its folder")
-            target = folder.joinpath(*parts)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(name) as source, target.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-    return folder
+    return folder, manifest

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from unildiff.metrics.registry import METRICS, metric_title
 from unildiff.metrics.rows import means, metrics_of
-from unildiff.results.bundle import read_manifest
 from unildiff.results.render import templates
 from unildiff.results.runs import Run, load_run
 from unildiff.utils.errors import UserError
@@ -61,7 +60,7 @@ def _lines(runs: list[Run], metrics: list[str]) -> list[list[str]]:
             "-" if math.isnan(value) else f"{value:.{METRICS[name].digits}f}"
             for name, value in zip(metrics, found, strict=True)
         ]
-        images = "included" if read_manifest(run.where)["images"] else "hashes only"
+        images = "included" if run.has_images else "hashes only"
         order = found[0] * (-1 if METRICS[metrics[0]].higher_is_better else 1)
         lines.append((math.isnan(order), order, [run.label, *shown, _BLIND[run.blind], images, run.where.name]))
     return [line for *_, line in sorted(lines, key=lambda each: each[:2])]

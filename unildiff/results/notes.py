@@ -22,20 +22,17 @@ USUAL_SAMPLING = {"start": "lq", "last_timestep": 0, "guidance_interval": [0.0, 
 def header_block(run: Run) -> tuple[tuple[str, str], ...]:
     """Return the lines above a table for one run, (key, value)."""
     info = run.info
-    kinds = {"real": " (the real data set)", "sample": " (a sample set, not the data set itself)", "": ""}
+    kinds = {"real": " (the real dataset)", "sample": " (a sample set, not the dataset itself)", "": ""}
     each = sorted(set(run.counts.values()))
     spread = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
     blind = {True: "yes", False: "no: the model was told the degradation", None: "not recorded"}[run.blind]
     return (
         ("model", _recorded(info, "model")),
         ("data", f"{_recorded(info, 'data')}{kinds[run.data_kind]}"),
-        ("images", f"{len(run.scores)} ({len(run.counts)} degradations, {spread} each)"),
+        ("images", f"{len(run.scores)} ({len(run.counts)} degradation{'s' * (len(run.counts) != 1)}, {spread} each)"),
         ("protocol", _recorded(info, "protocol")),
         ("seed", _recorded(info, "seed")),
-        ("steps", _steps(info)),
-        ("guidance scale", _recorded(info, "guidance_scale")),
-        *_captions(info),
-        *_unusual_sampling(info),
+        *([] if info.get("stage") == "rival" else _sampler(info)),
         ("blind", blind),
         ("time per image", _recorded(info, "time_per_picture_s", "{:.2f} s")),
         ("peak memory", _recorded(info, "peak_memory_mib", "{:.0f} MiB")),
@@ -55,23 +52,15 @@ def _steps(info: dict[str, Any]) -> str:
     )
 
 
-def _captions(info: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the share of images with a caption and the guidance in effect, if the run recorded them."""
-    lines = []
+def _sampler(info: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines on sampler and captions: usual settings always, the others if they differ from the paper's."""
+    lines = [("steps", _steps(info)), ("guidance scale", _recorded(info, "guidance_scale"))]
     if isinstance(share := info.get("captioned_share"), int | float):
         lines.append(("captions", f"{share:.0%} of the images"))
-    if (effective := info.get("effective_guidance")) not in (None, info.get("guidance_scale")):
-        lines.append(("guidance in effect", f"{effective}"))
-    return lines
-
-
-def _unusual_sampling(info: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return a line for each recorded setting of the sampler that differs from the paper's."""
-    return [
-        (key.replace("_", " "), str(info[key]))
-        for key, value in USUAL_SAMPLING.items()
-        if info.get(key, value) != value
-    ]
+    if isinstance(used := info.get("effective_guidance"), int | float) and used != info.get("guidance_scale"):
+        lines.append(("guidance used", f"{used:g}"))
+    changed = {key: info[key] for key, value in USUAL_SAMPLING.items() if info.get(key, value) != value}
+    return lines + [(key.replace("_", " "), str(value)) for key, value in changed.items()]
 
 
 def _further_metrics(scores: pd.DataFrame) -> tuple[tuple[str, str], ...]:
@@ -99,7 +88,7 @@ def table_notes(spec: TableSpec, runs: Sequence[Run], kinds: Sequence[str]) -> t
         notes += [str(note) for note in run.info.get("notes") or ()]
     if "paper" in kinds and runs[0].data_kind == "sample":
         notes.append(
-            "The published rows are of the real data set, yours of a sample set. They cannot be compared, and best and "
+            "The published rows are of the real dataset, yours of a sample set. They cannot be compared, and best and "
             "second are marked separately."
         )
     if any(run.blind is False for run in runs):

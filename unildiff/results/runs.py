@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from unildiff.metrics.rows import Row, checked, read_csv
-from unildiff.results.bundle import is_bundle, opened_bundle
+from unildiff.results.bundle import opened_bundle
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import parse_json
 
@@ -54,6 +54,7 @@ class Run:
         group: Label that the user gave to several runs, which are then seeds of one method; "" if not given.
         roots: Folders beside the run's own from which images may be shown, e.g. the dataset's.
         bundle: The bundle that was unpacked into `folder`, if any.
+        has_images: Whether that bundle holds the restored images.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Run:
     group: str = ""
     roots: tuple[Path, ...] = ()
     bundle: Path | None = None
+    has_images: bool = False
 
     @property
     def where(self) -> Path:
@@ -148,8 +150,9 @@ def load_run(path: Path, roots: Sequence[Path] = ()) -> Run:
     Raises:
         UserError: The path is not a scored run, its files are damaged, or its number of images is not the dataset's.
     """
-    if is_bundle(path):
-        return replace(_load_folder(opened_bundle(path), path), roots=tuple(roots), bundle=path)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        folder, manifest = opened_bundle(path)
+        return replace(_load_folder(folder, path), roots=tuple(roots), bundle=path, has_images=bool(manifest["images"]))
     if path.is_file():
         return _load_json(path) if path.suffix == ".json" else make_run(path, {}, read_csv(path))
     return replace(_load_folder(path, path), roots=tuple(roots))
