@@ -1,14 +1,14 @@
-"""What each part of the method is worth at tiny size: the paper's ablation, and its claims on text dropout and lambda.
+"""The contribution of each part of the method at tiny size: the paper's ablation, text dropout and lambda.
 
     make ablation                                                      # a tenth of the shipped model's steps, one seed
     make ablation ARGS="--every 3 --inference-steps 8"                 # the same, scored in a seventh of the time
-    make ablation ARGS="--steps 300 5000 3500 --seeds 0 1"            # as many as the shipped model; hours a variant
-    make ablation ARGS="--steps 5 20 10 --minutes 10 --every 8"        # to see that it works
+    make ablation ARGS="--steps 300 5000 3500 --seeds 0 1"            # as many as the shipped model; hours per variant
+    make ablation ARGS="--steps 5 20 10 --minutes 10 --every 8"        # a quick trial
     make ablation ARGS="--tables dropout lambda --minutes 120 --test --table runs/text.md"
 
 Every variant starts from the same base (step 2 of `make tiny-weights`) and gets the same steps, batches and samples; stages
-that variants have in common are trained once. A run that is stopped, or whose --minutes are over, goes on where it was; what
-is finished is skipped. Choices rest on the validation photographs; --test adds the test photographs for the report. Results:
+that variants have in common are trained once. The same command resumes a run that was stopped or ran out of
+--minutes. Decisions use the validation photographs; --test adds the test photographs for the report. Results:
 OUT/results.json, OUT/results.csv and the table OUT/ablation.md (--table puts it elsewhere).
 
 Axis letters: H/W pixels.
@@ -70,24 +70,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m studies.ablation", description=__doc__.splitlines()[0])
     made.add_argument("--steps", type=int, nargs=3, metavar=("ALIGNMENT", "JOINT", "DECODER"), default=None)
-    made.add_argument("--minutes", type=float, help="start no further stage after so many; the next call goes on")
+    made.add_argument(
+        "--minutes", type=float, help="start no further stage after so many minutes; the next call resumes"
+    )
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     made.add_argument("--variants", nargs="+", default=[], choices=[v.name for v in VARIANTS], metavar="NAME")
     made.add_argument("--tables", nargs="+", default=[], choices=list(TABLES), help="only what these tables need")
     made.add_argument("--base", default="runs/tiny/base")
     made.add_argument("--test", action="store_true", help="score the test photographs, too")
-    made.add_argument("--every", type=positive, default=1, help="score only every n-th picture")
+    made.add_argument("--every", type=positive, default=1, help="score only every n-th image")
     made.add_argument("--inference-steps", type=positive, default=20)
     made.add_argument("--guidance", type=float, default=5.0)
     made.add_argument("--threads", type=positive, default=2)
     made.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    made.add_argument("--table", type=Path, help="where the table goes; by default OUT/ablation.md")
-    made.add_argument("--fit", nargs=argparse.REMAINDER, default=[], help="all that follows goes to `unildiff fit`")
+    made.add_argument("--table", type=Path, help="file for the table; by default OUT/ablation.md")
+    made.add_argument(
+        "--fit", nargs=argparse.REMAINDER, default=[], help="all further arguments are passed to `unildiff fit`"
+    )
     return made
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train and score what is missing, then write all that there is.
+    """Train and score the missing variants, then write all results.
 
     Raises:
         UserError: the base is not there, or a fit refuses its settings.
@@ -110,8 +114,8 @@ def run(options: argparse.Namespace) -> int:
                 break
             folders = [options.out / name for name in folder_names(variant, budget, seed)]
             scores = {
-                name: scored(folders[-1], variant, pictures, name, settings, options.every)
-                for name, pictures in samples.items()
+                name: scored(folders[-1], variant, images, name, settings, options.every)
+                for name, images in samples.items()
             }
             results.append(result(variant, seed, folders, scores))
             write_results(results, options.out)
@@ -119,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
             break
     about = {"steps": budget.steps, "inference_steps": options.inference_steps, "guidance": options.guidance}
     about |= {"pictures": {name: len(each) for name, each in samples.items()}, "base": options.base}
-    if results:  # an empty page would take the place of an earlier call's
+    if results:  # an empty page would replace that of an earlier call
         text = ablation_markdown(results, about)
         page = options.table or options.out / "ablation.md"
         output_folder(page.parent)
@@ -127,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
         print(text)
     left = len(options.seeds) * len(variants) - len(results)
     if left:
-        print(f"{left} of {len(options.seeds) * len(variants)} variants are left; the same command goes on")
+        print(f"{left} of {len(options.seeds) * len(variants)} variants are left; the same command resumes")
     return code if code != OUT_OF_TIME else 0
 
 
@@ -154,7 +158,7 @@ def finished(last: Path, steps: int) -> bool:
 
 
 def add_seconds(folder: Path, seconds: float) -> None:
-    """Keep the processor time that a stage took, loaders' apart, over all its runs."""
+    """Record the processor time of a stage over all its runs, without that of its loaders."""
     output_folder(folder)
     write_whole(folder / "seconds.json", json.dumps(seconds_of(folder) + seconds).encode())
 
@@ -178,7 +182,7 @@ def scored(
     settings: SamplingSettings,
     every: int,
 ) -> dict[str, Summary]:
-    """Return the scores of a variant and of its input, from its folder where they have been worked out before."""
+    """Return the scores of a variant and of its input, from its folder if they exist."""
     note = f"{which}_{settings.num_inference_steps}_{settings.guidance_scale:g}_{every}.json"
     path = folder / note
     if path.is_file():
@@ -197,7 +201,7 @@ def scored(
 
 
 def result(variant: Variant, seed: int, folders: Sequence[Path], scores: dict[str, dict[str, Summary]]) -> Result:
-    """Return what is kept of one trained variant; its seconds are those of all its stages, shared ones included."""
+    """Return the results of one trained variant; its seconds are those of all its stages, including shared ones."""
     return {
         "variant": variant.name,
         "seed": seed,

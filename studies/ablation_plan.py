@@ -1,4 +1,4 @@
-"""What `ablation` trains: its variants as data, and what of them can be shared."""
+"""The variants that `ablation` trains, and the stages that they share."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ class Variant:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What is trained, in order."""
+        """The trained stages, in order."""
         return STAGES if self.decoder is not None else STAGES[:2]
 
 
@@ -95,15 +95,15 @@ TABLES = {
 AS_IN_GROUP = {(EXPERTS, "DAFF + text"): "no token experts", (DROPOUT, "DAFF + text"): "dropout 0.2"}
 AS_IN_GROUP |= {(BALANCE, "DAFF + text + DAEM"): "lambda 0.01", (ROUTING, "DAFF + text + DAEM"): "images"}
 AS_IN_GROUP |= {(FUSION, "DAFF + text"): "side by side on channels"}
-"""What a variant that stands in several tables is called in one that is not its first."""
+"""Names of variants that appear in several tables, in all but the first of these."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every variant gets.
+    """The budget of every variant.
 
     Args:
-        base: folder that all start from: the base after step 2 of `make tiny-weights`; told apart by its weights, too.
+        base: folder that all start from: the base after step 2 of `make tiny-weights`; its weights distinguish it, too.
         steps: optimiser steps of alignment, joint and decoder.
         extra: further arguments for `unildiff fit`, e.g. the data's.
     """
@@ -125,9 +125,9 @@ class Budget:
 
 
 def folder_names(variant: Variant, budget: Budget, seed: int) -> list[str]:
-    """Return a folder a stage, named by all that its weights depend on: equal ones are trained once.
+    """Return a folder per stage, named by everything that its weights depend on: equal ones are trained once.
 
-    What the decoder alone is told (experts or not, lambda) does not reach the stages before, so these are shared.
+    Settings of the decoder (experts or not, lambda) do not affect the stages before, so these are shared.
     """
     names: list[str] = []
     base = budget.base_digest()
@@ -145,7 +145,7 @@ def folder_names(variant: Variant, budget: Budget, seed: int) -> list[str]:
 def fit_arguments(
     variant: Variant, stage: str, budget: Budget, seed: int, run_dir: str, init_from: str | None
 ) -> list[str]:
-    """Return what `unildiff` is given to train a stage, or to go on with it."""
+    """Return the arguments of `unildiff` that train a stage, or resume it."""
     steps = budget.of(stage)
     settings = dict(variant.of_stage(stage))
     if stage == DECODER:  # a cache of latents belongs to one joint checkpoint; here there are many
@@ -155,7 +155,7 @@ def fit_arguments(
     arguments = ["fit", "--config", f"{CONFIGS}/{stage}.yaml", "--run_dir", run_dir, "--ckpt_path", "auto"]
     arguments += [f"--seed_everything={seed}", f"--model.base={budget.base}", f"--trainer.max_steps={steps}"]
     arguments += [f"--model.optimizer.warmup_steps={max(1, steps // 10)}", "--trainer.limit_val_batches=0"]
-    # In one process, which Lightning's DDP would start again from its command line; the global batch stays.
+    # In one process, because Lightning's DDP would restart this command; the global batch is unchanged.
     config = yaml.safe_load(config_path(f"{CONFIGS}/{stage}.yaml").read_text(encoding="utf-8"))
     batch = config["data"]["init_args"]["batch_size"] * config["trainer"]["devices"]
     arguments += ["--trainer.devices=1", "--trainer.strategy=auto", f"--data.batch_size={batch}"]

@@ -1,4 +1,4 @@
-"""What `ablation` found, as JSON, CSV and a page with a table a question and what the numbers say of the paper's claims."""
+"""The results of `ablation` as JSON, CSV and a page with one table per question, compared with the paper's claims."""
 
 import csv
 import io
@@ -18,14 +18,14 @@ THEIRS = {
     "DAFF + text": (27.36, 62.77),
     "DAFF + text + DAEM": (30.27, 63.06),
 }
-"""PSNR and MUSIQ of the paper, its five tasks (arXiv 2507.23685, ablation table): another model, other pictures; only the order compares."""
+"""PSNR and MUSIQ of the paper, its five tasks (arXiv 2507.23685, ablation table): other model, other images; compare the order only."""
 CLAIMED_DROPOUT = "dropout 0.2"  # supplement 2.2
 
 Result = Mapping[str, Any]
 
 
 def write_results(results: Sequence[Result], out: Path) -> None:
-    """Write results.json, and results.csv with a line a variant, seed, set of pictures and degradation."""
+    """Write results.json, and results.csv with a line per variant, seed, set of images and degradation."""
     output_folder(out)
     write_whole(out / "results.json", (json.dumps(list(results), indent=1) + "\n").encode())
     text = io.StringIO()
@@ -44,9 +44,9 @@ def ablation_markdown(results: Sequence[Result], about: Mapping[str, Any]) -> st
 
     Args:
         results: finished variants, one an entry and seed.
-        about: steps, base, inference_steps, guidance and pictures, as `ablation` puts them together.
+        about: steps, base, inference_steps, guidance and images, as `ablation` collects them.
     """
-    steps, pictures = about["steps"], about["pictures"]
+    steps, images = about["steps"], about["pictures"]
     lines = [
         "# Ablation of the tiny model",
         "",
@@ -55,8 +55,8 @@ def ablation_markdown(results: Sequence[Result], about: Mapping[str, Any]) -> st
         f"`onerestore`, {about['inference_steps']} steps, guidance {about['guidance']:g}, mean of the degradations; with several",
         "seeds the mean and, behind ±, half their range.",
     ]
-    for which, number in pictures.items():
-        lines += ["", f"## {which.capitalize()} photographs ({number} pictures)"]
+    for which, number in images.items():
+        lines += ["", f"## {which.capitalize()} photographs ({number} images)"]
         found = [each for each in results if which in each["scores"]]
         if found:
             before = found[0]["input"][which]["avg"]
@@ -65,19 +65,19 @@ def ablation_markdown(results: Sequence[Result], about: Mapping[str, Any]) -> st
             runs = [(v, runs_of(found, v.name, which)) for v in VARIANTS if group in v.group]
             members = [variant for variant, its_runs in runs if its_runs]
             rows = {label(variant, group): its_runs for variant, its_runs in runs if its_runs}
-            # A row alone compares nothing; it stands in its first table.
+            # A single row compares nothing; it is in its first table.
             if len(rows) > 1 or any(variant.group[0] == group for variant in members):
                 lines += ["", f"### {group}", "", *_table(rows, group == PAPER), "", verdict(group, rows)]
     return "\n".join(lines) + "\n"
 
 
 def label(variant: Variant, group: str) -> str:
-    """Return what a variant is called in a table."""
+    """Return the name of a variant in a table."""
     return AS_IN_GROUP.get((group, variant.name), variant.name)
 
 
 def runs_of(results: Sequence[Result], name: str, which: str) -> list[Result]:
-    """Return a variant's means, one entry a seed: metrics and ``seconds``."""
+    """Return a variant's means, one entry per seed: metrics and ``seconds``."""
     return [{**each["scores"][which]["avg"], "seconds": each["seconds"]} for each in results if each["variant"] == name]
 
 
@@ -87,7 +87,7 @@ def mean(runs: Sequence[Result], metric: str) -> float:
 
 
 def verdict(group: str, rows: Mapping[str, Sequence[Result]]) -> str:
-    """Return what a table says of the paper's claim, in one sentence; seeds are set against differences."""
+    """Return in one sentence whether a table confirms the paper's claim, given the differences between seeds."""
     psnr = {name: mean(runs, "psnr") for name, runs in rows.items()}
     ranges = [_half_range(runs, "psnr") for runs in rows.values() if len(runs) > 1]
     noise = f"half the range over seeds is at most {max(ranges):.2f} dB" if ranges else "one seed: no noise is known"

@@ -1,7 +1,7 @@
-"""Every goal of the tiny model, measured for one model; one line a point.
+"""Every goal of the tiny model, measured for one model, one line per point.
 
-    python -m studies.goals --validation                       # the shipped model, photographs that may be chosen on
-    python -m studies.goals                                    # the test photographs: for the end, not for choosing
+    python -m studies.goals --validation                       # the shipped model on the validation photographs
+    python -m studies.goals                                    # the test photographs, not for decisions
     python -m studies.goals --model runs/tiny/decoder/checkpoints/last.ckpt --alignment runs/tiny/alignment/...
     make tiny-goals ARGS="--validation"
 
@@ -48,7 +48,7 @@ EQUAL_PSNR = 0.05  # dB: "equal PSNR" of point 2 (our reading)
 
 @dataclass(frozen=True)
 class Point:
-    """One goal: where it stands in the issue, what was measured, whether that is enough; None: not measured."""
+    """One goal: its number, the measured value, and whether it is met (None: not measured)."""
 
     number: str
     text: str
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *robustness(model, which, settings, options),
         *sizes(model, options.model),
     ]
-    print(f"{options.model} on the {which} photographs: {len(samples)} pictures, onerestore, {options.steps} steps, ")
+    print(f"{options.model} on the {which} photographs: {len(samples)} images, onerestore, {options.steps} steps, ")
     print(f"guidance {options.guidance:g}, {options.threads} thread(s), load {os.getloadavg()[0]:.1f}\n")
     print(table(scores | rival_scores) + "\n\n" + points_text(found))
     if options.out is not None:
@@ -90,8 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m studies.goals", description=__doc__.splitlines()[0])
     add_options(made, steps=20)
-    made.add_argument("--validation", action="store_true", help="the validation photographs in place of the test ones")
-    made.add_argument("--alignment", help="checkpoint of the alignment stage; found by itself beside a checkpoint")
+    made.add_argument(
+        "--validation", action="store_true", help="use the validation photographs instead of the test ones"
+    )
+    made.add_argument("--alignment", help="checkpoint of the alignment stage; by default the one beside a checkpoint")
     made.add_argument("--no-diffusion", help="checkpoint of a decoder trained on LQ latents, same budget")
     made.add_argument("--without-daem", help="checkpoint of a decoder trained without experts, same budget")
     made.add_argument("--naf", type=Path, help="checkpoint of studies.naf")
@@ -105,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def way(model: UniLDiff, sample: RestorationSample, settings: SamplingSettings) -> Restored:
-    """Restore one picture; with it what the same latents give by the plain decoder, and the decoder on LQ latents."""
+    """Restore one image, also with the plain decoder on the same latents and with the decoder on LQ latents."""
     size = sample["lq"].shape
     with torch.inference_mode():
         features, latents = latents_of(model, sample, settings)
@@ -122,7 +124,7 @@ def way(model: UniLDiff, sample: RestorationSample, settings: SamplingSettings) 
 def open_rivals(
     options: argparse.Namespace, settings: SamplingSettings
 ) -> dict[str, Callable[[RestorationSample], Tensor]]:
-    """Return how --alignment, --no-diffusion, --without-daem and --naf restore, by row; what is not named is left out."""
+    """Return how --alignment, --no-diffusion, --without-daem and --naf restore, by row; options not given are left out."""
     given = {"after_alignment": options.alignment or stage_before(options.model, 2)}
     given |= {"no_diffusion": options.no_diffusion, "without_daem": options.without_daem}
     found: dict[str, Callable[[RestorationSample], Tensor]] = {}
@@ -141,7 +143,7 @@ def rival(model: UniLDiff, sample: RestorationSample, settings: SamplingSettings
 
 
 def stage_before(source: str, times: int) -> str | None:
-    """Return the checkpoint that a checkpoint was started from, ``times`` stages back; None where it is not there."""
+    """Return the checkpoint that a checkpoint was started from, ``times`` stages back; None if it does not exist."""
     for _ in range(times):
         if not Path(source).is_file():
             return None
@@ -214,7 +216,7 @@ def robustness(model: UniLDiff, which: str, settings: SamplingSettings, options:
     if options.skip_robustness:
         return []
     same = same_bytes(model, load_restorer(options.model), which, settings)
-    found = [Point("4", "same picture, seed, device: same bytes", "yes" if same else "no", "yes", same)]
+    found = [Point("4", "same image, seed, device: same bytes", "yes" if same else "no", "yes", same)]
     for name, shift in mean_colour_shift(model, which, settings).items():
         found.append(Point("4", f"mean colour, clean, {name}", f"{shift:.2f}/255", "<= 1/255", shift <= 1))
     psnr = clean_psnr(model, which, settings)
@@ -238,7 +240,7 @@ def robustness(model: UniLDiff, which: str, settings: SamplingSettings, options:
 
 
 def sizes(model: UniLDiff, source: str) -> list[Point]:
-    """Parameters, bytes, and DAEM's share with the whole LQ encoder, whose skips it reads, counted in."""
+    """Parameters, bytes, and DAEM's proportion including the LQ encoder, whose skips it reads."""
 
     def count(part: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in part.parameters())
@@ -268,7 +270,7 @@ def sizes(model: UniLDiff, source: str) -> list[Point]:
 
 
 def table(scores: dict[str, Summary]) -> str:
-    """Return PSNR, SSIM and GMSD by degradation, a block a metric."""
+    """Return PSNR, SSIM and GMSD by degradation, one block per metric."""
     degradations = list(scores["restored"])
     lines = []
     for metric, form in (("psnr", "{:.2f}"), ("ssim", "{:.3f}"), ("gmsd", "{:.4f}")):
@@ -279,7 +281,7 @@ def table(scores: dict[str, Summary]) -> str:
 
 
 def points_text(points: Sequence[Point]) -> str:
-    """Return a line a point."""
+    """Return one line per point."""
     verdict = {True: "met", False: "MISSED", None: "open"}
     return "\n".join(f"{p.number:6}{verdict[p.met]:7} {p.text}: {p.measured} (goal {p.goal})" for p in points)
 

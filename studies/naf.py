@@ -1,14 +1,14 @@
 """A plain feed-forward restorer beside the tiny model: NAF-block U-Net, L1 loss, same data, same time.
 
-    python -m studies.naf fit --minutes 60                 # processor minutes; again: goes on where it stopped
-    python -m studies.naf score --pictures validation     # or test: the five photographs of `data sample cdd11`
+    python -m studies.naf fit --minutes 60                 # processor minutes; run again to resume
+    python -m studies.naf score --images validation     # or test: the five photographs of `data sample cdd11`
     python -m studies.goals --naf runs/naf/last.pt             # both models in one run, point 3 with the others
 
 The net (`naf_model`) has the shipped model's number of parameters to within about 1.5%. Its training samples are those of
 `configs/tiny/weights/4_joint.yaml`, with that file's crops, batch and keys, in the same order. The budget is processor time
-of this process, loading included (it loads its own pictures, so that nothing escapes the count); validation is not counted.
+of this process, including loading (in this process, so that all of it is counted); validation is not counted.
 One thread wastes least of it. AdamW (betas 0.9, 0.9 as in NAFNet's description), 1e-3, cosine to zero over the budget after
-a warm-up of 2%, gradients clipped to 1, bf16 autocast. A run that goes on is not bit for bit the same: its schedule follows
+a warm-up of 2%, gradients clipped to 1, bf16 autocast. A resumed run is not bit for bit the same: its schedule follows
 the clock.
 
 Axis letters: B batch, H/W pixels.
@@ -31,7 +31,7 @@ from torch import Tensor
 from benchmarks.timing import one_thread
 from datamodules.deadleaves import DeadLeavesDataModule
 from studies.naf_model import NAFNet, blocks_for
-from studies.runner import add_pictures, degraded, held_out, number, positive, score
+from studies.runner import add_images, degraded, held_out, number, positive, score
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.metrics.rows import Summary
@@ -59,16 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m studies.naf", description=__doc__.splitlines()[0])
     commands = made.add_subparsers(dest="command", required=True)
-    fits = commands.add_parser("fit", help="train for a budget of processor time, or go on")
+    fits = commands.add_parser("fit", help="train for a budget of processor time, or resume")
     fits.add_argument("--minutes", type=float, required=True, help="processor minutes in all")
     fits.add_argument("--parameters", type=int, help="by default those of the shipped tiny model")
     fits.add_argument("--config", default=DATA, help="yaml whose data section is trained on")
     fits.add_argument("--seed", type=int, default=0, help="of the initialisation; the data keep the config's")
     fits.add_argument(
-        "--looks", type=int, default=6, help="how often the validation photographs are restored on the way"
+        "--looks", type=int, default=6, help="how often the validation photographs are restored during training"
     )
-    scores = commands.add_parser("score", help="score a trained one")
-    add_pictures(scores)
+    scores = commands.add_parser("score", help="score a trained net")
+    add_images(scores)
     for each in (fits, scores):
         each.add_argument("--run_dir", type=Path, default=Path("runs/naf"))
         each.add_argument("--threads", type=positive, default=1)
@@ -117,7 +117,7 @@ def train(
     clock, losses, batches = Clock(state["seconds"]), [], iter(())
     saved, looked = clock.seconds(), int(options.looks * clock.seconds() / budget)
     while clock.seconds() < budget:
-        if (batch := next(batches, None)) is None:  # an epoch ends; the loader goes on from ``consumed``
+        if (batch := next(batches, None)) is None:  # an epoch ends; the loader continues from ``consumed``
             batches = iter(data.train_dataloader())
             batch = next(batches)
         for group in optimizer.param_groups:
@@ -141,7 +141,7 @@ def train(
 
 
 def train_step(net: NAFNet, optimizer: torch.optim.Optimizer, lq: Tensor, gt: Tensor) -> float:
-    """Take one step on pictures (B, 3, H, W) in [-1, 1]; return the loss, L1 on that scale."""
+    """Take one step on images (B, 3, H, W) in [-1, 1]; return the loss, L1 on that scale."""
     with torch.autocast("cpu", torch.bfloat16):
         restored = net(lq.contiguous(memory_format=torch.channels_last))
     loss = (restored.float() - gt).abs().mean()
@@ -170,12 +170,12 @@ class Clock:
         return time.process_time() + self._offset
 
     def set(self, seconds: float) -> None:
-        """Go on from that time."""
+        """Continue from that time."""
         self._offset = seconds - time.process_time()
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint that is whole or not there."""
+    """Write a checkpoint atomically."""
     partial = path.with_suffix(".part")
     torch.save(content, partial)
     partial.replace(path)
@@ -196,7 +196,7 @@ def note(path: Path, minutes: float, step: int, loss: float, summary: Summary) -
 
 
 def restore(net: NAFNet, sample: RestorationSample) -> Tensor:
-    """Return the restored picture (3, H, W) uint8."""
+    """Return the restored image (3, H, W) uint8."""
     with torch.inference_mode():
         return to_uint8(net(degraded(sample)))[0]
 
@@ -216,7 +216,7 @@ def load_naf(path: Path) -> NAFNet:
     """
     state = load_file_safely(path)
     if not {"deep", "net"} <= set(state):
-        raise UserError(f"naf: {path} is no checkpoint of studies.naf; give the last.pt of its run_dir")
+        raise UserError(f"naf: {path} is not a checkpoint of studies.naf; give the last.pt of its run_dir")
     net = NAFNet(state["deep"])
     net.load_state_dict(state["net"])
     return net.eval().to(memory_format=torch.channels_last)
@@ -224,17 +224,15 @@ def load_naf(path: Path) -> NAFNet:
 
 def show(options: argparse.Namespace) -> int:
     net = load_naf(options.run_dir / "last.pt")
-    scores = score(held_out(options.pictures), lambda sample: {"naf": restore(net, sample)})
-    print(
-        f"{options.run_dir} on the {options.pictures} photographs, onerestore: PSNR / SSIM / GMSD, input and restored"
-    )
+    scores = score(held_out(options.images), lambda sample: {"naf": restore(net, sample)})
+    print(f"{options.run_dir} on the {options.images} photographs, onerestore: PSNR / SSIM / GMSD, input and restored")
     for name in scores["naf"]:
         cells = [
             f"{number(s, 'psnr', name):6.2f} {number(s, 'ssim', name):.3f} {number(s, 'gmsd', name):.4f}"
             for s in scores.values()
         ]
         print(f"{name:16}" + "   ".join(cells))
-    (options.run_dir / f"scores_{options.pictures}.json").write_text(json.dumps(scores, indent=2) + "\n")
+    (options.run_dir / f"scores_{options.images}.json").write_text(json.dumps(scores, indent=2) + "\n")
     return 0
 
 

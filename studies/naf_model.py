@@ -1,7 +1,7 @@
-"""NAFNet, the plain feed-forward restorer that the tiny model is measured against.
+"""NAFNet, the plain feed-forward restorer with which the tiny model is compared.
 
 Written from the description in Chen et al., "Simple Baselines for Image Restoration", ECCV 2022: blocks without nonlinear
-activations in a U-Net, skips added, the picture added to the output. Our choice: it works on pixels packed 2x2 (as the first tiny
+activations in a U-Net, skips added, the image added to the output. Our choice: it works on pixels packed 2x2 (as the first tiny
 VAE did), since convolutions at full resolution cost most on a CPU; the width, and how many blocks a level has.
 
 Axis letters: B batch, C channels, H/W pixels, h/w height and width at a level.
@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from unildiff.core.daem import ChannelNorm
 from unildiff.core.pixels import pad_to_multiple
 
-PACKED = 2  # pixels a side that become channels
+PACKED = 2  # pixels per side that become channels
 WIDTH = 48
-FINE, MIDDLE, DECODER = (2, 2), 6, (2, 2, 2)  # blocks a level, finest first; the third level's encoder takes the rest
+FINE, MIDDLE, DECODER = (2, 2), 6, (2, 2, 2)  # blocks per level, finest first; the third level's encoder has the rest
 MULTIPLE = PACKED << len(DECODER)
 
 
 class Block(nn.Module):
-    """Depthwise convolution with a gate and channel attention, then a gated MLP; each scaled by what starts at zero."""
+    """Depthwise convolution with a gate and channel attention, then a gated MLP; each with a scale that starts at zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class NAFNet(nn.Module):
         self.ending = nn.Conv2d(width, packed, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return restored pictures (B, 3, H, W), about [-1, 1], of degraded ones of any size."""
+        """Return restored images (B, 3, H, W), about [-1, 1], of degraded ones of any size."""
         padded = pad_to_multiple(images, MULTIPLE)
         x = self.intro(F.pixel_unshuffle(padded, PACKED))
         skips = []
@@ -82,7 +82,7 @@ class NAFNet(nn.Module):
 
 
 def count(deep: int) -> int:
-    """Return the parameters of a net with so many deep blocks, without making it."""
+    """Return the parameters of a net with so many deep blocks, without creating it."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in NAFNet(deep).parameters())
 

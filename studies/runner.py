@@ -1,4 +1,4 @@
-"""The pictures that models are compared on, and their scores; shared by the studies.
+"""The images on which models are compared, and their scores; shared by the studies.
 
 Axis letters: C latent channels, h/w latent height and width, H/W pixels.
 """
@@ -26,18 +26,18 @@ from unildiff.results.evaluator import Evaluator
 from unildiff.utils.parallel import progress
 from unildiff.weights.load import check_sampling, load_restorer
 
-Pictures = Literal["validation", "test"]
+Images = Literal["validation", "test"]
 METRICS = ("psnr", "ssim", "gmsd")
 Restored = dict[str, Tensor]
-"""By row (``restored``, ``no_diffusion``, ...), one picture (3, H, W) uint8."""
+"""By row (``restored``, ``no_diffusion``, ...), one image (3, H, W) uint8."""
 
 
-def held_out(which: Pictures, size: int = LONGEST) -> list[RestorationSample]:
-    """Return photographs under CDD-11's 11 degradations, with captions; the same at every call.
+def held_out(which: Images, size: int = LONGEST) -> list[RestorationSample]:
+    """Return photographs under CDD-11's 11 degradations, with captions; the same in every call.
 
     Args:
         which: ``validation`` for the three that choices may rest on, ``test`` for the five of `unildiff data sample
-            cdd11`, written anew and read back from their files.
+            cdd11`, written again and read back from their files.
         size: long side of the validation photographs in pixels, by default that of the test photographs.
     """
     if which == "validation":
@@ -65,18 +65,18 @@ def score(
         protocol: of ``unildiff.metrics.protocols``.
 
     Returns:
-        by row, ``input`` (the degraded picture) first, the means by degradation and ``avg``.
+        by row, ``input`` (the degraded image) first, the means by degradation and ``avg``.
     """
     evaluators: dict[str, Evaluator] = {}
     for sample in progress(samples, len(samples), what):
-        for row, picture in {"input": sample["lq"], **restore(sample)}.items():
+        for row, image in {"input": sample["lq"], **restore(sample)}.items():
             evaluator = evaluators.setdefault(row, Evaluator(protocol, METRICS))
-            evaluator.add(sample["name"], sample["degradation"], picture, sample["gt"])
+            evaluator.add(sample["name"], sample["degradation"], image, sample["gt"])
     return {row: summarise(evaluator.rows()) for row, evaluator in evaluators.items()}
 
 
 def positive(text: str) -> int:
-    """Return the whole number of at least 1 that an option was given as; argparse says the rest."""
+    """Return an option's value as an integer of at least 1; argparse reports other values."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}; give at least 1")
@@ -84,20 +84,20 @@ def positive(text: str) -> int:
 
 
 def add_options(made: argparse.ArgumentParser, steps: int | Sequence[int]) -> None:
-    """Add what every study asks that restores these pictures; by default so many steps, or each of several."""
+    """Add the options of every study that restores these images; by default so many steps, or each of several."""
     made.add_argument("--model", default="tiny", help="tiny, an exported folder, or a checkpoint")
     made.add_argument("--steps", type=positive, default=steps, nargs=None if isinstance(steps, int) else "+")
     made.add_argument("--threads", type=positive, default=1)
-    made.add_argument("--every", type=positive, default=1, help="only every n-th picture, for a quick look")
+    made.add_argument("--every", type=positive, default=1, help="only every n-th image, for a quick trial")
 
 
-def add_pictures(made: argparse.ArgumentParser) -> None:
+def add_images(made: argparse.ArgumentParser) -> None:
     """Add the choice between the sets of ``held_out``."""
-    made.add_argument("--pictures", choices=get_args(Pictures), default="validation")
+    made.add_argument("--images", choices=get_args(Images), default="validation")
 
 
 def opened(options: argparse.Namespace) -> UniLDiff:
-    """Return the model that the options name, on as many threads as they say.
+    """Return the model that the options name, on as many threads as they give.
 
     Raises:
         UserError: it cannot be loaded, or has no so many steps.
@@ -119,7 +119,7 @@ def latents_of(
 ) -> tuple[LQFeatures, Tensor]:
     """Return a sample's features and its restored latents (1, C, h, w), under its own caption or another.
 
-    Without ``diffusion`` the latents are the LQ picture's.
+    Without ``diffusion`` the latents are the LQ image's.
     """
     features = model.encode_lq(model.pad(degraded(sample)))
     if not diffusion:
@@ -134,7 +134,7 @@ def degraded(sample: RestorationSample) -> Tensor:
 
 
 def number(summary: Summary, metric: str, degradation: str = "avg") -> float:
-    """Return a mean of a summary; nan where there is none."""
+    """Return a mean of a summary; nan if it is missing."""
     value = summary[degradation][metric]
     return float("nan") if value is None else value
 

@@ -33,14 +33,14 @@ def trained_once(names: list[str], seed: int = 0) -> list[list[str]]:
     return [folder_names(NAMED[name], BUDGET, seed) for name in names]
 
 
-def test_the_plan_has_what_the_issue_asks_for() -> None:
+def test_the_plan_has_every_variant() -> None:
     assert [v.name for v in VARIANTS if PAPER in v.group] == list(THEIRS)
     dropout = {v.settings.get("text_dropout", 0.2) for v in VARIANTS if TABLES["dropout"] in v.group}
     weights = {(v.decoder or {}).get("auxiliary_weight", 0.01) for v in VARIANTS if TABLES["lambda"] in v.group}
     assert dropout == {0.0, 0.1, 0.2, 0.4} and weights == {0.0, 0.001, 0.01, 0.1}
     experts = [v.settings.get("network.fusion.token_experts", 0) for v in VARIANTS if TABLES["experts"] in v.group]
     assert experts == [0, 4]
-    # 0.2 and 0.01 are what the configs say, so that no variant of these names is needed.
+    # 0.2 and 0.01 are the configs' values, so no variant of these names is needed.
     for stage in STAGES:
         settings = yaml.safe_load(Path("configs/tiny/weights", f"{stage}.yaml").read_text())["model"]["init_args"]
         assert settings.get("text_dropout", 0.2) == 0.2 and settings.get("auxiliary_weight", 0.01) == 0.01
@@ -62,7 +62,7 @@ def test_settings_are_fields_of_the_configs() -> None:
 def test_stages_in_common_are_trained_once_and_no_others() -> None:
     full, tuned, light = trained_once(["DAFF + text + DAEM", "DAFF + text, tuned decoder without DAEM", "lambda 0.1"])
     (joint,) = trained_once(["DAFF + text"])
-    assert full[:2] == tuned[:2] == light[:2] == joint  # what the decoder is told does not reach the stages before
+    assert full[:2] == tuned[:2] == light[:2] == joint  # the decoder's settings do not affect the stages before
     assert len({full[2], tuned[2], light[2]}) == 3
     others = trained_once(["none", "text", "DAFF", "token experts", "dropout 0", "dropout 0.4"])
     assert len({names[1] for names in [*others, joint]}) == 7
@@ -72,7 +72,7 @@ def test_stages_in_common_are_trained_once_and_no_others() -> None:
     assert folder_names(NAMED["DAFF + text + DAEM"], longer, 0)[2] != full[2]
 
 
-def test_another_base_of_the_same_place_is_another_start(tmp_path: Path) -> None:
+def test_another_base_in_the_same_folder_is_another_start(tmp_path: Path) -> None:
     budget = Budget(str(tmp_path), (1, 1, 1))
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "a.safetensors").write_bytes(b"1")
@@ -124,15 +124,15 @@ def test_the_page_gives_means_ranges_and_the_papers_row() -> None:
     assert (
         "By PSNR: none < text < DAFF + text: the paper's order; half the range over seeds is at most 0.20 dB." in page
     )
-    assert "dropout" not in page  # one row of that table would compare nothing
+    assert "dropout" not in page  # a single row of that table compares nothing
     page = ablation_markdown([*results, result("dropout 0", 15.0)], about)
     assert "| dropout 0.2 | 16.00 |" in page  # the same variant under another table's name
     assert "| dropout 0 | 15.00 |" in ablation_markdown([result("dropout 0", 15.0)], about)
-    assert "## Weight" not in page and "lambda" not in page  # nothing of it is there yet
+    assert "## Weight" not in page and "lambda" not in page  # it has no results yet
     assert "Input: PSNR (dB) 13.00" in page
 
 
-def test_an_order_that_differs_is_said() -> None:
+def test_a_different_order_is_reported() -> None:
     rows = {name: [{"psnr": value}] for name, value in (("none", 15.0), ("text", 14.0))}
     assert "another order than the paper's (none < text)" in verdict(PAPER, rows)
     dropout = {"dropout 0.2": [{"psnr": 15.0}], "dropout 0": [{"psnr": 15.25}]}
@@ -144,7 +144,7 @@ def test_an_order_that_differs_is_said() -> None:
 def test_a_variant_is_trained_scored_and_then_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two steps a stage on the small base; the second call trains nothing, an interrupted one goes on."""
+    """Two steps per stage on the small base; the second call trains nothing, an interrupted one is resumed."""
     save_base(small_base(), tmp_path / "base")
     small = [f"--model.network.fusion.{key}" for key in ("hidden_size=16", "num_heads=2", "mlp_ratio=2")]
     small += ["--model.network.detail.width=8", "--model.network.detail.kernel_sizes=[3, 5]"]
@@ -167,7 +167,7 @@ def test_a_variant_is_trained_scored_and_then_skipped(
     calls = []
     fit = ablation.unildiff
     monkeypatch.setattr(ablation, "unildiff", lambda arguments: calls.append(arguments) or fit(arguments))
-    # Out of time before it begins: nothing is trained, and the page of an earlier call stays.
+    # Out of time before it starts: nothing is trained, and the page of an earlier call is kept.
     (tmp_path / "table.md").write_text("earlier")
     assert ablation.main(["--minutes", "0", *command]) == 0
     assert not calls and "2 of 2 variants are left" in capsys.readouterr().out
@@ -186,7 +186,7 @@ def test_a_variant_is_trained_scored_and_then_skipped(
     torch.set_num_threads(1)
 
 
-def test_a_missing_base_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_base_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ablation.main(["--base", str(tmp_path / "none"), "--threads", "1"]) == 2
     assert capsys.readouterr().err.startswith("ablation: error: base: no base in")
 
@@ -198,8 +198,8 @@ def test_numbers_that_count_are_at_least_one(option: str, capsys: pytest.Capture
     assert ended.value.code == 2 and f"argument {option}: 0; give at least 1" in capsys.readouterr().err
 
 
-def test_a_stage_goes_on_until_it_has_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fit that ends early with an exit code ends the plan; the next call gives it the same folder again."""
+def test_a_stage_is_resumed_until_it_has_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends early with an exit code ends the plan; the next call uses the same folder again."""
     calls: list[str] = []
 
     def interrupted(arguments: list[str]) -> int:

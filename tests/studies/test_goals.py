@@ -41,7 +41,7 @@ def test_stages_are_compared_with_rivals_of_the_same_budget_where_they_are_given
     scores = {"input": summary({"a": 13.0}), "after_joint": summary({"a": 16.0}), "restored": summary({"a": 18.0})}
     scores["own_no_diffusion"] = summary({"a": 12.0})
     alone = stages(scores, {})
-    # Without the alignment stage and a decoder trained on LQ latents nothing is said to be met.
+    # Without the alignment stage and a decoder trained on LQ latents no goal is reported as met.
     assert [(point.met, point.measured) for point in alone] == [
         (None, "input 13.00, joint 16.00, decoder 18.00 (no alignment)"),
         (True, "+2.00 dB"),
@@ -71,20 +71,20 @@ def test_sizes_count_the_experts_and_the_encoder_whose_skips_they_read(tmp_path:
     parameters, stored, share = sizes(model, str(tmp_path))
     total = sum(value.numel() for value in model.state_dict().values())
     assert parameters.measured == f"{total / 1e6:.2f} M" and parameters.met
-    assert float(stored.measured.split()[0]) >= 2 * total / 1e6  # 16 bits a weight, and configs
+    assert float(stored.measured.split()[0]) >= 2 * total / 1e6  # 16 bits per weight, and configs
     names = ("decoder.details.", "decoder.pixels.", "lq_encoder.")
     experts = sum(value.numel() for name, value in model.state_dict().items() if name.startswith(names))
     assert share.measured.endswith(f"= {experts / total:.0%}")
     assert share.met is (experts <= total / 4)
 
 
-def test_validation_pictures_are_33_with_captions_and_never_the_test_ones(tmp_path: Path) -> None:
+def test_validation_images_are_33_with_captions_and_never_the_test_ones(tmp_path: Path) -> None:
     samples = runner.held_out("validation", 64)
     assert {sample["name"] for sample in samples} == {"china", "flower", "grace_hopper"}
     assert len(samples) == 33 and all(sample["caption"] for sample in samples)
 
 
-def test_test_pictures_are_those_that_data_sample_writes_with_its_captions(tmp_path: Path) -> None:
+def test_test_images_are_those_that_data_sample_writes_with_its_captions(tmp_path: Path) -> None:
     from unildiff.data.captions import Captions
     from unildiff.data.images import read_rgb
 
@@ -98,7 +98,7 @@ def test_test_pictures_are_those_that_data_sample_writes_with_its_captions(tmp_p
         assert sample["caption"] == captions.of(path) != ""
 
 
-def test_scores_are_means_over_pictures_under_the_protocol() -> None:
+def test_scores_are_means_over_images_under_the_protocol() -> None:
     gt = torch.randint(0, 256, (3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     sample: RestorationSample = {
         "lq": gt ^ 1,  # off by one everywhere: 20 log10(255) = 48.13 dB
@@ -117,9 +117,9 @@ def test_scores_are_means_over_pictures_under_the_protocol() -> None:
 def test_a_shift_of_colour_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def brighter(model: object, picture: np.ndarray, caption: str, settings: object) -> torch.Tensor:
-        calls.append(picture.shape[:2])
-        return torch.from_numpy(picture // 2 + np.array([0, 0, 3], np.uint8)).permute(2, 0, 1)
+    def brighter(model: object, image: np.ndarray, caption: str, settings: object) -> torch.Tensor:
+        calls.append(image.shape[:2])
+        return torch.from_numpy(image // 2 + np.array([0, 0, 3], np.uint8)).permute(2, 0, 1)
 
     monkeypatch.setattr(robustness, "restore_image", brighter)
     black = {"black": (np.zeros((300, 384, 3), np.uint8), "nothing")}
@@ -129,14 +129,14 @@ def test_a_shift_of_colour_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [(101, 75), (131, 257), (64, 64), (300, 384), (1024, 1024)]
 
 
-def test_same_bytes_tells_models_apart() -> None:
+def test_same_bytes_distinguishes_models() -> None:
     settings = SamplingSettings(1, 1.0)
     model, other = small_model(), small_model(seed=1, network=NETWORK)
     assert robustness.same_bytes(model, small_model(), "validation", settings)
     assert not robustness.same_bytes(model, other, "validation", settings)
 
 
-def test_time_is_of_the_papers_guided_steps_whatever_the_pictures_were_restored_by(
+def test_time_is_of_the_papers_guided_steps_for_any_steps_of_the_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     timed: list[SamplingSettings] = []
@@ -151,7 +151,7 @@ def test_time_is_of_the_papers_guided_steps_whatever_the_pictures_were_restored_
     assert last.text == "512x512, 20 guided steps" and last.met is False
 
 
-def test_the_command_prints_every_point_and_tells_what_is_missed(
+def test_the_command_prints_every_point_and_names_missed_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(small_model(), tmp_path / "model")
@@ -161,7 +161,7 @@ def test_the_command_prints_every_point_and_tells_what_is_missed(
     assert "1     MISSED  PSNR above the input, mean" in printed and "Model met     parameters" in printed
     assert (tmp_path / "goals.json").is_file()
     (tmp_path / "goals.json").unlink()
-    # A rival that is not there is said before minutes go into the model's own pictures.
+    # A missing rival is reported before the model's own images are restored.
     monkeypatch.setattr(goals, "score", lambda *args: pytest.fail("scored"))
     for option in ("--naf", "--alignment", "--no-diffusion", "--without-daem"):
         assert main([*command, option, str(tmp_path / "none")]) == 2

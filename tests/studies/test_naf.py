@@ -30,13 +30,13 @@ def test_the_count_of_parameters_follows_the_description() -> None:
     assert abs(count(blocks_for(9_291_234)) / 9_291_234 - 1) < 0.015
 
 
-def test_an_untrained_net_has_silent_blocks_and_keeps_any_size() -> None:
+def test_an_untrained_net_has_blocks_without_effect_and_keeps_any_size() -> None:
     images = torch.rand(1, 3, 37, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
     net = NAFNet(1, width=4)
     with torch.no_grad():
         net.ending.weight.zero_()
         net.ending.bias.zero_()
-        assert torch.equal(net(images), images)  # the picture is added to the output
+        assert torch.equal(net(images), images)  # the image is added to the output
         assert net(images[..., :5, :7]).shape == (1, 3, 5, 7)
 
 
@@ -47,7 +47,7 @@ def test_steps_lower_the_loss_and_reach_every_parameter() -> None:
     gt = torch.rand(2, 3, 32, 32) * 2 - 1
     losses = [train_step(net, optimizer, gt * 0.4 - 0.3, gt) for _ in range(20)]
     assert losses[-1] < 0.7 * losses[0]
-    # The first loss by hand: L1 between the two pictures, as far as an almost silent net leaves them.
+    # The first loss by hand: L1 between the two images, almost unchanged by the untrained net.
     assert losses[0] == pytest.approx((gt - (gt * 0.4 - 0.3)).abs().mean().item(), abs=0.2)
     assert all(parameter.grad is not None for parameter in net.parameters())
 
@@ -68,7 +68,7 @@ def test_the_clock_counts_this_process_and_can_be_set_back() -> None:
     assert after <= clock.seconds() < after + 0.02
 
 
-def test_a_run_keeps_its_budget_goes_on_and_is_scored(
+def test_a_run_keeps_its_budget_resumes_and_is_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made: list[NAFNet] = []
@@ -105,18 +105,18 @@ def test_a_run_keeps_its_budget_goes_on_and_is_scored(
     capsys.readouterr()
 
 
-def test_a_picture_keeps_its_type_and_size() -> None:
+def test_an_image_keeps_its_type_and_size() -> None:
     lq = torch.randint(0, 256, (3, 21, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sample: RestorationSample = {"lq": lq, "gt": lq, "caption": "", "degradation": "low", "name": "x", "key": 0}
     restored = restore(TINY, sample)
     assert restored.dtype == torch.uint8 and restored.shape == lq.shape
 
 
-def test_a_missing_checkpoint_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_checkpoint_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--run_dir", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("naf: error: checkpoint: no file")
     torch.save({"state_dict": {}}, tmp_path / "last.pt")
     assert main(["score", "--run_dir", str(tmp_path)]) == 2
-    assert "last.pt is no checkpoint of studies.naf" in capsys.readouterr().err
+    assert "last.pt is not a checkpoint of studies.naf" in capsys.readouterr().err
     assert main(["fit", "--run_dir", str(tmp_path), "--minutes", "0"]) == 2
     assert capsys.readouterr().err == "naf: error: minutes: 0; give a time above 0\n"
