@@ -164,7 +164,7 @@ def test_deepinv_takes_a_file_of_weights(tmp_path):
         torch.testing.assert_close(restore_image(rival, image), model(image).clamp(0, 1))
     with pytest.raises(UserError, match="its weights cannot be loaded"):
         load_rival(f"deepinv:MPRNet:{tmp_path / 'p.ckpt'}", CPU)
-    with pytest.raises(UserError, match="must be told the noise level"):
+    with pytest.raises(UserError, match="needs the noise level"):
         load_rival("deepinv:DRUNet", CPU)
     with pytest.raises(UserError, match="publishes no weights"):
         load_rival("deepinv:MPRNet", CPU)

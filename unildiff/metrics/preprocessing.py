@@ -74,7 +74,7 @@ def prepare(image: Tensor, protocol: Protocol, dtype: torch.dtype, round_luma: b
     Args:
         image: (B, 3, H, W), uint8 or floats in [0, 1].
         protocol: Decides clamping, rounding, crops and colour.
-        dtype: Of the result where it is not uint8: float32 or float64.
+        dtype: Type of a result that is not uint8: float32 or float64.
         round_luma: Round luma to integers (pyiqa's SSIM).
 
     Returns:

@@ -1,7 +1,7 @@
 """Evaluation protocols: every choice behind a published PSNR or SSIM, as one named and frozen row each.
 
-`source` names the public code that decides. Where a project leaves something undefined (an image identical to its ground
-truth has infinite PSNR in most of them), it is decided here and marked "our choice".
+`source` names the public code that a row follows. Cases that a project leaves undefined are decided here and marked "our
+choice"; for example, in most of them an image identical to its ground truth has infinite PSNR.
 """
 
 import difflib

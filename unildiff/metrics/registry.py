@@ -1,6 +1,6 @@
 """The metrics by the name that `--metrics` takes, and how each is created.
 
-Names that are not ours are pyiqa's, where it is installed; `pyiqa:NAME` is always pyiqa's metric of that name.
+Other names are pyiqa's if it is installed; `pyiqa:NAME` is always pyiqa's metric of that name.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class MetricInfo:
         higher_is_better: Whether larger values are better.
         digits: Decimals printed.
         kind: `pair`: compares with the ground truth. `alone`: uses the restored image only. `set`: one number for a set.
-        pyiqa: pyiqa's name of the metric; "" where pyiqa does not compute it.
+        pyiqa: pyiqa's name of the metric; "" if pyiqa does not compute it.
     """
 
     title: str

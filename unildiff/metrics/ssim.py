@@ -7,8 +7,8 @@ x, y, xx, yy, xy:
 
     2 mx my = (ms^2 - md^2) / 2     mx^2 + my^2 = (ms^2 + md^2) / 2     2 cov = (vs - vd) / 2     vx + vy = (vs + vd) / 2
 
-Where x is close to y all that can be lost to rounding sits in the small vd, so that float32 is enough for 1e-6; strips
-where it is not are found, and their d is filtered again in double precision. Elsewhere everything is double precision.
+If x is close to y, only the small vd can lose digits to rounding, and float32 is enough for 1e-6; in strips for which it is
+not enough, d is filtered again in double precision. The engine of tensors always uses double precision.
 Axis letters: B batch, C channels, H W pixels, k window side.
 """
 
@@ -152,10 +152,10 @@ def _moments(field: Array, settings: SSIMSettings) -> tuple[Array, Array]:
 
     def smooth(values: Array) -> Array:
         if settings.uniform:
-            whole = cv2.boxFilter(values, -1, (size, size))
+            smoothed = cv2.boxFilter(values, -1, (size, size))
         else:
-            whole = cv2.sepFilter2D(values, -1, settings.taps, settings.taps)
-        return whole[radius:-radius, radius:-radius]
+            smoothed = cv2.sepFilter2D(values, -1, settings.taps, settings.taps)
+        return smoothed[radius:-radius, radius:-radius]
 
     mean = smooth(field)
     variance = smooth(np.multiply(field, field, out=field))

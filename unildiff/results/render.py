@@ -1,13 +1,13 @@
 """A table as plain text that fits a terminal, Markdown, LaTeX, CSV and JSON."""
 
 import json
-import math
 import textwrap
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -91,7 +91,7 @@ def _blocks(table: Table, shown: pd.DataFrame, labels: list[str], per_block: int
 
 
 def _shortened(label: str, width: int) -> str:
-    """Cut out the middle: the beginning names the row, the end distinguishes seeds and marks."""
+    """Shorten a label in the middle: its beginning names the row, its end distinguishes seeds and marks."""
     return label if len(label) <= width else f"{label[: width - 12]}..{label[-10:]}"
 
 
@@ -113,7 +113,7 @@ def _markdown(text: str) -> str:
 
 
 def render_latex(table: Table) -> str:
-    """Render as a LaTeX `table*`; the header becomes comments, the notes stand below."""
+    """Render as a LaTeX `table*`; the header becomes comments, the notes are below."""
     shown = cells(table, ("{}", r"\textbf{{{}}}", r"\underline{{{}}}"))
     shown = shown.map(lambda cell: "--" if cell == "-" else cell.replace("-", "$-$"))
     shown.index = pd.Index(
@@ -141,23 +141,15 @@ def render_csv(table: Table) -> str:
 def render_json(table: Table) -> str:
     """Render as JSON: figures unrounded, null where missing, with ranks, header and notes."""
     rows: list[dict[str, Any]] = []
+    figures = table.figures.astype(object).where(np.isfinite(table.figures), None)
     for index, (label, kind) in enumerate(zip(table.labels, table.kinds, strict=True)):
-        row: dict[str, Any] = {"label": label, "kind": kind}
+        rows.append({"label": label, "kind": kind})
         for metric in METRICS:
-            values = [float(table.figures[column, metric].iloc[index]) for column in table.columns]
-            row[metric] = [None if math.isnan(value) else value for value in values]
-            row[f"{metric}_rank"] = [int(table.ranks[column, metric].iloc[index]) for column in table.columns]
-        rows.append(row)
-    content = {
-        "table_id": table.table_id,
-        "title": table.title,
-        "columns": table.columns,
-        "psnr_digits": table.digits[0],
-        "ssim_digits": table.digits[1],
-        "rows": rows,
-        "header": table.header,
-        "notes": table.notes,
-    }
+            rows[-1][metric] = figures.xs(metric, axis=1, level=1).iloc[index].to_list()
+            rows[-1][f"{metric}_rank"] = table.ranks.xs(metric, axis=1, level=1).iloc[index].to_list()
+    digits = dict(zip(("psnr_digits", "ssim_digits"), table.digits, strict=True))
+    about = {"table_id": table.table_id, "title": table.title, "columns": table.columns, **digits}
+    content = {**about, "rows": rows, "header": table.header, "notes": table.notes}
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -57,7 +57,7 @@ def score_pairs(
         pairs: From :func:`unildiff.results.file_pairs.find_pairs`.
         protocols: One or more.
         metrics: Names of metrics.
-        workers: Processes; 0: one per core, fewer where there are few images; 1: only this one.
+        workers: Processes; 0: one per core, fewer for few images; 1: only this one.
 
     Returns:
         One result per protocol, in their order.

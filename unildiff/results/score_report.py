@@ -6,9 +6,9 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -62,7 +62,7 @@ def _table(title: str, columns: dict[str, list[str]], scored: Scored) -> str:
 
 
 def merge_rows(scored: Sequence[Scored]) -> list[Row]:
-    """Return one row per image; metrics are called `PROTOCOL/METRIC` where there are several protocols."""
+    """Return one row per image; metrics are called `PROTOCOL/METRIC` if there are several protocols."""
     if len(scored) == 1:
         return scored[0].rows
     merged: list[Row] = []
@@ -77,7 +77,7 @@ def merge_rows(scored: Sequence[Scored]) -> list[Row]:
 def write_json(scored: Sequence[Scored], restored: Path, gt: Path, path: Path) -> None:
     """Write everything: protocols with all their choices, means, counts, per-image values.
 
-    JSON knows no infinity: PSNR of an image equal to its ground truth, where the protocol does not cap it, is null.
+    An infinite PSNR, of an image equal to its ground truth, is null, as JSON has no infinity.
 
     Raises:
         UserError: The file cannot be written.
@@ -107,16 +107,8 @@ def _finite(entry: Row | dict[str, float | None]) -> Row:
     }
 
 
-@dataclass(frozen=True)
-class Method:
-    """What is known of scored images beside the images: recorded in `run.json`, and empty in tables where not given.
-
-    Attributes:
-        label: Name of the method.
-        data: Name of the data set.
-        data_kind: `real` or `sample`.
-        blind: Whether the method was not told the degradation.
-    """
+class Method(NamedTuple):
+    """Facts about scored images beyond the images, recorded in `run.json`: `data_kind` is `real` or `sample`."""
 
     label: str
     data: str | None = None
@@ -129,10 +121,7 @@ def provenance(scored: Scored, method: Method) -> dict[str, Any]:
     counts = {key: int(entry["count"] or 0) for key, entry in scored.summary.items() if key != "avg"}
     return {
         "model": method.label,
-        "label": method.label,
-        "data": method.data,
-        "data_kind": method.data_kind,
-        "blind": method.blind,
+        **method._asdict(),
         "count": counts,
         "protocol": scored.protocol.name,
         "metric_settings": [settings for name in scored.metrics if (settings := metric_settings(name))],

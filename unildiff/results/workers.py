@@ -9,7 +9,7 @@ _WORTH_A_PROCESS = 32  # a process takes about as long to load as this many imag
 
 
 def process_count(workers: int, images: int) -> int:
-    """Return how many processes to use: `workers`, or for 0 one per core, fewer where there are few images."""
+    """Return how many processes to use: `workers`, or for 0 one per core, fewer for few images."""
     return workers or max(1, min(cores(), images // _WORTH_A_PROCESS))
 
 

@@ -1,4 +1,4 @@
-"""Models of other methods, tested on our data sets: tiled, scored and tabled like our own."""
+"""Models of other methods, tested on our datasets: tiled, scored and tabled like our own."""
 
 import re
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unildiff.results.bundle import sha256
@@ -26,7 +27,7 @@ Restore = Callable[[Tensor], Tensor]
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _DEEPINV_MULTIPLE = 8  # its restoration networks halve the image three times
 
-# Keys of weights that spandrel takes for another architecture, and what they are.
+# Keys of weights that spandrel mistakes for another architecture, with the right one.
 _TAKEN_FOR_ANOTHER = {
     "prompt_param": "PromptIR; deepinv has it: --model deepinv:PromptIR:{file}",
     "fre1.": "AdaIR; give a function of your own that builds it: --model MODULE:FUNCTION",
@@ -39,11 +40,11 @@ class Rival:
     """Another method's model.
 
     Attributes:
-        name: The name that the user gave.
+        name: Name that the user gave.
         label: Name of its row in tables.
         restore: The model as a function.
         multiple_of: Both sides of its input must be multiples of this.
-        told: Whether it was told the degradation, e.g. by a noise level.
+        told: Whether it is given the degradation, e.g. a noise level, so that it is not blind.
         about: Provenance for `run.json`.
     """
 
@@ -61,7 +62,7 @@ def load_rival(name: str, device: torch.device, sigma: float | None = None) -> R
     Args:
         name: `spandrel:FILE`, `deepinv:NAME` (its published weights), `deepinv:NAME:FILE`, or `MODULE:FUNCTION`.
         device: Device of the model.
-        sigma: Noise level in 0..255, for models of deepinv that must be told it.
+        sigma: Noise level in 0..255, for models of deepinv that need it.
 
     Raises:
         UserError: The package is not installed, the file is not a model for images of this size, or it does not load.
@@ -100,7 +101,7 @@ def _spandrel(name: str, file: Path, device: torch.device) -> Rival:
         ) from None
     except Exception as error:  # noqa: BLE001  taken for an architecture that it is not
         raise UserError(
-            f"--model {name}: spandrel takes it for an architecture that its weights do not fit ({_line(error)}); give a "
+            f"--model {name}: spandrel detects an architecture that its weights do not fit ({_line(error)}); give a "
             "function that builds it: --model MODULE:FUNCTION"
         ) from None
     if not isinstance(found, spandrel.ImageModelDescriptor) or found.scale != 1 or found.input_channels != 3:
@@ -123,9 +124,7 @@ def _deepinv(name: str, rest: str, device: torch.device, sigma: float | None) ->
     parameters = inspect.signature(network.__init__).parameters
     forward = inspect.signature(network.forward).parameters
     if "sigma" in forward and forward["sigma"].default is inspect.Parameter.empty and sigma is None:
-        raise UserError(
-            f"--model {name}: it must be told the noise level; give --sigma 25 (of 255); it is then not blind"
-        )
+        raise UserError(f"--model {name}: it needs the noise level; give --sigma 25 (of 255); it is then not blind")
     if given and not Path(given).is_file():
         raise UserError(f"--model {name}: there is no file {given}")
     if not given and getattr(parameters.get("pretrained"), "default", None) is None:
@@ -150,17 +149,12 @@ def _deepinv(name: str, rest: str, device: torch.device, sigma: float | None) ->
 
 
 def _state(file: Path) -> dict[str, Tensor]:
-    """Return the weights in a file, out of the containers that training codes put them into; nothing is executed."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    found = torch.load(file, map_location="cpu", weights_only=True)
+    """Return the weights in a file without executing anything, out of the containers that training codes use."""
+    found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     for key in ("state_dict", "params_ema", "params", "model"):
         if isinstance(found.get(key), dict):
             found = found[key]
-    prefixes = ("module.", "net.", "model.")
-    for prefix in prefixes:
+    for prefix in ("module.", "net.", "model."):
         if all(key.startswith(prefix) for key in found):
             found = {key.removeprefix(prefix): value for key, value in found.items()}
     return dict(found)

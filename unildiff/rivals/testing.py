@@ -1,4 +1,4 @@
-"""Test another method's model on a data set, with the folder, scores and provenance of `unildiff test`."""
+"""Test another method's model on a dataset, with the folder, scores and provenance of `unildiff test`."""
 
 import shlex
 import sys
@@ -31,11 +31,11 @@ def run_rival(
     seed: int = 0,
     label: str | None = None,
 ) -> tuple[Sequence[Row], TestRun]:
-    """Restore and score every test image of a data set.
+    """Restore and score every test image of a dataset.
 
     Args:
         rival: The model.
-        data: Short name of the data set.
+        data: Short name of the dataset.
         root: Its folder; None: its own.
         folder: Folder of the run; the test is written to its subfolder `test`.
         settings: How to score.
@@ -48,7 +48,7 @@ def run_rival(
         One row per image, and the finished test.
 
     Raises:
-        UserError: The data set cannot be read, or the model fails.
+        UserError: The dataset cannot be read, or the model fails.
     """
     given = {} if root is None else {"root": str(root)}
     try:
@@ -59,7 +59,7 @@ def run_rival(
     run = TestRun(free_folder(folder / "test"), settings, datamodule.protocol, device)
     for index in progress(range(len(test)), len(test), f"testing {rival.label}"):
         batch = collate([test[index]])
-        batch["caption"] = [""]  # no rival sees captions, so that they cannot tell it anything
+        batch["caption"] = [""]  # rivals do not see captions, which could name the degradation
         image = batch["lq"].to(device).float() / 255
         with run.timed():
             restored = restore_image(rival, image, tile_size)

@@ -1,4 +1,4 @@
-"""Run a model on an image of any size: padded to the sides that it needs, in overlapping tiles where it is large.
+"""Run a model on an image of any size: padded as the model needs it, large images in overlapping tiles.
 
 Axis letters: B batch (1 here), H/W pixels.
 """
@@ -78,7 +78,7 @@ def _run(rival: Rival, image: Tensor) -> Tensor:
 
 
 def _padded(image: Tensor, multiple: int) -> Tensor:
-    """Extend the right and lower edge by reflection, or by repetition where the image is too small for that."""
+    """Extend the right and lower edge by reflection, or by repetition if the image is too small for that."""
     height, width = image.shape[2:]
     below, right = -height % multiple, -width % multiple
     if not (below or right):

@@ -108,14 +108,14 @@ def check_unet(config: dict[str, Any], where: Path) -> None:
 
 
 def _part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Load one part; the files must hold exactly the weights that its config asks for.
+    """Load one part; the files must hold exactly the weights of its config.
 
     Raises:
         UserError: a file or a weight is missing.
     """
     files = weight_files(folder)
     options: dict[str, Any] = {"variant": files.variant, "use_safetensors": files.safetensors, "local_files_only": True}
-    if issubclass(kind, ModelMixin):  # diffusers; without accelerate it would warn that it takes the other way
+    if issubclass(kind, ModelMixin):  # diffusers; without accelerate it would warn about its other way of loading
         options |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     else:
         options["dtype"] = dtype

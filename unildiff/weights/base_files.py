@@ -1,4 +1,4 @@
-"""Where the files of a base are, and whether they are whole, before anything is loaded.
+"""Locate the files of a base and check that they are complete, before anything is loaded.
 
 A base is a diffusers folder (one subfolder a part), a Hugging Face id of one, or a single-file checkpoint. Nothing here
 reads a weight: a missing shard or a truncated file is found from names, headers and sizes, within milliseconds.
@@ -37,7 +37,7 @@ def locate(name: str, vae: bool = False) -> Path:
 
     Args:
         name: ``tiny``, a folder, a file, or a Hugging Face id such as ``stabilityai/stable-diffusion-xl-base-1.0``.
-        vae: the VAE is all that is wanted.
+        vae: only the VAE is needed.
 
     Raises:
         UserError: there is none, or it cannot be fetched.
@@ -46,16 +46,16 @@ def locate(name: str, vae: bool = False) -> Path:
     if path.is_dir() or (path.is_file() and path.suffix in CHECKPOINT_SUFFIXES):
         return path
     if path.is_file():
-        raise UserError(f"base model: {path} is no model file ({', '.join(CHECKPOINT_SUFFIXES)}); {WAY_ON}")
+        raise UserError(f"base model: {path} is not a model file ({', '.join(CHECKPOINT_SUFFIXES)}); {WAY_ON}")
     if name == "tiny":
         raise UserError(f"base model: the shipped tiny model is not in {path}; make it with `make tiny-weights`")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or path.suffix in CHECKPOINT_SUFFIXES:
         raise UserError(f"base model: no folder or file {name} (seen from {Path.cwd()}); {WAY_ON}")
-    return _fetch(name, _VAE, _vae_is_whole) if vae else _fetch(name, [*_CONFIGS, *_WEIGHTS], _base_is_whole)
+    return _fetch(name, _VAE, _vae_is_complete) if vae else _fetch(name, [*_CONFIGS, *_WEIGHTS], _base_is_complete)
 
 
 def cached(name: str) -> Path | None:
-    """Return the folder in the Hugging Face cache that holds an id's files, whole or not; None without one."""
+    """Return the folder in the Hugging Face cache that holds an id's files, complete or not; None without one."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -71,10 +71,10 @@ def config_folder(single_file: Path) -> Path:
     Raises:
         UserError: neither is there.
     """
-    if _configs_are_whole(single_file.parent):
+    if _configs_are_complete(single_file.parent):
         return single_file.parent
     try:
-        return _fetch(_SDXL, _CONFIGS, _configs_are_whole)
+        return _fetch(_SDXL, _CONFIGS, _configs_are_complete)
     except UserError as error:
         raise UserError(
             f"base model: {single_file} holds weights only; its tokenizers and configs are neither in {single_file.parent} "
@@ -83,7 +83,7 @@ def config_folder(single_file: Path) -> Path:
 
 
 def weight_files(part: Path) -> WeightFiles:
-    """Return which weight files of a part to load: full before variants, safetensors before pickles, all of them whole.
+    """Return which weight files of a part to load: full before variants, safetensors before pickles, all of them complete.
 
     Raises:
         UserError: there are none, a shard is missing, or one is truncated; the file is named.
@@ -100,14 +100,14 @@ def weight_files(part: Path) -> WeightFiles:
 
 
 def check_whole(file: Path) -> None:
-    """Raise a UserError if a weight file is missing, cut off, or not what its name says."""
+    """Raise a UserError if a weight file is missing, truncated, or of another kind than its suffix."""
     size = file.stat().st_size if file.is_file() else -1
     if size < 0:
         raise UserError(f"base model: {file} is missing; copy or fetch it again")
     if file.suffix != ".safetensors":
         if not zipfile.is_zipfile(file):
             raise UserError(
-                f"base model: {file} is truncated or no checkpoint ({size:,} bytes); copy or fetch it again"
+                f"base model: {file} is truncated or not a checkpoint ({size:,} bytes); copy or fetch it again"
             )
         return
     with open(file, "rb") as stream:
@@ -136,7 +136,7 @@ def _variants(part: Path, suffix: str) -> list[str]:
 
 
 def _files_of(part: Path, suffix: str, variant: str | None) -> list[Path]:
-    """Return the weight files of a variant, as one file or as the shards of an index; none where there is neither."""
+    """Return the weight files of a variant, as one file or as the shards of an index; none without either."""
     dotted = f".{variant}" if variant else ""
     for stem in _STEMS:
         single, index = part / f"{stem}{dotted}{suffix}", part / f"{stem}{suffix}.index{dotted}.json"
@@ -144,20 +144,20 @@ def _files_of(part: Path, suffix: str, variant: str | None) -> list[Path]:
             try:
                 shards = sorted(set(parse_json(index.read_text())["weight_map"].values()))
             except (ValueError, KeyError, AttributeError, TypeError):
-                raise UserError(f"base model: {index} is truncated or no index; copy or fetch it again") from None
+                raise UserError(f"base model: {index} is truncated or not an index; copy or fetch it again") from None
             return [part / shard for shard in shards]
         if single.is_file():
             return [single]
     return []
 
 
-def _fetch(repo: str, allowed: list[str], whole: Callable[[Path], bool]) -> Path:
-    """Return the cached folder of an id, fetched where it is not whole; offline mode (HF_HUB_OFFLINE) is respected.
+def _fetch(repo: str, allowed: list[str], complete: Callable[[Path], bool]) -> Path:
+    """Return the cached folder of an id, fetched if it is incomplete; offline mode (HF_HUB_OFFLINE) is respected.
 
     Args:
         repo: the id.
         allowed: patterns of the files that are needed.
-        whole: tells whether a folder has all of them.
+        complete: returns whether a folder has all of them.
 
     Raises:
         UserError: it is not there and cannot be fetched.
@@ -166,34 +166,34 @@ def _fetch(repo: str, allowed: list[str], whole: Callable[[Path], bool]) -> Path
     from huggingface_hub.errors import HFValidationError
 
     there = cached(repo)
-    if there is not None and whole(there):
+    if there is not None and complete(there):
         return there
     large = "*.safetensors" if allowed is _VAE else "*/*.safetensors"
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
         try:
             folder = Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=["*.fp16*", *_UNWANTED]))
-            if not whole(folder):  # only half-precision files are published
+            if not complete(folder):  # only half-precision files are published
                 folder = Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=_UNWANTED))
             return folder
         except (OSError, HFValidationError) as error:
             reason = str(error).strip().partition("\n")[0][:100]
     raise UserError(
-        f"base model: {repo} is neither a folder here nor whole in {constants.HF_HUB_CACHE}, and cannot be fetched "
-        f"({reason}); where there is a network: `hf download {repo} --include '*.json' '*.txt' '{large}' --exclude '*.fp16*'`; or {WAY_ON}"
+        f"base model: {repo} is neither a folder here nor complete in {constants.HF_HUB_CACHE}, and cannot be fetched "
+        f"({reason}); with a network connection run `hf download {repo} --include '*.json' '*.txt' '{large}' --exclude '*.fp16*'`; or {WAY_ON}"
     )
 
 
-def _base_is_whole(folder: Path) -> bool:
+def _base_is_complete(folder: Path) -> bool:
     parts = ["unet", "vae", "text_encoder", *(["text_encoder_2"] if (folder / "tokenizer_2").is_dir() else [])]
     return (folder / "scheduler").is_dir() and all(_has_weights(folder / part) for part in parts)
 
 
-def _vae_is_whole(folder: Path) -> bool:
+def _vae_is_complete(folder: Path) -> bool:
     return _has_weights(folder) or _has_weights(folder / "vae")
 
 
-def _configs_are_whole(folder: Path) -> bool:
+def _configs_are_complete(folder: Path) -> bool:
     return all((folder / name).exists() for name in ("model_index.json", "unet/config.json", "tokenizer"))
 
 

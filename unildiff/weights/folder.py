@@ -29,7 +29,7 @@ from unildiff.weights.base import load_base
 from unildiff.weights.checksums import verify_checksums
 
 CONFIG = "unildiff.json"
-"""Name of the file with the network's config; a folder that has it is a whole model."""
+"""Name of the file with the network's config; a folder that has it is a complete model."""
 PARTS = ("vae", "unet", "scheduler", "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2")
 """Subfolders of a diffusers folder."""
 
@@ -49,7 +49,7 @@ def save_base(base: Base, folder: Path) -> None:
 
 @contextmanager
 def _replaced(folder: Path) -> Iterator[None]:
-    """Remove what a model written to ``folder`` before has and the new one has not: other shards, a second text encoder."""
+    """Remove files of an earlier model in ``folder`` that the new one does not have: shards, a second text encoder."""
     parts = [folder / name for name in PARTS] if (folder / CONFIG).is_file() else []
     before = [path for part in parts for path in part.glob("*")]
     for path in before:
@@ -65,9 +65,9 @@ def _replaced(folder: Path) -> Iterator[None]:
 
 def save_model(model: UniLDiff, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a folder that ``load_model`` reads, replacing an earlier one; the model stays usable."""
-    whole = Base(model.vae, model.unet.to_diffusers(), model.text, model.scheduler_config)
+    base = Base(model.vae, model.unet.to_diffusers(), model.text, model.scheduler_config)
     try:
-        save_base(whole if model.vae.dtype == model.unet.rest.dtype == dtype else _as_dtype(whole, dtype), folder)
+        save_base(base if model.vae.dtype == model.unet.rest.dtype == dtype else _as_dtype(base, dtype), folder)
     finally:
         model.unet.rest.conv_in = nn.Identity()
     for name, part in model.added_parts().items():

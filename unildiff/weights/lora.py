@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA) in the U-Net's attention, by the peft library, and how they are merged without it.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021): W x becomes (W + (alpha / r) B A) x. Here alpha is
-always r, so that the adapters themselves say all that merging needs.
+always r, so that merging needs nothing but the adapters.
 Axis letters: O outputs, I inputs of a linear layer, r rank.
 """
 
@@ -22,7 +22,7 @@ _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
 @dataclass
 class LoRAConfig:
-    """Size of the adapters, and how the frozen rest is kept.
+    """Size of the adapters, and dtype of the frozen weights.
 
     Args:
         rank: r (64, our choice: about 3.5% of SDXL's U-Net).
@@ -68,34 +68,34 @@ def halve_frozen(model: nn.Module) -> None:
 
 
 def with_merged_adapters(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a LoRA checkpoint's weights as those of a run that trained the whole U-Net.
+    """Return a LoRA checkpoint's weights as those of a run that trained the complete U-Net.
 
     Args:
-        weights: name to tensor, names from ``model.`` on; adapters and what was trained besides.
+        weights: name to tensor, names from ``model.`` on; the adapters and everything else that was trained.
         model: the parameters of a model without adapters, on the base that the adapters were trained on.
 
     Returns:
-        the U-Net's own weights, W + B A where there is an adapter (added in float32), and all else that was trained.
+        the U-Net's own weights, W + B A for layers with an adapter (added in float32), and everything else that was trained.
 
     Raises:
         UserError: an adapter does not fit.
     """
-    whole = {name: value for name, value in weights.items() if not is_adapter(name)}
+    merged = {name: value for name, value in weights.items() if not is_adapter(name)}
     for name, value in model.items():
         if name.startswith("unet."):
-            whole.setdefault(f"model.{name}", value)
+            merged.setdefault(f"model.{name}", value)
     unused = {name for name in weights if is_adapter(name)}
     for name in sorted(name for name in unused if name.endswith(_DOWN)):
         layer = name.removesuffix(_DOWN)
-        target, up = whole.get(f"{layer}.weight"), weights.get(f"{layer}{_UP}")
+        target, up = merged.get(f"{layer}.weight"), weights.get(f"{layer}{_UP}")
         if target is None or up is None or target.shape != (len(up), weights[name].shape[1]):
             raise _misfit(name)
         delta = up.float() @ weights[name].float().to(up.device)
-        whole[f"{layer}.weight"] = (target.detach().float() + delta.to(target.device)).to(target.dtype)
+        merged[f"{layer}.weight"] = (target.detach().float() + delta.to(target.device)).to(target.dtype)
         unused -= {name, f"{layer}{_UP}"}
     if unused:
         raise _misfit(min(unused))
-    return whole
+    return merged
 
 
 def has_adapters(names: Iterable[str]) -> bool:

@@ -160,7 +160,7 @@ class OnnxRestorer:
         Args:
             image: (H, W, 3) uint8 RGB.
             key: seed of the sampling noise.
-            tile_size: side of a tile in pixels; a larger image is restored in overlapping tiles. None: always whole.
+            tile_size: side of a tile in pixels; a larger image is restored in overlapping tiles. None: never in tiles.
 
         Returns:
             (H, W, 3) float32 in [0, 1].

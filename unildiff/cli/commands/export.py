@@ -1,4 +1,4 @@
-"""``unildiff export``: a checkpoint becomes a folder that `restore` and diffusers read, with a model card."""
+"""`unildiff export`: write a checkpoint as a folder for `restore` and diffusers, with a model card."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,19 +17,19 @@ def export(
 ) -> None:
     """Write a checkpoint, with the base that it was trained on, as a diffusers-format folder and a model card.
 
-    The averaged weights (EMA) are taken where the checkpoint has them. The folder serves `unildiff restore --model`,
+    The averaged weights (EMA) are taken if the checkpoint has them. The folder serves `unildiff restore --model`,
     `--model.init_from` of a fit or test, and `UniLDiffPipeline.from_pretrained`.
 
     Args:
-        ckpt: a checkpoint of a stage, or a folder to write anew (tiny, or one exported before).
-        out: the folder to write.
-        dtype: of the weights on disk.
-        init_from: where the checkpoint of the stage before is, if it is no longer where the checkpoint says.
+        ckpt: Checkpoint of a stage, or a folder to write again (tiny, or one exported before).
+        out: Folder to write.
+        dtype: Type of the weights on disk.
+        init_from: Checkpoint of the previous stage, if it was moved.
         onnx: ONNX file to write, with or without a folder; for models of the tiny size, needs the extra ``unildiff[onnx]``.
         onnx_steps: sampling steps in the ONNX graph.
 
     Raises:
-        UserError: a file is missing or does not fit, or the folder holds something else.
+        UserError: A file is missing or does not fit, or the folder holds something else.
     """
     if out is None and onnx is None:
         raise UserError("export: nothing to write; give --out DIR or --onnx FILE")
@@ -63,7 +63,7 @@ def export(
     folder = out
     UniLDiffPipeline.from_model(model, card).save_pretrained(folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"{folder}: {size / 1e6:,.1f} MB; try `unildiff restore PICTURES OUT --model {folder}`")
+    print(f"{folder}: {size / 1e6:,.1f} MB; try `unildiff restore IMAGES OUT --model {folder}`")
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -71,4 +71,4 @@ def _refuse_foreign(out: Path) -> None:
     if out.is_file():
         raise UserError(f"export: {out} is a file; give a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "unildiff.json").is_file():
-        raise UserError(f"export: {out} is not empty and holds no exported model; give another folder")
+        raise UserError(f"export: {out} is not empty and does not hold an exported model; give another folder")

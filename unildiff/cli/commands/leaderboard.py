@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def leaderboard(folder: Path, out: Path = Path("leaderboard.html")) -> None:
-    """Write a static HTML page that ranks the score bundles of a folder, one table per data set and protocol.
+    """Write a static HTML page that ranks the score bundles of a folder, one table per dataset and protocol.
 
     Args:
         folder: Folder of bundles that `unildiff score --bundle` wrote.

@@ -13,7 +13,7 @@ def report(
     Args:
         run_dirs: Folders that `unildiff fit`, `unildiff test` or `unildiff score --run_dir` wrote.
         out: The file to write.
-        data_root: Folders of data sets whose images the scores name; other files outside of the runs are not embedded.
+        data_root: Folders of datasets whose images the scores name; other files outside of the runs are not embedded.
     """
     from unildiff.results.report import write_report
 

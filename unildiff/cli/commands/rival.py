@@ -1,4 +1,4 @@
-"""`unildiff test --model spandrel:FILE ...`: other methods' models on our data sets."""
+"""`unildiff test --model spandrel:FILE ...`: other methods' models on our datasets."""
 
 from collections.abc import Sequence
 from itertools import pairwise
