@@ -29,7 +29,7 @@ _BAND = 65536  # pixels that pass all operators at once, few enough for the proc
 
 @dataclass(frozen=True)
 class Degraded:
-    """A degraded image, uint8 (H, W, 3), and what was drawn for it.
+    """A degraded image, uint8 (H, W, 3), and the parameters drawn for it.
 
     ``parameters`` holds those of the operators used: ``noise_std``, ``gamma``, ``beta``, ``airlight`` (numbers);
     ``illumination`` and ``depth`` ("file" or "estimated"); ``rain`` and ``snow`` ("file" or "generated").
@@ -40,7 +40,7 @@ class Degraded:
 
 
 class CleanImage:
-    """A clean image and what its degradations share, each computed once at its first use.
+    """A clean image and the maps that its degradations share, each computed once on first use.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.

@@ -1,6 +1,6 @@
-"""Maps that CDD-11's operators need, estimated where no file gives them.
+"""Estimates of the maps that CDD-11's operators need, for images without map files.
 
-Axis letters: H/W pixels. Pictures are float32 (H, W, 3) in [0, 1], RGB; maps float32 (H, W) in [0, 1].
+Axis letters: H/W pixels. Images are float32 (H, W, 3) in [0, 1], RGB; maps float32 (H, W) in [0, 1].
 CDD-11's own maps come from LIME and MegaDepth, with settings that were never published.
 """
 
@@ -8,18 +8,18 @@ import cv2
 import numpy as np
 
 ILLUMINATION_FLOOR = 0.05
-_EDGE = 0.02  # variance of brightness from which on smoothing stops
+_EDGE = 0.02  # variance of brightness above which smoothing stops
 
 
 def estimate_illumination(image: np.ndarray) -> np.ndarray:
-    """Return the illumination in the manner of LIME: the largest channel, smoothed within edges.
+    """Return the illumination as in LIME: the largest channel, smoothed within edges.
 
-    LIME minimises a weighted total variation; an edge-keeping box filter stands in for it (our choice, a hundred times
-    faster; the operator's own guided filter evens out most of the difference). At least 0.05, so that black objects
-    do not swallow what lies on them.
+    LIME minimises a weighted total variation; an edge-preserving box filter replaces it (our choice, a hundred times
+    faster; the operator's own guided filter removes most of the difference). The minimum is 0.05, so that detail on
+    black objects survives.
 
     Args:
-        image: the clear picture.
+        image: the clear image.
     """
     brightest = _over_channels(image, np.maximum)
     window = _window(image, 64)
@@ -31,14 +31,14 @@ def estimate_illumination(image: np.ndarray) -> np.ndarray:
 
 
 def estimate_depth(image: np.ndarray) -> np.ndarray:
-    """Return a depth map, near = bright: what is lower in the picture, darker or more textured is nearer.
+    """Return a depth map, near = bright: lower, darker and more textured regions are nearer.
 
-    A prior for pictures without a depth file, not a measurement: skies come out far, ground and foreground near. The
+    This is a prior, not a measurement: skies are far, ground and foreground are near. The
     dark-channel part follows "Single Image Haze Removal Using Dark Channel Prior" (He et al., 2009); weights are our
     choice.
 
     Args:
-        image: the clear picture.
+        image: the clear image.
     """
     height = image.shape[0]
     window = _window(image, 32)

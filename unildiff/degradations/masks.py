@@ -2,9 +2,9 @@
 
 Axis letters: H/W pixels. Masks are float32 (H, W) in [0, 1].
 CDD-11 takes its streaks from a generator and its flakes from Snow100K's masks, neither of which can be shipped; ours
-have the same kinds of variety (density, angle, length, size, opacity, blur). All ranges are our choice, made so that
-photographs under them score as CDD-11's inputs do: about 16 to 29 dB. Sizes are those of a 1000-px picture and shrink
-with the long side, as they do where CDD-11's masks are resized; they vary by a third, since crops of any scale are met.
+vary in the same properties (density, angle, length, size, opacity, blur). All ranges are our choice, such that
+degraded photographs score like CDD-11's inputs, about 16 to 29 dB. Sizes are those of a 1000-px image and scale with
+the long side, as when CDD-11's masks are resized; they vary by a third, because crops have any scale.
 """
 
 import math
@@ -13,29 +13,29 @@ import cv2
 import numpy as np
 
 _SHIFT = 4  # sub-pixel bits of drawn coordinates
-_SMALLEST = 384  # crops below this long side are taken for pieces of a picture of this size
+_SMALLEST = 384  # crops with a shorter long side are treated as parts of an image of this size
 
 
 def _scale(height: int, width: int, rng: np.random.Generator) -> float:
-    """Return how large a streak or flake of a 1000-px picture is in this one."""
+    """Return the scale of a streak or flake relative to a 1000-px image."""
     return max(height, width, _SMALLEST) / 1000 * math.exp(rng.normal(0, 0.3))
 
 
 def rain_streaks(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return streaks: one to three layers of thin lines that fall at nearly one angle, each of its own length and blur.
+    """Return streaks: one to three layers of thin lines at nearly one angle, each with its own length and blur.
 
-    A layer is either drawn, streak by streak with clear ends, or spread out from points, with ends that fade.
+    A layer is either drawn streak by streak, with sharp ends, or spread from points, with fading ends.
     """
     scale = _scale(height, width, rng)
     tilt = math.radians(rng.normal(0, 17))
     mask = np.zeros((height, width), np.float32)
     layers = int(rng.integers(1, 4))
-    cover = math.exp(rng.uniform(math.log(0.035), math.log(0.22))) / layers  # share of the picture under streaks
+    cover = math.exp(rng.uniform(math.log(0.035), math.log(0.22))) / layers  # proportion of the image under streaks
     brightness = rng.uniform(0.35, 0.95)
     for _ in range(layers):
         length = max(4.0, float(rng.uniform(18, 80)) * scale)
         thickness = float(rng.uniform(0.6, 3.6)) * scale
-        density = cover / (length * max(1.0, thickness + 0.4))  # streaks a pixel
+        density = cover / (length * max(1.0, thickness + 0.4))  # streaks per pixel
         gain = np.float32(brightness * rng.uniform(0.7, 1.15))
         layer = (_drawn if rng.random() < 0.6 else _spread)(height, width, rng, density, length, thickness, tilt)
         mask += gain * cv2.GaussianBlur(layer, (0, 0), max(0.3, float(rng.uniform(0, 1.6)) * scale))
@@ -45,7 +45,7 @@ def rain_streaks(height: int, width: int, rng: np.random.Generator) -> np.ndarra
 def _drawn(
     height: int, width: int, rng: np.random.Generator, density: float, length: float, thickness: float, tilt: float
 ) -> np.ndarray:
-    """Return a layer (H, W) in [0, 1] of straight lines; those that begin above or beside the picture reach into it."""
+    """Return a layer (H, W) in [0, 1] of straight lines; lines may start above or beside the image."""
     number = int(rng.poisson(density * (height + length) * (width + 2 * length)))
     angles = tilt + rng.normal(0, 0.04, number)
     ends = np.empty((number, 2, 2))
@@ -70,24 +70,24 @@ def _spread(
     kernel = _trail(length, math.pi / 2 - tilt)
     kernel = cv2.GaussianBlur(kernel, (0, 0), max(0.4, 0.3 * thickness))
     streaks = cv2.filter2D(layer, -1, kernel / kernel.max(), borderType=cv2.BORDER_REFLECT)
-    return np.asarray(np.clip(streaks, 0, 1, out=streaks))  # a large kernel goes by way of a Fourier transform
+    return np.asarray(np.clip(streaks, 0, 1, out=streaks))  # OpenCV uses a Fourier transform for large kernels
 
 
-# Radii from and to, blur (pixels of a 1000-px picture), and opacity of the fine, the middle and the large flakes.
+# Radii from and to, blur (pixels of a 1000-px image), and opacity of the fine, the middle and the large flakes.
 _FLAKES = ((0.9, 2.4, 0.6, 1.0), (2.4, 6.0, 1.2, 0.95), (6.0, 14.0, 3.5, 0.75))
 
 
 def snow_flakes(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return flakes: fine ones in number, some middle ones, few large, blurred and translucent ones, drawn out by wind."""
+    """Return flakes: many fine, some medium and few large, blurred, translucent ones, stretched by wind."""
     scale = _scale(height, width, rng)
     mask = np.zeros((height, width), np.float32)
-    cover = math.exp(rng.uniform(math.log(0.012), math.log(0.11)))  # share of the picture under flakes
+    cover = math.exp(rng.uniform(math.log(0.012), math.log(0.11)))  # proportion of the image under flakes
     shares = rng.dirichlet((2.0, 2.0, 1.0))
     wind, drift = rng.uniform(0, math.pi), float(rng.exponential(0.5))
     for (low, high, soft, clear), share in zip(_FLAKES, shares, strict=True):
         typical = 0.5 * (low + high) * scale
         border = high * scale
-        density = min(cover * share / (math.pi * max(typical, 0.8) ** 2), 0.05)  # flakes a pixel
+        density = min(cover * share / (math.pi * max(typical, 0.8) ** 2), 0.05)  # flakes per pixel
         number = int(rng.poisson(density * (height + 2 * border) * (width + 2 * border)))
         layer = np.zeros((height, width), np.uint8)
         radii = np.maximum(rng.uniform(low, high, number) * scale, 0.7)
