@@ -1,4 +1,4 @@
-"""Compiled regions give the results of the plain model, each in one graph."""
+"""Compiled regions, also in channels-last order, give the results of the plain model, each in one graph."""
 
 import pytest
 import torch
@@ -18,5 +18,8 @@ def test_every_region_is_one_graph_and_changes_nothing() -> None:
     compile_regions(model, "eager")  # graph breaks would raise, and no code is generated
     assert set(model.state_dict()) == names
     assert all(region._compiled_call_impl is not None for region in regions(model))
-    found = model.unet(features.latents, torch.tensor([5]), context)[0]
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        model.to(memory_format=memory_format)
+        found = model.unet(features.latents, torch.tensor([5]), context)[0]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert model.unet.rest.conv_out.weight.is_contiguous(memory_format=torch.channels_last)
