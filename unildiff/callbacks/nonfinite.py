@@ -40,6 +40,19 @@ class NonFiniteGuard(Callback):
         self._loss_finite: Tensor | None = None
         self._set_aside: list[tuple[Tensor, Tensor]] = []
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse epochs that end in the middle of an optimiser step.
+
+        Raises:
+            UserError: the last step of each epoch would silently see fewer samples than the others.
+        """
+        batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+        if math.isfinite(batches) and batches % accumulated:
+            raise UserError(
+                f"trainer: an epoch has {batches} batches, which is not a multiple of accumulate_grad_batches ({accumulated}); "
+                "change trainer.limit_train_batches, trainer.overfit_batches or the number of samples"
+            )
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember the images of the next step."""
         if batch_idx % trainer.accumulate_grad_batches == 0:

@@ -167,7 +167,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise UserError(f"config: {path} has no keys, only {str(content)[:40]!r}; see configs/ for examples")
+        raise UserError(f"config: {path} has no keys, only {shown(content)}; see configs/ for examples")
     for name, part in content.items():
         if name == "trainer" and not isinstance(part, dict):
             raise UserError(f"config: {path}: trainer is {shown(part)}; it must be a set of keys such as max_steps")

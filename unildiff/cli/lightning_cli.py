@@ -1,5 +1,6 @@
 """fit, validate, test and predict: LightningCLI with short names, safe checkpoints and a record of every run."""
 
+import json
 import logging
 import os
 import sys
@@ -202,8 +203,16 @@ class UniLDiffCLI(LightningCLI):
                 f"checkpoint: {self.checkpoint} holds weights only and cannot be resumed; start anew from it with "
                 "--model.init_from"
             )
-        settings = {name: value for name, value in settings.items() if name not in NEVER_FROM_CHECKPOINT}
-        return {"class_path": class_path, "init_args": {k: v for k, v in settings.items() if not k.startswith("_")}}
+        settings = {
+            name: value
+            for name, value in settings.items()
+            if name not in NEVER_FROM_CHECKPOINT and not str(name).startswith("_")
+        }
+        try:
+            json.dumps(settings)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"checkpoint: {self.checkpoint}: hyper_parameters must be plain values ({error})") from None
+        return {"class_path": class_path, "init_args": settings}
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let a checkpoint overrule the command line, and change the class."""

@@ -1,5 +1,9 @@
-"""The one exception that a user's mistake raises; the command line prints it as one line and exits with code 2."""
+"""The exception for mistakes that a user can correct."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend: says what is wrong, where, the value found, and what to do, in one line."""
+    """A mistake of the user, shown as one line without a traceback; the process ends with code 2."""
+
+    def __init__(self, message: str) -> None:
+        """Args: message: what is wrong, where, and what to do; line breaks in it become spaces."""
+        super().__init__(" ".join(message.split()))

@@ -180,6 +180,8 @@ def _build(kind: Any, value: Any, where: str, depth: int) -> Any:
     if kind in (bool, str):
         if not isinstance(value, kind):
             raise _Mismatch(where, value, "true or false" if kind is bool else "text", depth)
+        if isinstance(value, str) and "\0" in value:  # no path or name may hold it
+            raise _Mismatch(where, value, "text without NUL characters", depth)
         return value
     if kind in (None, types.NoneType):
         if value is not None:

@@ -10,32 +10,49 @@ _ALIASES = 100
 class _StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses what would be read differently from how it looks."""
 
-    aliases = 0
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.aliases = 0
+        self.unfinished: list[str] = []  # anchors of what is being read
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Count aliases: nested ones expand exponentially."""
-        if self.check_event(yaml.AliasEvent):
+        """Count aliases, because nested ones expand exponentially; refuse one of what it is in."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
             self.aliases += 1
-            if self.aliases > _ALIASES:
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"it has more than {_ALIASES} aliases",
-                    self.peek_event().start_mark,  # type: ignore[no-untyped-call]
-                )
-        return super().compose_node(parent, index)
+            if self.aliases > _ALIASES or event.anchor in self.unfinished:
+                fault = "has an alias of itself" if self.aliases <= _ALIASES else f"has more than {_ALIASES} aliases"
+                raise yaml.constructor.ConstructorError(None, None, f"it {fault}", event.start_mark)
+            return super().compose_node(parent, index)
+        self.unfinished.append(event.anchor)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.unfinished.pop()
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        """Refuse integers that no message could print; those of base 16 and 60 have no limit of digits."""
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > 1024:
+            raise yaml.constructor.ConstructorError(
+                None, None, "it has a number of thousands of digits", node.start_mark
+            )
+        return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Refuse repeated keys, of which the last would silently win."""
+        """Refuse repeated keys, of which the last would silently win; numbers and dates as keys are text."""
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+            if isinstance(key.value, str) and key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(None, None, f"it repeats the key {key.value!r}", key.start_mark)
             if isinstance(key.value, str):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

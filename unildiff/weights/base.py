@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from diffusers import (
@@ -18,6 +18,7 @@ from unildiff.core.text import TextEncoders
 from unildiff.diffusion.schedule import NoiseSchedule
 from unildiff.utils.errors import UserError
 from unildiff.utils.quiet import quiet
+from unildiff.utils.validation import Range, build
 from unildiff.weights.base_files import WAY_ON, check_whole, config_folder, locate, weight_files
 from unildiff.weights.checksums import verify_checksums
 from unildiff.weights.foreign import add_to_base, split_additions
@@ -51,9 +52,9 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
     if missing:
         raise UserError(f"base model: {configs} is not a diffusers folder: it lacks {', '.join(missing)}/; {WAY_ON}")
     with quiet():
-        scheduler = _read(configs / "scheduler", EulerDiscreteScheduler.load_config)
+        scheduler = _config(configs / "scheduler", EulerDiscreteScheduler.load_config)
         check_scheduler(scheduler, configs / "scheduler")
-        check_unet(_read(configs / "unet", UNet2DConditionModel.load_config), configs / "unet")
+        check_unet(_config(configs / "unet", UNet2DConditionModel.load_config), configs / "unet")
         names = [name for name in ("tokenizer", "tokenizer_2") if (configs / name).is_dir()]
         tokenizers = [_read(configs / name, _tokenizer) for name in names]
         autoencoder = None
@@ -74,19 +75,29 @@ def load_base(name: str, dtype: torch.dtype = torch.float32, vae: str | None = N
     return base
 
 
+def _config(folder: Path, load: Callable[[Path], Any]) -> dict[str, Any]:
+    config = _read(folder, load)
+    if not isinstance(config, dict):
+        raise UserError(
+            f"base model: the config in {folder} is a {type(config).__name__}, not an object; copy it again"
+        )
+    return config
+
+
 def check_scheduler(config: dict[str, Any], where: Path) -> None:
     """Refuse a scheduler config that is not supported, before gigabytes are read.
 
     Raises:
         UserError: a key is missing, or a value is not implemented.
     """
+    build(Annotated[int, Range(1, 100_000)], config.get("num_train_timesteps", 1000), f"num_train_timesteps in {where}")
     try:
         NoiseSchedule(config)
     except KeyError as error:
         raise UserError(
             f"base model: the scheduler config in {where} lacks {error}; add the value that its authors used"
         ) from None
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"base model: the scheduler config in {where} is not supported: {error}") from None
 
 

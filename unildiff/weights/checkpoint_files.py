@@ -22,6 +22,7 @@ from unildiff.utils.errors import UserError
 _LOG = logging.getLogger(__name__)
 _ADVICE = "give a .ckpt file written by `unildiff fit`"
 _CHUNK = 1 << 22
+_DEEPEST, _MOST_SETTINGS = 20, 10_000  # of the settings in a checkpoint
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -135,7 +136,7 @@ def _check_content(path: Path, content: Any) -> None:
         raise UserError(f"checkpoint: {path} is not a checkpoint (it holds a {type(content).__name__}); {_ADVICE}")
     for name in ("state_dict", "ema_state_dict"):
         weights = content.get(name)
-        if weights is not None and not (
+        if (weights is not None or (name in content and name == "state_dict")) and not (
             isinstance(weights, Mapping)
             and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items())
         ):
@@ -148,18 +149,22 @@ def _check_content(path: Path, content: Any) -> None:
     for name in ("global_step", "epoch"):
         if type(content.get(name, 0)) is not int or content.get(name, 0) < 0:
             raise UserError(f"checkpoint: {path}: {name} must be a whole number of at least 0; {_ADVICE}")
-    if class_path := _class_path_in(content.get("hyper_parameters", {})):
-        raise UserError(
-            f"checkpoint: {path} names a class to import ({class_path}) among its settings; it is not loaded"
-        )
+    _check_settings(path, content.get("hyper_parameters", {}))
 
 
-def _class_path_in(value: Any) -> str | None:
-    """Return a ``class_path`` at any depth: our settings hold plain values only, and a parser would import the class."""
-    if isinstance(value, Mapping):
-        if "class_path" in value:
-            return str(value["class_path"])[:100]
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return next((found for item in value if (found := _class_path_in(item))), None)
-    return None
+def _check_settings(path: Path, settings: Mapping[Any, Any]) -> None:
+    """Refuse settings that name a class, which a parser would import, or that are nested deeply or in themselves."""
+    waiting: list[tuple[Any, int]] = [(settings, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, Mapping):
+            if "class_path" in value:
+                raise UserError(
+                    f"checkpoint: {path} names a class to import ({str(value['class_path'])[:100]}) among its settings; it is "
+                    "not loaded"
+                )
+            value = list(value.values())
+        if isinstance(value, (list, tuple)):
+            waiting += [(item, depth + 1) for item in value]
+        if depth > _DEEPEST or len(waiting) > _MOST_SETTINGS:
+            raise UserError(f"checkpoint: {path}: hyper_parameters are nested too deeply or too many; {_ADVICE}")

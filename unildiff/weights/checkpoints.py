@@ -9,9 +9,15 @@ from torch import Tensor, nn
 
 from unildiff.utils.errors import UserError
 from unildiff.utils.fingerprints import weights_hash
+from unildiff.utils.validation import build
 from unildiff.weights.checkpoint_files import load_file_safely
 
 SHOWN = 5
+_SETTINGS: dict[str, Any] = {
+    "base": str,
+    **dict.fromkeys(("base_vae", "init_from"), str | None),
+    **dict.fromkeys(("network", "optimizer"), dict | None),
+}
 SOURCE = "started_from"
 """Key in a checkpoint: the fingerprint of the checkpoint whose weights it needs and does not hold; older ones lack it."""
 
@@ -97,6 +103,9 @@ def read_checkpoint(path: Path | str) -> StageCheckpoint:
     if unknown := [name for name in content.get("ema_state_dict") or {} if name not in content["state_dict"]]:
         raise UserError(f"checkpoint: {path} averages {unknown[0]}, which it does not hold; give another checkpoint")
     settings = dict(content.get("hyper_parameters", {}))
+    for name, kind in _SETTINGS.items():
+        if name in settings:
+            build(kind, settings[name], f"checkpoint: {path}: {name}")
     stage = str(settings.get("_class_path", "")).rpartition(".")[2]
     step, averaged = int(content.get("global_step", 0)), bool(content.get("ema_state_dict"))
     return StageCheckpoint(path, weights, stage, settings, step, averaged, str(content.get(SOURCE, "")))
