@@ -17,12 +17,13 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Count aliases, because nested ones expand exponentially; refuse one of what it is in."""
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > _ALIASES or event.anchor in self.unfinished:
                 fault = "has an alias of itself" if self.aliases <= _ALIASES else f"has more than {_ALIASES} aliases"
-                raise yaml.constructor.ConstructorError(None, None, f"it {fault}", event.start_mark)
+                mark: Any = event.start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"it {fault}", mark)
             return super().compose_node(parent, index)
         self.unfinished.append(event.anchor)
         try:
