@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.fake_trees import cdd11, rain
-from tests.fake_trees.pictures import pair
+from tests.fake_trees.images import pair
 from unildiff.cli.main import main
 from unildiff.data.catalogue import DATASETS
 from unildiff.data.tools import captioner, synthesize
@@ -88,7 +88,7 @@ def test_layouts_by_any_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown set: 'rein'; choose from three_task" in refused(capsys, "layout", "rein")
 
 
-def test_check_tells_and_writes(real_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_and_writes(real_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (real_set / "CDD-11_train/snow/00002.png").unlink()
     report = tmp_path / "report.json"
     assert data("check", "cdd11", "--root", real_set, "--json", report) == 1

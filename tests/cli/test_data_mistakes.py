@@ -165,7 +165,7 @@ WHOLE = {  # what says that a command's work is done
 
 @pytest.fixture
 def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Pictures larger than the disk, a hub, a captioner; processes are threads, as their start would take longest."""
+    """Images larger than the disk, a hub, a captioner; processes are threads, as their start would take longest."""
     from concurrent.futures import ThreadPoolExecutor
 
     monkeypatch.setattr(synthesize, "ProcessPoolExecutor", lambda count, context, start: ThreadPoolExecutor(count))

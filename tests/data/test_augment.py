@@ -26,7 +26,7 @@ def test_every_place_and_turn_comes_up_and_arrays_stay_together():
     assert len(seen) == 3 * 13 * 8  # places, and the eight symmetries of a square
 
 
-def test_small_pictures_are_reflected_as_often_as_it_takes():
+def test_small_images_are_reflected_as_often_as_it_takes():
     small = PICTURE[:5, :3]
     (crop,) = Augment(16, hflip=False)([small], 1)
     assert (crop == np.pad(small, ((0, 11), (0, 13), (0, 0)), mode="reflect")).all()

@@ -19,7 +19,7 @@ def write(path: Path, **captions: str) -> None:
     path.write_text("".join(json.dumps({"file": file, "caption": text}) + "\n" for file, text in captions.items()))
 
 
-def test_the_degraded_pictures_caption_wins_over_the_clean_ones(tmp_path):
+def test_the_degraded_images_caption_wins_over_the_clean_ones(tmp_path):
     cdd11.write(tmp_path, "moceir inside", "test", scenes=1)
     write(tmp_path / "captions.jsonl", **{"test/clear/00001.png": "a cat", "test/low/00001.png": "a dog"})
     samples = CDD11DataModule(str(tmp_path)).test_set()
@@ -30,7 +30,7 @@ def test_the_degraded_pictures_caption_wins_over_the_clean_ones(tmp_path):
     }
 
 
-def test_a_given_file_is_used_and_a_missing_one_said(tmp_path, caplog):
+def test_a_given_file_is_used_and_a_missing_one_reported(tmp_path, caplog):
     cdd11.write(tmp_path, "moceir inside", "test", scenes=1)
     caplog.set_level("INFO")
     assert CDD11DataModule(str(tmp_path)).test_set()[0]["caption"] == ""
@@ -48,7 +48,7 @@ def test_one_degradations_folder_finds_the_captions_of_the_whole(tmp_path, monke
     assert FolderDataModule("low").predict_set()[0]["caption"] == "a dog"
 
 
-def test_a_given_file_may_lie_elsewhere_but_must_be_of_the_pictures(tmp_path):
+def test_a_given_file_may_lie_elsewhere_but_must_be_of_the_images(tmp_path):
     root, elsewhere = tmp_path / "set", tmp_path / "mine.jsonl"
     for split in ("train", "test"):
         cdd11.write(root, "moceir inside", split, scenes=2)
@@ -68,7 +68,7 @@ def test_a_given_file_may_lie_elsewhere_but_must_be_of_the_pictures(tmp_path):
         folder.predict_set()
 
 
-def test_captions_of_the_training_pictures_alone_are_enough_to_train(tmp_path, caplog):
+def test_captions_of_the_training_images_alone_are_enough_to_train(tmp_path, caplog):
     rain.write(tmp_path / "set", "unildiff", "train", count=3)
     rain.write(tmp_path / "set", "unildiff", "val", count=3)
     write(tmp_path / "mine.jsonl", **{f"train/rain/gt/{number}.png": "a dog" for number in (1, 2, 3)})

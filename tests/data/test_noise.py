@@ -34,11 +34,11 @@ def test_rounding_has_no_bias_and_the_peers_cut_has_half_a_level():
 
 
 def test_bad_levels_are_refused():
-    told = "{}: .*; give at least one, none negative, none twice"
+    message = "{}: .*; give at least one, none negative, none twice"
     for sigmas, said in (
-        ([], told),
+        ([], message),
         ([25, -1], r"{}\[1\] is -1; it must be a whole number between 0 and"),
-        ([25, 25], told),
+        ([25, 25], message),
     ):
         with pytest.raises(UserError, match="sigmas"):
             GaussianNoise(sigmas)

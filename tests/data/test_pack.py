@@ -213,7 +213,7 @@ def test_a_forked_process_reads_what_its_parent_has_open(root: Path, tmp_path: P
     np.testing.assert_array_equal(packed.read(0, "lq"), expected)
 
 
-def test_broken_pictures_are_named_and_the_rest_is_kept(root: Path, tmp_path: Path) -> None:
+def test_broken_images_are_named_and_the_rest_is_kept(root: Path, tmp_path: Path) -> None:
     path = root / "rain" / "b.png"
     whole = path.read_bytes()
     path.write_bytes(whole[:200])

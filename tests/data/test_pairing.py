@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fake_trees.pictures import save
+from tests.fake_trees.images import save
 from unildiff.data.images import image_size
 from unildiff.data.pairing import RULES, Fault, pair_by_name, size_faults
 
@@ -49,7 +49,7 @@ def test_orphans_on_both_sides_are_named():
     assert str(result.faults[0]) == "2 degraded without a ground truth (same name): in/a.png, in/c.png"
 
 
-def test_unused_truths_are_no_fault_where_the_rule_shares_them():
+def test_unused_ground_truth_is_not_a_fault_where_the_rule_shares_them():
     assert not pair_by_name(paths("in/1_a.png"), paths("gt/1.png gt/2.png"), RULES["prefix"]).faults
 
 

@@ -114,13 +114,13 @@ def test_the_datamodule_reads_raw_only_with_a_pattern(tmp_path):
 
 
 def test_rgb_can_go_through_a_mosaic(tmp_path):
-    picture = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     for folder in ("POLED/poled_images", "POLED/test_GT"):
         (tmp_path / folder).mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / folder / "1.png"), picture[..., ::-1])
+        cv2.imwrite(str(tmp_path / folder / "1.png"), image[..., ::-1])
     data = UDCDataModule(root=str(tmp_path), displays=["poled"], through_raw=True, bayer="RGGB")
     made = data.test_set()[0]["lq"].permute(1, 2, 0).numpy()
-    assert (mosaic(made, "RGGB") == mosaic(picture, "RGGB")).all() and (made != picture).any()
+    assert (mosaic(made, "RGGB") == mosaic(image, "RGGB")).all() and (made != image).any()
 
 
 @pytest.mark.parametrize(

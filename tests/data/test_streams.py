@@ -14,7 +14,7 @@ from torch.utils.data import DistributedSampler
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.derain import DerainDataModule
 from tests.fake_trees import cdd11, rain
-from tests.fake_trees.pictures import save, scene
+from tests.fake_trees.images import save, scene
 from unildiff.data.datasets import EpochOrder
 from unildiff.data.images import read_rgb
 from unildiff.data.sharding import ShardSampler, StreamSampler
@@ -99,7 +99,7 @@ def test_keys_stay_on_the_cpu(root):
     assert moved["key"].device.type == "cpu" and moved["lq"].device.type == moved["gt"].device.type == "meta"
 
 
-def test_fewer_pictures_than_processes_are_refused_before_the_others_wait(root, monkeypatch):
+def test_fewer_images_than_processes_are_refused_before_the_others_wait(root, monkeypatch):
     data = module(root)
     data.setup("test")
     monkeypatch.setattr("unildiff.data.datamodule.rank_and_world", lambda: (0, 12))
@@ -152,7 +152,7 @@ def test_an_epoch_of_two_tasks_misses_a_quarter_of_each_by_chance():
     assert abs(len(seen) - 750) < 50
 
 
-def test_crops_and_turns_are_the_same_on_both_pictures(root):
+def test_crops_and_turns_are_the_same_on_both_images(root):
     samples = module(root).train_set()
     seen = set()
     for position in range(40):
@@ -169,7 +169,7 @@ def test_crops_and_turns_are_the_same_on_both_pictures(root):
         (2, {"max_steps": 20, "max_epochs": -1}, {"every_n_train_steps": 11}),
     ],
 )
-def test_a_resumed_run_goes_on_in_the_middle_of_an_epoch(root, tmp_path, workers, limits, every):
+def test_a_resumed_run_continues_in_the_middle_of_an_epoch(root, tmp_path, workers, limits, every):
     whole = fit(module(root, num_workers=workers), tmp_path, **limits)
     assert len(whole) == limits.get("max_steps", 24) and len({key for batch in whole for key in batch}) > 75
     save = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, **every)
@@ -183,7 +183,7 @@ def test_a_resumed_run_goes_on_in_the_middle_of_an_epoch(root, tmp_path, workers
         assert rest == whole[number:]
 
 
-def test_a_finished_run_that_is_given_more_steps_goes_on(root, tmp_path):
+def test_a_finished_run_with_more_steps_continues(root, tmp_path):
     whole = fit(module(root), tmp_path, max_steps=14, max_epochs=-1)
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -198,7 +198,7 @@ def test_a_finished_run_that_is_given_more_steps_goes_on(root, tmp_path):
     assert fit(module(root), tmp_path, checkpoint=tmp_path / "end.ckpt", max_steps=14, max_epochs=-1) == whole[10:]
 
 
-def test_validation_pictures_are_held_out_of_training(root):
+def test_validation_images_are_held_out_of_training(root):
     data = module(root, val_scenes=1)
     data.setup("fit")
     held = {pair.gt.name for pair in data._sets["val"].source.pairs}
@@ -217,12 +217,12 @@ def test_validation_pictures_are_held_out_of_training(root):
         ({"samples_per_epoch": -5}, "samples_per_epoch is -5; it must be"),
     ],
 )
-def test_counts_that_cannot_be_are_said_by_name(root, settings, message):
+def test_counts_that_cannot_be_are_reported_by_name(root, settings, message):
     with pytest.raises(UserError, match=message):
         module(root, **settings).setup("fit")
 
 
-def test_sets_without_training_pictures_and_tiny_sets(root, tmp_path):
+def test_sets_without_training_images_and_tiny_sets(root, tmp_path):
     rain.write(tmp_path, "moceir", "train", count=3)
     data = DerainDataModule(root=str(tmp_path), batch_size=8, crop_size=8, num_workers=0)
     data.setup("fit")  # fewer images than a batch: one batch, not none

@@ -13,7 +13,7 @@ from datamodules.derain import DerainDataModule
 from datamodules.five_task import FiveTaskDataModule
 from datamodules.three_task import ThreeTaskDataModule
 from tests.fake_trees import haze, lowlight, noise, rain
-from tests.fake_trees.pictures import SHIFT, save, scene
+from tests.fake_trees.images import SHIFT, save, scene
 from unildiff.data.catalogue import SETS
 from unildiff.data.images import read_rgb
 from unildiff.utils.errors import UserError
@@ -34,7 +34,7 @@ def test_sorted_lists_pair_wrongly_once_a_file_is_missing(tmp_path):
     (base / "gt/3.png").unlink()
     (base / "rainy/7.png").unlink()
     peers = list(zip(sorted((base / "rainy").iterdir()), sorted((base / "gt").iterdir()), strict=True))
-    assert sum(not belong_together(*pair) for pair in peers) == 4  # 3..6 against 4..7: in silence
+    assert sum(not belong_together(*pair) for pair in peers) == 4  # 3..6 against 4..7, without a message
 
     with pytest.raises(UserError, match=r"1 degraded without a ground truth .*rainy/3\.png \(and 1 more findings\)"):
         DerainDataModule(root=str(tmp_path)).test_set()
@@ -55,7 +55,7 @@ def test_indices_modulo_length_cannot_pair_many_hazy_with_one_clear(tmp_path):
     assert ours(DehazeDataModule(root=str(tmp_path)).test_set().source)
 
 
-def test_the_clear_pictures_suffix_is_not_the_hazy_ones(tmp_path):
+def test_the_clear_images_suffix_is_not_the_hazy_ones(tmp_path):
     """AdaIR asks for the hazy suffix, SOTS has .jpg against .png."""
     haze.write(tmp_path, "adair", "train")
     base = tmp_path / "data/Train/Dehaze"
@@ -90,12 +90,12 @@ def test_bsd400_is_not_dropped_for_want_of_a_letter(tmp_path):
     noise.write(tmp_path, "promptir", "train")
     listed = {"00001.bmp", "00002.bmp", "a117025.jpg", "a8143.jpg"}
     folder = tmp_path / "Train/Denoise"
-    assert len([name for name in os.listdir(folder) if name in listed]) == 3  # 117025.jpg is gone, in silence
+    assert len([name for name in os.listdir(folder) if name in listed]) == 3  # 117025.jpg is gone without a message
 
     assert len(DenoiseDataModule(root=str(tmp_path)).train_set()) == 4
 
 
-def test_a_count_that_differs_from_the_published_one_is_said(tmp_path, caplog):
+def test_a_count_that_differs_from_the_published_one_is_reported(tmp_path, caplog):
     """Nobody notices that 400 of 5,144 images are missing, or 1 of 200 (rainTrain.txt)."""
     rain.write(tmp_path, "promptir", "train", count=99)
     with caplog.at_level(logging.WARNING):

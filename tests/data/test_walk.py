@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.folder import FolderDataModule
-from tests.fake_trees.pictures import save, scene
+from tests.fake_trees.images import save, scene
 from unildiff.data.images import list_images
 from unildiff.data.walk import find_images, shown
 from unildiff.utils.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.folder import FolderDataModule
-from tests.fake_trees.pictures import pair, save, scene
+from tests.fake_trees.images import pair, save, scene
 from unildiff.utils.errors import UserError
 
 

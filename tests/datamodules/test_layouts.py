@@ -8,7 +8,7 @@ import pytest
 
 import datamodules
 from tests.fake_trees import blur, cdd11, haze, lowlight, noise, rain, raindrop, udc
-from tests.fake_trees.pictures import SHIFT
+from tests.fake_trees.images import SHIFT
 from unildiff.data.catalogue import DATASETS, dataset
 from unildiff.data.tools.captioner import image_files
 from unildiff.data.tools.check import check

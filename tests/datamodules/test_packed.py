@@ -110,7 +110,7 @@ def test_the_fingerprint_of_a_pack_covers_the_sets_that_are_read(everything):
 
 
 def test_missing_sets_of_a_pack_are_reported(roots, everything):
-    """As with files: no requested set is silently left out, and no other data set is read."""
+    """As with files: no requested set is silently left out, and no other dataset is read."""
     rain.write(roots / "rain", "moceir", "test")
     pack_set("three_task", roots / "rain", roots / "part")
     assert make("three_task", packed=str(roots / "part"), tasks=["rain"]).counts() == {"rain": 12}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.fake_trees.pictures import Expected, pair
+from tests.fake_trees.images import Expected, pair
 
 DEGRADATIONS = [
     "low",
@@ -26,7 +26,7 @@ PLACES = {
 
 
 def write(root: Path, layout: str, split: str, scenes: int = 2) -> Expected:
-    """Write ``scenes`` clear pictures under 11 degradations, the same file names in every folder."""
+    """Write ``scenes`` clear images under 11 degradations, the same file names in every folder."""
     place = PLACES[layout][split]
     expected: Expected = {}
     for number in range(1, scenes + 1):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.fake_trees.pictures import Expected, pair
+from tests.fake_trees.images import Expected, pair
 
 DATASET = "foundir"
 PLACES = {"foundir": {"test": ("FoundIR/{kind}/LQ/{n:04d}.png", "FoundIR/{kind}/GT/{n:04d}.png")}}

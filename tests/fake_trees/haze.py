@@ -1,15 +1,15 @@
-"""OTS and SOTS as each project keeps them: several hazy pictures of one clear one."""
+"""OTS and SOTS as each project keeps them: several hazy images of one clear one."""
 
 from pathlib import Path
 
-from tests.fake_trees.pictures import Expected, pair, save, scene
+from tests.fake_trees.images import Expected, pair, save, scene
 
 PLACES = {
     "promptir": {
         "train": ("Train/Dehaze/synthetic/part{part}/{id}_0.8_0.{n}.jpg", "Train/Dehaze/original/{id}.jpg"),
         "test": ("test/dehaze/input/{id}_0.8_0.{n}.jpg", "test/dehaze/target/{id}.png"),
     },
-    # AdaIR's guide shows .jpg clear pictures, its code asks for the hazy suffix: any must do
+    # AdaIR's guide shows .jpg clear images, its code asks for the hazy suffix: any must do
     "adair": {
         "train": ("data/Train/Dehaze/synthetic/part{part}/{id}_0.8_0.{n}.jpg", "data/Train/Dehaze/original/{id}.png")
     },
@@ -40,7 +40,7 @@ PLACES = {
 
 
 def write(root: Path, layout: str, split: str, scenes: int = 3, each: int = 2) -> Expected:
-    """Write ``scenes`` clear pictures with ``each`` hazy ones; names as 0025_0.8_0.1 and 0025."""
+    """Write ``scenes`` clear images with ``each`` hazy ones; names as 0025_0.8_0.1 and 0025."""
     lq, gt = PLACES[layout][split]
     expected: Expected = {}
     for number in range(scenes):
@@ -48,6 +48,6 @@ def write(root: Path, layout: str, split: str, scenes: int = 3, each: int = 2) -
             place = {"id": f"{number:04d}", "n": n, "part": number % 4 + 1}
             files = pair(root, lq.format(**place), gt.format(**place), number)
             expected["haze", Path(files[0]).stem] = files
-    if gt.count("{n}") == 0 and split == "train":  # OTS has clear pictures without hazy ones in the published list
+    if gt.count("{n}") == 0 and split == "train":  # OTS has clear images without hazy ones in the published list
         save(root / gt.format(id="9999", n=0, part=1), scene(99))
     return expected

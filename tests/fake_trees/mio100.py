@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.fake_trees.pictures import Expected, pair
+from tests.fake_trees.images import Expected, pair
 
 DATASET = "mio100"
 PLACES = {"agenticir": {"test": ("dataset/LQ/d{count}/{kind}/{n:03d}.png", "dataset/HQ/{n:03d}.png")}}

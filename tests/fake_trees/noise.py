@@ -1,8 +1,8 @@
-"""Clean pictures for noise, and noisy ones made beforehand, as each project keeps them."""
+"""Clean images for noise, and noisy ones made beforehand, as each project keeps them."""
 
 from pathlib import Path
 
-from tests.fake_trees.pictures import Expected, pair, save, scene
+from tests.fake_trees.images import Expected, pair, save, scene
 
 # layout -> split -> clean files; names are given with each
 CLEAN = {
@@ -58,7 +58,7 @@ FURTHER = {
 
 
 def write(root: Path, layout: str, split: str, sigmas: tuple[int, ...] = (15, 25, 50)) -> Expected:
-    """Write the tree; clean pictures are expected once for each sigma, but in training, where it is drawn."""
+    """Write the tree; clean images are expected once for each sigma, but in training, where it is drawn."""
     expected: Expected = {}
     if layout in CLEAN:
         for number, file in enumerate(CLEAN[layout][split]):
@@ -75,7 +75,7 @@ def write(root: Path, layout: str, split: str, sigmas: tuple[int, ...] = (15, 25
 
 
 def write_further(root: Path, name: str, layout: str) -> Expected:
-    """Write two pictures of a further test set."""
+    """Write two images of a further test set."""
     place = FURTHER[name][layout]
     expected: Expected = {}
     for sigma in (15, 25, 50):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.fake_trees.pictures import Expected, pair
+from tests.fake_trees.images import Expected, pair
 
 PLACES = {
     "original": {

@@ -15,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor, nn
 
 from datamodules.folder import FolderDataModule
-from tests.fake_trees.pictures import save, scene
+from tests.fake_trees.images import save, scene
 from tests.small import NETWORK
 from tests.stages.ranks import on_two_ranks
 from tests.stages.steps import make_batch, make_loader, make_stage, make_trainer

@@ -176,7 +176,7 @@ def test_the_question_is_asked_of_models_that_need_one(photos: Path, tmp_path: P
     assert leaks(module.PROMPT) == []
 
 
-def test_a_line_a_picture_that_datamodules_read(blip: Path, photos: Path) -> None:
+def test_one_line_per_image_that_datamodules_read(blip: Path, photos: Path) -> None:
     assert caption_folder(photos, str(blip), "clean", length=5) == (3, 0)
     assert [line["file"] for line in lines(photos)] == ["a.png", "b.jpg", "more/c.png"]
     assert all(
@@ -186,7 +186,7 @@ def test_a_line_a_picture_that_datamodules_read(blip: Path, photos: Path) -> Non
     assert found == lines(photos)[2]["caption"]
 
 
-def test_goes_on_where_it_was(blip: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_resumed(blip: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     caption_folder(photos, str(blip), "clean", length=5)
     whole = (photos / "captions.jsonl").read_bytes()
     (photos / "captions.jsonl").write_bytes(whole[:-15])  # what a crash leaves
@@ -218,7 +218,7 @@ def test_captions_are_not_touched_before_the_model_is_there(photos: Path, monkey
 
 
 @pytest.mark.parametrize("source", ["clean", "degraded"])
-def test_a_data_sets_clean_or_degraded_pictures(photos: Path, source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clean_or_degraded_images_of_a_dataset(photos: Path, source, monkeypatch: pytest.MonkeyPatch) -> None:
     root = photos.parent / "rain"
     for number in range(2):
         write(root / f"test/derain/Rain100L/input/{number}.png", number)
@@ -234,7 +234,7 @@ def test_a_data_sets_clean_or_degraded_pictures(photos: Path, source, monkeypatc
         caption_folder(root, "model", source, "deblur")
 
 
-def test_broken_pictures_are_named_when_the_rest_is_done(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_images_are_named_when_the_rest_is_done(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (photos / "b.jpg").write_bytes(b"no")
     monkeypatch.setattr(module, "load_captioner", lambda *_: lambda image: "a dog")
     with pytest.raises(UserError, match=r"1 of 3 images cannot be captioned: .*b\.jpg"):

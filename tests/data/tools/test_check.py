@@ -69,7 +69,7 @@ def test_every_planted_fault_and_nothing_else(rain100l: Path) -> None:
     write(root / INPUT / "5.png", noise(5, height=8))  # another size than 9x12
     write(root / INPUT / "6.png", np.zeros((9, 12, 3), np.uint8))
     write(root / TARGET / "7.png", np.full((9, 12, 3), 255, np.uint8))
-    write(root / INPUT / "8.png", noise(3008))  # the same as its truth
+    write(root / INPUT / "8.png", noise(3008))  # the same as its ground truth
     (root / TARGET / "9.png").unlink()
     write(root / TARGET / "9.bmp", noise(1050))  # the pixels of norain-50.png, in another format
     assert found(root) == {
@@ -133,7 +133,7 @@ def test_two_layouts_in_one_folder_are_a_fault(rain100l: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``Path.rglob`` leaves it out in silence. Root may read all, so the system's refusal is acted."""
+    """``Path.rglob`` leaves it out without a message. Root may read all, so the system's refusal is acted."""
     (tmp_path / "RESIDE/Train/Dehaze/original").mkdir(parents=True)
     write(tmp_path / "RESIDE/Train/Dehaze/synthetic/part1/1_2.png", noise(1))
     (tmp_path / "RESIDE/Train/Dehaze/synthetic/part2").mkdir()
@@ -149,7 +149,7 @@ def test_a_folder_that_may_not_be_read_is_not_left_out(tmp_path: Path, monkeypat
         check("dehaze", tmp_path / "RESIDE")
 
 
-def test_what_bears_a_pictures_name_but_is_none(rain100l: Path) -> None:
+def test_what_is_named_like_an_image_but_is_not_one(rain100l: Path) -> None:
     """A pipe would make a reader wait for ever; a link may lead nowhere, a folder may end in .png."""
     for number, make in ((1, os.mkfifo), (2, lambda path: path.symlink_to("nowhere")), (3, Path.mkdir)):
         path = rain100l / INPUT / f"{number}.png"
@@ -175,7 +175,7 @@ def test_raw_arrays_are_looked_at_too(tmp_path: Path) -> None:
 
 
 def test_a_terminal_sees_a_progress_bar(rain100l: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # how rich is told that it writes to a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich behave as on a terminal
     check("derain", rain100l)
     captured = capsys.readouterr()
     assert "Checking" in captured.err and "100%" in captured.err and captured.out == ""

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from datamodules.folder import FolderDataModule
-from tests.fake_trees.pictures import pair
+from tests.fake_trees.images import pair
 from unildiff.cli.main import main
 from unildiff.data.datasets import FilePairs
 from unildiff.utils.errors import UserError
@@ -74,7 +74,7 @@ def test_an_option_file_becomes_a_config_that_reads_its_pairs(
         (("  val:", "  train_2:"), "several train datasets"),
     ],
 )
-def test_what_is_not_supported_is_said_in_one_line(tmp_path: Path, change, message, capsys) -> None:
+def test_what_is_not_supported_is_one_line(tmp_path: Path, change, message, capsys) -> None:
     (tmp_path / "options.yml").write_text(OPTIONS.replace(*change).format(root=tmp_path))
     assert main(["data", "convert", str(tmp_path / "options.yml")]) == 2
     error = capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_one_archive_only(cdd11: Hub, tmp_path: Path) -> None:
         download("cdd11", tmp_path / "root", only="val", say=str)
 
 
-def test_goes_on_where_the_connection_broke(cdd11: Hub, tmp_path: Path) -> None:
+def test_resumes_where_the_connection_broke(cdd11: Hub, tmp_path: Path) -> None:
     cdd11.cut = 5500
     with pytest.raises(UserError, match=r"cannot reach gy65896/CDD-11 at http://127.*what was fetched is kept") as e:
         download("cdd11", tmp_path / "root", say=str)
@@ -90,7 +90,7 @@ def test_no_network_and_no_such_repository(hub: Hub, tmp_path: Path, monkeypatch
     assert "\n" not in str(error.value)
 
 
-def test_pictures_of_small_sets_go_where_the_layouts_look(hub: Hub, tmp_path: Path) -> None:
+def test_images_of_small_sets_go_where_the_layouts_look(hub: Hub, tmp_path: Path) -> None:
     hub.files["deepinv/CBSD68"] = {"CBSD68.tar.gz": tarred({f"CBSD68/0/{n:04}.png": png(n, 8) for n in range(3)})}
     hub.files["eugenesiow/Urban100"] = {
         "data/Urban100_HR.tar.gz": tarred({"Urban100_HR/img_001.png": png(9, 8)}),
@@ -129,7 +129,7 @@ def test_archives_without_a_folder_get_one(tmp_path: Path) -> None:
     assert set(tree(tmp_path / "root")) == {"train/clear/1.png", "train/haze/1.png"}
 
 
-def test_unpacking_goes_on_and_repairs(tmp_path: Path) -> None:
+def test_unpacking_resumes_and_repairs(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(zipped({f"a/{n}.png": png(n) for n in range(3)}))
     extract(tmp_path / "a.zip", tmp_path / "root")
     whole = tree(tmp_path / "root")
@@ -168,7 +168,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
         extract(tmp_path / "text.zip", tmp_path / "root")
 
 
-def test_an_encrypted_archive_is_said(tmp_path: Path) -> None:
+def test_an_encrypted_archive_is_reported(tmp_path: Path) -> None:
     data = bytearray(zipped({"a/1.png": png(1)}))
     for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # bit 0 of the general purpose flags
         data[data.index(header) + flags] |= 1

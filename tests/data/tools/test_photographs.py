@@ -80,7 +80,7 @@ def test_a_broken_download_continues_and_only_the_listed_files_are_written(serve
     assert photographs.fetch(tmp_path, package, say=str) == 1 and found(tmp_path) == PLACES and len(server) == 2
 
 
-def test_another_package_or_no_network_is_said_in_one_line(server: list, tmp_path: Path, monkeypatch) -> None:
+def test_another_package_or_no_network_is_one_line(server: list, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "other.deb").write_bytes(b"!<arch>\nsomething else")
     with pytest.raises(UserError, match=r"other\.deb is not endless-sky-data_.*SHA-256 differs"):
         photographs.fetch(tmp_path / "a", tmp_path / "other.deb", say=str)

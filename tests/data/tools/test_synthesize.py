@@ -107,7 +107,7 @@ def read_rgb_of(clean: Path, tmp_path: Path, degradation: str) -> np.ndarray:
     return read_rgb(tmp_path / "without" / "train" / degradation / "a.png")
 
 
-def test_a_picture_depends_on_its_name_and_the_seed_alone(clean: Path, tmp_path: Path) -> None:
+def test_an_image_depends_on_its_name_and_the_seed_alone(clean: Path, tmp_path: Path) -> None:
     synthesize(clean, tmp_path / "all", seed=3)
     synthesize(clean, tmp_path / "other", seed=4)
     (clean / "a.png").unlink()
@@ -132,7 +132,9 @@ def test_processes_make_the_same(clean: Path, tmp_path: Path, monkeypatch: pytes
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_interrupted_is_not_readable_and_goes_on(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_is_not_readable_and_is_resumed(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synthesize(clean, tmp_path / "whole", seed=3)
     out, real, made = tmp_path / "out", module.make_scene, []
 
@@ -198,7 +200,7 @@ def test_captions_are_carried_and_both_splits_described(clean: Path, tmp_path: P
     assert "`train`: 3 scenes" in readme and "`test`: 3 scenes" in readme and "depth estimated" in readme
 
 
-def test_broken_pictures_are_named_and_nothing_is_taken_for_whole(clean: Path, tmp_path: Path) -> None:
+def test_broken_images_are_named_and_nothing_is_taken_for_complete(clean: Path, tmp_path: Path) -> None:
     whole = (clean / "b.bmp").read_bytes()
     (clean / "b.bmp").write_bytes(whole[:100])
     with pytest.raises(UserError, match=r"1 of 3 images cannot be degraded: .*b.bmp"):
