@@ -1,21 +1,30 @@
 """Seams, colours and uncertainty of restored images, by hand-made arrays and on files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 
-from tests.small import small_model
+from tests.small import NETWORK, small_model
 from unildiff.cli.main import main
-from unildiff.restoring.colour import low_frequencies, shift, transferred
+from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.restoring.checks import DOUBT, CheckedImage, _borders, _keep_doubtful
+from unildiff.restoring.colour import judged, low_frequencies, shift, transferred
+from unildiff.restoring.options import RestoreOptions
 from unildiff.restoring.seams import HIGH, seam_score
+from unildiff.utils.errors import UserError
 from unildiff.weights.folder import save_model
+from unildiff.weights.load import load_restorer
 from unildiff.weights.pipeline import UniLDiffPipeline
+from unildiff.weights.restoring import as_levels, restore_images
 
 RNG = np.random.default_rng(0)
+TO_PIXELS = replace(NETWORK, detail=replace(NETWORK.detail, to_pixels=True))
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +90,44 @@ def test_the_spacing_of_the_steps_is_followed(weights: Path, tmp_path: Path) -> 
         same = pipeline(photo, num_inference_steps=2, timestep_spacing=spacing).images[0]  # type: ignore[arg-type]
         assert np.array_equal(made[spacing], np.array(same))
     assert not np.array_equal(made["leading"], made["trailing"])
+
+
+def test_eight_tiles_show_no_more_than_the_whole_image() -> None:
+    """The shipped model on photographs: bends at the same lines, in tiles and in one piece."""
+    model, scores = load_restorer("tiny"), []
+    for photo in (data.chelsea(), data.coffee()):
+        image = np.asarray(Image.fromarray(photo).resize((416, 224)))
+        made = [
+            as_levels(restore_images(model, [image], [""], SamplingSettings(1, tile_size=tile))[0], "photo")
+            for tile in (128, None)
+        ]
+        rows, columns = _borders(model, 224, 416, 128)
+        assert (len(rows), len(columns)) == (1, 3)  # eight tiles
+        scores.append([seam_score(each, image.astype(np.float32), rows, columns) for each in made])
+    tiled, whole = np.mean(scores, axis=0)
+    assert tiled <= whole + 0.03, scores
+
+
+def test_gates_judge_every_image_of_a_batch_by_itself() -> None:
+    model, settings = small_model(network=TO_PIXELS), SamplingSettings(1)
+    images = [RNG.integers(0, high, (64, 64, 3), dtype=np.uint8) for high in (40, 256)]
+    judgements = []
+    for batch in (images, images[:1], images[1:]):
+        with judged(model) as shares:
+            restore_images(model, batch, [""] * len(batch), settings)
+        judgements.append(np.mean(shares, axis=0))
+    assert np.allclose(judgements[0], np.concatenate(judgements[1:]), atol=1e-5)
+    assert abs(judgements[0][0] - judgements[0][1]) > 5e-5
+
+
+def test_the_input_is_kept_where_seeds_disagree() -> None:
+    original = np.full((64, 64, 3), 100, np.float32)
+    levels = original + 50
+    spread = np.zeros_like(original)
+    spread[:, 32:] = 2 * DOUBT
+    result = CheckedImage(levels, spread=spread)
+    _keep_doubtful([result], [original])
+    assert np.allclose(result.levels[:, :24], 150) and np.allclose(result.levels[:, 40:], 100)
+    assert result.measured["input_kept"] == pytest.approx(0.5, abs=0.06)
+    with pytest.raises(UserError, match="in_doubt: input needs --uncertainty"):
+        RestoreOptions(in_doubt="input")

@@ -25,13 +25,13 @@ if shutil.which("chromium") is None:
 PORT = 7893
 
 
-def until(browser: Browser, expression: str) -> object:
-    """Wait until a JavaScript expression is true and return its value."""
-    for _ in range(600):
-        if value := browser.run(expression):
-            return value
+def until(browser: Browser, expression: str) -> None:
+    """Wait until a JavaScript expression is true."""
+    for _ in range(1200):
+        if browser.run(f"Boolean({expression})"):  # a DOM node would arrive here as {}
+            return
         time.sleep(0.1)
-    raise AssertionError(expression)
+    raise AssertionError((expression, browser.run("document.body.innerText")[-500:]))
 
 
 def upload(browser: Browser, files: list[Path]) -> None:
@@ -95,6 +95,12 @@ def test_two_users_get_the_bytes_of_the_command_line(tmp_path: Path) -> None:
             at = {"x": box[0] + x * box[2], "y": middle, "button": "left", "buttons": 1, "clickCount": 1}
             users[0].call("Input.dispatchMouseEvent", type=kind, **at)
         until(users[0], f"{seen} != {before!r}" if len(before) < 2000 else "true")
+        users[1].run("document.querySelector('#restore').click()")
+        users[1].run("document.querySelector('#cancel').click()")
+        until(users[1], "document.querySelector('#messages').innerText.includes('Cancelled')")
+        users[1].run("document.querySelector('#restore').click()")  # the queue survives
+        until(users[1], "document.querySelector('#messages').innerText.includes('1 restored')")
+        assert "Use via API" not in users[1].run("document.body.innerText")
         for user in users:
             user.resize(390, 844, mobile=True)
             assert user.run("document.documentElement.scrollWidth") <= 391  # nothing is cut off on a phone

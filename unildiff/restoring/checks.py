@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
 from unildiff.core.model import UniLDiff
 from unildiff.core.tiling import make_grid
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.restoring.colour import judged, shift, transferred
+from unildiff.restoring.colour import CERTAIN, judged, shift, transferred
 from unildiff.restoring.options import RestoreOptions
 from unildiff.restoring.seams import HIGH, seam_score
 from unildiff.weights.restoring import as_levels, restore_images
@@ -23,6 +24,9 @@ SMALL = 128
 """Pixels of a side below which an image holds less than the crops that models are trained on."""
 MOVED = 24.0
 """Levels of 255 by which a mean colour may move without a warning."""
+
+DOUBT = 16.0
+"""Levels of 255 between seeds, as a standard deviation, at which ``in_doubt: input`` keeps the input alone (our choice)."""
 
 
 @dataclass
@@ -68,9 +72,11 @@ def check_and_correct(
     _check_seams(model, results, originals, sampling, lambda: restored(options.seed))
     if options.uncertainty:
         _measure_spread(results, [restored(options.seed + 1 + number) for number in range(options.uncertainty)])
-    kept = sum(shares) / len(shares) if shares else 0.0
-    for result, original in zip(results, originals, strict=True):
-        _check_colour(result, original, options.colour, kept)
+        if options.in_doubt == "input":
+            _keep_doubtful(results, originals)
+    kept = np.mean(shares, axis=0) if shares else np.zeros(len(images))
+    for result, original, share in zip(results, originals, kept, strict=True):
+        _check_colour(result, original, options.colour, float(share))
     return results
 
 
@@ -130,11 +136,21 @@ def _measure_spread(results: list[CheckedImage], others: list[list[np.ndarray]])
         result.measured["uncertainty"] = round(float(result.spread.mean()), 3)
 
 
+def _keep_doubtful(results: list[CheckedImage], originals: list[np.ndarray]) -> None:
+    """Blend in the input where the seeds disagree: fully from a spread of ``DOUBT`` on, not at all below half of it."""
+    for result, original in zip(results, originals, strict=True):
+        assert result.spread is not None
+        doubt = cv2.GaussianBlur(result.spread.mean(axis=2), (0, 0), 2.0)  # (H, W)
+        weight = (2 * doubt / DOUBT - 1).clip(0, 1)
+        result.levels = result.levels + weight[..., None] * (original - result.levels)
+        result.measured["input_kept"] = round(float(weight.mean()), 3)
+
+
 def _check_colour(result: CheckedImage, original: np.ndarray, colour: str, kept: float) -> None:
     """Transfer the input's colours where the options say so; note how far they moved, and warn where it is far."""
     if colour == "auto":
         result.measured["colour_kept"] = round(kept, 3)
-    strength = {"input": 1.0, "auto": kept}.get(colour, 0.0)
+    strength = {"input": 1.0, "auto": float(kept >= CERTAIN)}.get(colour, 0.0)
     if strength:
         result.levels = transferred(result.levels, original, strength)
     moved = shift(result.levels, original)

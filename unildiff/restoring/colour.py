@@ -1,6 +1,6 @@
 """Colour of a restored image against its input: how far it moved, and how to take it back.
 
-Axis letters: H/W pixels.
+Axis letters: B images of one pass, H/W pixels.
 Other restorers transfer the input's colours always (AdaIN or wavelets: https://arxiv.org/abs/2305.07015, "colour
 correction"). For haze and low light that undoes the restoration; here it is an option.
 """
@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from unildiff.core.pixel_mix import BrightnessGate
 
 _CELLS = 16  # along the longer side: what is finer is not colour but texture (our choice)
+
+CERTAIN = 0.99
+"""Share of an image's brightness that DAEM's gate must judge right before ``auto`` takes its colours. Measured on 28 validation
+photographs, which also chose it: it is reached on 93% of clean images and 0 to 39% of degraded ones."""
 
 
 def low_frequencies(image: np.ndarray) -> np.ndarray:
@@ -38,12 +42,12 @@ def transferred(restored: np.ndarray, original: np.ndarray, strength: float = 1.
 
 
 @contextmanager
-def judged(model: nn.Module) -> Iterator[list[float]]:
-    """Collect, for a block, how much of the input's brightness DAEM's gates keep: one share in 0..1 per gate and image."""
-    shares: list[float] = []
+def judged(model: nn.Module) -> Iterator[list[np.ndarray]]:
+    """Collect, for a block, how much of each image's brightness DAEM's gates keep: shares (B,) in 0..1, one array per call."""
+    shares: list[np.ndarray] = []
 
     def note(module: nn.Module, inputs: object, output: Tensor) -> None:
-        shares.extend(output.detach().float().clamp(0, 1).reshape(output.shape[0], -1).mean(dim=1).tolist())
+        shares.append(output.detach().float().clamp(0, 1).reshape(len(output), -1).mean(dim=1).cpu().numpy())
 
     handles = [part.register_forward_hook(note) for part in model.modules() if isinstance(part, BrightnessGate)]
     try:

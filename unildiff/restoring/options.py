@@ -39,6 +39,7 @@ class RestoreOptions:
         batch_size: images of equal size that go through the model together.
         colour: whether the colours of the input are transferred, see ``restoring.colour``.
         uncertainty: how many further seeds measure the model's uncertainty.
+        in_doubt: what the result shows where they disagree.
     """
 
     model: str = "tiny"
@@ -59,9 +60,14 @@ class RestoreOptions:
     batch_size: PositiveInt = 1
     colour: Colour = "none"
     uncertainty: NonNegativeInt = 0
+    in_doubt: Literal["restored", "input"] = "restored"
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.in_doubt == "input" and not self.uncertainty:
+            raise UserError(
+                "in_doubt: input needs --uncertainty, the number of further seeds; give e.g. --uncertainty 3"
+            )
 
     def recorded(self, model_hash: str, dtype: str, caption: str) -> dict[str, Any]:
         """Return everything that a result depends on beside the input's content."""

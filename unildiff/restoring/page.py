@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -195,10 +196,13 @@ def build(page: Page) -> Any:
 
 
 def _look() -> dict[str, Any]:
-    """Return the theme, with fonts of the system only: Gradio's default ones are fetched from the network."""
+    """Return the theme, with fonts of the system only (Gradio's own are fetched from the network), and no footer."""
     import gradio as gr
 
-    return {"theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])}
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    extras = {"footer_links": [], "run_history": False}  # the history would offer to keep results elsewhere
+    known = signature(gr.Blocks.launch).parameters
+    return {"theme": theme} | {name: value for name, value in extras.items() if name in known}
 
 
 def _examples() -> list[tuple[np.ndarray, str]]:

@@ -37,6 +37,7 @@ def restore(
     format: Literal["jpg", "png", "tif", "webp", "avif"] | None = None,
     colour: Literal["none", "input", "auto"] = "none",
     uncertainty: int = 0,
+    in_doubt: Literal["restored", "input"] = "restored",
     provenance: bool = True,
     overwrite: bool = False,
     skip_existing: bool = True,
@@ -61,26 +62,27 @@ def restore(
         num_inference_steps: sampling steps
         guidance_scale: strength of the caption; 1 turns guidance off
         seed: seed of the sampling noise
-        captions: captions.jsonl, by default the one in src
-        start: start from the noised image (lq) or from noise alone
+        captions: captions.jsonl, by default src's
+        start: start from the noised image (lq) or noise
         last_timestep: timestep at which sampling ends, 0 for all; by default the model's own
         tile_size: side of the tiles of larger images in pixels; by default chosen by model and memory
         vae_tile: the same for encoders and decoder, if smaller
         timestep_spacing: by default the model's own; SDXL-Lightning needs trailing
         batch_size: images of equal size that go through the model together; results can differ by rounding
-        format: format of the results, by default that of each image
+        format: format of the results, by default each image's
         colour: take colours from the image (input), as far as the model judges them right (auto), or not at all (none)
         uncertainty: further seeds whose spread is written as NAME.uncertainty.png
-        provenance: note model, seed and settings in EXIF and XMP
-        overwrite: restore everything again, and replace files that restore did not write
+        in_doubt: where these seeds disagree, keep the input (input) or not
+        provenance: note model, seed and settings in EXIF
+        overwrite: restore everything again and replace files of others
         skip_existing: skip images whose result is in the manifest with the same content and settings
-        shard: part I of N of the work, as I/N; by default from SLURM or torchrun
+        shard: part I/N of the work, by default from SLURM, torchrun
         devices: several devices at once, e.g. 0,1 or all
         device: auto, cpu, cuda, cuda:1, mps, ...
-        dtype: auto is bfloat16 on GPUs that have it and float32 on CPUs
+        dtype: auto: bfloat16 on GPUs that have it, float32 on CPUs
         memory: memory to keep to, e.g. 8GB: of the GPU, or of this process on a CPU
         offload: keep idle parts of the model on the CPU, or (group) also the U-Net's layers: least memory, slow
-        max_pixels: largest image that is read, in pixels (268 million)
+        max_pixels: largest image, in pixels (268 million)
 
     Raises:
         UserError: there is nothing to restore, the model cannot be loaded, a setting is out of range, or the results cannot
