@@ -1,4 +1,4 @@
-"""Pictures and reference implementations that the metric tests share; nothing here is imported from unildiff."""
+"""Images and reference implementations that the metric tests share; nothing here is imported from unildiff."""
 
 import cv2
 import numpy as np
@@ -6,19 +6,19 @@ import torch
 from skimage import data
 
 
-def tensor(picture):
+def tensor(image):
     """(H, W, 3) array to (1, 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
 
 
-def degrade(picture, seed=0):
+def degrade(image, seed=0):
     rng = np.random.default_rng(seed)
-    blurred = cv2.GaussianBlur(picture, (0, 0), 1.2)
-    return np.clip(blurred + rng.normal(0, 8, picture.shape), 0, 255).round().astype(np.uint8)
+    blurred = cv2.GaussianBlur(image, (0, 0), 1.2)
+    return np.clip(blurred + rng.normal(0, 8, image.shape), 0, 255).round().astype(np.uint8)
 
 
 def pairs():
-    """name -> (restored, truth), uint8 (H, W, 3): photographs, tiny, flat, identical and extreme pictures."""
+    """name -> (restored, truth), uint8 (H, W, 3): photographs, tiny, flat, identical and extreme images."""
     rng = np.random.default_rng(1)
     cat = data.chelsea()[60:181, 100:263]
     tiny = data.astronaut()[100:119, 200:221]  # 19x21: DA-CLIP's border of 4 leaves one row of windows
@@ -43,26 +43,26 @@ def pairs():
 PAIRS = pairs()
 
 
-def centre_crop(picture, multiple):
-    height, width = picture.shape[:2]
+def centre_crop(image, multiple):
+    height, width = image.shape[:2]
     rows, columns = height % multiple, width % multiple
     top, left = rows // 2, columns // 2
-    return picture[top : top + height - rows, left : left + width - columns]
+    return image[top : top + height - rows, left : left + width - columns]
 
 
-def luma_bt601(picture):
+def luma_bt601(image):
     """MATLAB's rgb2ycbcr, first channel, 16..235, not rounded."""
-    return 16 + picture.astype(np.float64) / 255 @ np.array([65.481, 128.553, 24.966])
+    return 16 + image.astype(np.float64) / 255 @ np.array([65.481, 128.553, 24.966])
 
 
-def luma_yiq(picture):
+def luma_yiq(image):
     """0..255, not rounded."""
-    return picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    return image.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
-def luma_yiq_rounded(picture):
+def luma_yiq_rounded(image):
     """Half to even, ties decided exactly (in thousandths)."""
-    thousandths = picture.astype(np.int64) @ np.array([299, 587, 114])
+    thousandths = image.astype(np.int64) @ np.array([299, 587, 114])
     whole, rest = np.divmod(thousandths, 1000)
     return whole + ((rest > 500) | ((rest == 500) & (whole % 2 == 1)))
 

@@ -21,7 +21,7 @@ from unildiff.metrics.structural import gmsd, ms_ssim
 from unildiff.utils.errors import UserError
 
 
-def test_one_process_and_two_agree_on_an_odd_number_of_pictures(tmp_path):
+def test_one_process_and_two_agree_on_an_odd_number_of_images(tmp_path):
     context = process_context()
     ranks = [context.Process(target=two_ranks.run, args=(rank, tmp_path)) for rank in range(2)]
     for rank in ranks:
@@ -29,7 +29,7 @@ def test_one_process_and_two_agree_on_an_odd_number_of_pictures(tmp_path):
     for rank in ranks:
         rank.join(600)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    alone = two_ranks.results(range(two_ranks.PICTURES))
+    alone = two_ranks.results(range(two_ranks.IMAGES))
     for rank in range(2):
         together = pickle.loads((tmp_path / f"{rank}.pickle").read_bytes())
         assert together["parts"] == pytest.approx(alone["parts"], abs=1e-12)
@@ -48,7 +48,7 @@ def test_by_degradation_by_hand():
     result = metric.compute()
     assert result["psnr/low"] == pytest.approx(28.1308, abs=1e-4)
     assert result["psnr/rain"] == pytest.approx(48.1308, abs=1e-4)
-    assert result["psnr/avg"] == pytest.approx(38.1308, abs=1e-4)  # over degradations, not over pictures
+    assert result["psnr/avg"] == pytest.approx(38.1308, abs=1e-4)  # over degradations, not over images
     assert (result["count/low"], result["count/rain"], result["count/all"]) == (2, 2, 4)
     assert set(result) == {f"{a}/{b}" for a in ("psnr", "ssim", "count") for b in ("low", "rain")} | {
         "psnr/avg",
@@ -59,7 +59,7 @@ def test_by_degradation_by_hand():
     assert metric.compute() == {"count/all": 0}
 
 
-def test_by_degradation_wants_a_name_for_each_picture():
+def test_by_degradation_wants_a_name_for_each_image():
     gt = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     with pytest.raises(ValueError, match="2 images, but 1 degradation names"):
         DegradationMetrics().update(gt, gt, ["low"])

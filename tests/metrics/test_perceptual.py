@@ -126,7 +126,7 @@ def test_dists_is_torchmetrics(vgg16):
     assert dists_scorer(RGB)(x, y).shape == (1,)
 
 
-def test_no_reference_metrics_look_at_the_restored_picture_alone(monkeypatch):
+def test_no_reference_metrics_look_at_the_restored_image_alone(monkeypatch):
     class Brightness(nn.Module):
         def forward(self, x):
             return x.mean((1, 2, 3), keepdim=True)[..., 0]

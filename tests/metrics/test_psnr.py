@@ -51,7 +51,7 @@ def test_by_hand():
     assert psnr(x, y, PROTOCOLS["diffuir"]).item() == pytest.approx(38.5884 - 20 * math.log10(219 / 255), abs=1e-4)
 
 
-def test_identical_pictures_are_capped_or_infinite_as_the_protocol_says():
+def test_identical_images_are_capped_or_infinite_as_the_protocol_says():
     x = tensor(PAIRS["photograph"][1])
     for protocol in PROTOCOLS.values():
         assert psnr(x, x, protocol).item() == pytest.approx(protocol.identical_psnr)
@@ -73,7 +73,7 @@ def test_floats_and_bytes_may_be_mixed():
     assert psnr(x / 255, y, PROTOCOLS["promptir"]).item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_one_value_a_picture():
+def test_one_value_an_image():
     x = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     y = x.clone()
     y[1] = 10  # 20 log10(25.5) = 28.13 dB
@@ -100,7 +100,7 @@ GOOD = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     ],
     ids=["-1..1", "gt -1..1", "0..255 floats", "nan", "int32", "3-D", "grey", "channels last", "batch", "size"],
 )
-def test_anything_but_pictures_is_refused(restored, gt, message):
+def test_anything_but_images_is_refused(restored, gt, message):
     with pytest.raises(ValueError, match=message):
         psnr(restored, gt, PROTOCOLS["unildiff"])
 

@@ -74,7 +74,7 @@ def test_golden_value_of_each_protocol(name, pair, dtype):
     assert value == pytest.approx(expected_for_pair(name, pair), abs=TOLERANCE[dtype])
 
 
-def test_protocols_differ_on_the_same_picture_by_what_their_flavours_differ():
+def test_protocols_differ_on_the_same_image_by_what_their_flavours_differ():
     x, y = PAIRS["photograph"]
     values = {name: ssim(tensor(x), tensor(y), protocol).item() for name, protocol in PROTOCOLS.items()}
     assert values["promptir"] - values["moceir"] > 5e-3  # uniform against Gaussian about 0.014
@@ -109,7 +109,7 @@ def test_the_training_loss_has_the_value_and_the_gradients_of_pytorch_msssim():
 
 
 @pytest.mark.parametrize("size", [7, 11])
-def test_a_picture_of_one_window_has_one_position(size):
+def test_an_image_of_one_window_has_one_position(size):
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (2, size, size, 3), np.uint8)
     name = "onerestore" if size == 7 else "basicsr-y"
@@ -118,13 +118,13 @@ def test_a_picture_of_one_window_has_one_position(size):
 
 
 @pytest.mark.parametrize(("name", "size"), [("onerestore", 6), ("basicsr-y", 10), ("daclip", 18)])
-def test_a_picture_smaller_than_the_window_is_refused(name, size):
+def test_an_image_smaller_than_the_window_is_refused(name, size):
     small = torch.zeros(1, 3, size, 40, dtype=torch.uint8)
     with pytest.raises(ValueError, match=f"smaller than the .* SSIM window of protocol '{name}'"):
         ssim(small, small, PROTOCOLS[name])
 
 
-def test_a_picture_smaller_than_the_crop_is_refused():
+def test_an_image_smaller_than_the_crop_is_refused():
     small = torch.zeros(1, 3, 15, 40, dtype=torch.uint8)
     with pytest.raises(ValueError, match="15x40 is too small for protocol 'promptir': centre crop to 16"):
         ssim(small, small, PROTOCOLS["promptir"])
@@ -136,7 +136,7 @@ def test_replicated_edges_need_no_minimum_size():
     assert value == pytest.approx(expected_under("diffuir", x, y), abs=1e-10)
 
 
-def test_batches_layouts_and_floats_give_the_same_numbers_per_picture():
+def test_batches_layouts_and_floats_give_the_same_numbers_per_image():
     truth = data.astronaut()[:130, :150]
     restored = np.stack([degrade(truth, seed) for seed in range(3)])
     single = torch.cat([ssim(tensor(z), tensor(truth), PROTOCOLS["moceir"]) for z in restored])
@@ -162,7 +162,7 @@ def test_eight_bit_protocols_round_floats_and_float_protocols_do_not():
     assert value == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-12)
 
 
-def test_symmetric_and_one_for_identical_pictures():
+def test_symmetric_and_one_for_identical_images():
     x, y = PAIRS["photograph"]
     for protocol in PROTOCOLS.values():
         there, back = (ssim(tensor(a), tensor(b), protocol, torch.float64).item() for a, b in ((x, y), (y, x)))

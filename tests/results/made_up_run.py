@@ -1,4 +1,4 @@
-"""A made-up scored run in a folder, with pictures and curves, for the tests of tables, figures and the report."""
+"""A made-up scored run in a folder, with images and curves, for the tests of tables, figures and the report."""
 
 import csv
 import json

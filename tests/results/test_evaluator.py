@@ -22,7 +22,7 @@ from unildiff.utils.errors import UserError
 TRUTH = data.astronaut()[:48, :64]
 
 
-def picture(seed):
+def image(seed):
     return tensor(degrade(TRUTH, seed))[0]
 
 
@@ -34,7 +34,7 @@ def test_rows_are_those_of_score_on_the_saved_files(tmp_path):
     (tmp_path / "clear").mkdir()
     for seed in range(6):
         degradation, name = ("low", "rain")[seed % 2], f"picture.{seed // 2}"
-        evaluator.add(name, degradation, picture(seed), GT, lq=picture(seed + 10))
+        evaluator.add(name, degradation, image(seed), GT, lq=image(seed + 10))
         Image.fromarray(TRUTH).save(tmp_path / "clear" / f"{name}.png")
     rows = evaluator.rows()
     assert np.array_equal(read_rgb(tmp_path / "restored" / "low" / "picture.1.png"), degrade(TRUTH, 2))
@@ -47,18 +47,18 @@ def test_rows_are_those_of_score_on_the_saved_files(tmp_path):
 
 def test_values_are_the_metrics_and_input_columns_those_of_the_input():
     evaluator = Evaluator("onerestore", ["ssim", "psnr", "gmsd"])
-    evaluator.add("a", "haze", picture(0), GT, lq=picture(1))
+    evaluator.add("a", "haze", image(0), GT, lq=image(1))
     (row,) = evaluator.rows()
     assert list(row) == ["degradation", "name", "ssim", "psnr", "gmsd", "input_ssim", "input_psnr", "input_gmsd"]
     protocol = PROTOCOLS["onerestore"]
-    assert row["psnr"] == psnr(picture(0)[None], GT[None], protocol).item()
-    assert row["input_ssim"] == ssim(picture(1)[None], GT[None], protocol).item()
+    assert row["psnr"] == psnr(image(0)[None], GT[None], protocol).item()
+    assert row["input_ssim"] == ssim(image(1)[None], GT[None], protocol).item()
 
 
 def test_rows_come_in_the_order_of_adding_and_csv_holds_them(tmp_path):
     evaluator = Evaluator("onerestore", workers=3)
     for seed in (3, 1, 2):
-        evaluator.add(str(seed), "low", picture(seed), GT)
+        evaluator.add(str(seed), "low", image(seed), GT)
     evaluator.add("same", "low", GT, GT)
     evaluator.write_csv(tmp_path / "deep" / "rows.csv")
     with (tmp_path / "deep" / "rows.csv").open() as file:
@@ -84,12 +84,12 @@ def test_a_name_may_come_once_in_a_degradation():
 
 
 @pytest.mark.parametrize("bad", [GT / 255, GT[:, 1:], GT[:1], GT[None]], ids=["float", "size", "grey", "batch"])
-def test_only_pictures_of_8_bits_are_taken(bad):
+def test_only_images_of_8_bits_are_taken(bad):
     with pytest.raises(ValueError, match=r"low/a: expected uint8 \(3, H, W\)"):
         Evaluator().add("a", "low", bad, GT)
 
 
-def test_a_picture_too_small_is_reported(tmp_path):
+def test_an_image_too_small_is_reported(tmp_path):
     evaluator = Evaluator("basicsr-y")
     evaluator.add("a", "low", GT[:, :10], GT[:, :10])
     with pytest.raises(ValueError, match="smaller than the 11x11 SSIM window"):
@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_written_stops_the_run_early(tmp_path):
     (tmp_path / "out").write_text("a file in the way")
     evaluator = Evaluator(out_dir=tmp_path / "out")
     with pytest.raises(UserError, match="not a folder but a file"):
-        for name in range(100):  # not only after the last picture
+        for name in range(100):  # not only after the last image
             evaluator.add(str(name), "low", GT, GT)
 
 
@@ -148,27 +148,27 @@ def test_summary_by_hand():
     assert list(summary) == ["low", "rain", "avg"]
     assert summary["low"] == {"psnr": 25.0, "lpips": None, "count": 3}  # infinite left out, counted
     assert summary["rain"] == {"psnr": 35.0, "lpips": None, "count": 1}
-    assert summary["avg"] == {"psnr": 30.0, "lpips": None, "count": 4}  # over degradations; 28.3 over pictures
+    assert summary["avg"] == {"psnr": 30.0, "lpips": None, "count": 4}  # over degradations; 28.3 over images
     assert summarise(ROWS[1:2])["low"]["psnr"] == math.inf
     assert summarise([]) == {"avg": {"count": 0}}
 
 
-def test_identical_pictures_are_counted():
+def test_identical_images_are_counted():
     assert count_identical(ROWS, PROTOCOLS["onerestore"]) == 1
     capped = [{"degradation": "", "name": "a", "psnr": value} for value in (80.0, 79.99, None)]
     assert count_identical(capped, PROTOCOLS["unildiff"]) == 1
 
 
-def test_gathering_in_one_process_sorts_and_keeps_a_repeated_picture_once():
+def test_gathering_in_one_process_sorts_and_keeps_a_repeated_image_once():
     gathered = gather_rows([ROWS[3], ROWS[0], ROWS[3]])
     assert gathered == [ROWS[0], ROWS[3]]
     with pytest.raises(ValueError, match="two ranks scored"):
         gather_rows([ROWS[0], {**ROWS[0], "psnr": 21.0}])
 
 
-def test_scoring_leaves_the_pictures_alone():
-    before = picture(0)
+def test_scoring_leaves_the_images_alone():
+    before = image(0)
     evaluator = Evaluator(metrics=["psnr", "ssim", "gmsd"])
     evaluator.add("a", "low", before, GT)
     evaluator.rows()
-    assert torch.equal(before, picture(0)) and torch.equal(GT, tensor(TRUTH)[0])
+    assert torch.equal(before, image(0)) and torch.equal(GT, tensor(TRUTH)[0])

@@ -30,10 +30,10 @@ def flat(colour, size=(40, 60)):
 
 def dominant(png, box):
     """Most frequent colour in a box given in fractions (left, top, right, bottom)."""
-    picture = np.asarray(Image.open(png).convert("RGB"))
-    height, width = picture.shape[:2]
+    image = np.asarray(Image.open(png).convert("RGB"))
+    height, width = image.shape[:2]
     left, top, right, bottom = box
-    part = picture[int(top * height) : int(bottom * height), int(left * width) : int(right * width)].reshape(-1, 3)
+    part = image[int(top * height) : int(bottom * height), int(left * width) : int(right * width)].reshape(-1, 3)
     colours, counts = np.unique(part, axis=0, return_counts=True)
     return tuple(int(value) for value in colours[counts.argmax()])
 
@@ -84,15 +84,15 @@ def test_the_inset_is_framed_and_enlarges_the_window(tmp_path):
     other = truth.copy()
     other[44:56, 44:56] = np.random.default_rng(0).choice([0, 255], (12, 12, 1)).astype(np.uint8)
     png = comparison_figure([("a", {"truth": truth, "other": other})], tmp_path / "f")[1]
-    picture = np.asarray(Image.open(png).convert("RGB")).astype(int)
-    frame = np.abs(picture - [int(PALETTE[1][i : i + 2], 16) for i in (1, 3, 5)]).sum(axis=2) < 12
+    image = np.asarray(Image.open(png).convert("RGB")).astype(int)
+    frame = np.abs(image - [int(PALETTE[1][i : i + 2], 16) for i in (1, 3, 5)]).sum(axis=2) < 12
     right = frame[:, frame.shape[1] // 2 :]
     rows, columns = np.nonzero(right)
     # The window is at the lower right of the right-hand panel; so its inset begins at the upper left of that panel.
     assert rows.min() < 0.15 * right.shape[0] and columns.min() < 0.15 * right.shape[1]
     assert rows.max() > 0.85 * right.shape[0] and columns.max() > 0.85 * right.shape[1]
     # Black and white of the noise: 144 pixels in the panel and enlarged (0.42 * 60 / 12 = 2.1 a side) in the inset.
-    black = (picture[:, frame.shape[1] // 2 :].sum(axis=2) < 60)[30:, :]
+    black = (image[:, frame.shape[1] // 2 :].sum(axis=2) < 60)[30:, :]
     upper = black[: black.shape[0] // 2].sum()
     lower = black[black.shape[0] // 2 :].sum()
     assert upper > 2 * lower > 0
@@ -120,7 +120,7 @@ def test_the_papers_figures(tmp_path):
     peer = {"peer": run.folder / "restored"}
     png = table_figure("table2", run, tmp_path / "figure2", peer)[1]
     width, height = Image.open(png).size
-    # Eleven lines in two stacks of six: 6.9 inches at 300 dpi wide, and no higher than wide for pictures of 4:3.
+    # Eleven lines in two stacks of six: 6.9 inches at 300 dpi wide, and no higher than wide for images of 4:3.
     assert width == 2070 and height < width
     with pytest.raises(UserError, match="no images to show"):
         table_figure("udc", run, tmp_path / "figure3")

@@ -25,7 +25,7 @@ ODD = "</script><b>\"low\" & 'haze'"  # a name that would break a careless page
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A scored run with pictures, curves, a config and a figure; the worst picture is haze / coffee at 3.25 dB."""
+    """A scored run with images, curves, a config and a figure; the worst image is haze / coffee at 3.25 dB."""
     folder = tmp_path_factory.mktemp("runs") / "joint"
     rows = [row | {"gmsd": 0.2 - 0.001 * index} for index, row in enumerate(made_up_rows())]
     worst = next(row for row in rows if (row["degradation"], row["name"]) == ("haze", "coffee"))
@@ -293,14 +293,14 @@ def test_the_slider_moves_and_the_table_sorts(browser, page):
     values = [float(line.split()[2]) for line in browser.run(ORDER)]
     assert values == sorted(values)
 
-    # A real click at a quarter of the picture's width moves the slider there: what is left of it is the input.
+    # A real click at a quarter of the image's width moves the slider there: what is left of it is the input.
     box = filled(browser, 0)
     assert box["width"] > 200
     middle = box["y"] + box["height"] / 2
     browser.click(box["x"] + box["width"] / 4, middle)
     assert browser.run("Number(document.querySelector('.card input').value)") == pytest.approx(25, abs=1)
     assert "left" in classes_at(browser, box["x"] + 5, middle)
-    seen = classes_at(browser, box["x"] + box["width"] * 0.4, middle)  # here the input's picture is clipped away
+    seen = classes_at(browser, box["x"] + box["width"] * 0.4, middle)  # here the input's image is clipped away
     assert "left" not in seen and "right" in seen
 
     # The keyboard moves it too.

@@ -24,23 +24,23 @@ from unildiff.utils.errors import UserError
 TRUTHS = {name: getattr(data, name)()[:48, 40:104] for name in ("astronaut", "chelsea", "coffee")}
 
 
-def write(folder, pictures, suffix="png"):
+def write(folder, images, suffix="png"):
     folder.mkdir(parents=True)
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / f"{name}.{suffix}")
+    for name, image in images.items():
+        Image.fromarray(image).save(folder / f"{name}.{suffix}")
     return folder
 
 
 @pytest.fixture
 def flat(tmp_path):
-    """(restored, clean): three pictures each."""
+    """(restored, clean): three images each."""
     restored = {name: degrade(truth, seed) for seed, (name, truth) in enumerate(TRUTHS.items())}
     return write(tmp_path / "restored", restored), write(tmp_path / "clean", TRUTHS)
 
 
 @pytest.fixture
 def nested(tmp_path):
-    """(restored with low/ and rain/ and the clean pictures beside them, clean)."""
+    """(restored with low/ and rain/ and the clean images beside them, clean)."""
     for seed, degradation in enumerate(("low", "rain")):
         write(tmp_path / "set" / degradation, {name: degrade(t, seed * 9) for name, t in TRUTHS.items()})
     return tmp_path / "set", write(tmp_path / "set" / "clear", TRUTHS)
@@ -93,7 +93,7 @@ def test_all_protocols_side_by_side(flat, tmp_path, capsys):
     assert [result["protocol"]["name"] for result in results] == list(PROTOCOLS)
 
 
-def test_identical_pictures_are_counted_in_the_table_and_valid_json(flat, tmp_path, capsys):
+def test_identical_images_are_counted_in_the_table_and_valid_json(flat, tmp_path, capsys):
     score(flat[1], flat[1], protocol="onerestore", json=tmp_path / "scores.json")
     out = capsys.readouterr().out
     assert "inf" in out and "left out of mean PSNR (3 of 3 here)" in out
@@ -119,7 +119,7 @@ def test_from_the_command_line(flat, capsys):
 
 def test_processes_are_as_many_as_are_asked_for_or_worth_it(monkeypatch):
     monkeypatch.setattr("unildiff.results.workers.cores", lambda: 4)
-    asked = [process_count(workers, pictures) for workers, pictures in ((0, 10), (0, 100), (0, 1000), (3, 5))]
+    asked = [process_count(workers, images) for workers, images in ((0, 10), (0, 100), (0, 1000), (3, 5))]
     assert asked == [1, 3, 4, 3]
 
 
@@ -150,7 +150,7 @@ def test_fid_has_a_number_for_each_set(nested, capsys, monkeypatch):
     (scored,) = score_pairs(pairs, [PROTOCOLS["onerestore"]], ["psnr", "fid"], workers=1)
     low, rain, average = (scored.summary[key]["fid"] for key in ("low", "rain", "avg"))
     assert low != rain and average == pytest.approx((low + rain) / 2)
-    assert list(scored.rows[0]) == ["degradation", "name", "psnr"]  # no number for a picture
+    assert list(scored.rows[0]) == ["degradation", "name", "psnr"]  # no number for an image
 
 
 def test_suffixes_may_differ(flat):
@@ -192,7 +192,7 @@ def one_line(*arguments, **options):
     return str(caught.value)
 
 
-def test_missing_and_left_over_pictures_are_named(flat):
+def test_missing_and_left_over_images_are_named(flat):
     (flat[0] / "coffee.png").rename(flat[0] / "tea.png")
     message = one_line(*flat)
     assert f"1 in {flat[0]} have no ground truth in {flat[1]}: tea" in message
@@ -200,25 +200,25 @@ def test_missing_and_left_over_pictures_are_named(flat):
     assert "--rule (now exact)" in message
 
 
-def test_many_missing_pictures_are_counted(tmp_path):
+def test_many_missing_images_are_counted(tmp_path):
     grey = np.zeros((8, 8, 3), np.uint8)
     folders = write(tmp_path / "r", {"00": grey}), write(tmp_path / "c", {f"{i:02}": grey for i in range(20)})
     assert "19 of" in one_line(*folders) and "05 and 14 more" in one_line(*folders)
 
 
-def test_pictures_of_another_size_are_named(flat):
+def test_images_of_another_size_are_named(flat):
     Image.fromarray(TRUTHS["coffee"][:, :-1]).save(flat[0] / "coffee.png")
     message = one_line(*flat)
     assert "1 images differ in size" in message and "coffee.png is 63x48" in message and "64x48" in message
 
 
-def test_a_broken_picture_is_named(flat):
+def test_a_broken_image_is_named(flat):
     whole = (flat[0] / "coffee.png").read_bytes()
     (flat[0] / "coffee.png").write_bytes(whole[: len(whole) // 2])
     assert "coffee.png" in one_line(*flat)
 
 
-def test_a_picture_too_small_is_named(tmp_path):
+def test_an_image_too_small_is_named(tmp_path):
     small = {"tiny": np.zeros((12, 40, 3), np.uint8)}
     folders = write(tmp_path / "r", small), write(tmp_path / "c", small)
     assert "tiny.png: image of 12x40 is too small for protocol 'unildiff'" in one_line(*folders)

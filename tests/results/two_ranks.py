@@ -10,14 +10,14 @@ from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.psnr import psnr
 from unildiff.metrics.rows import gather_rows
 
-PICTURES = 5
+IMAGES = 5
 DEGRADATIONS = ["low", "low", "low", "haze", "low"]  # with two ranks, one has "haze" and the other has not
 
 
-def picture(index):
+def image(index):
     generator = torch.Generator().manual_seed(index)
     gt = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8, generator=generator)
-    noise = torch.randint(-index * 5, index * 5 + 1, gt.shape, generator=generator)  # picture 0 is identical
+    noise = torch.randint(-index * 5, index * 5 + 1, gt.shape, generator=generator)  # image 0 is identical
     return (gt + noise).clamp(0, 255).to(torch.uint8), gt
 
 
@@ -26,7 +26,7 @@ def results(indices):
     parts = DegradationMetrics("onerestore")
     rows = []
     for index in indices:
-        restored, gt = picture(index)
+        restored, gt = image(index)
         parts.update(restored, gt, [DEGRADATIONS[index]])
         value = psnr(restored, gt, PROTOCOLS["onerestore"]).item()
         rows.append({"degradation": DEGRADATIONS[index], "name": str(index), "psnr": value})
@@ -34,9 +34,9 @@ def results(indices):
 
 
 def run(rank, folder):
-    """One of two processes: takes every second picture, leaves what it found in `folder`."""
+    """One of two processes: takes every second image, leaves what it found in `folder`."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
-    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(results(range(rank, PICTURES, 2))))
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(results(range(rank, IMAGES, 2))))
     torch.distributed.destroy_process_group()
