@@ -107,7 +107,7 @@ tiny-weights: $(READY)  ## train the tiny model from scratch in about 2.5 hours;
 	test -d runs/tiny/generated || $(UNILDIFF) export runs/tiny/decoder/checkpoints/last.ckpt --out runs/tiny/generated
 	set -e; set -- $(PHOTOGRAPHS_FOLDERS); for step in $(PHOTOGRAPHS_STEPS); do \
 	  $(UNILDIFF) fit --config configs/tiny/weights/$$step.yaml --run_dir runs/tiny/$$1 --ckpt_path auto; shift; done
-	$(UNILDIFF) export runs/tiny/photographs_decoder/checkpoints/last.ckpt --out runs/tiny/export
+	$(BIN)/python -m studies.tone --model runs/tiny/photographs_decoder/checkpoints/last.ckpt --out runs/tiny/export
 
 ARGS ?=
 

@@ -38,12 +38,16 @@ class ToneCorrection(nn.Module):
         """Return the corrected image (B, 3, H, W) of the decoded image and the LQ image, whole images in about [-1, 1]."""
         numbers = self.coefficients(describe(image, lq)).to(image.dtype)[..., None, None]
         offset, gain, offset_slope, gain_slope = numbers.chunk(4, dim=1)
-        place = _middles(image.shape[2], image.device).to(image.dtype)[:, None]
+        place = row_middles(image.shape[2], image.device).to(image.dtype)[:, None]
         return image + (gain + gain_slope * place) * (image + 1) + (offset + offset_slope * place)
 
     def coefficients(self, described: Tensor) -> Tensor:
         """Return offsets, gains and their slopes (B, 12) from descriptions (B, D)."""
-        made: Tensor = self.output(self.hidden(described.to(self.output.weight.dtype)))
+        return self.numbers(self.hidden(described.to(self.output.weight.dtype)))
+
+    def numbers(self, hidden: Tensor) -> Tensor:
+        """Return the same from the hidden layers' result (B, WIDTH)."""
+        made: Tensor = self.output(hidden)
         return made[:, :12] * torch.sigmoid(made[:, 12:])
 
 
@@ -63,8 +67,8 @@ def describe(image: Tensor, lq: Tensor) -> Tensor:
 def _view(image: Tensor, lq: Tensor) -> Tensor:
     """Return 23 numbers per cell (B, V, S, S).
 
-    They are the means of both images, their spreads, the darkest channel of the LQ image and the brightest of the decoded
-    one; of the LQ image's finest structure the spread in each colour, in grey, and along rows and columns, how much of it is
+    They are the means of both images, their spreads, the darkest channel of the LQ image and the brightest mean of the
+    decoded one; of the LQ image's finest structure the spread in each colour, in grey, and along rows and columns, how much of it is
     grey, how much lies along rows, and how skewed it is. Spreads are logarithms, shifted to about zero.
     """
     detail = lq - F.avg_pool2d(F.pad(lq, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -77,7 +81,7 @@ def _view(image: Tensor, lq: Tensor) -> Tensor:
     skewness = cubed.sign() * cubed.abs() ** (1 / 3) / (cell_means(grey.square()).clamp_min(0).sqrt() + _FLOOR)
     means = [cell_means(lq), cell_means(image)]
     spreads = [_logarithm(cell_means(x.square()) - mean.square()) for x, mean in zip((lq, image), means, strict=True)]
-    extremes = [cell_means(lq.amin(1, keepdim=True)), cell_means(image.amax(1, keepdim=True))]
+    extremes = [cell_means(lq.amin(1, keepdim=True)), means[1].amax(1, keepdim=True)]
     return torch.cat([*means, *spreads, *extremes, fine, *relative, skewness], dim=1)
 
 
@@ -104,7 +108,7 @@ def _shares(pixels: int, device: torch.device) -> Tensor:
     return overlap.clamp_min(0) / total
 
 
-def _middles(pixels: int, device: torch.device) -> Tensor:
+def row_middles(pixels: int, device: torch.device) -> Tensor:
     """Return where the middle of each of N rows lies (N,), from -1 at the top to 1 at the bottom edge."""
     first = torch.arange(pixels, device=device)
     return (2 * first + 1) / torch.ones_like(first).sum() - 1

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from studies import tone_samples
+from studies.tone import main, products_of, squared_error
+from tests.small import small_model
+from unildiff.core.tone import ToneCorrection
+from unildiff.weights.folder import load_model, save_model
+
+
+def test_the_error_of_a_correction_follows_from_products() -> None:
+    image, gt = (torch.rand(2, 3, 20, 28) * 2 - 1 for _ in range(2))
+    correction, numbers = ToneCorrection(), torch.tensor([0.1, -0.2, 0.3, 0.5, -0.4, 0.2, 0.05, 0.1, 0, 0.3, 0, -0.1])
+    with torch.no_grad():
+        correction.output.bias.copy_(torch.cat([numbers, torch.tensor([100.0])]))
+        expected = ((correction(image, image) - gt) / 2).square().mean((1, 2, 3))
+    made = squared_error(products_of(image, gt), numbers.expand(2, 12))
+    torch.testing.assert_close(made.float(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_model_is_made_from_photographs_and_an_interrupted_run_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photographs").mkdir()
+    for name in ("snow_field-1", "forest-2"):
+        Image.fromarray(rng.integers(0, 256, (40, 72, 3), np.uint8)).save(tmp_path / "photographs" / f"{name}.png")
+    save_model(small_model(), tmp_path / "model", torch.float32)
+    monkeypatch.setattr(tone_samples, "_SHAPES", ((32, 64),) * 6)
+    given = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--scene_count", "2", "--steps", "2"]
+    folders = {"--photographs": "photographs", "--scenes": "scenes", "--cache": "cache"}
+    given += [text for option, name in folders.items() for text in (option, str(tmp_path / name))]
+    assert main([*given, "--batches", "1"]) == 0
+    first = (tmp_path / "cache" / "00000.npz").read_bytes()
+    assert main([*given, "--batches", "2"]) == 0
+    assert (tmp_path / "cache" / "00000.npz").read_bytes() == first
+    made, before = load_model(tmp_path / "out"), load_model(tmp_path / "model")
+    assert made.config.detail.tone and not before.config.detail.tone
+    assert made.decoder.tone is not None and made.decoder.tone.output.weight.any()
+    kept = before.decoder.state_dict()
+    assert all(
+        torch.equal(value, kept[name].half().float())
+        for name, value in made.decoder.state_dict().items()
+        if name in kept
+    )
