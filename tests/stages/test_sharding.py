@@ -10,11 +10,12 @@ import torch
 import yaml
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from tests.small import NETWORK
+from tests.small import NETWORK, small_model
 from tests.stages.ranks import on_two_ranks
 from tests.stages.steps import Losses, make_batch, make_loader, make_stage, make_trainer, wake
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard
 from unildiff.stages.pretrain import PretrainVAEModule
+from unildiff.stages.sharding import shard, synchronise_gradients
 from unildiff.utils.errors import UserError
 from unildiff.utils.paths import config_path
 
@@ -111,3 +112,26 @@ def test_the_shipped_config_leaves_out_refused_features() -> None:
     names = [callback["class_path"].rpartition(".")[2] for callback in VARIANT["callbacks"]]
     assert "ExponentialMovingAverage" not in names and {"GlobalBatch", "Checkpointing"} <= set(names)
     assert VARIANT["limit_val_batches"] == 0
+
+
+def test_weights_are_gathered_in_bfloat16_and_gradients_reduced_once_in_float32(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        model = small_model().requires_grad_(False)
+        model.unet.requires_grad_(True)
+        shard(model, torch.distributed.init_device_mesh("cpu", (1,)), torch.bfloat16)
+        block: Any = model.unet.rest.mid_block.resnets[0].conv1
+        seen: list[torch.dtype] = []
+        block.register_forward_pre_hook(lambda module, given: seen.append(module.weight.dtype))
+        for last in (False, True):  # two micro-batches of one optimiser step
+            synchronise_gradients(model, last)
+            with torch.autocast("cpu", torch.bfloat16):
+                features = model.encode_lq(torch.zeros(1, 3, 32, 32))
+                context = model.context(features.deep, model.embed(["a cat"]), (32, 32))
+                loss = model.unet(features.latents, torch.tensor([5]), context)[0].square().mean()
+            loss.backward()
+            assert (block.weight.grad is not None) is last  # not reduced before the last micro-batch
+        assert seen == [torch.bfloat16] * 2
+        assert block.weight.dtype == block.weight.grad.dtype == torch.float32
+    finally:
+        torch.distributed.destroy_process_group()
