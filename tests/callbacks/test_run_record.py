@@ -69,7 +69,7 @@ def test_checkpoints_of_an_earlier_run_are_not_overwritten(capfd: pytest.Capture
     before = files(Path("run"))
     capfd.readouterr()
     assert main(["fit", *LINE, *STEPS, "--run_dir", "run"]) == 2
-    assert "run holds checkpoints of an earlier run; --ckpt_path auto goes on from them" in capfd.readouterr().err
+    assert "run holds checkpoints of an earlier run; --ckpt_path auto resumes it" in capfd.readouterr().err
     assert files(Path("run")) == before
     assert main(["fit", *LINE, *STEPS, "--run_dir", "run", "--ckpt_path", "auto", "--trainer.max_steps", "4"]) == 0
 

@@ -32,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def smaller(base: Path, steps: int, batch: int = 32, accumulation: int = 2) -> list[str]:
-    """Arguments that put a recipe on this machine and change nothing else: base, sizes, pictures, device."""
+    """Arguments that put a recipe on this machine and change nothing else: base, sizes, images, device."""
     fusion = [f"--model.network.fusion.{name}={value}" for name, value in SMALL_NETWORK["fusion"].items()]
     detail = [f"--model.network.detail.{name}={value}" for name, value in SMALL_NETWORK["detail"].items()]
     data = ["--data", "deadleaves", "--data.crop_size=32", f"--data.batch_size={batch}", "--data.num_workers=0"]

@@ -25,12 +25,12 @@ from unildiff.weights.load import model_from_checkpoint
 from unildiff.weights.pipeline import UniLDiffPipeline
 from unildiff.weights.restoring import restore_image
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+SAMPLE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
 
 def batch(_: Any) -> dict[str, Any]:
-    pictures = torch.from_numpy(PICTURE).permute(2, 0, 1)[None, :, :32, :32]
-    return {"lq": pictures, "gt": 255 - pictures, "caption": ["a cat"], "degradation": ["low"], "name": ["x"]} | {
+    images = torch.from_numpy(SAMPLE).permute(2, 0, 1)[None, :, :32, :32]
+    return {"lq": images, "gt": 255 - images, "caption": ["a cat"], "degradation": ["low"], "name": ["x"]} | {
         "key": torch.tensor([5])
     }
 
@@ -100,10 +100,10 @@ def test_the_stage_before_is_found_from_another_folder(
 
 def test_restore_reads_checkpoints(chain: dict[str, tuple[Path, UniLDiff]], tmp_path: Path) -> None:
     path, model = chain["decoder"]
-    Image.fromarray(PICTURE).save(tmp_path / "picture.png")
-    arguments = [tmp_path / "picture.png", tmp_path / "out.png", "--model", path, "--num_inference_steps=2"]
+    Image.fromarray(SAMPLE).save(tmp_path / "image.png")
+    arguments = [tmp_path / "image.png", tmp_path / "out.png", "--model", path, "--num_inference_steps=2"]
     assert main(["restore", *map(str, arguments)]) == 0
-    expected = restore_image(model, PICTURE, settings=SamplingSettings(2)).permute(1, 2, 0).numpy()
+    expected = restore_image(model, SAMPLE, settings=SamplingSettings(2)).permute(1, 2, 0).numpy()
     assert np.array_equal(read_rgb(tmp_path / "out.png"), expected)
 
 
@@ -117,14 +117,14 @@ def test_exported_folder_has_the_same_pixels(
     printed = capsys.readouterr()
     assert printed.err == "" and str(out) in printed.out
     assert same_weights(load_model(out), model)
-    expected = restore_image(model, PICTURE, "a cat", SamplingSettings(2)).permute(1, 2, 0).numpy()
+    expected = restore_image(model, SAMPLE, "a cat", SamplingSettings(2)).permute(1, 2, 0).numpy()
     pipeline = UniLDiffPipeline.from_pretrained(out)
     pipeline.set_progress_bar_config(disable=True)
-    assert np.array_equal(np.asarray(pipeline(PICTURE, "a cat", 2).images[0]), expected)
-    Image.fromarray(PICTURE).save(tmp_path / "picture.png")
-    arguments = [tmp_path / "picture.png", tmp_path / "out.png", "--model", out, "--num_inference_steps=2"]
+    assert np.array_equal(np.asarray(pipeline(SAMPLE, "a cat", 2).images[0]), expected)
+    Image.fromarray(SAMPLE).save(tmp_path / "image.png")
+    arguments = [tmp_path / "image.png", tmp_path / "out.png", "--model", out, "--num_inference_steps=2"]
     assert main(["restore", *map(str, arguments)]) == 0
-    without_caption = np.asarray(pipeline(PICTURE, num_inference_steps=2).images[0])
+    without_caption = np.asarray(pipeline(SAMPLE, num_inference_steps=2).images[0])
     assert np.array_equal(read_rgb(tmp_path / "out.png"), without_caption)
     again = tmp_path / "again"  # a folder can be exported as well, and written over
     for _ in range(2):

@@ -32,14 +32,14 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "deep").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (35, 50, 3), dtype=np.uint8)
-    Image.fromarray(picture).save(folder / "rgb.png")
-    Image.fromarray(picture[..., 0]).save(folder / "deep" / "grey.png")
-    Image.fromarray(np.dstack([picture, picture[..., :1]])).save(folder / "alpha.png")
-    cv2.imwrite(str(folder / "sixteen.png"), picture[..., ::-1].astype(np.uint16) * 257)
+    image = rng.integers(0, 256, (35, 50, 3), dtype=np.uint8)
+    Image.fromarray(image).save(folder / "rgb.png")
+    Image.fromarray(image[..., 0]).save(folder / "deep" / "grey.png")
+    Image.fromarray(np.dstack([image, image[..., :1]])).save(folder / "alpha.png")
+    cv2.imwrite(str(folder / "sixteen.png"), image[..., ::-1].astype(np.uint16) * 257)
     turned = Image.Exif()
     turned[0x0112] = 6  # a camera held upright: stored 50 wide and 35 high, seen 35 wide and 50 high
-    Image.fromarray(picture).save(folder / "camera.jpg", exif=turned)
+    Image.fromarray(image).save(folder / "camera.jpg", exif=turned)
     return folder
 
 
@@ -47,7 +47,7 @@ def run(*arguments: object) -> int:
     return main(["restore", *map(str, arguments), "--num_inference_steps", "2", "--device", "cpu"])
 
 
-def test_every_kind_of_picture_keeps_name_and_size(photos: Path, weights: Path, tmp_path: Path) -> None:
+def test_every_kind_of_image_keeps_name_and_size(photos: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(photos, out, "--model", weights) == 0
     made = {path.relative_to(out).as_posix(): Image.open(path) for path in out.rglob("*.*g")}
@@ -93,9 +93,9 @@ def test_same_pixels_as_test_and_predict(photos: Path, weights: Path, tmp_path: 
     run(photos, tmp_path / "out", "--model", weights, "--format", "png")
     names = data.predict_dataloader().dataset.names  # type: ignore[attr-defined]
     assert len(names) == len(predicted) == 5
-    for name, picture in zip(names, predicted, strict=True):
+    for name, image in zip(names, predicted, strict=True):
         restored = read_rgb((tmp_path / "out" / name).with_suffix(".png"))
-        difference = np.abs(restored.astype(int) - image_array(picture[0]))
+        difference = np.abs(restored.astype(int) - image_array(image[0]))
         assert difference.max() <= (1 if name.startswith("sixteen") else 0)
 
 
@@ -212,10 +212,10 @@ def test_mistakes_get_one_line(
 
 
 def test_bfloat16_is_close(weights: Path) -> None:
-    picture = np.full((32, 32, 3), 90, dtype=np.uint8)
-    full = restore_image(small_model(), picture, settings=SamplingSettings(2)).float()
-    half = restore_image(small_model().to(torch.bfloat16), picture, settings=SamplingSettings(2)).float()
-    other = restore_image(small_model(), picture, settings=SamplingSettings(2), seed=1).float()
+    image = np.full((32, 32, 3), 90, dtype=np.uint8)
+    full = restore_image(small_model(), image, settings=SamplingSettings(2)).float()
+    half = restore_image(small_model().to(torch.bfloat16), image, settings=SamplingSettings(2)).float()
+    other = restore_image(small_model(), image, settings=SamplingSettings(2), seed=1).float()
     assert 0 < (full - half).abs().mean() < (full - other).abs().mean() / 2
 
 

@@ -61,7 +61,7 @@ def test_without_labels_folders_set_checkpoints_apart(tmp_path):
     assert re.search(r"\| made-up, a +\|", text) and re.search(r"\| made-up, b +\|", text)
 
 
-def test_seeds_may_draw_other_noise_but_not_other_pictures(tmp_path):
+def test_seeds_may_draw_other_noise_but_not_other_images(tmp_path):
     noisy = [row | {"input_psnr": row["input_psnr"] + 0.02} for row in made_up_rows()]
     first = write_run(tmp_path / "first")
     same, other = write_run(tmp_path / "same", noisy), write_run(tmp_path / "other", noisy, seed=2)
@@ -109,7 +109,7 @@ def test_two_runs_are_compared_by_degradation(tmp_path, capsys):
     assert len(written) == 132 and float(written["low", "s00"]["psnr_difference"]) == pytest.approx(-2)
 
 
-def test_a_few_pictures_are_not_enough(tmp_path, capsys):
+def test_a_few_images_are_not_enough(tmp_path, capsys):
     folders = [write_run(tmp_path / str(gain), made_up_rows(("mine",), gain=gain)) for gain in (4.0, 9.0)]
     compare(*folders)
     assert "too few images to tell" in capsys.readouterr().out
@@ -128,8 +128,8 @@ def test_what_score_wrote_is_compared_too(tmp_path, capsys):
     for folder, noise in (("clean", 0), ("one", 20), ("two", 5)):
         (tmp_path / folder).mkdir()
         for name in ("a", "b"):
-            picture = np.random.default_rng(ord(name)).integers(30, 200, (32, 32, 3))
-            noisy = picture + rng.normal(0, noise, picture.shape) if noise else picture
+            image = np.random.default_rng(ord(name)).integers(30, 200, (32, 32, 3))
+            noisy = image + rng.normal(0, noise, image.shape) if noise else image
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / folder / f"{name}.png")
     for folder, file in (("one", {"csv": tmp_path / "one.csv"}), ("two", {"json": tmp_path / "two.json"})):
         score(tmp_path / folder, tmp_path / "clean", "onerestore", **file)

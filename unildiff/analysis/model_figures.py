@@ -66,7 +66,7 @@ def test_samples(
         UserError: There is no such dataset, it cannot be read, or a number is not positive.
     """
     if count < 1 or side < 16:
-        raise UserError(f"figures: pictures {count}, side {side}; give at least 1 and 16")
+        raise UserError(f"figures: --pictures {count}, --side {side}; give at least 1 and 16")
     given = {} if root is None else {"root": str(root)}
     try:
         datamodule = datamodules.constructor(data)(test_seed=seed, num_workers=0, **given)

@@ -168,7 +168,7 @@ def _fingerprint(datamodule: Any) -> str | None:
         return None
     try:
         return str(datamodule.fingerprint())
-    except UserError as error:  # training pictures without test pictures are enough for a fit
+    except UserError as error:  # training images without test images are enough for `fit`
         return f"unknown ({error})"
 
 

@@ -30,7 +30,7 @@ from unildiff.weights.load import weights_folder
 STOPPED = 143
 """Exit code after SIGTERM or SIGUSR1 (128 + 15): a checkpoint of the last step is written."""
 INCOMPLETE = 3
-"""Exit code when pictures were left out, each of them named."""
+"""Exit code when images were left out, each of them named."""
 NEVER_FROM_CHECKPOINT = ("sampling", "training_sampling", "evaluation")
 """Arguments of a model that belong to the one who tests it, not to the one who trained it."""
 
@@ -38,7 +38,7 @@ _NOISE = (
     r".*does not have many workers.*",  # ours to choose, in the configs
     r".*your dataloader is not resumable.*",  # it is: RestorationDataModule keeps its place in the checkpoint
     r".*is smaller than the logging interval.*",  # short runs
-    r".*Total length of `list` across ranks is zero.*",  # no validation pictures is allowed
+    r".*Total length of `list` across ranks is zero.*",  # no validation images are allowed
     r".*in eval mode at the start of training.*",  # frozen parts are
     r".*callbacks used to create the checkpoint need to be provided.*",  # not for a test
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch >= 2.10
@@ -129,8 +129,8 @@ class UniLDiffCLI(LightningCLI):
         earlier = Path(arguments.run_dir or "", "checkpoints").glob("step-*.ckpt") if arguments.run_dir else ()
         if arguments.command == "fit" and self.checkpoint is None and any(earlier):
             raise UserError(
-                f"run folder: {arguments.run_dir} holds checkpoints of an earlier run; --ckpt_path auto goes on from "
-                "them, another --run_dir starts anew"
+                f"run folder: {arguments.run_dir} holds checkpoints of an earlier run; --ckpt_path auto resumes it, "
+                "and another --run_dir starts a new run"
             )
         for name in (arguments.data, arguments.model):
             if name is not None and "." in name and not name.endswith(FILES):
@@ -200,7 +200,7 @@ class UniLDiffCLI(LightningCLI):
             )
         if self.arguments.command == "fit" and "optimizer_states" not in content:
             raise UserError(
-                f"checkpoint: {self.checkpoint} holds weights only and cannot be resumed; start anew from it with "
+                f"checkpoint: {self.checkpoint} holds weights only and cannot be resumed; start a new run from it with "
                 "--model.init_from"
             )
         settings = {

@@ -39,7 +39,7 @@ class Pack:
         pairs: for each split, (task, degradation, name, number of the degraded image, of its ground truth, caption) of each
             pair; -1 where there is none.
         bytes: how many bytes the images take on disk, and in memory once they have all been read.
-        checksum: a hash of all pixels, pairs and captions, equal for packs of equal data wherever the data were.
+        checksum: a hash of all pixels, pairs and captions, equal for packs of equal data from any folder.
     """
 
     def __init__(self, folder: str | Path) -> None:

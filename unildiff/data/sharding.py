@@ -16,7 +16,7 @@ class StreamSampler(DistributedSampler[int]):
     Position ``p`` is sample ``p % n`` of data epoch ``p // n``. With R processes, process r takes every R-th position, so
     that R processes with batch B see the same global batches as one process with batch R * B. Every pass over the
     sampler starts at ``consumed()``, the number of samples trained on so far by all processes together: a resumed run
-    continues in the middle of an epoch, wherever Lightning assumes that the epoch began.
+    continues in the middle of an epoch, although Lightning assumes that the epoch starts there.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ def input_folder(path: str | Path, holds: str) -> Path:
 
     Args:
         path: what the user gave.
-        holds: what should be in it, for the message, e.g. "the pictures".
+        holds: what should be in it, for the message, e.g. "the images".
 
     Raises:
         UserError: no such folder, a file, no permission, or empty.
@@ -54,7 +54,7 @@ def input_folder(path: str | Path, holds: str) -> Path:
 
 
 def png_names(names: Sequence[str]) -> list[str]:
-    """Return the PNGs that pictures, named by paths, become: a.jpg is a.png, but beside an a.png each keeps its suffix."""
+    """Return the names of PNGs for images: a.jpg becomes a.png, but beside an a.png both keep their suffix."""
     plain = {name: str(PurePosixPath(name).with_suffix(".png")) for name in names}
     times = Counter(plain.values())
     keeping = {name for name in names if times[plain[name]] > 1}

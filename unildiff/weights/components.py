@@ -46,7 +46,7 @@ class StoredModel(ModelMixin):  # type: ignore[misc]  # diffusers has no types
             settings: what diffusers passes to every model; only ``use_safetensors`` and ``variant`` are looked at.
 
         Raises:
-            ValueError: files of another kind than safetensors, or a variant, are asked for.
+            ValueError: files of another kind than safetensors, or a variant, are requested.
         """
         check_files(settings.get("use_safetensors"), settings.get("variant"))
         return load_restorer(str(folder), torch_dtype or torch.float32)

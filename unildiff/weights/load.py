@@ -115,7 +115,7 @@ def model_from_checkpoint(
     before = init_from or located(settings.get("init_from"), path)
     if before is not None and weights_folder(before) is None:
         if trained != TRAINED["decoder"]:
-            before = None  # its own weights cover all that the stage before handed over
+            before = None  # its own weights include all those of the stage before
         elif not Path(before).is_file():
             raise UserError(
                 f"checkpoint: {path} was started from {before}, which is not there; give its place with --init_from"
@@ -178,7 +178,7 @@ def load_restorer(source: str, dtype: torch.dtype = torch.float32) -> UniLDiff:
 
 
 def check_sampling(model: UniLDiff, settings: SamplingSettings, what: str = "sampling") -> None:
-    """Refuse steps that the model's schedule does not have, before the first picture does.
+    """Refuse steps that the model's schedule does not have, before any image is restored.
 
     Args:
         model: whose schedule and own last timestep count.

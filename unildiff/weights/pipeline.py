@@ -159,7 +159,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
 
         Raises:
             UserError: a part is missing, truncated or does not fit.
-            ValueError: files of another kind are asked for, or the device map is not a device.
+            ValueError: files of another kind are requested, or the device map is not a device.
             TypeError: no such option.
             OSError: an id cannot be fetched.
         """

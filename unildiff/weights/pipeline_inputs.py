@@ -132,7 +132,7 @@ def copy_seed(seed: int, number: int) -> int:
 
 
 def as_output(results: list[Any], output_type: str) -> Any:
-    """Return results (levels (H, W, 3) in 0..255, or latents) in the form that was asked for."""
+    """Return results (levels (H, W, 3) in 0..255, or latents) in the requested form."""
     same = len({result.shape for result in results}) == 1
     if output_type == "latent":
         return torch.stack(results) if same else results

@@ -1,4 +1,4 @@
-"""Reading pictures of every kind, against Pillow and hand-made arrays; broken ones are refused by name."""
+"""Reading images of every kind, against Pillow and hand-made arrays; broken ones are refused by name."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (6, 9, 3), dtype=np.uint16)
 
 
-def save(path: Path, picture: np.ndarray, mode: str = "RGB", **options) -> Path:
-    Image.fromarray(picture, mode).save(path, **options)
+def save(path: Path, image: np.ndarray, mode: str = "RGB", **options) -> Path:
+    Image.fromarray(image, mode).save(path, **options)
     return path
 
 
@@ -64,9 +64,9 @@ def test_sixteen_bits_are_rounded_not_cut(tmp_path, suffix):
 def test_portable_greymaps_are_scaled_to_their_largest_value(tmp_path, largest, middle):
     values = np.array([[0, 1, middle, largest]], ">u2" if largest > 255 else "u1")
     expected = np.floor(values.astype(float) * 255 / largest + 0.5)
-    for kind, picture in (("pgm", values), ("ppm", np.repeat(values[..., None], 3, axis=2))):
+    for kind, image in (("pgm", values), ("ppm", np.repeat(values[..., None], 3, axis=2))):
         path = tmp_path / f"a.{kind}"
-        path.write_bytes(f"P{5 if kind == 'pgm' else 6}\n4 1\n{largest}\n".encode() + picture.tobytes())
+        path.write_bytes(f"P{5 if kind == 'pgm' else 6}\n4 1\n{largest}\n".encode() + image.tobytes())
         assert (read_rgb(path) == expected[..., None]).all() and read_rgb(path).shape == (1, 4, 3)
         assert image_size(path) == (1, 4)
 
@@ -109,8 +109,8 @@ def test_brightness_is_opencvs(tmp_path):
     colour = cv2.resize(RGB, (40, 24), interpolation=cv2.INTER_CUBIC)
     exif = Image.Exif()
     exif[0x0112] = 6
-    for name, picture, mode in (("l.png", grey, "L"), ("rgb.png", colour, "RGB"), ("l.jpg", grey, "L")):
-        path = save(tmp_path / name, picture, mode, exif=exif)
+    for name, image, mode in (("l.png", grey, "L"), ("rgb.png", colour, "RGB"), ("l.jpg", grey, "L")):
+        path = save(tmp_path / name, image, mode, exif=exif)
         expected = cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2GRAY)
         assert read_grey(path).shape == (40, 24) and (read_grey(path) == expected).all()
     # A colour JPEG's own brightness plane: equal but for the rounding of its colours on the way there and back.
@@ -137,7 +137,7 @@ def test_truncated_files_are_refused_by_name(tmp_path, suffix):
 
 def test_other_broken_files_are_refused_by_name(tmp_path):
     text = tmp_path / "text.png"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     empty = tmp_path / "empty.jpg"
     empty.touch()
     floats = tmp_path / "float.tif"
@@ -165,7 +165,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_lists_are_sorted_and_hold_pictures_only(tmp_path):
+def test_lists_are_sorted_and_hold_images_only(tmp_path):
     for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt", "sub/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""The chunks of a PNG (ISO/IEC 15948): header, metadata wherever it lies in the file, and a stream of pixels alone.
+"""The chunks of a PNG (ISO/IEC 15948): header, metadata anywhere in the file, and the pixels.
 
 Text and profiles are decompressed up to a limit, so that a small file cannot fill memory ("chunk bomb"). Pixels are decoded
 from a copy without ancillary chunks: what is wrong with these never makes an image unreadable.
