@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -43,6 +44,7 @@ def restore(
     skip_existing: bool = True,
     shard: str | None = None,
     devices: str | None = None,
+    engine: Literal["local", "ray"] = "local",
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     memory: str | None = None,
@@ -78,6 +80,7 @@ def restore(
         skip_existing: skip images whose result is in the manifest with the same content and settings
         shard: part I/N of the work, by default from SLURM, torchrun
         devices: several devices at once, e.g. 0,1 or all
+        engine: ray restores on a Ray cluster
         device: auto, cpu, cuda, cuda:1, mps, ...
         dtype: auto: bfloat16 on GPUs that have it, float32 on CPUs
         memory: memory to keep to, e.g. 8GB: of the GPU, or of this process on a CPU
@@ -100,6 +103,10 @@ def restore(
     part, parts, origin = planned.shard(shard, os.environ)
     caption_of = _captions(src, captions, [job.source for job in work.jobs])
     check_model(options)
+    if engine == "ray" and find_spec("ray") is None:
+        raise UserError("engine: Ray is not installed; `pip install 'unildiff[ray]'`, or leave --engine out")
+    if engine == "ray" and work.folder is None:
+        raise UserError("engine: ray needs a folder for the results; give one, or leave --engine out")
     names = _device_names(devices)
     if work.warning:
         print(f"unildiff: {work.warning}", file=sys.stderr)
@@ -111,7 +118,7 @@ def restore(
         if names:
             options = RestoreOptions(**{**vars(options), "device": names[0]})
         mine = work.jobs[part::parts]
-        outcome, skipped = _restore(mine, work, options, caption_of, (part, parts), overwrite, skip_existing)
+        outcome, skipped = _restore(mine, work, options, caption_of, (part, parts), overwrite, skip_existing, engine)
     known = f", {skipped} done before" if skipped else ""
     print(f"{outcome.restored} of {len(mine)} images restored to {shown(out)}{known}")
     for line in outcome.warnings:
@@ -129,6 +136,7 @@ def _restore(
     share: tuple[int, int],
     overwrite: bool,
     skip_existing: bool,
+    engine: str,
 ) -> "tuple[Outcome, int]":
     """Restore what is not done yet; return what became of it and how many images were skipped."""
     from unildiff.data.walk import shown
@@ -152,6 +160,10 @@ def _restore(
         waiting = [job for job in mine if not done.is_done(job, made.settings(job))]
     if not waiting:
         return Outcome(), len(mine)
+    if engine == "ray" and work.folder is not None:
+        from unildiff.restoring.ray_engine import run_with_ray
+
+        return run_with_ray(waiting, made, work.folder), len(mine) - len(waiting)
     restorer = load(made)
     if work.folder is None:
         return run(waiting, restorer, None), 0

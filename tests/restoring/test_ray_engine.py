@@ -1,0 +1,52 @@
+"""`restore --engine ray`: an actor that is killed in the middle of a run changes nothing about the results."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.small import small_model
+from unildiff.cli.main import main
+from unildiff.weights.folder import save_model
+
+ray = pytest.importorskip("ray", reason="needs Ray (the extra unildiff[ray])")
+
+
+def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(tmp_path: Path) -> None:
+    save_model(small_model(), tmp_path / "weights", torch.float32)
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"broken")
+    fixed = ["--model", str(tmp_path / "weights"), "--num_inference_steps", "20", "--device", "cpu"]
+    codes: list[int] = []
+
+    def restore() -> None:
+        codes.append(main(["restore", str(tmp_path / "photos"), str(tmp_path / "ray"), *fixed, "--engine", "ray"]))
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        thread = threading.Thread(target=restore)
+        thread.start()
+        killed = 0
+        while thread.is_alive() and not killed:
+            if len(list((tmp_path / "ray").glob("*.png"))) >= 2:
+                killed = int(next((tmp_path / "ray").glob("manifest.ray-*.jsonl")).name.split("-")[1])
+                os.kill(killed, signal.SIGKILL)
+            time.sleep(0.02)
+        thread.join(300)
+    finally:
+        ray.shutdown()
+    assert killed and codes == [3]
+    assert main(["restore", str(tmp_path / "photos"), str(tmp_path / "plain"), *fixed]) == 3
+    plain, made = (
+        {path.name: path.read_bytes() for path in (tmp_path / kind).glob("*.png")} for kind in ("plain", "ray")
+    )
+    assert len(plain) == 12 and made == plain
