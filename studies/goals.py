@@ -7,7 +7,7 @@
 
 Point 2 wants rivals trained with the same budget: a decoder fed LQ latents (`configs/tiny/weights/5_decoder.yaml` with
 `--model.latents lq`) as --no-diffusion, and one without experts (`--model.network.detail.kind none`) as --without-daem;
-without them the model's own parts are compared, which flatters it, and the line says so. Point 3 wants --naf, a checkpoint of
+without them the model's own parts are compared, which favours it; the line notes this. Point 3 wants --naf, a checkpoint of
 `naf` trained for the processor time that the stages after the base took.
 Exits with 1 where a goal is missed.
 

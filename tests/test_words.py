@@ -11,6 +11,11 @@ KINDS = {".py", ".md", ".yaml", ".toml", ".j2", ".js", ".css", ".csv", ".json", 
 
 INSTEAD = {
     r"spoilt": "degraded",
+    r"(?:goes|gone|going) on (?:where|from)": "resumes, resumed from",
+    r"\banew\b": "again",
+    r"is no (?:share|checkpoint|yaml)": "must be between 0 and 1; is not a checkpoint; is not valid YAML",
+    r"\bunasked\b|wherever on the line": "without a request; anywhere on the command line",
+    r"hand(?:s|ed|ing)?[ -]over\b": "transfers, initialises from",
     r"from nothing": "from scratch",
     r"for want of": "because of a lack of; out of memory",
     r"(?:takes?|taking) away": "removes",

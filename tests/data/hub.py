@@ -42,7 +42,7 @@ def tarred(files: dict[str, bytes]) -> bytes:
 
 
 class Hub:
-    """What the stand-in serves, and what it was asked for."""
+    """The files that the test hub serves, and the requests it received."""
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}

@@ -24,7 +24,7 @@ def test_thumbnails_and_trash_are_not_entered(tmp_path: Path) -> None:
         save(tmp_path / file, scene(1))
     assert names(tmp_path) == wanted
     assert [path.name for path in list_images(tmp_path)] == ["a.jpg"]
-    assert names(tmp_path / ".thumbnails") == ["t.png"]  # the user asked for it
+    assert names(tmp_path / ".thumbnails") == ["t.png"]  # named by the user
 
 
 def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:

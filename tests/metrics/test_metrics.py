@@ -37,7 +37,7 @@ def test_one_process_and_two_agree_on_an_odd_number_of_images(tmp_path):
         assert [row["name"] for row in together["rows"]] == ["3", "0", "1", "2", "4"]  # haze before low
 
 
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")  # torchmetrics says so of a metric that saw nothing
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")  # torchmetrics warns about a metric without updates
 def test_by_degradation_by_hand():
     # Off by 10 levels: 20 log10(25.5) = 28.13 dB; off by 1: 48.13 dB; the third is identical: left out of PSNR.
     gt = torch.full((3, 3, 16, 16), 100, dtype=torch.uint8)

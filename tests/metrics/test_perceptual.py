@@ -41,7 +41,7 @@ def alexnet(monkeypatch):
     """AlexNet's convolutions with seeded random weights in place of the download."""
 
     def features(pretrained):
-        assert pretrained, "random weights asked for"
+        assert pretrained, "random weights requested"
         torch.manual_seed(0)
         layers = []
         for i, (c_in, c_out, k, stride, pad) in enumerate(

@@ -117,7 +117,7 @@ def test_words_of_a_degradation(degradation, caption, told):
 
 def test_the_user_can_declare_that_the_degradation_was_known(tmp_path):
     run, _ = run_test(tmp_path / "a", settings=EvaluationSettings(told=True))
-    assert not load_run(tmp_path / "a").blind and "told says so" in run.notes[0]
+    assert not load_run(tmp_path / "a").blind and "(--model.evaluation.told)" in run.notes[0]
     run_test(tmp_path / "b", blind=False)  # a data set that reveals it
     assert not load_run(tmp_path / "b").blind
 

@@ -43,8 +43,8 @@ def base_sizes(name: str) -> BaseSizes:
     """Return the sizes of a base without reading its weights and without the network.
 
     Args:
-        name: as for ``load_base``. A base that is not on this machine is assumed to be SDXL base 1.0, and the report
-            says so.
+        name: as for ``load_base``. A base that is not on this machine is assumed to be SDXL base 1.0, which the
+            report mentions.
     """
     name, _ = split_additions(name)
     folder = weights_path("tiny") if name == "tiny" else Path(name).expanduser()

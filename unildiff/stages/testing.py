@@ -153,7 +153,7 @@ class TestRun:
         unavailable = self.evaluators["restored"].unavailable
         notes = [f"{metric_info(name).title} is left empty: {reason}." for name, reason in unavailable.items()]
         if self.settings.told:
-            notes.append("The model was told the degradation: --model.evaluation.told says so.")
+            notes.append("The model was told the degradation (--model.evaluation.told).")
         captions = [(str(row["degradation"]), str(row["caption"])) for row in gather_rows(self._captions)]
         found = told_degradations(captions)
         if found:

@@ -212,7 +212,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def weights_folder(source: str | None) -> Path | None:
-    """Return the folder that a name or path means, None where it is no folder with added weights."""
+    """Return the folder that a name or path means, None if it is not a folder with added weights."""
     if source is None:
         return None
     folder = weights_path(source) if source == "tiny" else Path(source)

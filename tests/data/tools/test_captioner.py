@@ -55,7 +55,7 @@ SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "nu
 
 
 def save_blip(folder: Path) -> None:
-    """A model that describes unasked."""
+    """Save a model that describes images without a prompt."""
     torch.manual_seed(0)
     text = {
         **SMALL,
