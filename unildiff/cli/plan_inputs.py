@@ -149,6 +149,6 @@ def _epoch_samples(class_path: str, data: Any) -> int | None:
         if data.get(setting):
             return int(data[setting])
     known = DATASETS.get(data.get("dataset") or class_path.split(".")[-2])
-    if known is None or not all(pictures.expected.get("train") for pictures in known.sets):
+    if known is None or not all(each.expected.get("train") for each in known.sets):
         return None
-    return sum(pictures.expected["train"] * _SCENES.get(pictures.name, 1) for pictures in known.sets)
+    return sum(each.expected["train"] * _SCENES.get(each.name, 1) for each in known.sets)
