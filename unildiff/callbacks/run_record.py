@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from unildiff.utils.errors import UserError
@@ -49,6 +50,16 @@ def newest_checkpoint(stage: str, name: str, root: Path | str = "runs") -> Path:
             f"checkpoint: no {name}.ckpt in {Path(root) / stage}/*/checkpoints; train first, or give --ckpt_path a file"
         )
     return found[-1]
+
+
+class RunProgressBar(RichProgressBar):
+    """A bar on stderr for each epoch; how many epochs there will be is not known when steps are limited."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1, console_kwargs={"stderr": True})
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{f'Epoch {current_epoch}':{len(self.validation_description)}}"
 
 
 class RunRecord(Callback):
@@ -101,7 +112,7 @@ class RunRecord(Callback):
         trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
         self._record = self._describe(trainer)
         if self.curves:
-            trainer.logger = TensorBoardLogger(self.folder, name="curves", version="")
+            trainer.logger = TensorBoardLogger(self.folder, name="curves", version="", default_hp_metric=False)
         failure = ""
         if self.command == "fit" and trainer.is_global_zero:  # checkpoints of two runs in one folder would mix
             try:
@@ -123,6 +134,16 @@ class RunRecord(Callback):
         self._write()
         for line in [*self.notices, f"run folder: {self.folder}"]:
             print(line, flush=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print how much of the model is trained."""
+        if trainer.is_global_zero:
+            sizes = [(each.numel(), each.requires_grad) for each in pl_module.parameters()]
+            trained = sum(size for size, needed in sizes if needed)
+            print(
+                f"training {trained / 1e6:,.1f} M of {sum(size for size, _ in sizes) / 1e6:,.1f} M parameters",
+                flush=True,
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note how the run ended."""

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from unildiff.callbacks import Checkpointing, ExponentialMovingAverage, NonFiniteGuard, StepSeed
-from unildiff.callbacks.run_record import RunRecord, new_run_folder, newest_checkpoint
+from unildiff.callbacks.run_record import RunProgressBar, RunRecord, new_run_folder, newest_checkpoint
 from unildiff.cli.arguments import FILES, MODELS, TrainerArguments, stage_name
 from unildiff.cli.parsing import OneLineErrors, explain, require_class
 from unildiff.cli.trainer_settings import check_settings
@@ -246,6 +246,7 @@ class UniLDiffCLI(LightningCLI):
         record = RunRecord(folder, command, self._resolved(), seed, checkpoint, notices, curves)
         settings.callbacks = [record, *callbacks, *self._missing(callbacks, settings)]
         settings.default_root_dir = str(folder)
+        settings.enable_model_summary = bool(settings.enable_model_summary)  # the record prints what counts
         return super().instantiate_trainer(**kwargs)
 
     def _run_folder(self, config: Any) -> Path:
@@ -268,7 +269,7 @@ class UniLDiffCLI(LightningCLI):
             wanted[ExponentialMovingAverage] = ExponentialMovingAverage  # idle unless the checkpoint holds an average
         missing = [make() for kind, make in wanted.items() if not any(isinstance(each, kind) for each in callbacks)]
         if settings.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
-            missing.append(RichProgressBar(refresh_rate=1, console_kwargs={"stderr": True}))
+            missing.append(RunProgressBar())
         return missing
 
     def _resolved(self) -> str:
