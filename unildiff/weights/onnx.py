@@ -160,7 +160,8 @@ class OnnxRestorer:
         Args:
             image: (H, W, 3) uint8 RGB.
             key: seed of the sampling noise.
-            tile_size: side of a tile in pixels; a larger image is restored in overlapping tiles. None: never in tiles.
+            tile_size: side of a tile in pixels; a larger image is restored in overlapping tiles, and the
+                tone correction judges each by itself. None: never in tiles.
 
         Returns:
             (H, W, 3) float32 in [0, 1].
