@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.results.made_up_run import CDD11, made_up_rows, write_pictures, write_run
+from tests.results.made_up_run import CDD11, made_up_rows, write_images, write_run
 from unildiff.cli.commands.compare import compare
 from unildiff.cli.commands.score import score
 from unildiff.cli.commands.table import table
@@ -73,7 +73,7 @@ def test_seeds_may_draw_other_noise_but_not_other_images(tmp_path):
 def test_other_methods_stand_in_the_figure(tmp_path):
     rows = made_up_rows(("toled", "poled"), ("a",))
     folder = write_run(tmp_path / "run", rows)
-    write_pictures(folder, rows)
+    write_images(folder, rows)
     sizes = []
     for others in ([], [f"peer={folder / 'input'}"]):
         table("udc", [str(folder)], tmp_path / "out", others)

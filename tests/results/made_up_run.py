@@ -73,7 +73,7 @@ def write_run(folder: Path, rows=None, stages=(), **changes):
     return folder
 
 
-def write_pictures(folder: Path, rows, size=(48, 64)):
+def write_images(folder: Path, rows, size=(48, 64)):
     """Write input, restored and truth of each row: a ramp with a bright square, the input darker, the result between."""
     height, width = size
     for index, row in enumerate(rows):

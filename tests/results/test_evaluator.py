@@ -33,11 +33,11 @@ def test_rows_are_those_of_score_on_the_saved_files(tmp_path):
     evaluator = Evaluator("unildiff", out_dir=tmp_path / "restored", workers=2)
     (tmp_path / "clear").mkdir()
     for seed in range(6):
-        degradation, name = ("low", "rain")[seed % 2], f"picture.{seed // 2}"
+        degradation, name = ("low", "rain")[seed % 2], f"image.{seed // 2}"
         evaluator.add(name, degradation, image(seed), GT, lq=image(seed + 10))
         Image.fromarray(TRUTH).save(tmp_path / "clear" / f"{name}.png")
     rows = evaluator.rows()
-    assert np.array_equal(read_rgb(tmp_path / "restored" / "low" / "picture.1.png"), degrade(TRUTH, 2))
+    assert np.array_equal(read_rgb(tmp_path / "restored" / "low" / "image.1.png"), degrade(TRUTH, 2))
     pairs = find_pairs(tmp_path / "restored", tmp_path / "clear")
     (scored,) = score_pairs(pairs, [PROTOCOLS["unildiff"]], ["psnr", "ssim"], workers=1)
     without_input = [{key: row[key] for key in ("degradation", "name", "psnr", "ssim")} for row in rows]

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import silhouette_samples
 
-from tests.results.made_up_run import CDD11, made_up_rows, write_pictures, write_run
+from tests.results.made_up_run import CDD11, made_up_rows, write_images, write_run
 from unildiff.analysis.figures import (
     ExpertMap,
     embedding_figure,
@@ -100,7 +100,7 @@ def test_the_inset_is_framed_and_enlarges_the_window(tmp_path):
 
 def kept_run(tmp_path, rows):
     folder = write_run(tmp_path / "run", rows)
-    write_pictures(folder, rows)
+    write_images(folder, rows)
     return load_run(folder)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.results.chromium import Browser
-from tests.results.made_up_run import made_up_rows, write_pictures, write_run
+from tests.results.made_up_run import made_up_rows, write_images, write_run
 from unildiff.cli.commands.report import report
 from unildiff.results.curves import curves_by_folder, drawn_curves
 from unildiff.results.report import image_side, write_report
@@ -31,7 +31,7 @@ def run_folder(tmp_path_factory):
     worst = next(row for row in rows if (row["degradation"], row["name"]) == ("haze", "coffee"))
     worst |= {"psnr": 3.25}
     write_run(folder, rows, stages=[("after joint", made_up_rows(gain=2), False)], label=ODD)
-    write_pictures(folder, rows)
+    write_images(folder, rows)
     (folder / "config.yaml").write_text("model:\n  seed: 17\n")
     (folder / "figures").mkdir()
     Image.new("RGB", (50, 40), (0, 114, 178)).save(folder / "figures" / "gate.png")
@@ -80,8 +80,8 @@ def test_the_page_is_self_contained(page):
     links.feed(text)
     assert links.stack == []
     assert links.found and all(link.startswith(("data:", "#")) for link in links.found)
-    outside_of_pictures = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", text)
-    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttp", outside_of_pictures)
+    outside_of_images = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", text)
+    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttp", outside_of_images)
 
 
 def test_the_page_holds_every_part(page):
@@ -114,7 +114,7 @@ def embedded(text):
 
 
 def test_equal_images_are_embedded_once_and_reduced(tmp_path):
-    image = np.random.default_rng(0).integers(0, 255, (1000, 3000, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (300, 900, 3), dtype=np.uint8)
     rows = made_up_rows(("mine",), ("a", "b"))
     folder = write_run(tmp_path / "run", rows)
     for name in "ab":
@@ -124,7 +124,7 @@ def test_equal_images_are_embedded_once_and_reduced(tmp_path):
     write_report([folder], tmp_path / "report.html")
     data = embedded((tmp_path / "report.html").read_text())
     assert data["rows"][0]["pictures"] == data["rows"][1]["pictures"] and len(data["pictures"]) == 2
-    assert data["rows"][0]["size"] == [3000, 1000]
+    assert data["rows"][0]["size"] == [900, 300]
     kept = base64.b64decode(next(iter(data["pictures"].values())).split(",")[1])
     assert Image.open(io.BytesIO(kept)).size == (640, 213)
     # 2,200 images of CDD-11 with inputs and 200 ground truths: sqrt(48 MiB / 4600 / 0.3) = 191 pixels; a few: 640.

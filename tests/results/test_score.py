@@ -21,7 +21,7 @@ from unildiff.results.score import score_pairs
 from unildiff.results.workers import process_count
 from unildiff.utils.errors import UserError
 
-TRUTHS = {name: getattr(data, name)()[:48, 40:104] for name in ("astronaut", "chelsea", "coffee")}
+GROUND_TRUTHS = {name: getattr(data, name)()[:48, 40:104] for name in ("astronaut", "chelsea", "coffee")}
 
 
 def write(folder, images, suffix="png"):
@@ -34,16 +34,16 @@ def write(folder, images, suffix="png"):
 @pytest.fixture
 def flat(tmp_path):
     """(restored, clean): three images each."""
-    restored = {name: degrade(truth, seed) for seed, (name, truth) in enumerate(TRUTHS.items())}
-    return write(tmp_path / "restored", restored), write(tmp_path / "clean", TRUTHS)
+    restored = {name: degrade(truth, seed) for seed, (name, truth) in enumerate(GROUND_TRUTHS.items())}
+    return write(tmp_path / "restored", restored), write(tmp_path / "clean", GROUND_TRUTHS)
 
 
 @pytest.fixture
 def nested(tmp_path):
     """(restored with low/ and rain/ and the clean images beside them, clean)."""
     for seed, degradation in enumerate(("low", "rain")):
-        write(tmp_path / "set" / degradation, {name: degrade(t, seed * 9) for name, t in TRUTHS.items()})
-    return tmp_path / "set", write(tmp_path / "set" / "clear", TRUTHS)
+        write(tmp_path / "set" / degradation, {name: degrade(t, seed * 9) for name, t in GROUND_TRUTHS.items()})
+    return tmp_path / "set", write(tmp_path / "set" / "clear", GROUND_TRUTHS)
 
 
 def test_table_and_csv_hold_what_scikit_image_says(flat, tmp_path, capsys):
@@ -51,8 +51,8 @@ def test_table_and_csv_hold_what_scikit_image_says(flat, tmp_path, capsys):
     with (tmp_path / "out" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["name", "psnr", "ssim"]
-    assert [row["name"] for row in rows] == sorted(TRUTHS)
-    for seed, (name, truth) in enumerate(TRUTHS.items()):
+    assert [row["name"] for row in rows] == sorted(GROUND_TRUTHS)
+    for seed, (name, truth) in enumerate(GROUND_TRUTHS.items()):
         (row,) = (row for row in rows if row["name"] == name)
         restored = degrade(truth, seed)
         assert float(row["psnr"]) == pytest.approx(peak_signal_noise_ratio(truth, restored), abs=1e-6)
@@ -155,7 +155,7 @@ def test_fid_has_a_number_for_each_set(nested, capsys, monkeypatch):
 
 def test_suffixes_may_differ(flat):
     shutil.rmtree(flat[0])
-    write(flat[0], TRUTHS, suffix="jpg")
+    write(flat[0], GROUND_TRUTHS, suffix="jpg")
     assert [pair.restored.suffix for pair in find_pairs(*flat)] == [".jpg"] * 3
 
 
@@ -167,7 +167,7 @@ def test_suffixes_may_differ(flat):
         ("no-prefix", ["rain-1", "rain-2"], ["norain-1", "norain-2"]),
     ],
 )
-def test_names_lead_to_their_truth_by_the_rule(tmp_path, rule, restored, clean):
+def test_names_lead_to_their_ground_truth_by_the_rule(tmp_path, rule, restored, clean):
     grey = np.zeros((8, 8, 3), np.uint8)
     folders = [
         write(tmp_path / folder, dict.fromkeys(names, grey)) for folder, names in (("r", restored), ("c", clean))
@@ -177,7 +177,7 @@ def test_names_lead_to_their_truth_by_the_rule(tmp_path, rule, restored, clean):
     assert [pair.gt.stem for pair in pairs] == (clean if rule != "prefix" else ["0001", "0001", "0002"])
 
 
-def test_truths_may_lie_in_folders_of_the_same_names(tmp_path):
+def test_ground_truths_may_be_in_folders_of_the_same_names(tmp_path):
     for name in ("haze", "noise_25"):
         write(tmp_path / "r" / name, {"a": np.zeros((8, 8, 3), np.uint8)})
         write(tmp_path / "c" / name, {"a": np.zeros((8, 8, 3), np.uint8)})
@@ -207,7 +207,7 @@ def test_many_missing_images_are_counted(tmp_path):
 
 
 def test_images_of_another_size_are_named(flat):
-    Image.fromarray(TRUTHS["coffee"][:, :-1]).save(flat[0] / "coffee.png")
+    Image.fromarray(GROUND_TRUTHS["coffee"][:, :-1]).save(flat[0] / "coffee.png")
     message = one_line(*flat)
     assert "1 images differ in size" in message and "coffee.png is 63x48" in message and "64x48" in message
 
@@ -231,7 +231,7 @@ def test_other_mistakes_get_one_line(flat, tmp_path):
     assert "empty folder" in one_line(flat[0], write(tmp_path / "empty", {}))
     (tmp_path / "hollow" / "folder").mkdir(parents=True)
     assert "no images in" in one_line(tmp_path / "hollow", flat[1])
-    write(flat[0] / "low", TRUTHS)
+    write(flat[0] / "low", GROUND_TRUTHS)
     assert "both images and folders of images" in one_line(*flat)
     (flat[1] / "coffee.jpg").write_bytes((flat[1] / "coffee.png").read_bytes())
     shutil.rmtree(flat[0] / "low")
