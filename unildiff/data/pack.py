@@ -62,6 +62,7 @@ class Pack:
         self.pairs: dict[str, list[list[Any]]] = index["pairs"]
         self.bytes: int = index["bytes"]
         self.checksum: str = index["checksum"]
+        self._verified = bytearray(len(self.files))
 
     @property
     def splits(self) -> list[str]:
@@ -91,17 +92,27 @@ class Pack:
         return PackedPairs(self, pairs, np.array(numbers, np.int64).reshape(-1, 2))
 
     def image(self, number: int) -> np.ndarray:
-        """Return image ``number`` as a read-only (H, W, 3) uint8 view of the mapped file, nothing read or copied yet.
+        """Return image ``number`` as a read-only (H, W, 3) uint8 view of the mapped file, without a copy.
+
+        Each process reads an image completely the first time and compares its checksum; after that nothing is read here.
 
         Raises:
             UserError: the image is missing or damaged.
         """
-        data = self._store.get(IMAGE + self.files[number])
+        file = self.files[number]
+        data = self._store.get(IMAGE + file)
         if data is not None and len(data) > _SHAPE.size:
             height, width = _SHAPE.unpack_from(data)
-            if len(data) == _SHAPE.size + 3 * height * width:
+            if len(data) == _SHAPE.size + 3 * height * width and (
+                self._verified[number] or self._is_intact(file, data)
+            ):
+                self._verified[number] = 1
                 return np.frombuffer(data, np.uint8, offset=_SHAPE.size).reshape(height, width, 3)
-        raise UserError(f"broken pack: {self.folder} lacks {self.files[number]}; {AGAIN}")
+        raise UserError(f"broken pack: {file} in {self.folder} is missing or damaged; {AGAIN}, which packs it again")
+
+    def _is_intact(self, file: str, data: bytes | memoryview) -> bool:
+        entry = self._store.get(ENTRY + file)
+        return entry is not None and json.loads(bytes(entry))[-1] == checksum(data)
 
     def _path(self, number: int) -> Path | None:
         return None if number < 0 else self.folder / self.files[number]
