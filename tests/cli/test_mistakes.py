@@ -55,6 +55,11 @@ MISTAKES = {
     "a name that is not UTF-8": (["data", "check", "cdd11", "--root", "caf\udce9"], "no such folder: caf"),
     "a name that is not UTF-8 as positional": (["restore", "caf\udce9", "out"], "no such folder: caf"),
     "a captioner without a network": (["data", "caption", "--root", "images", "--model", "some/blip"], "cannot be downloaded"),
+    "unknown device": (["restore", "images", "out", "--device", "gpu"], "device: 'gpu' is not known"),
+    "a folder as table": (["score", "images", "images", "--csv", "images"], "not a file but a folder: images"),
+    "no settings of the trainer": (["fit", *TOY, "--config", "null.yaml"], "trainer is null; it must be a set of keys"),
+    "a part of the network": (["fit", "--model", "joint", *TOY[2:], "--model.network", "{fusion: -1}"], "model.network.fusion is -1; it must be a set of keys"),
+    "an interval that is text": (["fit", *TOY, "--trainer.val_check_interval", "x"], "trainer.val_check_interval is 'x'; it must be batches"),
     "wrong value of a command": (["restore", "a", "b", "--seed", "x"], "seed is x; it must be int"),
 }  # fmt: skip
 
@@ -67,6 +72,7 @@ def test_a_mistake_is_one_line(mistake: str, capfd: pytest.CaptureFixture[str], 
     Path("key.yaml").write_text("trainer: {max_stepz: 1}")
     Path("top.yaml").write_text("modell: 1")
     Path("class.yaml").write_text("model: {class_path: tests.callbacks.toy.Nope}")
+    Path("null.yaml").write_text("trainer: null")
     Path("empty").mkdir()
     Path("images").mkdir()
     Image.new("RGB", (8, 8)).save("images/a.png")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from unildiff.restoring.jobs import Job, Work
     from unildiff.restoring.run import Outcome
 
+_DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+
 
 def restore(
     src: Path,
@@ -108,6 +110,9 @@ def restore(
     if engine == "ray" and work.folder is None:
         raise UserError("engine: ray needs a folder for the results; give one, or leave --engine out")
     names = _device_names(devices)
+    for name in names or [options.device]:
+        if name.partition(":")[0] not in _DEVICES:
+            raise UserError(f"device: {name!r} is not known; give auto, cpu, cuda, cuda:1 or mps")
     if work.warning:
         print(f"unildiff: {work.warning}", file=sys.stderr)
     if parts > 1:

@@ -61,7 +61,11 @@ def score(
     from unildiff.metrics.protocols import PROTOCOLS, chosen_protocol, get_protocol
     from unildiff.results.file_pairs import find_pairs
     from unildiff.results.workers import process_count, worker_context
-    from unildiff.utils.files import input_folder
+    from unildiff.utils.files import input_folder, output_file
+
+    for file in (csv, json, bundle):
+        if file is not None:
+            output_file(file)  # known before the work whose result it holds
 
     name = chosen_protocol(protocol, "onerestore" if data == "cdd11" else "")
     protocols = list(PROTOCOLS.values()) if name == "all" else [get_protocol(name)]
