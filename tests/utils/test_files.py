@@ -16,10 +16,10 @@ from unildiff.utils.files import (
     output_file,
     png_names,
     read_json,
-    replacing_folder,
     write_whole,
     writing,
 )
+from unildiff.utils.locks import replacing_folder
 
 
 def test_pngs_of_images_never_share_a_name() -> None:

@@ -21,7 +21,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import one_writer, output_folder, write_whole
+from unildiff.utils.files import output_folder, write_whole
+from unildiff.utils.locks import one_writer
 from unildiff.utils.paths import PACKAGE
 from unildiff.utils.provenance import git_state, package_versions
 

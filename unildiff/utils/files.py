@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import glob
 import itertools
 import json
 import os
@@ -265,75 +264,6 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a new folder to fill, which takes the place of ``path`` when the block ends without an error.
-
-    Readers see the old folder or the new one, never a mixture. One process at a time replaces a folder.
-
-    Args:
-        path: the folder; a link to a folder is followed.
-
-    Raises:
-        UserError: another process is replacing it, or it cannot be written.
-    """
-    target = Path(os.path.realpath(path))
-    output_folder(target.parent)
-    prefix = f".{target.name[:100]}."
-    with one_writer(target.parent, f"{prefix}lock", f"writing {path}"):
-        for left in target.parent.glob(
-            f"{glob.escape(prefix)}*.part"
-        ):  # of a process that was killed: the lock is ours
-            shutil.rmtree(left, ignore_errors=True)
-        fresh, old = target.with_name(f"{prefix}new.part"), target.with_name(f"{prefix}old.part")
-        try:
-            fresh.mkdir()
-            yield fresh
-            if target.exists():
-                shutil.copymode(target, fresh)
-                os.rename(target, old)
-            os.rename(fresh, target)
-        except OSError as error:
-            if not target.exists() and old.exists():
-                os.rename(old, target)
-            raise write_failure(path, error) from None
-        finally:
-            for left in (fresh, old):
-                shutil.rmtree(left, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def one_writer(folder: Path, name: str, what: str) -> Iterator[None]:
-    """Hold a lock file in ``folder`` for a block, however the process ends; on disks without locks nothing is locked.
-
-    Args:
-        folder: an existing folder.
-        name: name of the lock file.
-        what: what another process that has the lock is doing, e.g. ``training in runs/a``.
-
-    Raises:
-        UserError: another process has the lock.
-    """
-    from filelock import FileLock, Timeout  # slow to import
-
-    lock = FileLock(folder / name, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"another process is {what}; wait for it to end, or choose another folder") from None
-    except NotImplementedError:
-        yield
-        return
-    except OSError as error:
-        raise write_failure(folder, error) from None
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(lock.lock_file)
-        lock.release()
 
 
 def write_failure(path: Path, error: OSError) -> UserError:

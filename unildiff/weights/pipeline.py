@@ -25,7 +25,7 @@ from unildiff.data.datasets import image_key
 from unildiff.data.images.stored import eight_bits
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import replacing_folder
+from unildiff.utils.locks import replacing_folder
 from unildiff.utils.paths import weights_path
 from unildiff.weights.checksums import write_checksums
 from unildiff.weights.components import CARD, Interruptible, carry_over, check_files, device_of, write_index

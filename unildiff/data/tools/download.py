@@ -19,7 +19,8 @@ from typing import Any
 from unildiff.data.layouts import ImageSet, describe
 from unildiff.data.tools.extract import extract
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import one_writer, output_folder, read_json, write_failure, write_whole
+from unildiff.utils.files import output_folder, read_json, write_failure, write_whole
+from unildiff.utils.locks import one_writer
 from unildiff.utils.store import check_space, size_text
 
 RECORD = "download.json"

@@ -16,8 +16,9 @@ from unildiff.data.tools.sample_generators import GENERATORS
 from unildiff.degradations.cdd11 import degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import read_object, replacing_folder, write_failure
+from unildiff.utils.files import read_object, write_failure
 from unildiff.utils.keys import sample_key
+from unildiff.utils.locks import replacing_folder
 from unildiff.utils.parallel import progress
 
 LONGEST = 384  # pixels on the long side

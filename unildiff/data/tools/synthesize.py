@@ -32,8 +32,9 @@ from unildiff.degradations.cdd11 import VERSION, CleanImage, degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import one_writer, output_folder, read_json, read_object, some, write_failure, write_whole
+from unildiff.utils.files import output_folder, read_json, read_object, some, write_failure, write_whole
 from unildiff.utils.keys import sample_key
+from unildiff.utils.locks import one_writer
 from unildiff.utils.parallel import cores, end_with_parent, ordered, progress
 from unildiff.utils.store import Store
 
