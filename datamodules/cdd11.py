@@ -22,7 +22,6 @@ class CDD11DataModule(CatalogueDataModule):
     """
 
     dataset: ClassVar[str] = "cdd11"
-    protocol: ClassVar[str] = "onerestore"
 
     def __init__(self, root: str = "data/cdd11", degradations: str | list[str] = "all", **kwargs: Any) -> None:
         """Choose the degradations.

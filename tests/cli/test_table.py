@@ -175,7 +175,7 @@ def table_rows(folder):
 def test_another_method_is_scored_and_stands_in_the_table(tmp_path, capsys):
     restored, gt, lq = other_method(tmp_path)
     run_dir, bundle = tmp_path / "run", tmp_path / "mine.zip"
-    arguments = ["score", restored, gt, "--input", lq, "--label", "MINE", "--protocol", "onerestore"]
+    arguments = ["score", restored, gt, "--input", lq, "--label", "MINE"]  # low is a folder of CDD-11: its protocol
     arguments += ["--run_dir", run_dir, "--bundle", bundle, "--images", "true", "--data_kind", "real"]
     assert main([*map(str, arguments)]) == 0
     ours = write_run(tmp_path / "ours", made_up_rows(names=("s0",)), data_kind="real")

@@ -231,7 +231,7 @@ def test_memory_equals_that_of_a_real_run(stage: str, precision: str, batch: int
     arguments = ["--config", f"configs/tiny/weights/{stage}.yaml", f"--model.base={tmp_path / 'base'}"]
     arguments += ["--model.init_from=null", "--model.gradient_checkpointing=false", f"--trainer.precision={precision}"]
     arguments += ["--data.cache=null", "--data.num_workers=0", f"--data.batch_size={batch}"]
-    arguments += ["--data.crop_size=256", "--data.picture_size=256"]
+    arguments += ["--data.crop_size=192", "--data.picture_size=192"]
     arguments += ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
     arguments += ["--trainer.devices=1", "--trainer.strategy=auto"]
     parsed = parse_run([*arguments, f"--run_dir={tmp_path / 'none'}"], None)

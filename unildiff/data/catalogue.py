@@ -1,6 +1,6 @@
 """Every set and dataset by name, read from ``catalogue.yaml``: folders, pairing rules, published counts and sources."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,3 +114,18 @@ def image_sets(name: str) -> Sequence[ImageSet]:
     if name not in by_name:
         raise UserError(f"unknown set: {name!r}; choose from {', '.join(dict.fromkeys([*DATASETS, *by_name]))}")
     return (by_name[name],)
+
+
+def default_protocol(name: str | None, degradations: Iterable[str]) -> str:
+    """Return the name of the protocol for images that another program restored.
+
+    Args:
+        name: dataset of the images; None if it is not known.
+        degradations: names of their folders. Those of CDD-11 are recognised by any name that no other dataset has.
+    """
+    if name is not None:
+        found = DATASETS.get(name.lower())
+        return (found.protocol if found else "") or "unildiff"
+    found_names = set(degradations)
+    is_cdd11 = found_names <= set(DEGRADATIONS) and not found_names <= {"haze", "rain"}
+    return DATASETS["cdd11"].protocol if is_cdd11 else "unildiff"

@@ -218,9 +218,10 @@ def _check_together(spec: TableSpec, runs: Sequence[Run]) -> None:
     for run in runs:
         for key in ("protocol", "data_kind"):
             if None not in (ours := run.info.get(key), theirs := first.info.get(key)) and ours != theirs:
+                advice = f"score {run.where} again with --protocol {theirs}, or " if key == "protocol" else ""
                 raise UserError(
                     f"runs cannot be compared in one table: {key} of {run.where} is '{ours}', of {first.where} "
-                    f"'{theirs}'; make two tables"
+                    f"'{theirs}'; {advice}make two tables"
                 )
         for scores in (run.scores, *(stage.scores for stage in run.stages)):
             odd = first.images ^ frozenset(zip(scores["degradation"], scores["name"], strict=True))

@@ -10,7 +10,7 @@ from unildiff.utils.validation import WorkerCount
 def score(
     restored: Path,
     gt: Path,
-    protocol: str = "unildiff",
+    protocol: str | None = None,
     metrics: list[str] = ["psnr", "ssim"],  # noqa: B006  jsonargparse shows it as the default; never changed here
     csv: Path | None = None,
     json: Path | None = None,
@@ -34,8 +34,9 @@ def score(
     Args:
         restored: Folder of restored images, or of one folder per degradation.
         gt: Folder of ground truth images, or of folders named as those in `restored`.
-        protocol: unildiff, promptir, moceir (moceir-cdd11 with --data cdd11), onerestore, daclip, diffuir, pyiqa-y, foundir,
-            basicsr-y, instructir, or all.
+        protocol: unildiff, promptir, moceir (moceir-cdd11 on CDD-11), onerestore, daclip, diffuir, pyiqa-y, foundir,
+            basicsr-y, instructir, or all. By default the one that `unildiff test` uses on the same dataset: of --data, or
+            onerestore if the folders are named as CDD-11's degradations; unildiff otherwise.
         metrics: Any of psnr, ssim, ms_ssim, gmsd, lpips, lpips_vgg, dists, fid, musiq, maniqa, clipiqa, niqe, and any name
             of pyiqa's where it is installed (pyiqa:NAME where the name is also ours).
         csv: File for one line per image.
@@ -58,6 +59,7 @@ def score(
     """
     from dataclasses import replace
 
+    from unildiff.data.catalogue import default_protocol
     from unildiff.metrics.protocols import PROTOCOLS, chosen_protocol, get_protocol
     from unildiff.results.file_pairs import find_pairs
     from unildiff.results.workers import process_count, worker_context
@@ -67,9 +69,9 @@ def score(
         if file is not None:
             output_file(file)  # known before the work whose result it holds
 
-    name = chosen_protocol(protocol, "onerestore" if data == "cdd11" else "")
-    protocols = list(PROTOCOLS.values()) if name == "all" else [get_protocol(name)]
-    if len(protocols) > 1 and (run_dir or bundle):
+    if protocol not in (None, "all"):
+        get_protocol(protocol)
+    if protocol == "all" and (run_dir or bundle):
         raise UserError("--protocol all has no run_dir and no bundle; choose one protocol")
     if images and not (run_dir or bundle):
         raise UserError("--images needs --run_dir or --bundle to put them into")
@@ -81,6 +83,8 @@ def score(
         if any(pair.degradation for pair in pairs):
             raise UserError(f"--degradation {degradation}: {restored} has a folder per degradation; leave it out")
         pairs = [replace(pair, degradation=degradation) for pair in pairs]
+    name = chosen_protocol(protocol, default_protocol(data, {pair.degradation for pair in pairs}))
+    protocols = list(PROTOCOLS.values()) if name == "all" else [get_protocol(name)]
     if process_count(workers, len(pairs)) > 1:
         worker_context()  # loads during the following imports
 
