@@ -183,13 +183,13 @@ class RestorationDataModule(lightning.LightningDataModule):
                 _LOG.warning("no validation: %s, so no checkpoint is the best one", nothing)
 
     def _warn_of_captions(self, split: Split) -> None:
+        """Report images without a caption where others have one; the stage reports that no image has one."""
         share = self.captioned().get(split, 1.0)
-        if share < 1:
-            which = "none" if share == 0 else f"{share:.0%}"
+        if 0 < share < 1:
             _LOG.warning(
-                "captions: %s of the %s images have one; without a caption text and guidance have no effect "
+                "captions: %.0f%% of the %s images have one; without a caption text and guidance have no effect "
                 "(`unildiff data caption` writes them)",
-                which,
+                100 * share,
                 split,
             )
 

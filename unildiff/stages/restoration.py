@@ -6,6 +6,7 @@ Axis letters: B batch, H/W pixels.
 import logging
 import shlex
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -183,7 +184,9 @@ class RestorationModule(StageModule):
 
     def _log_metrics(self, stage: str) -> dict[str, float]:
         """Log and return the means over all ranks, which ``DegradationMetrics`` has gathered."""
-        values = {f"{stage}/{name}": float(value) for name, value in self.metrics.compute().items()}
+        with warnings.catch_warnings():  # images were added by their scores, or this rank has none
+            warnings.filterwarnings("ignore", message="The ``compute`` method")
+            values = {f"{stage}/{name}": float(value) for name, value in self.metrics.compute().items()}
         self.metrics.reset()
         self.log_dict(values, sync_dist=False)
         return values
