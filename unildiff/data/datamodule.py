@@ -315,9 +315,8 @@ class OneLineLoader(DataLoader[Any]):
         try:
             yield from super().__iter__()
         except UserError as error:
-            raise UserError(
-                str(error).strip().splitlines()[-1].removeprefix("unildiff.utils.errors.UserError: ")
-            ) from None
+            _, _, own = str(error).rpartition("unildiff.utils.errors.UserError: ")  # after the worker's traceback
+            raise UserError(own) from None
 
 
 def _one_thread(worker: int) -> None:

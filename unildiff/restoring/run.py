@@ -306,5 +306,9 @@ def peak_memory(device: torch.device) -> int:
     """Return the largest memory in bytes so far: of a GPU, else of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: ru_maxrss would also hold what the process that started this one had taken
+        lines = (line.split() for line in status.read_text().splitlines())
+        return next(1024 * int(words[1]) for words in lines if words[0] == "VmHWM:")
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else 1024 * used

@@ -6,4 +6,4 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         """Args: message: what is wrong, where, and what to do; line breaks in it become spaces."""
-        super().__init__(" ".join(message.split()))
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
