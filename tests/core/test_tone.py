@@ -70,3 +70,10 @@ def test_half_precision_stays_close() -> None:
     made = tone.bfloat16()(x.bfloat16(), lq.bfloat16())
     assert made.dtype == torch.bfloat16 and (expected - x).abs().max() > 0.02
     torch.testing.assert_close(made.float(), expected, atol=0.02, rtol=0)
+
+
+def test_constant_images_have_finite_gradients() -> None:
+    correction, image = ToneCorrection(), torch.full((1, 3, 48, 48), 0.25, requires_grad=True)
+    torch.nn.init.normal_(correction.output.weight)
+    correction(image, image * 1).sum().backward()
+    assert image.grad is not None and image.grad.isfinite().all()

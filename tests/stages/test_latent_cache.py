@@ -226,6 +226,13 @@ def test_a_cache_made_with_other_settings_is_refused(
     as_rank(make(base_folder, filled), Data()).open_cache()
 
 
+def test_a_note_from_before_new_sampling_fields_still_fits(filled: Path, base_folder: Path) -> None:
+    module = as_rank(make(base_folder, filled), Data())
+    module.open_cache()
+    noted = "".join(path.read_text() for path in filled.glob("*.json"))
+    assert "training_sampling" in noted and "vae_tile" not in noted and "timestep_spacing" not in noted
+
+
 def test_latents_of_another_image_are_refused(filled: Path) -> None:
     class Changed(Stream):
         def __getitem__(self, position: int) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class NonFiniteGuard(Callback):
         Raises:
             UserError: the last step of each epoch would silently see fewer samples than the others.
         """
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
         if math.isfinite(batches) and batches % accumulated:
             raise UserError(

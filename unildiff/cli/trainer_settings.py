@@ -89,6 +89,11 @@ def check_settings(command: str, config: Any) -> None:
         raise UserError(
             f"trainer.val_check_interval is {interval!r}; it must be batches, a share of an epoch, or DD:HH:MM:SS"
         )
+    batches, accumulated = trainer.get("limit_train_batches"), trainer.get("accumulate_grad_batches") or 1
+    if command == "fit" and isinstance(batches, int) and batches % accumulated and not trainer.get("fast_dev_run"):
+        raise UserError(
+            f"trainer.limit_train_batches is {batches}, which is not a multiple of accumulate_grad_batches ({accumulated})"
+        )
     for name in ("trainer", "model", "data"):
         if not isinstance(part := config.get(name), (Mapping, str, type(None))):
             raise UserError(f"{name} is {shown(part)}; it must be a set of keys: class_path and init_args")

@@ -1,4 +1,4 @@
-"""DAEM, detail-aware expert module: gives the VAE decoder back the detail that its compression lost.
+"""DAEM, detail-aware expert module: restores detail lost by the VAE, from the LQ encoder's skips.
 
 Axis letters: B batch, C decoder channels, K skip channels, D width of the branch, H/W height and width at one level,
 N routed inputs (B images, or B times the windows or positions of an image), E experts, k chosen experts, m window side, r halo.
@@ -54,6 +54,8 @@ class DetailConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if even := [size for size in self.kernel_sizes if size % 2 == 0]:
+            raise UserError(f"detail.kernel_sizes has {even[0]}; kernel sizes must be odd")
         if not 1 <= self.top_k <= len(self.kernel_sizes):
             raise UserError(
                 f"detail.top_k is {self.top_k}; it must be at least 1 and at most the number of experts "
@@ -64,8 +66,8 @@ class DetailConfig:
 class NAFBlock(nn.Module):
     """A light nonlinear-activation-free block (Chen et al. 2022) whose depthwise kernel sets the receptive field.
 
-    Without its global channel attention: an expert sees its neighbourhood and the shared branch sees the image, so the
-    result of a window does not depend on what lies far away.
+    Its global channel attention is left out, so an expert's result depends only on positions within its halo; the shared
+    branch sees the whole image.
     """
 
     def __init__(self, dim: int, kernel_size: int) -> None:
@@ -104,7 +106,7 @@ class Expert(nn.Sequential):
 
 
 class SharedBranch(nn.Module):
-    """S(x): one gate for every expert from the whole image, 2 * sigmoid(local + global); 1 if both inputs are zero."""
+    """S(x) = 2 * sigmoid(local + global): a gate per channel and position, shared by all experts; 1 where both terms are zero."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -140,7 +142,7 @@ class LevelStatistics:
 class DetailLevel(nn.Module):
     """One resolution of DAEM: decoder features meet the LQ skip, the router chooses, the result is added.
 
-    y = sum over the chosen i of g_i E_i(x) S(x); only the last projections start at zero.
+    y = sum over the chosen i of g_i E_i(x) S(x), projected by ``output``, which starts at zero.
 
     Args:
         config: sizes and switches.

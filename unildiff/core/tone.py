@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 SIDE = 24
 """S. Images of every size and shape are judged from SIDE x SIDE cells, so that training and use look alike."""
-_QUANTILES = (11, 57, 172, 287, 402, 517, 563)  # of the 576 cells in order
+_RANKS = tuple(int(share * (SIDE**2 - 1)) for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98))  # of the cells in order
 _FLOOR = 0.003  # of the logarithms: about half a grey level
+_TINY = 1e-12  # smallest variance: its square root is far below the floor
 
 
 class ToneCorrection(nn.Module):
@@ -59,7 +60,7 @@ def describe(image: Tensor, lq: Tensor) -> Tensor:
     with torch.autocast(lq.device.type, enabled=False):
         image, lq = image.float(), lq.float()
         cells = _view(image, lq)
-        ordered = cells.flatten(2).sort(dim=2).values[..., list(_QUANTILES)]
+        ordered = cells.flatten(2).sort(dim=2).values[..., list(_RANKS)]
         bands = F.avg_pool2d(cells[:, :6], (SIDE // 3, SIDE))
         return torch.cat([ordered.flatten(1), bands.flatten(1)], dim=1)
 
@@ -78,7 +79,8 @@ def _view(image: Tensor, lq: Tensor) -> Tensor:
     fine = _logarithm(torch.cat([cell_means(each.square()) for each in (detail, grey, across, down)], dim=1))
     relative = [fine[:, 3:4] - fine[:, :3].mean(1, keepdim=True), fine[:, 4:5] - fine[:, 5:6]]
     cubed = cell_means(grey**3)
-    skewness = cubed.sign() * cubed.abs() ** (1 / 3) / (cell_means(grey.square()).clamp_min(0).sqrt() + _FLOOR)
+    root = cubed.sign() * cubed.abs().clamp_min(_TINY**1.5) ** (1 / 3)  # differentiable at 0
+    skewness = root / (cell_means(grey.square()).clamp_min(_TINY).sqrt() + _FLOOR)
     means = [cell_means(lq), cell_means(image)]
     spreads = [_logarithm(cell_means(x.square()) - mean.square()) for x, mean in zip((lq, image), means, strict=True)]
     extremes = [cell_means(lq.amin(1, keepdim=True)), means[1].amax(1, keepdim=True)]
@@ -86,10 +88,11 @@ def _view(image: Tensor, lq: Tensor) -> Tensor:
 
 
 def _logarithm(variance: Tensor) -> Tensor:
-    return (variance.clamp_min(0).sqrt() + _FLOOR).log() + 4
+    """Return the shifted logarithm of a spread; the square root has no gradient at 0."""
+    return (variance.clamp_min(_TINY).sqrt() + _FLOOR).log() + 4
 
 
-DESCRIBED = 23 * len(_QUANTILES) + 6 * 3
+DESCRIBED = 23 * len(_RANKS) + 6 * 3
 """D."""
 
 

@@ -1,4 +1,4 @@
-"""Stage 1, alignment: DAFF learns to condition a frozen base (supplement: 6,000 steps, learning rate 5e-5, L1 on epsilon)."""
+"""Stage 1, alignment: DAFF learns to condition a frozen base (supplement: 6,000 steps, learning rate 5e-5, L1 on the base's target)."""
 
 from typing import Any
 

@@ -185,7 +185,7 @@ class StageModule(L.LightningModule):
 def check_precision(precision: str) -> None:
     """Refuse a precision of the Trainer that would keep the weights in another dtype than float32.
 
-    A step of 1e-5 is lost in bfloat16 weights, which have 8 bits, and images come to the model as float32.
+    A step of 1e-5 is lost in bfloat16 weights, whose significand has 8 bits, and images come to the model as float32.
 
     Raises:
         UserError: ``precision``, as the Trainer calls it, is not supported.

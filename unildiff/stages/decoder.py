@@ -25,6 +25,9 @@ from unildiff.utils.errors import UserError
 from unildiff.weights.load import check_sampling
 from unildiff.weights.stage_parts import INITIALISED_FROM, TRAINED
 
+_LATER_SAMPLING = ("timestep_spacing", "vae_tile")
+"""Fields of ``SamplingSettings`` that were added after latents were first cached."""
+
 
 class DecoderFinetuneModule(RestorationModule):
     """Trains the VAE decoder with DAEM; everything else, the LQ encoder included, is frozen. Starts from a joint checkpoint.
@@ -75,7 +78,7 @@ class DecoderFinetuneModule(RestorationModule):
             training_sampling={  # a setting that is not used leaves the fingerprints of earlier caches as they are
                 key: value
                 for key, value in asdict(settings.training_sampling).items()
-                if key != "timestep_spacing" or value is not None
+                if key not in _LATER_SAMPLING or value is not None
             },
             text_dropout=settings.text_dropout,
             precision=str(self.trainer.precision),
@@ -134,7 +137,7 @@ class DecoderFinetuneModule(RestorationModule):
     # --- quarters of crops -------------------------------------------------------------------------------------
 
     def check_quarters(self, height: int, width: int) -> None:
-        """Refuse crops whose quarters would have to be padded.
+        """Refuse crops whose quarters would need padding.
 
         Raises:
             UserError: the sizes that would fit are named.

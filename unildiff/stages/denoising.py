@@ -1,4 +1,4 @@
-"""The training step of the two diffusion stages.
+"""The training step of the diffusion stages: alignment, joint and joint with adapters.
 
 Axis letters: B batch, C latent channels, h/w latent height and width.
 """

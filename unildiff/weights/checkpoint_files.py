@@ -107,7 +107,7 @@ def _verify(path: Path, changed: int, size: int) -> None:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """Return the checkpoint with the most steps in a folder that is whole, None where there are no checkpoints.
+    """Return the undamaged checkpoint with the most steps in a folder, None where there are no checkpoints.
 
     Raises:
         UserError: there are checkpoints, and all are damaged.

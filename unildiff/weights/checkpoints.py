@@ -1,4 +1,4 @@
-"""Reading checkpoints of the stages and handing weights over by explicit rules."""
+"""Reading checkpoints of the stages and copying weights between stages by explicit rules."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +115,10 @@ def check_source(expected: str, found: str, where: Path | str, what: str) -> Non
     """Refuse to put weights onto others than they were trained on: a ``last.ckpt`` may have moved on since.
 
     Args:
-        expected: what they say under ``SOURCE``.
-        found: the same of what is there now.
-        where: that is.
-        what: holds the weights, for the message.
+        expected: fingerprint stored in the checkpoint under ``SOURCE``.
+        found: fingerprint of the weights that are there now.
+        where: path of those weights.
+        what: name of the checkpoint, for the message.
 
     Raises:
         UserError: both are known, and differ.

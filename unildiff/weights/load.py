@@ -181,9 +181,9 @@ def check_sampling(model: UniLDiff, settings: SamplingSettings, what: str = "sam
     """Refuse steps that the model's schedule does not have, before any image is restored.
 
     Args:
-        model: whose schedule and own last timestep count.
-        settings: that it is to sample with.
-        what: the settings are called, for the message.
+        model: the model, with its schedule and its own last timestep.
+        settings: sampling settings to check.
+        what: name of the settings, for the message.
 
     Raises:
         UserError: the number of steps or the last timestep is out of range.

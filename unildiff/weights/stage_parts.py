@@ -26,6 +26,8 @@ INITIALISED_FROM: dict[str, dict[str, str]] = {
 def parts_in(names: Iterable[str]) -> tuple[str, ...] | None:
     """Return the trained parts of the stage that wrote a checkpoint, or None if no restoration stage did.
 
+    Checkpoints of ``joint_lora`` are recognised as those of ``joint``, since adapters belong to the U-Net.
+
     Args:
         names: parameter names in the checkpoint, adapters already merged or not.
     """
