@@ -77,3 +77,11 @@ def test_constant_images_have_finite_gradients() -> None:
     torch.nn.init.normal_(correction.output.weight)
     correction(image, image * 1).sum().backward()
     assert image.grad is not None and image.grad.isfinite().all()
+
+
+def test_training_on_crops_leaves_the_correction_as_it_is() -> None:
+    decoder = small_model(network=TONE).decoder.train().requires_grad_(True)
+    decoder.tone.output.bias.data[-1] = 100
+    decoder(latents(), skips_of(small_base()), LQ)[0].square().mean().backward()
+    assert all(each.grad is not None and not each.grad.any() for each in decoder.tone.parameters())
+    assert all(each.grad.isfinite().all() for each in decoder.conv_out.parameters())

@@ -89,10 +89,12 @@ def check_settings(command: str, config: Any) -> None:
         raise UserError(
             f"trainer.val_check_interval is {interval!r}; it must be batches, a share of an epoch, or DD:HH:MM:SS"
         )
-    batches, accumulated = trainer.get("limit_train_batches"), trainer.get("accumulate_grad_batches") or 1
-    if command == "fit" and isinstance(batches, int) and batches % accumulated and not trainer.get("fast_dev_run"):
+    batches, accumulated = trainer.get("limit_train_batches"), trainer.get("accumulate_grad_batches")
+    counts = type(batches) is int and type(accumulated) is int and batches > 0 and accumulated > 0
+    if command == "fit" and counts and batches % accumulated and not trainer.get("fast_dev_run"):
         raise UserError(
-            f"trainer.limit_train_batches is {batches}, which is not a multiple of accumulate_grad_batches ({accumulated})"
+            f"trainer.limit_train_batches is {batches}, which is not a multiple of accumulate_grad_batches ({accumulated}), so "
+            "the last step of an epoch would see fewer samples; change one of them"
         )
     for name in ("trainer", "model", "data"):
         if not isinstance(part := config.get(name), (Mapping, str, type(None))):

@@ -23,6 +23,8 @@ class ToneCorrection(nn.Module):
     Haze is mostly denser at the top, hence the slopes along the rows. Which degradations there are shows in the finest
     structure: low light brings noise that differs between the colours, rain and snow are grey and brighter than what they
     hide. All numbers have a common factor from 0 to 1, which lets the correction stay away from clean images.
+
+    The decoder stage sees crops, so it applies the correction without training it; ``studies/tone.py`` trains it on whole images.
     """
 
     WIDTH = 160
@@ -37,7 +39,11 @@ class ToneCorrection(nn.Module):
 
     def forward(self, image: Tensor, lq: Tensor) -> Tensor:
         """Return the corrected image (B, 3, H, W) of the decoded image and the LQ image, whole images in about [-1, 1]."""
-        numbers = self.coefficients(describe(image, lq)).to(image.dtype)[..., None, None]
+        with torch.no_grad():
+            numbers = self.coefficients(describe(image, lq))
+        if self.training:  # DDP needs a gradient of every trained parameter: here zeros
+            numbers = numbers + 0 * torch.stack([each.sum() for each in self.parameters()]).sum()
+        numbers = numbers.to(image.dtype)[..., None, None]
         offset, gain, offset_slope, gain_slope = numbers.chunk(4, dim=1)
         place = row_middles(image.shape[2], image.device).to(image.dtype)[:, None]
         return image + (gain + gain_slope * place) * (image + 1) + (offset + offset_slope * place)
