@@ -79,8 +79,8 @@ TEXTS = (
     b"", b"{}", b"[]", b"null", b"3", b"{", b'{"label": 3}', b'{"stages": 3}', b'{"stages": [3]}', b"[" * 5000,
     b'{"protocol": ' + b"1" * 5000 + b"}", b"\xff\xfe", b'{"protocol": ' + b"[" * 5000 + b"}", b'{"model": NaN}',
 )  # fmt: skip
-SCORES = b"image,degradation,psnr,ssim\na,haze,20.0,0.5\nb,haze,21.0,0.6\n"
-TABLES = (b"", b"image\n", b"\xff", b"image,psnr\na,x\n", b"a,b\n1\n", b"image,psnr\na," + b"1" * 5000 + b"\n", b"\0" * 50, SCORES * 2)  # fmt: skip
+SCORES = b"name,degradation,psnr,ssim\na,haze,20.0,0.5\nb,haze,21.0,0.6\n"
+TABLES = (b"", b"name\n", b"\xff", b"name,psnr\na,x\n", b"a,b\n1\n", b"name,psnr\na," + b"1" * 5000 + b"\n", b"\0" * 50, SCORES * 2)  # fmt: skip
 
 
 def test_records_and_tables_of_runs(tmp_path: Path) -> None:
@@ -89,6 +89,8 @@ def test_records_and_tables_of_runs(tmp_path: Path) -> None:
         (tmp_path / "run.json").write_bytes(text)
         result_or_refusal(lambda: load_run(tmp_path))
     (tmp_path / "run.json").write_bytes(b"{}")
+    (tmp_path / "scores.csv").write_bytes(SCORES)
+    assert load_run(tmp_path).counts == {"haze": 2}
     for text in TABLES:
         (tmp_path / "scores.csv").write_bytes(text)
         result_or_refusal(lambda: load_run(tmp_path))

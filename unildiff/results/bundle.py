@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from unildiff.metrics.protocols import Protocol
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import writing
+from unildiff.utils.files import parse_json, writing
 
 FORMAT = 1
 _MANIFEST = "bundle.json"
+_MAX_TEXT = 1 << 28  # of one text file
 _MAX_UNPACKED = 64 * 2**30  # bytes; CDD-11's 2,200 restored images take about 3 GiB
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 
@@ -83,12 +84,16 @@ def opened_bundle(path: Path) -> tuple[Path, dict[str, Any]]:
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > _MAX_UNPACKED:
                 raise UserError(f"not a score bundle: {path} unpacks to more than {_MAX_UNPACKED >> 30} GiB")
-            manifest = dict(json.loads(archive.read(_MANIFEST)))
+            if archive.getinfo(_MANIFEST).file_size > _MAX_TEXT:
+                raise UserError(f"not a score bundle: {path}: {_MANIFEST} unpacks to more than {_MAX_TEXT >> 20} MiB")
+            manifest = dict(parse_json(archive.read(_MANIFEST)))
             if manifest["format"] != FORMAT:
                 raise UserError(
                     f"score bundle of format {manifest['format']}: {path}; this version reads format {FORMAT}"
                 )
             hashes = {str(name): digest for name, digest in manifest["contents"].items()}
+            if large := [name for name in hashes if archive.getinfo(name).file_size > _MAX_TEXT]:
+                raise UserError(f"not a score bundle: {path}: {large[0]} unpacks to more than {_MAX_TEXT >> 20} MiB")
             if manifest["images"]:
                 restored = [file for file in manifest["files"] if file["kind"] == "restored"]
                 hashes |= {f"restored/{file['name']}": file["sha256"] for file in restored}

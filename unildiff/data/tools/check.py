@@ -14,8 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -237,9 +238,11 @@ def _look(files: Sequence[Path], report: Report) -> tuple[dict[Path, Look], dict
         known: Store | None = None
         try:
             known = Store(base / hashlib.blake2b(str(report.root).encode(), digest_size=12).hexdigest(), write=True)
-            stack.enter_context(known)
+            known.__enter__()
+            stack.push(partial(_close, known))
         except UserError as error:
-            _LOG.info("every file is read again next time: %s", error)
+            _forget(error)
+            known = None
         states = {path: _state(path) for path in files}
         for path, state in states.items():
             if known is not None and (found := known.get(str(path))) is not None:
@@ -254,9 +257,24 @@ def _look(files: Sequence[Path], report: Report) -> tuple[dict[Path, Look], dict
                 broken[path] = seen
                 continue
             looks[path] = seen
-            if known is not None:
-                known.add({str(path): json.dumps([states[path], *astuple(seen)]).encode()})
+            try:
+                if known is not None:
+                    known.add({str(path): json.dumps([states[path], *astuple(seen)]).encode()})
+            except UserError as error:  # e.g. a full disk: the check itself needs none
+                _forget(error)
+                known = None
     return looks, broken
+
+
+def _close(known: Store, *raised: Any) -> None:
+    try:
+        known.__exit__(*raised)
+    except UserError as error:
+        _forget(error)
+
+
+def _forget(error: UserError) -> None:
+    _LOG.info("files are read again next time: %s", error)
 
 
 def _state(path: Path) -> list[int] | None:
