@@ -18,6 +18,7 @@ from unildiff.data.captions import Captions
 from unildiff.data.tools.extract import extract
 from unildiff.restoring.manifest import read_entries
 from unildiff.results.runs import load_run
+from unildiff.results.tables import build_table
 
 RANDOM = np.random.default_rng(11)
 IMAGES = [RANDOM.integers(0, 256, (16, 20, 3), dtype=np.uint8) for _ in range(3)]
@@ -80,24 +81,48 @@ TEXTS = (
     b'{"protocol": ' + b"1" * 5000 + b"}", b"\xff\xfe", b'{"protocol": ' + b"[" * 5000 + b"}", b'{"model": NaN}',
 )  # fmt: skip
 SCORES = b"name,degradation,psnr,ssim\na,haze,20.0,0.5\nb,haze,21.0,0.6\n"
-TABLES = (b"", b"name\n", b"\xff", b"name,psnr\na,x\n", b"a,b\n1\n", b"name,psnr\na," + b"1" * 5000 + b"\n", b"\0" * 50, SCORES * 2)  # fmt: skip
+TABLES = (
+    b"", b"name\n", b"\xff", b"name,psnr\na,x\n", b"a,b\n1\n", b"name,psnr\na," + b"1" * 5000 + b"\n", b"\0" * 50, SCORES * 2,
+    SCORES + b"a,haze,20.0,0.5\n", b"name,psnr\na,1e999\n", b"name,name\na,b\n", b"name,degradation,psnr\na\n",
+)  # fmt: skip
+
+
+INFOS = tuple(
+    json.dumps({key: value}).encode()
+    for key in ("label", "model", "data", "data_kind", "protocol", "seed", "steps", "guidance_scale", "last_timestep", "first_timestep", "count", "notes", "stages", "time_per_picture_s", "captioned_share", "effective_guidance")
+    for value in (3, -1.5, True, "x", "a\nb", [], [3], {}, {"a": 1}, {"haze": "x"}, {"haze": None}, [[]])
+)  # fmt: skip
+
+
+def loaded_and_tabulated(path: Path) -> None:
+    build_table("single", [load_run(path)])
 
 
 def test_records_and_tables_of_runs(tmp_path: Path) -> None:
-    for text in TEXTS:
+    (tmp_path / "scores.csv").write_bytes(SCORES)
+    assert load_run(tmp_path / "scores.csv").counts == {"haze": 2}
+    (tmp_path / "run.json").write_bytes(b'{"model": "m", "count": {"haze": 2}}')
+    assert load_run(tmp_path).counts == {"haze": 2}
+    for text in (*TEXTS, *INFOS):
         (tmp_path / "scores.csv").write_bytes(SCORES)
         (tmp_path / "run.json").write_bytes(text)
-        result_or_refusal(lambda: load_run(tmp_path))
+        result_or_refusal(lambda: loaded_and_tabulated(tmp_path))
     (tmp_path / "run.json").write_bytes(b"{}")
-    (tmp_path / "scores.csv").write_bytes(SCORES)
-    assert load_run(tmp_path).counts == {"haze": 2}
     for text in TABLES:
         (tmp_path / "scores.csv").write_bytes(text)
-        result_or_refusal(lambda: load_run(tmp_path))
-        result_or_refusal(lambda: load_run(tmp_path / "scores.csv"))
-    for text in TEXTS:
+        result_or_refusal(lambda: loaded_and_tabulated(tmp_path))
+        result_or_refusal(lambda: loaded_and_tabulated(tmp_path / "scores.csv"))
+    rows = (
+        b'{"name": 3}',
+        b"3",
+        b'{"name": "a", "psnr": [1]}',
+        b'{"name": "a", "psnr": ' + b"1" * 4000 + b"}",
+        b"{}, {}",
+    )
+    results = (b'{"results": [{"pictures": [' + row + b'], "protocol": {"name": "x"}}]}' for row in rows)
+    for text in (*TEXTS, *results):
         (tmp_path / "scores.json").write_bytes(text)
-        result_or_refusal(lambda: load_run(tmp_path / "scores.json"))
+        result_or_refusal(lambda: loaded_and_tabulated(tmp_path / "scores.json"))
 
 
 def test_captions_and_manifests(tmp_path: Path) -> None:

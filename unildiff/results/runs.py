@@ -190,7 +190,7 @@ def _load_json(path: Path) -> Run:
             raise UserError(f"several protocols: {path} has {len(results)}; score under one, --protocol NAME")
         rows, protocol = results[0]["pictures"], results[0]["protocol"]["name"]
         return make_run(path, {"protocol": protocol}, checked(rows, str(path)))
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, OverflowError, AttributeError) as error:
         raise UserError(
             f"no scores: {path} ({type(error).__name__}: {error}); give a folder that `unildiff test` wrote, or what "
             "`unildiff score` wrote with --csv or --json"
