@@ -11,6 +11,7 @@ from scipy import stats
 
 from tests.results.made_up_run import CDD11, NAMES, made_up_info, made_up_rows, write_run, write_scores
 from unildiff.metrics.rows import frame_of
+from unildiff.results.notes import table_notes
 from unildiff.results.render import render_csv, render_json, render_latex, render_markdown, render_text
 from unildiff.results.runs import Stage, load_run, make_run
 from unildiff.results.specs import SPECS, published
@@ -172,6 +173,13 @@ def test_three_scenes_are_too_few_to_tell(tmp_path):
     stage = Stage("after joint", frame_of(made_up_rows(gain=1)))
     notes = " ".join(build_table("table2", [run_of(tmp_path, stages=[stage])]).notes)
     assert "of 3 scenes, sign test p = 0.25: too few scenes to tell" in notes
+
+
+def test_runs_that_name_a_column_differently_are_compared(tmp_path):
+    first = run_of(tmp_path / "a", made_up_rows(("haze", "rain", "low")))
+    second = run_of(tmp_path / "b", made_up_rows(("dehaze", "derain", "lowlight"), gain=4.5), label="second")
+    notes = " ".join(table_notes(SPECS["table1"], [first, second], []))
+    assert "second against made-up: PSNR +0.50 dB" in notes and "of 9 images" in notes
 
 
 def test_runs_that_are_not_blind_are_marked(tmp_path):

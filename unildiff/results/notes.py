@@ -134,13 +134,12 @@ def _comparison_notes(spec: TableSpec, runs: Sequence[Run]) -> list[str]:
     for run in runs:
         stages = [stage for stage in run.stages if not stage.reference]
         pairs += [(f"'{stage.label}'", stage.scores, run.label, run.scores) for stage in stages]
-    keys = spec.keys(runs[0].counts)
     notes = []
     for first_label, first, second_label, second in pairs:
         parts = []
         for metric in METRICS:
             if metric in first and metric in second:
-                compared = Pairs.of(first[first["degradation"].isin(keys)], second, metric, spec.shared_scenes)
+                compared = Pairs.of(spec.in_columns(first), spec.in_columns(second), metric, spec.shared_scenes)
                 parts.append(_comparison(compared.compare(), metric, spec))
         if any(parts):
             notes.append(f"{second_label} against {first_label}: {'; '.join(filter(None, parts))}.")

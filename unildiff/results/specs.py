@@ -65,6 +65,13 @@ class TableSpec:
         """Return for each column the name that it has among a run's degradations; None if the run lacks it."""
         return [next((key for key in column.keys if key in degradations), None) for column in self.columns]
 
+    def in_columns(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """Return the scores of the table's columns, with the columns' titles as degradations, which all runs share."""
+        used = zip(self.keys(set(scores["degradation"])), self.columns, strict=True)
+        titles = {key: column.title for key, column in used if key is not None}
+        chosen = scores[scores["degradation"].isin(list(titles))]
+        return chosen.assign(degradation=chosen["degradation"].map(titles))
+
 
 # Numbers of images: the paper's supplement, 2.1 (Rain100L, SOTS, GoPro, LOL-v1); CBSD68, CDD-11 and the UDC challenge as
 # their authors report them.
