@@ -72,7 +72,8 @@ def test_folders_of_degradations_have_a_line_each_and_the_clean_folder_none(nest
     assert [line.split()[-1] for line in lines[3:6]] == ["3", "3", "6"]
     assert (tmp_path / "scores.csv").read_text().splitlines()[0] == "name,degradation,psnr,ssim"
     result = json.loads((tmp_path / "scores.json").read_text())
-    assert result["count"] == 6 and result["results"][0]["protocol"]["crop_multiple"] == 16
+    # folders of CDD-11 are scored as `unildiff test` scores CDD-11
+    assert result["count"] == 6 and result["results"][0]["protocol"]["name"] == "onerestore"
     assert result["results"][0]["summary"]["rain"]["count"] == 3
     assert {row["degradation"] for row in result["results"][0]["pictures"]} == {"low", "rain"}
 
