@@ -6,6 +6,8 @@
     make ablation ARGS="--steps 5 20 10 --minutes 10 --every 8"        # a quick trial
     make ablation ARGS="--tables dropout lambda --minutes 120 --test --table runs/text.md"
 
+    make ablation ARGS="--photographs data/photographs --base runs/tiny/base --tables routing fusion experts"
+
 Every variant starts from the same base (step 2 of `make tiny-weights`) and gets the same steps, batches and samples; stages
 that variants have in common are trained once. The same command resumes a run that was stopped or ran out of
 --minutes. Decisions use the validation photographs; --test adds the test photographs for the report. Results:
@@ -16,14 +18,19 @@ Axis letters: H/W pixels.
 
 import argparse
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from benchmarks.timing import one_thread
 from studies.ablation_plan import (
@@ -37,14 +44,17 @@ from studies.ablation_plan import (
     chosen,
     fit_arguments,
     folder_names,
+    photograph_arguments,
 )
 from studies.ablation_table import ablation_markdown, write_results
-from studies.runner import held_out, latents_of, positive, score
+from studies.runner import held_out, latents_of, positive, score_images
 from unildiff.cli.main import main as unildiff
+from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8
 from unildiff.data.batch import RestorationSample
+from unildiff.data.tools.samples import LONGEST
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.metrics.rows import Summary
+from unildiff.metrics.rows import summarise
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_whole
 from unildiff.utils.paths import config_path
@@ -54,6 +64,8 @@ from unildiff.weights.load import load_restorer
 SHARE = 10  # by default a tenth of the shipped model's steps
 OUT_OF_TIME = -1
 Result = dict[str, Any]
+Scores = dict[str, Any]
+"""Summaries ``restored`` and ``input``; ``images``, a list of name, degradation and PSNR; ``experts`` in use, by level."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +89,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--variants", nargs="+", default=[], choices=[v.name for v in VARIANTS], metavar="NAME")
     made.add_argument("--tables", nargs="+", default=[], choices=list(TABLES), help="only what these tables need")
     made.add_argument("--base", default="runs/tiny/base")
+    made.add_argument(
+        "--photographs",
+        type=Path,
+        help="train on its folder `train` instead of generated scenes, and validate on its folder `validation`",
+    )
     made.add_argument("--test", action="store_true", help="score the test photographs, too")
     made.add_argument("--every", type=positive, default=1, help="score only every n-th image")
+    made.add_argument(
+        "--size", type=positive, default=LONGEST, help="long side of the validation photographs in pixels"
+    )
     made.add_argument("--inference-steps", type=positive, default=20)
     made.add_argument("--guidance", type=float, default=5.0)
     made.add_argument("--threads", type=positive, default=2)
@@ -100,10 +120,13 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(
             f"base: no base in {options.base}; `make tiny-weights` makes it in its second step, or give --base"
         )
-    budget = Budget(options.base, tuple(options.steps or default_steps()), tuple(options.fit))
+    folder = options.photographs
+    photographs = () if folder is None else photograph_arguments(folder)
+    budget = Budget(options.base, tuple(options.steps or default_steps()), tuple(options.fit), photographs)
     variants = chosen(options.variants, [TABLES[name] for name in options.tables])
     which = ["validation", *(["test"] if options.test else [])]
-    samples = {name: held_out(name)[:: options.every] for name in which}
+    more = None if folder is None else folder / "validation"
+    samples = {name: held_out(name, options.size, more)[:: options.every] for name in which}
     settings = SamplingSettings(options.inference_steps, options.guidance)
     deadline = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
     results, code = [], 0
@@ -113,8 +136,9 @@ def run(options: argparse.Namespace) -> int:
             if code:
                 break
             folders = [options.out / name for name in folder_names(variant, budget, seed)]
+            kept = f"{options.size}_{options.every}"
             scores = {
-                name: scored(folders[-1], variant, images, name, settings, options.every)
+                name: scored(folders[-1], variant, images, f"{name}_{kept}", settings)
                 for name, images in samples.items()
             }
             results.append(result(variant, seed, folders, scores))
@@ -175,18 +199,12 @@ def default_steps() -> tuple[int, ...]:
 
 
 def scored(
-    folder: Path,
-    variant: Variant,
-    samples: Sequence[RestorationSample],
-    which: str,
-    settings: SamplingSettings,
-    every: int,
-) -> dict[str, Summary]:
+    folder: Path, variant: Variant, samples: Sequence[RestorationSample], which: str, settings: SamplingSettings
+) -> Scores:
     """Return the scores of a variant and of its input, from its folder if they exist."""
-    note = f"{which}_{settings.num_inference_steps}_{settings.guidance_scale:g}_{every}.json"
-    path = folder / note
+    path = folder / f"{which}_{settings.num_inference_steps}_{settings.guidance_scale:g}.json"
     if path.is_file():
-        return dict(json.loads(path.read_text()))
+        return cast(Scores, json.loads(path.read_text()))
     model = load_restorer(str(folder / "checkpoints" / "last.ckpt"))
     detail, on_lq = variant.decoder is not None, variant.of_stage(DECODER).get("latents") == "lq"
 
@@ -195,12 +213,41 @@ def scored(
             features, latents = latents_of(model, sample, settings, diffusion=not on_lq)
             return {"restored": to_uint8(model.decode(latents, features, sample["lq"].shape, detail))[0]}
 
-    scores = score(samples, restore, variant.name)
-    write_whole(path, json.dumps(scores).encode())
-    return scores
+    with counted_experts(model) as counts:
+        rows = score_images(samples, restore, variant.name)
+    images = [[str(row["name"]), str(row["degradation"]), row["psnr"]] for row in rows["restored"]]
+    found: Scores = {row: summarise(rows[row]) for row in ("restored", "input")}
+    found |= {"images": images, "experts": [effective_number(each) for each in counts.values()]}
+    write_whole(path, json.dumps(found).encode())
+    return found
 
 
-def result(variant: Variant, seed: int, folders: Sequence[Path], scores: dict[str, dict[str, Summary]]) -> Result:
+@contextmanager
+def counted_experts(model: UniLDiff) -> Iterator[dict[int, Counter[int]]]:
+    """Count how often every detail expert is chosen, by level, while the context is open."""
+    counts: dict[int, Counter[int]] = {}
+
+    def watch(index: int) -> RemovableHandle:
+        def seen(level: nn.Module, inputs: Any, output: Any) -> None:
+            counts.setdefault(index, Counter()).update(output[1].indices.flatten().tolist())
+
+        return model.decoder.details[index].register_forward_hook(seen)
+
+    handles = [watch(index) for index in range(len(model.decoder.details))]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def effective_number(counts: Counter[int]) -> float:
+    """Return the exponential of the entropy of the shares: how many experts are in use."""
+    total = counts.total()
+    return math.exp(-sum(n / total * math.log(n / total) for n in counts.values()))
+
+
+def result(variant: Variant, seed: int, folders: Sequence[Path], scores: dict[str, Scores]) -> Result:
     """Return the results of one trained variant; its seconds are those of all its stages, including shared ones."""
     return {
         "variant": variant.name,
@@ -209,6 +256,8 @@ def result(variant: Variant, seed: int, folders: Sequence[Path], scores: dict[st
         "seconds": sum(seconds_of(folder) for folder in folders),
         "scores": {which: rows["restored"] for which, rows in scores.items()},
         "input": {which: rows["input"] for which, rows in scores.items()},
+        "images": {which: rows["images"] for which, rows in scores.items()},
+        "experts": {which: rows["experts"] for which, rows in scores.items()},
     }
 
 

@@ -105,12 +105,14 @@ class Budget:
     Args:
         base: folder that all start from: the base after step 2 of `make tiny-weights`; its weights distinguish it, too.
         steps: optimiser steps of alignment, joint and decoder.
-        extra: further arguments for `unildiff fit`, e.g. the data's.
+        extra: further arguments for `unildiff fit`.
+        photographs: arguments of other training data, before all of ``extra``; none: the generated scenes of the configs.
     """
 
     base: str
     steps: tuple[int, int, int]
     extra: tuple[str, ...] = ()
+    photographs: tuple[str, ...] = ()
 
     def of(self, stage: str) -> int:
         """Return a stage's steps."""
@@ -136,7 +138,7 @@ def folder_names(variant: Variant, budget: Budget, seed: int) -> list[str]:
         settings = dict(variant.of_stage(stage))
         if stage != DECODER:
             settings.pop("network.detail.kind", None)
-        made_of = [names[-1:], config, settings, base, budget.of(stage), budget.extra, seed]
+        made_of = [names[-1:], config, settings, base, budget.of(stage), budget.photographs + budget.extra, seed]
         digest = hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=5).hexdigest()
         names.append(f"{stage}_{digest}")
     return names
@@ -158,10 +160,21 @@ def fit_arguments(
     # In one process, because Lightning's DDP would restart this command; the global batch is unchanged.
     config = yaml.safe_load(config_path(f"{CONFIGS}/{stage}.yaml").read_text(encoding="utf-8"))
     batch = config["data"]["init_args"]["batch_size"] * config["trainer"]["devices"]
-    arguments += ["--trainer.devices=1", "--trainer.strategy=auto", f"--data.batch_size={batch}"]
+    arguments += ["--trainer.devices=1", "--trainer.strategy=auto"]
     if init_from is not None:
         arguments += [f"--model.init_from={init_from}"]
-    return [*arguments, *(f"--model.{key}={_text(value)}" for key, value in settings.items()), *budget.extra]
+    arguments += [f"--model.{key}={_text(value)}" for key, value in settings.items()]
+    return [*arguments, *budget.photographs, f"--data.batch_size={batch}", *budget.extra]
+
+
+def photograph_arguments(folder: Path) -> tuple[str, ...]:
+    """Return the arguments of `unildiff fit` for crops of the photographs in ``folder/train``."""
+    settings = {"root": folder / "train", "val_root": folder / "validation", "captions_from_names": "true"}
+    settings |= {"crop_size": 128, "scale": "[0.3, 0.8]", "num_workers": 0}
+    return (
+        "--data=datamodules.photographs.PhotographsDataModule",
+        *(f"--data.{key}={value}" for key, value in settings.items()),
+    )
 
 
 def chosen(names: Sequence[str], groups: Sequence[str] = ()) -> list[Variant]:

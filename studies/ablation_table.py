@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.ablation_plan import AS_IN_GROUP, BALANCE, DROPOUT, PAPER, TABLES, VARIANTS, Variant
+from unildiff.results.statistics import compare_paired
 from unildiff.utils.files import output_folder, write_whole
 
 METRICS = (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 4), ("gmsd", "GMSD", 4))
@@ -77,8 +78,27 @@ def label(variant: Variant, group: str) -> str:
 
 
 def runs_of(results: Sequence[Result], name: str, which: str) -> list[Result]:
-    """Return a variant's means, one entry per seed: metrics and ``seconds``."""
-    return [{**each["scores"][which]["avg"], "seconds": each["seconds"]} for each in results if each["variant"] == name]
+    """Return a variant's means, one entry per seed: metrics, ``seconds``, experts in use, and the PSNRs by image."""
+    return [
+        {
+            **each["scores"][which]["avg"],
+            "seconds": each["seconds"],
+            "experts": each.get("experts", {}).get(which, []),
+            "images": {(name, kind): psnr for name, kind, psnr in each.get("images", {}).get(which, [])},
+        }
+        for each in results
+        if each["variant"] == name
+    ]
+
+
+def interval(first: Sequence[Result], second: Sequence[Result]) -> str:
+    """Return the 95% interval of the second variant's gain in PSNR, means over seeds, photographs as units; or nothing."""
+    keys = sorted(first[0]["images"].keys() & second[0]["images"].keys())
+    if not keys or len(first) != len(second):
+        return ""
+    values = [[sum(run["images"][key] for run in runs) / len(runs) for key in keys] for runs in (first, second)]
+    found = compare_paired(values[0], values[1], [name for name, _ in keys])
+    return "" if found is None else f" ({found.low:+.2f} to {found.high:+.2f})"
 
 
 def mean(runs: Sequence[Result], metric: str) -> float:
@@ -104,17 +124,22 @@ def verdict(group: str, rows: Mapping[str, Sequence[Result]]) -> str:
         spread = max(psnr.values()) - min(psnr.values())
         return f"PSNR differs by {spread:.2f} dB over the weights, best {best}; the supplement claims no sensitivity; {noise}."
     names = list(psnr)
-    gains = [f"{name} {psnr[name] - psnr[names[0]]:+.2f} dB" for name in names[1:]]
+    gains = [f"{n} {psnr[n] - psnr[names[0]]:+.2f} dB{interval(rows[names[0]], rows[n])}" for n in names[1:]]
     return f"Against {names[0]}: {', '.join(gains) or 'nothing yet'}; {noise}."
 
 
 def _table(rows: Mapping[str, Sequence[Result]], paper: bool) -> list[str]:
     head = ["variant", *(title for _, title, _ in METRICS), "seeds", "processor min"]
+    routed = any(run["experts"] for runs in rows.values() for run in runs)
+    head += ["experts in use, by level"] if routed else []
     head += ["paper's PSNR", "paper's MUSIQ"] if paper else []
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for name, runs in rows.items():
         cells = [name, *(_cell(runs, metric, digits) for metric, _, digits in METRICS)]
         cells += [str(len(runs)), f"{mean(runs, 'seconds') / 60:.1f}"]
+        if routed:
+            levels = zip(*(run["experts"] for run in runs), strict=False)
+            cells.append(", ".join(f"{sum(level) / len(level):.1f}" for level in levels))
         cells += [f"{value:.2f}" for value in THEIRS[name]] if paper else []
         lines.append("| " + " | ".join(cells) + " |")
     return lines

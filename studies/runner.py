@@ -15,13 +15,15 @@ from torch import Tensor
 from benchmarks.timing import one_thread
 from datamodules.cdd11 import CDD11DataModule
 from datamodules.deadleaves import DeadLeavesDataModule
+from datamodules.photographs import PhotographsDataModule
 from unildiff.core.model import UniLDiff
 from unildiff.core.network import LQFeatures
 from unildiff.core.pixels import to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.data.tools.samples import LONGEST, write_sample
+from unildiff.degradations.cdd11 import DEGRADATIONS
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.metrics.rows import Summary, summarise
+from unildiff.metrics.rows import Row, Summary, summarise
 from unildiff.results.evaluator import Evaluator
 from unildiff.utils.parallel import progress
 from unildiff.weights.load import check_sampling, load_restorer
@@ -32,14 +34,24 @@ Restored = dict[str, Tensor]
 """By row (``restored``, ``no_diffusion``, ...), one image (3, H, W) uint8."""
 
 
-def held_out(which: Images, size: int = LONGEST) -> list[RestorationSample]:
+def held_out(which: Images, size: int = LONGEST, photographs: Path | None = None) -> list[RestorationSample]:
     """Return photographs under CDD-11's 11 degradations, with captions; the same in every call.
 
     Args:
-        which: ``validation`` for the three that choices may rest on, ``test`` for the five of `unildiff data sample
+        which: ``validation`` for those that choices may rest on, ``test`` for the five of `unildiff data sample
             cdd11`, written again and read back from their files.
         size: long side of the validation photographs in pixels, by default that of the test photographs.
+        photographs: folder of further validation photographs beside the three that packages ship.
     """
+    if which == "validation" and photographs is not None:
+        more = PhotographsDataModule(
+            val_root=str(photographs),
+            val_size=size,
+            val_degradations=list(DEGRADATIONS),
+            captions_from_names=True,
+            num_workers=0,
+        ).test_set()
+        return [cast(RestorationSample, more[index]) for index in range(len(more))]
     if which == "validation":
         data = DeadLeavesDataModule(val_size=size).val_set()
         return [cast(RestorationSample, data[index]) for index in range(len(data))]
@@ -56,6 +68,16 @@ def score(
     what: str = "restoring",
     protocol: str = "onerestore",
 ) -> dict[str, Summary]:
+    """Return the summaries of :func:`score_images`, by row the means by degradation and ``avg``."""
+    return {row: summarise(rows) for row, rows in score_images(samples, restore, what, protocol).items()}
+
+
+def score_images(
+    samples: Sequence[RestorationSample],
+    restore: Callable[[RestorationSample], Restored],
+    what: str = "restoring",
+    protocol: str = "onerestore",
+) -> dict[str, list[Row]]:
     """Restore and score with the project's own scorer.
 
     Args:
@@ -65,14 +87,14 @@ def score(
         protocol: of ``unildiff.metrics.protocols``.
 
     Returns:
-        by row, ``input`` (the degraded image) first, the means by degradation and ``avg``.
+        by row, ``input`` (the degraded image) first, the scores of every image.
     """
     evaluators: dict[str, Evaluator] = {}
     for sample in progress(samples, len(samples), what):
         for row, image in {"input": sample["lq"], **restore(sample)}.items():
             evaluator = evaluators.setdefault(row, Evaluator(protocol, METRICS))
             evaluator.add(sample["name"], sample["degradation"], image, sample["gt"])
-    return {row: summarise(evaluator.rows()) for row, evaluator in evaluators.items()}
+    return {row: evaluator.rows() for row, evaluator in evaluators.items()}
 
 
 def positive(text: str) -> int:

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from studies.ablation_plan import (
     chosen,
     fit_arguments,
     folder_names,
+    photograph_arguments,
 )
-from studies.ablation_table import THEIRS, ablation_markdown, verdict
+from studies.ablation_table import THEIRS, ablation_markdown, interval, verdict
 from tests.small import small_base
 from unildiff.core.daem import DetailConfig
 from unildiff.core.daff import FusionConfig
@@ -91,6 +93,29 @@ def test_arguments_of_a_fit() -> None:
     assert not [argument for argument in found if "detail" in argument or "latents" in argument]
     decoder = fit_arguments(NAMED["DAFF + text + DAEM on LQ latents"], "5_decoder", BUDGET, 0, "runs/x", "a.ckpt")
     assert [argument for argument in decoder if "latents" in argument] == ["--model.latents=lq"]
+
+
+def test_photographs_replace_the_generated_scenes_and_further_arguments_come_last() -> None:
+    budget = Budget("nowhere", (1, 2, 3), ("--data.crop_size=64",), photograph_arguments(Path("photos")))
+    found = fit_arguments(NAMED["none"], "4_joint", budget, 0, "runs/x", "a.ckpt")
+    assert found.index("--data=datamodules.photographs.PhotographsDataModule") < found.index("--data.batch_size=16")
+    assert "--data.root=photos/train" in found and found[-1] == "--data.crop_size=64"
+    assert folder_names(NAMED["none"], budget, 0) != folder_names(NAMED["none"], BUDGET, 0)
+
+
+def test_experts_in_use() -> None:
+    assert ablation.effective_number(Counter({0: 7})) == 1
+    assert ablation.effective_number(Counter([0, 1, 2, 3])) == pytest.approx(4)
+    # Shares of 3/4 and 1/4: exp(0.5623).
+    assert ablation.effective_number(Counter({0: 3, 1: 1})) == pytest.approx(1.7548, abs=1e-4)
+
+
+def test_a_gain_has_its_interval_over_photographs() -> None:
+    keys = [(f"photo{index}", kind) for index in range(5) for kind in ("low", "rain")]
+    first = [{"images": dict.fromkeys(keys, 20.0)}]
+    equal = [{"images": {key: 21.0 if key[1] == "low" else 20.0 for key in keys}}]  # every photograph gains 0.5
+    assert interval(first, equal) == " (+0.50 to +0.50)"
+    assert interval(first, [{"images": {}}]) == ""
 
 
 def test_variants_are_chosen_by_name_or_by_table() -> None:
