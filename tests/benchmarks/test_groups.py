@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import full_size
+from benchmarks import full_size, growth
 from benchmarks.__main__ import GROUPS
 from benchmarks.plots import draw
 from benchmarks.routing import more_experts, ours, presorted, profile, setting, their_way
@@ -16,6 +16,20 @@ from tests.small import NETWORK, SDXL_LIKE
 from unildiff.planning.shapes import BaseSizes
 
 
+@pytest.fixture
+def one_process_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `growth` start one process for each of its measurements instead of one for each size; starting takes seconds."""
+    measured, known = growth.apart, dict[str, tuple[float, float]]()
+
+    def apart(kind: str, number: int) -> tuple[float, float]:
+        if kind not in known:
+            known[kind] = measured(kind, number)
+        return known[kind]
+
+    monkeypatch.setattr(growth, "apart", apart)
+
+
+@pytest.mark.usefixtures("one_process_a_kind")
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_runs(group: str, tmp_path: Path) -> None:
     rows = import_module(f"benchmarks.{group}").rows(Effort(1, small=True))
