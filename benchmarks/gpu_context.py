@@ -74,9 +74,9 @@ class Context:
         """Return a side in pixels, 512 and more at full size, a small one otherwise."""
         return max(64, side // 16) if self.tiny else side
 
-    def model(self, dtype: torch.dtype = torch.bfloat16) -> UniLDiff:
-        """Return a model with random weights on the device."""
-        return random_model(self.sizes, self.network, dtype, self.device)
+    def model(self, dtype: torch.dtype = torch.bfloat16, on: str | None = None) -> UniLDiff:
+        """Return a model with random weights, on the device or elsewhere."""
+        return random_model(self.sizes, self.network, dtype, on or self.device, self.device)
 
     def stage(self, kind: str, **settings: Any) -> Any:
         """Return a stage over a random float32 model on the device, with what its training step asks of a Trainer."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 
@@ -25,13 +26,20 @@ def restore(
     compiled: bool = False,
     gigabytes: int | None = None,
     steps: int = STEPS,
+    offload: Literal["model", "group"] | None = None,
 ) -> dict[str, Any]:
     """Restore images of ``side`` pixels once to warm up and once more to measure."""
+    if offload and find_spec("accelerate") is None:
+        return {"skipped": "accelerate is not installed"}
     if context.on_gpu and gigabytes is not None:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 2**30 / total))
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    model, side = context.model(dtype), context.pixels(side)
+    model, side, back = context.model(dtype, "cpu" if offload else None), context.pixels(side), None
+    if offload:
+        from unildiff.weights.offload import offload_parts
+
+        back = offload_parts(model, torch.device(context.device), offload)
     if compiled:
         context.compile(model)
     lq = to_unit(context.batch(batch_size, side)["lq"]).to(dtype)
@@ -41,6 +49,8 @@ def restore(
         context.start_peak()
         with context.clock(seconds, name):
             done = model.restoration(lq, ["a red cat"] * batch_size, list(range(batch_size)), settings)
+            if back is not None:
+                back()
     return {
         "ok": bool(done.image.isfinite().all()),
         **seconds,
@@ -63,6 +73,9 @@ ROWS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "2048, bfloat16, tiles of 1024": partial(restore, 2048, tile_size=1024, steps=2),
     "2048, bfloat16, default": partial(restore, 2048, steps=2),
     "4096, bfloat16, default": partial(restore, 4096, steps=1),
+    "512 within 8 GB, offload model": partial(restore, 512, gigabytes=8, offload="model"),
+    "512 within 8 GB, offload group": partial(restore, 512, gigabytes=8, offload="group"),
+    "4096 within 8 GB, offload group": partial(restore, 4096, gigabytes=8, tile_size=1024, steps=1, offload="group"),
     "512 within 12 GB": partial(restore, 512, gigabytes=12),
     "512 within 24 GB": partial(restore, 512, gigabytes=24),
     "2048 within 24 GB": partial(restore, 2048, gigabytes=24, steps=2),

@@ -14,12 +14,18 @@ from unildiff.stages.restoration import RestorationModule
 
 
 def random_model(
-    sizes: BaseSizes, network: NetworkConfig, dtype: torch.dtype, device: torch.device | str = "cpu"
+    sizes: BaseSizes,
+    network: NetworkConfig,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    computes_on: torch.device | str | None = None,
 ) -> UniLDiff:
-    """Return the whole model, each weight filled from a short stretch of random numbers.
+    """Return the whole model on a device, each weight filled from a short stretch of random numbers.
 
-    Captions become random embeddings: the text encoders are in memory, but there is no tokenizer.
+    Captions become random embeddings on ``computes_on`` (None: ``device``): the text encoders are in memory, but there is no
+    tokenizer.
     """
+    computes_on = computes_on or device
     model = meta_model(sizes, network).eval()
     draw = torch.Generator().manual_seed(0)
     stretch = (0.02 * torch.randn(1 << 20, generator=draw)).to(device, dtype)
@@ -43,7 +49,7 @@ def random_model(
 
     def embed(captions: Sequence[str]) -> TextEmbedding:
         tokens, whole = (torch.randn(len(captions), *shape, generator=draw) for shape in ((77, width), (pooled,)))
-        return TextEmbedding(tokens.to(device, dtype), whole.to(device, dtype) if two else None)
+        return TextEmbedding(tokens.to(computes_on, dtype), whole.to(computes_on, dtype) if two else None)
 
     model.embed = embed  # type: ignore[method-assign]
     return model
