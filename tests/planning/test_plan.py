@@ -220,9 +220,7 @@ def grown(arguments: list[str]) -> int:
     [
         ("3_alignment", "bf16-mixed", 16),
         ("4_joint", "32-true", 8),
-        ("4_joint", "bf16-mixed", 16),
         ("4_joint", "bf16-mixed", 32),
-        ("5_decoder", "32-true", 8),
         ("5_decoder", "bf16-mixed", 16),
     ],
 )

@@ -20,6 +20,7 @@ from unildiff.weights.onnx import OnnxRestorer, export_onnx, side_multiple
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.xdist_group("onnx")  # one process exports for all of them
 STEPS = 2
 SHALLOW = SMALL | {  # tracing takes half a second per layer
     "vae": SMALL["vae"]
