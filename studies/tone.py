@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         one_thread()
         model = load_restorer(options.model)
+        model.decoder.tone = None  # a correction that the model already has is replaced
         make_batches(options, model)
         files = [options.cache / f"{number:05d}.npz" for number in range(options.batches)]
         stored = [np.load(file) for file in files]
@@ -81,8 +82,8 @@ def make_batches(options: argparse.Namespace, model: UniLDiff) -> None:
     options.cache.mkdir(parents=True, exist_ok=True)
     for number in progress(missing, len(missing), "Restoring"):
         batch = samples.batch(number)
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-            image = model.restore(batch.lq, batch.captions, batch.keys, SETTINGS).float()
+        with torch.inference_mode():
+            image = model.restore(batch.lq, batch.captions, batch.keys, SETTINGS)
         part = options.cache / "part.npz"
         np.savez(part, d=describe(image, batch.lq).numpy(), p=products_of(image, batch.gt).numpy())
         part.replace(options.cache / f"{number:05d}.npz")

@@ -21,10 +21,15 @@ from unildiff.utils.files import input_folder
 
 SIZE = 8
 """B."""
-_SHAPES = ((128, 256), (160, 240), (192, 192), (240, 160), (192, 384), (96, 128))
-_SHAPE_SHARES = (0.3, 0.2, 0.15, 0.08, 0.2, 0.07)
+_SHAPES = {
+    (128, 256): 0.24, (160, 240): 0.16, (192, 192): 0.12, (240, 160): 0.06, (192, 384): 0.14, (96, 128): 0.08,
+    (64, 64): 0.07, (48, 32): 0.05, (20, 20): 0.04, (144, 208): 0.04,
+}  # fmt: skip
+"""Height and width of a batch's images: how often."""
 _WEIGHTS = {"clear": 2.0, "noise": 0.7, "blur": 0.7, "motion_blur": 0.3}
 _SCENES, _RECOLOURED, _EVENING, _CAPTIONED = 0.3, 0.6, 0.3, 0.8
+_FLAT = 0.06
+"""Share of images of nearly one colour, which photographs hardly show: walls, paper, sky, wood."""
 _SEED = 7_000_000
 
 
@@ -58,7 +63,7 @@ class Samples:
     def batch(self, number: int) -> ToneBatch:
         """Return a batch."""
         rng = np.random.default_rng(_SEED + number)
-        shape = _SHAPES[rng.choice(len(_SHAPES), p=_SHAPE_SHARES)]
+        shape = list(_SHAPES)[rng.choice(len(_SHAPES), p=list(_SHAPES.values()))]
         gts, lqs, captions, keys = zip(*(self._sample(rng, *shape) for _ in range(SIZE)), strict=True)
         gt, lq = (to_unit(torch.from_numpy(np.stack(each)).permute(0, 3, 1, 2)) for each in (gts, lqs))
         return ToneBatch(gt, lq, list(captions), list(keys))
@@ -67,7 +72,9 @@ class Samples:
         shares = np.array([_WEIGHTS.get(task, 1.0) for task in tasks.TASKS])
         task, key = tasks.TASKS[rng.choice(len(tasks.TASKS), p=shares / shares.sum())], int(rng.integers(2**31))
         depth = None
-        if rng.random() < _SCENES and max(height, width) <= 240:
+        if rng.random() < _FLAT:
+            image, caption = flat(rng, height, width), ""
+        elif rng.random() < _SCENES and max(height, width) <= 240:
             image, depth, caption = self._scene(rng, height, width, key)
         else:
             image, caption = self._photograph(rng, height, width)
@@ -102,6 +109,17 @@ class Samples:
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         top, left = rng.integers(size[1] - height + 1), rng.integers(size[0] - width + 1)
         return image[top : top + height, left : left + width], caption
+
+
+def flat(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Return a uint8 (H, W, 3) image of one colour with a slope of brightness, and grain that may be drawn out along the rows."""
+    colour = rng.uniform(0.15, 0.97) * np.exp(rng.normal(0, 0.12, 3))
+    rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    slope = rng.normal(0, 0.06) * rows + rng.normal(0, 0.06) * columns
+    grain = cv2.GaussianBlur(rng.normal(0, 1, (height, width)), (0, 0), *np.exp(rng.uniform(-1, 2.5, 2)))
+    grain *= rng.exponential(0.03) / max(float(grain.std()), 1e-6)
+    values = colour * (1 + slope + grain)[..., None]
+    return np.asarray((values.clip(0, 1) * 255).round(), dtype=np.uint8)
 
 
 def recoloured(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -22,6 +22,15 @@ def test_the_error_of_a_correction_follows_from_products() -> None:
     torch.testing.assert_close(made.float(), expected, atol=1e-6, rtol=1e-4)
 
 
+def test_flat_images_show_nearly_one_colour() -> None:
+    rng = np.random.default_rng(0)
+    images = [tone_samples.flat(rng, 20, 30) for _ in range(50)]
+    assert images[0].shape == (20, 30, 3) and images[0].dtype == np.uint8
+    spread = [float(image.std(axis=(0, 1)).mean()) for image in images]
+    assert np.median(spread) < 12 < max(spread)  # of 255
+    assert np.ptp([image.mean() for image in images]) > 150
+
+
 def test_a_model_is_made_from_photographs_and_an_interrupted_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,7 +39,7 @@ def test_a_model_is_made_from_photographs_and_an_interrupted_run_continues(
     for name in ("snow_field-1", "forest-2"):
         Image.fromarray(rng.integers(0, 256, (40, 72, 3), np.uint8)).save(tmp_path / "photographs" / f"{name}.png")
     save_model(small_model(), tmp_path / "model", torch.float32)
-    monkeypatch.setattr(tone_samples, "_SHAPES", ((32, 64),) * 6)
+    monkeypatch.setattr(tone_samples, "_SHAPES", {(32, 64): 1.0})
     given = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--scene_count", "2", "--steps", "2"]
     folders = {"--photographs": "photographs", "--scenes": "scenes", "--cache": "cache"}
     given += [text for option, name in folders.items() for text in (option, str(tmp_path / name))]
@@ -39,6 +48,10 @@ def test_a_model_is_made_from_photographs_and_an_interrupted_run_continues(
     assert main([*given, "--batches", "2"]) == 0
     assert (tmp_path / "cache" / "00000.npz").read_bytes() == first
     made, before = load_model(tmp_path / "out"), load_model(tmp_path / "model")
+    again = ["--model", str(tmp_path / "out"), "--out", str(tmp_path / "second"), "--cache", str(tmp_path / "again")]
+    assert main([*given, *again, "--batches", "1"]) == 0  # the correction of the first run is replaced, not corrected
+    with np.load(tmp_path / "again" / "00000.npz") as second, np.load(tmp_path / "cache" / "00000.npz") as one:
+        np.testing.assert_allclose(second["d"], one["d"], atol=0.05)  # weights were stored in half precision
     assert made.config.detail.tone and not before.config.detail.tone
     assert made.decoder.tone is not None and made.decoder.tone.output.weight.any()
     kept = before.decoder.state_dict()
