@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -27,6 +28,7 @@ from tests.stages.steps import (
 from unildiff.callbacks import ExponentialMovingAverage, NonFiniteGuard
 from unildiff.core.moe import Router, Routing
 from unildiff.stages.restoration import RestorationModule
+from unildiff.utils.paths import config_path
 
 KEYS = (1, 2, 3, 4)
 TOKENS = replace(NETWORK, fusion=replace(NETWORK.fusion, token_experts=3, token_top_k=2))
@@ -172,9 +174,10 @@ def through_the_trainer(base_folder: Path, rank: int, folder: Path) -> dict[str,
         wake(module)
         before = {name: value.detach().clone() for name, value in module.trained_parameters()}
         losses, guard, ema = Losses(), NonFiniteGuard(), ExponentialMovingAverage()
-        strategy = DDPStrategy(  # as in the recipes
-            gradient_as_bucket_view=True, find_unused_parameters=False, bucket_cap_mb=150, broadcast_buffers=False
-        )
+        recipe = yaml.safe_load(config_path(f"configs/{kind}.yaml").read_text(encoding="utf-8"))
+        arguments = recipe["trainer"]["strategy"]["init_args"]
+        assert 100 <= arguments["bucket_cap_mb"] <= 200 and arguments["broadcast_buffers"] is False
+        strategy = DDPStrategy(**arguments)
         trainer = make_trainer(
             folder, [losses, guard, ema], max_steps=3, accumulate_grad_batches=2, gradient_clip_val=1.0, strategy=strategy,
             devices=2, use_distributed_sampler=False,
