@@ -75,6 +75,19 @@ def test_the_manifest_decides_what_is_skipped(
     assert "5 of 5 images restored" in capsys.readouterr().out
 
 
+def test_results_of_an_older_version_stay_done(photos: Path, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(photos, out, weights) == 0
+    younger = {"vae_tile", "timestep_spacing", "in_doubt"}
+    before = entries(out)
+    for entry in before:
+        settings: dict[str, object] = entry["settings"]  # type: ignore[assignment]
+        entry["settings"] = {key: value for key, value in settings.items() if key not in younger}
+    (out / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in before))
+    assert run(photos, out, weights) == 0 and len(entries(out)) == 5
+    assert run(photos, out, weights, "--timestep_spacing", "linspace") == 0 and len(entries(out)) == 10
+
+
 def test_files_of_others_are_not_replaced(
     photos: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,6 +77,15 @@ def test_the_manifest_has_seams_colours_and_spread(weights: Path, tmp_path: Path
     assert max(map(abs, moved)) < max(map(abs, entry["colour_shift"]))  # type: ignore[call-overload]
 
 
+def test_borders_of_the_decoders_tiles_are_checked(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(RNG.integers(0, 256, (128, 300, 3), dtype=np.uint8)).save(tmp_path / "in" / "wide.png")
+    fixed = ["--model", str(weights), "--num_inference_steps", "1", "--device", "cpu", "--vae_tile", "128"]
+    for tile in (320, 192):  # the image is one tile for the U-Net, or two
+        assert main(["restore", str(tmp_path / "in"), str(tmp_path / f"{tile}"), *fixed, "--tile_size", str(tile)]) == 0
+        assert lines(tmp_path / f"{tile}")[0]["seam_score"] > 0  # type: ignore[operator]
+
+
 def test_the_spacing_of_the_steps_is_followed(weights: Path, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     Image.fromarray(RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(photo)

@@ -1,6 +1,7 @@
 """`restore --engine ray`: an actor that is killed in the middle of a run changes nothing about the results."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -18,7 +19,14 @@ from unildiff.weights.folder import save_model
 ray = pytest.importorskip("ray", reason="needs Ray (the extra unildiff[ray])")
 
 
-def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(tmp_path: Path) -> None:
+def count(folder: Path) -> int:
+    """Return how many results the manifests list, repeated ones each time."""
+    return sum(path.read_text().count('"output_hash"') for path in folder.glob("manifest*.jsonl"))
+
+
+def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_model(small_model(), tmp_path / "weights", torch.float32)
     (tmp_path / "photos").mkdir()
     for number in range(12):
@@ -42,6 +50,26 @@ def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(tmp_path: Path) -
                 os.kill(killed, signal.SIGKILL)
             time.sleep(0.02)
         thread.join(300)
+        pair = tmp_path / "pair"
+        pair.mkdir()
+        for name in ("0.png", "1.png"):
+            (pair / name).write_bytes((tmp_path / "photos" / name).read_bytes())
+        monkeypatch.chdir(tmp_path)
+        again = ["restore", "pair", "ray", *fixed, "--model", "weights", "--engine", "ray"]
+        listed = count(tmp_path / "ray")
+        assert main(again) == 0 and count(tmp_path / "ray") == listed  # done before
+        monkeypatch.setenv("UNILDIFF_MAX_PIXELS", "")  # restored after the test
+        Image.new("RGB", (64, 64)).save(pair / "1.png")
+        assert main([*again, "--no-skip_existing", "--max_pixels", "1000"]) == 3  # 24x32 is less, 64x64 is more
+        assert count(tmp_path / "ray") == listed + 1
+        monkeypatch.delenv("UNILDIFF_MAX_PIXELS")
+        capsys.readouterr()
+        shutil.copytree(tmp_path / "weights", tmp_path / "damaged")
+        next((tmp_path / "damaged" / "unet").glob("*.safetensors")).write_bytes(b"damaged")
+        assert main([*again, "--overwrite", "--model", "damaged"]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+        for more in (["--device", "cuda:1"], ["--devices", "0,1"]):
+            assert main([*again, *more]) == 2 and "engine: Ray chooses the devices" in capsys.readouterr().err
     finally:
         ray.shutdown()
     assert killed and codes == [3]

@@ -90,10 +90,10 @@ def _check_seams(
     """Note the seam score of tiled images; where it is high, restore them with tiles that overlap by half."""
     height, width = originals[0].shape[:2]
     tile = sampling.tile_size or model.default_tile_size(height, width)
-    if tile is None or max(height, width) <= tile:
+    tiles = {side for side in (tile, sampling.coder_tile(tile)) if side is not None and side < max(height, width)}
+    if not tiles:
         return
-    tile = sampling.coder_tile(tile) or tile
-    rows, columns = _borders(model, height, width, tile)
+    rows, columns = _all_borders(model, height, width, tiles)
     scores = [
         seam_score(result.levels, original, rows, columns) for result, original in zip(results, originals, strict=True)
     ]
@@ -103,7 +103,7 @@ def _check_seams(
         return
     model.tile_overlap = 0.5
     try:
-        rows, columns = _borders(model, height, width, tile)
+        rows, columns = _all_borders(model, height, width, tiles)
         for result, levels, original in zip(results, again(), originals, strict=True):
             score = seam_score(levels, original, rows, columns)
             if score < result.measured["seam_score"]:
@@ -113,6 +113,13 @@ def _check_seams(
                 result.warnings.append(f"tile borders may show (seam score {result.measured['seam_score']:g})")
     finally:
         del model.tile_overlap
+
+
+def _all_borders(model: UniLDiff, height: int, width: int, tiles: set[int]) -> tuple[list[int], list[int]]:
+    """Return the borders of the U-Net's tiles together with those of the encoders' and the decoder's."""
+    found = [_borders(model, height, width, tile) for tile in tiles]
+    rows, columns = ({line for borders in found for line in borders[axis]} for axis in (0, 1))
+    return sorted(rows), sorted(columns)
 
 
 def _borders(model: UniLDiff, height: int, width: int, tile: int) -> tuple[list[int], list[int]]:

@@ -70,9 +70,17 @@ class RestoreOptions:
             )
 
     def recorded(self, model_hash: str, dtype: str, caption: str) -> dict[str, Any]:
-        """Return everything that a result depends on beside the input's content."""
+        """Return everything that a result depends on beside the input's content.
+
+        Options that are younger than the first manifests are left out at their defaults, so that older results stay done.
+        """
         elsewhere = ("model", "device", "dtype", "offload", "memory")
-        settings = {key: value for key, value in asdict(self).items() if key not in elsewhere}
+        younger = {"vae_tile": None, "timestep_spacing": None, "in_doubt": "restored"}
+        settings = {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in elsewhere and not (key in younger and value == younger[key])
+        }
         return {"model": model_hash, "dtype": dtype, "caption": caption, **settings}
 
 

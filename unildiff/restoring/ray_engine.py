@@ -1,7 +1,7 @@
-"""Restoring on a Ray cluster: actors that keep the model, and small blocks of images that any of them can repeat.
+"""Restoring on a Ray cluster: actors keep the model and take small blocks of images; any actor can repeat a block.
 
-Every actor writes a manifest of its own beside the results. Ray restarts an actor that died and gives it its block again;
-it skips what the manifests already have. Results do not depend on who made them.
+Every actor writes a manifest of its own beside the results. Ray restarts an actor that died and gives it its block again.
+Which actor restores an image does not change the result.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import ray
-import torch
+from ray.exceptions import RayError, RayTaskError
 from ray.util import ActorPool
 
 from unildiff.restoring.jobs import Job
@@ -19,9 +19,11 @@ from unildiff.restoring.load import load
 from unildiff.restoring.manifest import Done, Manifest, read_entries
 from unildiff.restoring.progress import BatchProgress
 from unildiff.restoring.recipe import Recipe
-from unildiff.restoring.run import Outcome, run
+from unildiff.restoring.run import Outcome, Restorer, run
+from unildiff.utils.errors import UserError
 
 _BLOCK = 4  # images that are lost and repeated when an actor dies (our choice)
+_MAX_PIXELS = "UNILDIFF_MAX_PIXELS"
 
 
 class RestoringActor:
@@ -30,43 +32,73 @@ class RestoringActor:
     Args:
         recipe: settings of the run.
         folder: folder of the results.
+        skip: whether images that the manifests call done when the actor starts, or starts again, are left out.
+        max_pixels: largest image, None for the default.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self._restorer, self._folder = load(recipe), folder
+    def __init__(self, recipe: Recipe, folder: Path, skip: bool, max_pixels: str | None = None) -> None:
+        if max_pixels is not None:
+            os.environ[_MAX_PIXELS] = max_pixels
+        self._recipe = recipe
+        self._done = Done(folder) if skip else None
         self._manifest = Manifest(folder, f"ray-{os.getpid()}-{uuid4().hex[:8]}")
+        self._restorer: Restorer | None = None  # loaded by the first block, whose errors reach the driver whole
 
-    def restore(self, jobs: list[Job]) -> list[str]:
-        """Restore a block and return what failed, one line each."""
-        done, recipe = Done(self._folder), self._restorer.recipe
-        waiting = [job for job in jobs if not done.is_done(job, recipe.settings(job))]
-        return run(waiting, self._restorer, self._manifest).failed
+    def restore(self, jobs: list[Job]) -> tuple[int, list[str]]:
+        """Restore a block; return its number of images and what failed, one line each."""
+        self._restorer = self._restorer or load(self._recipe)
+        done = self._done
+        waiting = [job for job in jobs if done is None or not done.is_done(job, self._recipe.settings(job))]
+        return len(jobs), run(waiting, self._restorer, self._manifest).failed
 
 
-def run_with_ray(jobs: Sequence[Job], recipe: Recipe, folder: Path) -> Outcome:
+def run_with_ray(jobs: Sequence[Job], recipe: Recipe, folder: Path, skip: bool) -> Outcome:
     """Restore images on the cluster that ``RAY_ADDRESS`` names, or on this machine.
 
-    Images and results must be on a disk that every node sees.
+    Images, results and the model must be on a disk that every node sees.
+
+    Args:
+        jobs: what to restore.
+        recipe: settings of the run.
+        folder: folder of the results.
+        skip: whether an actor that starts again leaves out what the manifests call done.
 
     Raises:
-        UserError: a result cannot be written.
+        UserError: a worker failed, e.g. because a result cannot be written.
     """
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0)) if torch.cuda.is_available() else 0
+    gpus = int(resources.get("GPU", 0)) if recipe.options.device in ("auto", "cuda") else 0
+    if recipe.options.device == "cuda" and not gpus:
+        raise UserError("device: the Ray cluster has no GPU; leave --device out, or start Ray with GPUs")
     folder = folder.absolute()
+    model = recipe.options.model
+    options = replace(recipe.options, model=model if model == "tiny" else str(Path(model).absolute()))
+    recipe = replace(recipe, options=options)
     there = [replace(job, source=job.source.absolute(), target=job.target.absolute()) for job in jobs]
     blocks = [there[first : first + _BLOCK] for first in range(0, len(there), _BLOCK)]
     count = min(len(blocks), gpus or int(resources.get("CPU", 1)))
     made = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1, num_gpus=1 if gpus else 0)(RestoringActor)
-    pool = ActorPool([made.remote(recipe, folder) for _ in range(count)])
+    pool = ActorPool([made.remote(recipe, folder, skip, os.environ.get(_MAX_PIXELS)) for _ in range(count)])
     failed: list[str] = []
     with BatchProgress(len(there), "Restoring with Ray") as progress:
-        for lines in pool.map_unordered(lambda actor, block: actor.restore.remote(block), blocks):
-            failed += lines
-            progress.finished(_BLOCK)
+        try:
+            for finished, lines in pool.map_unordered(lambda actor, block: actor.restore.remote(block), blocks):
+                failed += lines
+                progress.finished(finished)
+        except RayError as error:
+            raise _in_one_line(error) from None
     names = {job.target.relative_to(folder).as_posix() for job in there}
     entries = [entry for name, entry in read_entries(folder).items() if name in names]
     warnings = [f"{entry['input']}: {line}" for entry in entries for line in entry.get("warnings", [])]
     return Outcome(len(there) - len(failed), failed, warnings)
+
+
+def _in_one_line(error: RayError) -> UserError:
+    """Return a worker's error without the traceback that Ray puts into its text."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, UserError):
+        return cause
+    lines = str(cause).strip().splitlines() or [""]
+    return UserError(f"engine: a Ray worker failed: {type(cause).__name__}: {lines[0]}")

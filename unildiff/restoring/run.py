@@ -303,7 +303,10 @@ def _counted(
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the largest memory in bytes so far: of a GPU, else of this process."""
+    """Return the largest memory in bytes since the process started: of a GPU, else of this process.
+
+    A manifest's ``peak_memory_mb`` is this number in MiB, so it never falls from one image to the next.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")

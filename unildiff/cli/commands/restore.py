@@ -113,6 +113,8 @@ def restore(
     for name in names or [options.device]:
         if name.partition(":")[0] not in _DEVICES:
             raise UserError(f"device: {name!r} is not known; give auto, cpu, cuda, cuda:1 or mps")
+    if engine == "ray" and (names or ":" in options.device):
+        raise UserError("engine: Ray chooses the devices; leave --devices out, and give --device auto, cpu or cuda")
     if work.warning:
         print(f"unildiff: {work.warning}", file=sys.stderr)
     if parts > 1:
@@ -168,7 +170,8 @@ def _restore(
     if engine == "ray" and work.folder is not None:
         from unildiff.restoring.ray_engine import run_with_ray
 
-        return run_with_ray(waiting, made, work.folder), len(mine) - len(waiting)
+        skip = skip_existing and not overwrite
+        return run_with_ray(waiting, made, work.folder, skip), len(mine) - len(waiting)
     restorer = load(made)
     if work.folder is None:
         return run(waiting, restorer, None), 0
