@@ -1,5 +1,6 @@
 """Your own folder: any images to restore, or pairs named by two patterns."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,7 +9,7 @@ from unildiff.data.datasets import EvalSet, OnError, PredictSet
 from unildiff.data.pair import Pair, PairSource, Split
 from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.pairing import rule_named
-from unildiff.data.patterns import Half, Pattern, folder_patterns, pattern_source
+from unildiff.data.patterns import Half, Pattern, folder_patterns, listed_pairs, pattern_source
 from unildiff.data.sources import View, every_image, readable, report
 from unildiff.utils.errors import UserError
 
@@ -74,20 +75,23 @@ class FolderDataModule(PairedDataModule):
 
     def find(self, split: Split) -> PairSource:
         """See the base class."""
+        listed = self.meta_info.get(split)
         if self.packed is not None:
             source = self.open_pack().source(split)
             name = self.degradation
             pairs = [replace(pair, task=name, degradation=name) for pair in source.pairs]
             if self.captions is not None:
                 pairs = [replace(pair, caption="") for pair in pairs]
-            return View(source, list(enumerate(pairs)))
+            used: Iterable[int] = range(len(pairs))
+            if listed is not None:
+                used = listed_pairs([pair.gt or Path() for pair in pairs], listed)
+            return View(source, [(index, pairs[index]) for index in used])
         patterns = folder_patterns(self.root, split, *self.patterns[split])
         if patterns is None:
             flags = f"--data.{split}_lq and --data.{split}_gt"
             raise UserError(
                 f"folder: no {split} pairs in {self.root}/{split}/lq and gt; move them there or give {flags}"
             )
-        listed = self.meta_info.get(split)
         files, faults = pattern_source(self.root, *patterns, self.rule, self.degradation, listed)
         report(faults, self.on_error, self.skipped)
         return files

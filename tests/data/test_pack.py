@@ -15,7 +15,7 @@ from PIL import Image
 from tests.fake_trees import cdd11
 from unildiff.data.datasets import FilePairs
 from unildiff.data.images import read_rgb
-from unildiff.data.pack import Pack
+from unildiff.data.pack import Pack, index_bytes, read_index
 from unildiff.data.pair import Pair, Split
 from unildiff.data.tools import pack_writer
 from unildiff.data.tools.pack_writer import pack_folder, pack_set, write_pack
@@ -178,6 +178,33 @@ def test_a_damaged_image_is_found_and_packed_again(root: Path, tmp_path: Path) -
     assert contents(tmp_path / "out") == whole
 
 
+def test_damaged_entries_and_incomplete_indexes_are_one_line(root: Path, tmp_path: Path) -> None:
+    """Values that are well stored and yet wrong, as another program might write them."""
+    pack = write_fake(root, tmp_path / "out")
+    file = pack.files[0]
+    with Store(tmp_path / "out") as opened:
+        entry = bytes(opened.get(f"entry/{file}") or b"")
+        index = read_index(opened)
+    for value in (b"[1, 2", b"{}", b"[]", b"\xff", b'[1, 2, 3, 4, "no"]'):
+        with Store(tmp_path / "out", write=True) as opened:
+            opened.add({f"entry/{file}": value})
+        with pytest.raises(UserError, match=rf"broken pack: {file} in .* is missing or damaged; run the same"):
+            Pack(tmp_path / "out").image(0)
+    with pytest.raises(UserError, match=f"another state of the data .*changed: {file}"):
+        write_fake(root, tmp_path / "out")
+    with Store(tmp_path / "out", write=True) as opened:
+        opened.add({f"entry/{file}": entry})
+    assert index is not None and Pack(tmp_path / "out").image(0).any()
+    row = [*index["pairs"]["train"][0]]
+    wrong = [{"pairs": []}, {"files": None}, {"bytes": "many"}, {"files": [1]}, {"pairs": {"train": [row[:-1]]}}]
+    wrong += [{"pairs": {"train": [[*row[:3], number, 0, ""]]}} for number in (-2, len(pack.files), None, 1.0)]
+    for part in [*wrong, {"sample": 3}]:
+        with Store(tmp_path / "out", write=True) as opened:
+            opened.add({"index": index_bytes(index | part)})
+        with pytest.raises(UserError, match=r"broken pack: the index of .*out lacks a part; delete it and run"):
+            Pack(tmp_path / "out")
+
+
 def test_a_changed_index_and_another_version_are_refused(root: Path, tmp_path: Path) -> None:
     write_fake(root, tmp_path / "out")
     with Store(tmp_path / "out", write=True) as opened:
@@ -297,6 +324,13 @@ def test_your_own_folder(root: Path, tmp_path: Path) -> None:
             assert [a[word] for word in words] == [b[word] for word in words] and a["degradation"] == "mine"
             assert (a["lq"] == b["lq"]).all() and (a["gt"] == b["gt"]).all()
     assert packed.test_set()[0]["caption"] == "blocks"
+    (tmp_path / "names.txt").write_text("a.png (8,8,3)\n")
+    listed = {"meta_info": {"train": str(tmp_path / "names.txt")}, **settings}
+    for each in (
+        FolderDataModule(root=str(root), **patterns, **listed),  # type: ignore[arg-type]
+        FolderDataModule(packed=str(tmp_path / "out"), **listed),  # type: ignore[arg-type]
+    ):
+        assert [pair.name for pair in each.train_set().pairs] == ["a"] and len(each.test_set()) == 3
     other = FolderDataModule(packed=str(tmp_path / "out"), crop_size=8, seed=5, degradation="other")
     assert other.fingerprint() != packed.fingerprint()
     write_fake(root, tmp_path / "foreign")

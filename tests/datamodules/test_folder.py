@@ -7,6 +7,9 @@ import pytest
 
 from datamodules.folder import FolderDataModule
 from tests.fake_trees.images import pair, save, scene
+from unildiff.data.captions import Captions
+from unildiff.data.datasets import EvalSet, FilePairs, PredictSet
+from unildiff.data.pair import Pair
 from unildiff.utils.errors import UserError
 
 
@@ -29,6 +32,14 @@ def test_predict_takes_every_image_keeps_names_and_reports_broken_files(tmp_path
         data = module(tmp_path, on_error="raise")
         data.setup("predict")
         list(data.predict_dataloader())
+
+
+def test_what_has_no_ground_truth_is_restored_and_never_scored(tmp_path):
+    save(tmp_path / "a.png", scene(1, (10, 14)))
+    images = EvalSet(FilePairs([Pair("x", "x", "a", tmp_path / "a.png", None)]), Captions({}), 0)
+    assert PredictSet(images)[0]["lq"].shape == (3, 10, 14)
+    with pytest.raises(UserError, match=r"a\.png has no ground truth to score with"):
+        images[0]
 
 
 def test_pairs_by_patterns(tmp_path):

@@ -196,7 +196,7 @@ def test_two_layouts_in_one_folder_are_refused_or_chosen_from(tmp_path):
     ):
         with pytest.raises(UserError, match=r"several layouts in .*: moceir, promptir; keep one of them$"):
             refused()
-    with pytest.raises(UserError, match="has no layout 'moce'; choose from promptir"):
+    with pytest.raises(UserError, match=r"has no layout 'moce'; did you mean 'moceir'\? choose from promptir"):
         make("derain", root=str(tmp_path), layout="moce").counts()
 
 

@@ -10,7 +10,7 @@ import yaml
 from unildiff.data.layouts import Folders, ImageSet
 from unildiff.data.pair import SUFFIXES, Split
 from unildiff.degradations.names import DEGRADATIONS
-from unildiff.utils.errors import UserError
+from unildiff.utils.errors import UserError, did_you_mean
 
 FILE = Path(__file__).with_name("catalogue.yaml")
 RAW_SUFFIXES = SUFFIXES | {".npy", ".mat"}
@@ -98,7 +98,8 @@ def dataset(name: str) -> DataSet:
         UserError: there is none; the message lists all.
     """
     if name not in DATASETS:
-        raise UserError(f"no dataset {name!r} in the catalogue; choose from {', '.join(DATASETS)}")
+        hint = did_you_mean(name, DATASETS)
+        raise UserError(f"no dataset {name!r} in the catalogue; {hint}choose from {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
@@ -112,7 +113,8 @@ def image_sets(name: str) -> Sequence[ImageSet]:
         return DATASETS[name].all_sets
     by_name = {images.name: images for data in DATASETS.values() for images in data.all_sets}
     if name not in by_name:
-        raise UserError(f"unknown set: {name!r}; choose from {', '.join(dict.fromkeys([*DATASETS, *by_name]))}")
+        known = dict.fromkeys([*DATASETS, *by_name])
+        raise UserError(f"unknown set: {name!r}; {did_you_mean(name, known)}choose from {', '.join(known)}")
     return (by_name[name],)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from unildiff.data.augment import Augment
 from unildiff.data.batch import RestorationBatch, SampleSet, collate
 from unildiff.data.datasets import EvalSet, PredictSet
+from unildiff.data.lmdb_folders import file_of
 from unildiff.data.pair import Split
 from unildiff.data.sharding import ShardSampler, StreamSampler, rank_and_world
 from unildiff.utils.errors import UserError
@@ -325,5 +327,6 @@ def _one_thread(worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _bytes(path: Any) -> int:
-    return path.stat().st_size if path is not None and path.is_file() else 0
+def _bytes(path: Path | None) -> int:
+    file = None if path is None else file_of(path)
+    return file.stat().st_size if file is not None and file.is_file() else 0

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from unildiff.data.augment import Augment
-from unildiff.data.batch import PredictSample, RestorationSample, make_sample
+from unildiff.data.batch import PredictSample, RestorationSample, image_tensor, make_sample
 from unildiff.data.captions import Captions
 from unildiff.data.images import read_rgb
 from unildiff.data.pair import Pair, PairSource, Which
@@ -208,18 +209,24 @@ class EvalSet:
     def __len__(self) -> int:
         return len(self.source)
 
+    def caption(self, index: int) -> str:
+        """Return the caption of pair ``index``."""
+        return _caption(self.pairs[index], self._captions)
+
     def captions(self) -> list[str]:
         """Return the caption of each pair."""
-        return [_caption(pair, self._captions) for pair in self.pairs]
+        return [self.caption(index) for index in range(len(self))]
 
     def __getitem__(self, index: int) -> RestorationSample:
         """Return pair ``index``.
 
         Raises:
-            UserError: a file cannot be read, or the sizes differ.
+            UserError: a file cannot be read, there is no ground truth, or the sizes differ.
         """
         pair = self.source.pairs[index]
         lq, gt = self._read(pair, index)
+        if gt is None:
+            raise UserError(f"{pair.lq} has no ground truth to score with; `unildiff predict` and `restore` need none")
         original_size = lq.shape[0], lq.shape[1]
         side = self._crop or max(original_size)
         top, left = (max(length - side, 0) // 2 for length in original_size)
@@ -228,14 +235,23 @@ class EvalSet:
         key = image_key(self._seed, lq)
         return make_sample(lq, gt, _caption(pair, self._captions), pair.degradation, pair.name, key, place)
 
-    def _read(self, pair: Pair, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the degraded image and its ground truth; the image itself where there is none."""
+    def to_predict(self, index: int) -> tuple[Tensor, int]:
+        """Return the whole degraded image of pair ``index``, (C, H, W) uint8, and its key; no ground truth is needed.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        lq, _ = self._read(self.pairs[index], index)
+        return image_tensor(lq), image_key(self._seed, lq)
+
+    def _read(self, pair: Pair, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the degraded image and its ground truth if there is one."""
         if pair.lq is None and self._degrader is not None:
             key = sample_key(self._seed, pair.name, pair.degradation)
             return self._degrader.test(self.source.read(index, "gt"), pair, key)
         lq = self.source.read(index, "lq")
         if pair.gt is None and pair.lq is not None:
-            return lq, lq
+            return lq, None
         gt = self.source.read(index, "gt")
         check_sizes(pair, lq, gt)
         return lq, gt
@@ -263,13 +279,8 @@ class PredictSet:
         Raises:
             UserError: the file cannot be read.
         """
-        sample = self._images[index]
-        return {
-            "lq": sample["lq"],
-            "caption": sample["caption"],
-            "name": self.names[index],
-            "key": sample["key"],
-        }
+        lq, key = self._images.to_predict(index)
+        return {"lq": lq, "caption": self._images.caption(index), "name": self.names[index], "key": key}
 
 
 def _caption(pair: Pair, captions: Captions) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from unildiff.data.pair import SUFFIXES, Pair, Split
 from unildiff.data.pairing import RULES, Fault, pair_by_name
 from unildiff.data.walk import files_below
-from unildiff.utils.errors import UserError
+from unildiff.utils.errors import UserError, did_you_mean
 from unildiff.utils.files import input_folder, no_permission, parse_json, some
 
 SAMPLE_MARKER = ".unildiff-sample.json"  # left by `unildiff data sample`
@@ -210,7 +210,9 @@ def describe(images: ImageSet) -> list[str]:
 def _options(images: ImageSet, split: Split, layout: str | None) -> list[Found]:
     known = dict.fromkeys(folders.layout for folders in images.folders)
     if layout is not None and layout not in known:
-        raise UserError(f"layout: {images.title} has no layout {layout!r}; choose from {', '.join(known)}")
+        raise UserError(
+            f"layout: {images.title} has no layout {layout!r}; {did_you_mean(layout, known)}choose from {', '.join(known)}"
+        )
     by_layout: dict[str, list[Folders]] = {}
     for folders in images.folders:
         if folders.split == split and layout in (None, folders.layout):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from unildiff.utils.errors import UserError
-from unildiff.utils.store import Store
+from unildiff.utils.store import DATABASE, Store
 
 SUFFIX = ".lmdb"
 
@@ -33,13 +33,30 @@ def lmdb_bytes(path: Path) -> bytes | None:
     Raises:
         UserError: the database is damaged.
     """
-    for folder in path.parents:
-        if folder.suffix == SUFFIX and folder.is_dir():
-            data = _store(folder).get_raw(path.relative_to(folder).with_suffix("").as_posix().encode())
-            return None if data is None else bytes(data)
-    return None
+    if (folder := _lmdb_folder(path)) is None:
+        return None
+    data = _store(folder, _identity(folder)).get_raw(path.relative_to(folder).with_suffix("").as_posix().encode())
+    return None if data is None else bytes(data)
+
+
+def file_of(path: Path) -> Path:
+    """Return the file on disk that holds an image: the database of its LMDB folder, or the path itself."""
+    folder = _lmdb_folder(path)
+    return path if folder is None else folder / DATABASE
+
+
+def _lmdb_folder(path: Path) -> Path | None:
+    return next((folder for folder in path.parents if folder.suffix == SUFFIX and folder.is_dir()), None)
 
 
 @lru_cache(maxsize=8)
-def _store(folder: Path) -> Store:
+def _store(folder: Path, identity: int) -> Store:
     return Store(folder)
+
+
+def _identity(folder: Path) -> int:
+    """Return the number of the database's file: another one if somebody has replaced it."""
+    try:
+        return (folder / DATABASE).stat().st_ino
+    except OSError:
+        return 0  # Store reports what is wrong

@@ -12,7 +12,7 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,21 @@ FORMAT = 3
 INDEX, IMAGE, ENTRY = "index", "image/", "entry/"
 AGAIN = "run the same `unildiff data pack` command again"
 _SHAPE = struct.Struct("<II")
+
+
+class Entry(NamedTuple):
+    """Size and time of the file that an image was made from; height, width and checksum of the image."""
+
+    source_bytes: int
+    source_mtime: int
+    height: int
+    width: int
+    checksum: str
+
+    @property
+    def size(self) -> str:
+        """Width and height, for messages."""
+        return f"{self.width}x{self.height}"
 
 
 class Pack:
@@ -111,8 +126,8 @@ class Pack:
         raise UserError(f"broken pack: {file} in {self.folder} is missing or damaged; {AGAIN}, which packs it again")
 
     def _is_intact(self, file: str, data: bytes | memoryview) -> bool:
-        entry = self._store.get(ENTRY + file)
-        return entry is not None and json.loads(bytes(entry))[-1] == checksum(data)
+        entry = read_entry(self._store, file)
+        return entry is not None and entry.checksum == checksum(data)
 
     def _path(self, number: int) -> Path | None:
         return None if number < 0 else self.folder / self.files[number]
@@ -151,6 +166,14 @@ def checksum(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
+def read_entry(store: Store, file: str) -> Entry | None:
+    """Return what is stored about an image, or None where that is missing or damaged."""
+    values = store.get_json(ENTRY + file)
+    if not isinstance(values, list) or [type(value) for value in values] != [int, int, int, int, str]:
+        return None
+    return Entry(*values)
+
+
 def index_bytes(index: dict[str, Any]) -> bytes:
     """Return an index as it is stored, after its own checksum."""
     text = json.dumps(index).encode()
@@ -175,4 +198,32 @@ def read_index(store: Store) -> dict[str, Any] | None:
         ) from None
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise UserError(f"{store.folder} was packed by another version; delete it and {AGAIN}")
+    if not _is_complete(index):
+        raise UserError(f"broken pack: the index of {store.folder} lacks a part; delete it and {AGAIN}")
     return index
+
+
+def _is_complete(index: dict[str, Any]) -> bool:
+    """Whether an index has every part, each of its type, and pairs of images that it lists."""
+    parts = {
+        "dataset": str,
+        "root": str,
+        "sample": str | None,
+        "files": list,
+        "pairs": dict,
+        "bytes": int,
+        "checksum": str,
+    }
+    if not all(isinstance(index.get(name), kind) for name, kind in parts.items()):
+        return False
+    files, rows = index["files"], list(index["pairs"].values())
+    if not all(isinstance(each, str) for each in files) or not all(isinstance(each, list) for each in rows):
+        return False
+    kinds = [str, str, str, int, int, str]
+    return all(
+        isinstance(row, list)
+        and [type(value) for value in row] == kinds
+        and -1 <= min(row[3:5]) <= max(row[3:5]) < len(files)
+        for split in rows
+        for row in split
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from unildiff.utils.errors import UserError
+from unildiff.utils.errors import UserError, did_you_mean
 
 FaultKind = Literal["orphan", "duplicate", "size", "unreadable", "layout"]
 _NAMED = 5  # files that a message names before it only counts
@@ -56,7 +56,9 @@ def rule_named(name: str) -> Rule:
         return RULES[name]
     kind, _, template = name.partition(":")
     if kind != "template" or template.count("{}") != 1:
-        raise UserError(f"rule: no {name!r}; choose from {', '.join(RULES)}, or give a template as in template:{{}}_lq")
+        raise UserError(
+            f"rule: no {name!r}; {did_you_mean(name, RULES)}choose from {', '.join(RULES)}, or give a template as in template:{{}}_lq"
+        )
     before, after = template.split("{}")
 
     def plain(stem: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ a file belongs to the one of the same name in the folder for which the wildcards
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from unildiff.data.datasets import FilePairs
@@ -44,7 +44,8 @@ def pattern_source(
     degraded = matching(root, lq)
     paired = pair_by_folder(degraded, matching(root, gt), rule)
     if listed is not None:
-        paired = _only(paired, listed_names(listed), listed)
+        used = [paired.pairs[index] for index in listed_pairs([gt for _, gt in paired.pairs], listed)]
+        paired = Pairing(used, [fault for fault in paired.faults if fault.kind != "orphan"])
     faults = [*paired.faults, *size_faults(paired.pairs, image_size)]
     bad = {file for fault in faults for file in fault.files}
     good = [pair for pair in paired.pairs if bad.isdisjoint(pair)]
@@ -52,14 +53,18 @@ def pattern_source(
     return FilePairs([Pair(degradation, degradation, names[a], a, b) for a, b in good]), faults
 
 
-def _only(paired: Pairing, names: list[str], file: Path) -> Pairing:
-    """Return the pairs whose ground truth is listed, by its name or by the end of its path."""
-    ends = {pair: [Path(*pair[1].parts[i:]).as_posix() for i in range(len(pair[1].parts))] for pair in paired.pairs}
-    wanted = set(names)
-    pairs = [pair for pair in paired.pairs if not wanted.isdisjoint(ends[pair])]
-    if missing := sorted(wanted - {end for pair in pairs for end in ends[pair]}):
+def listed_pairs(gts: Sequence[Path], file: Path) -> list[int]:
+    """Return which ground-truth images a list of BasicSR names, by their names or by the ends of their paths.
+
+    Raises:
+        UserError: the list cannot be read, or names an image that is not there.
+    """
+    ends = [{Path(*gt.parts[first:]).as_posix() for first in range(len(gt.parts))} for gt in gts]
+    wanted = set(listed_names(file))
+    used = [index for index, names in enumerate(ends) if not wanted.isdisjoint(names)]
+    if missing := sorted(wanted.difference(*(ends[index] for index in used))):
         raise UserError(f"{file} lists images without a pair: {some(missing)}; correct the list or the patterns")
-    return Pairing(pairs, [fault for fault in paired.faults if fault.kind != "orphan"])
+    return used
 
 
 def folder_patterns(root: Path, split: Split, lq: Pattern | None, gt: Pattern | None) -> tuple[Pattern, Pattern] | None:

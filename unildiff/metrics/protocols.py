@@ -4,13 +4,12 @@
 choice"; for example, in most of them an image identical to its ground truth has infinite PSNR.
 """
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from unildiff.utils.errors import UserError
+from unildiff.utils.errors import UserError, did_you_mean
 
 Colour = Literal["rgb", "bt601", "yiq"]
 Window = Literal["uniform7", "gaussian11"]
@@ -217,6 +216,4 @@ def chosen_protocol(given: str | None, own: str) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Return the error for a name that does not exist, with the nearest name and all names."""
     names = list(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+    return UserError(f"unknown {kind} {name!r}: {did_you_mean(name, names)}Known: {', '.join(names)}")

@@ -147,6 +147,14 @@ class Store:
             raise _damaged(self.folder, error) from None
         return None if found is None else memoryview(found)
 
+    def get_json(self, name: str) -> Any:
+        """Return a value that is a JSON document, or None where it is missing or damaged."""
+        data = self.get(name)
+        try:
+            return None if data is None else parse_json(bytes(data))
+        except ValueError:
+            return None
+
     def add(self, items: Mapping[str, bytes]) -> None:
         """Add or replace values, all or none of them: within seconds, at :meth:`flush`, or at the end of the block.
 

@@ -226,7 +226,7 @@ def test_refusals(rain100l: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             check("derain", root)
-    with pytest.raises(UserError, match="unknown set: 'drain'; choose from three_task"):
+    with pytest.raises(UserError, match=r"unknown set: 'drain'; did you mean 'derain'\? choose from three_task"):
         check("drain", rain100l)
 
 

@@ -1,5 +1,6 @@
 """Option files of BasicSR, read by our own parser and then by the datamodule that they describe."""
 
+import shutil
 from pathlib import Path
 
 import lmdb
@@ -12,6 +13,10 @@ from datamodules.folder import FolderDataModule
 from tests.fake_trees.images import pair
 from unildiff.cli.main import main
 from unildiff.data.datasets import FilePairs
+from unildiff.data.pair import Split
+from unildiff.data.png import encode_png
+from unildiff.data.tools.check import check_folder
+from unildiff.data.tools.pack_writer import pack_folder
 from unildiff.utils.errors import UserError
 
 OPTIONS = """
@@ -123,3 +128,31 @@ def test_lists_of_roots_and_of_names_and_lmdb(kind: str, tmp_path: Path, capsys:
     (tmp_path / "names.txt").write_text("d.png (5,6,3)\n")
     with pytest.raises(UserError, match=r"names\.txt lists images without a pair: d\.png"):
         FolderDataModule(**arguments).train_set()
+
+
+def test_another_content_of_an_lmdb_folder_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the record of a run, by a second check and by a pack."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "data"
+    for name in ("a", "b"):
+        pair(root, f"lq/{name}.png", f"gt/{name}.png", 1)
+    for half in ("lq", "gt"):
+        files = sorted((root / half).iterdir())
+        made_by_basicsr(root / f"{half}.lmdb", {path.stem: path.read_bytes() for path in files})
+    patterns: dict[Split, tuple[str, str]] = {"test": ("lq.lmdb", "gt.lmdb")}
+
+    def seen() -> tuple[str, int]:
+        data = FolderDataModule(str(root), lq="lq.lmdb", gt="gt.lmdb", num_workers=0)
+        return data.fingerprint(), check_folder(root, patterns).looked_at
+
+    first = seen()
+    pack_folder(root, tmp_path / "pack", patterns)
+    assert first[1] == 4 and seen() == (first[0], 0)
+    for half in ("lq", "gt"):
+        shutil.rmtree(root / f"{half}.lmdb")
+        noise = {name: encode_png(np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)) for name in "ab"}
+        made_by_basicsr(root / f"{half}.lmdb", noise)
+    again = seen()
+    assert again[0] != first[0] and again[1] == 4
+    with pytest.raises(UserError, match="pack of another state of the data"):
+        pack_folder(root, tmp_path / "pack", patterns)

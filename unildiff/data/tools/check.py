@@ -23,6 +23,7 @@ import numpy as np
 from unildiff.data.catalogue import DATASETS, image_sets
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import ImageSet, list_folder, read_pairs, recognise, wrong_counts
+from unildiff.data.lmdb_folders import file_of
 from unildiff.data.pair import SUFFIXES, Pair, Split
 from unildiff.data.pairing import Fault, rule_named
 from unildiff.data.patterns import Half, all_patterns, matching, pair_by_folder
@@ -245,10 +246,9 @@ def _look(files: Sequence[Path], report: Report) -> tuple[dict[Path, Look], dict
             known = None
         states = {path: _state(path) for path in files}
         for path, state in states.items():
-            if known is not None and (found := known.get(str(path))) is not None:
-                before, *look = json.loads(bytes(found))
-                if before == state:
-                    looks[path] = Look(*look)
+            found = None if known is None else known.get_json(str(path))
+            if isinstance(found, list) and len(found) == 6 and found[0] == state:
+                looks[path] = Look(*found[1:])
         new = [path for path in files if path not in looks]
         report.images, report.looked_at = len(files), len(new)
         pool = stack.enter_context(ThreadPoolExecutor(cores()))  # decoding and hashing hold no lock
@@ -279,7 +279,7 @@ def _forget(error: UserError) -> None:
 
 def _state(path: Path) -> list[int] | None:
     with contextlib.suppress(OSError):  # decoding it will report what is wrong
-        found = path.stat()
+        found = file_of(path).stat()
         return [found.st_size, found.st_mtime_ns]
     return None
 
@@ -291,7 +291,7 @@ def look_at(path: Path) -> Look | str:
     except UserError as error:
         return str(error)
     except OSError as error:
-        return f"unreadable image: {path} ({error.strerror}); replace or remove it"
+        return f"unreadable image: {path} ({error.strerror}); replace the file or remove it"
     digest = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     height, width = image.shape[:2]

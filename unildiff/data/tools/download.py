@@ -19,7 +19,7 @@ from typing import Any
 from unildiff.data.layouts import ImageSet, describe
 from unildiff.data.tools.extract import extract
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, read_json, write_failure, write_whole
+from unildiff.utils.files import output_folder, read_object, write_failure, write_whole
 from unildiff.utils.locks import one_writer
 from unildiff.utils.store import check_space, size_text
 
@@ -71,8 +71,9 @@ def download(name: str, root: Path, only: str = "", say: Callable[[str], object]
     output_folder(root)
     revision, remote = _listing(home, root, only)
     record = root / RECORD
-    done = read_json(record, "downloads") if record.is_file() else {}
-    missing = [file for file in remote if done.get(file.rfilename, {}).get("revision") != revision]
+    done = read_object(record, "downloads") if record.is_file() else {}
+    current = {name for name, entry in done.items() if isinstance(entry, dict) and entry.get("revision") == revision}
+    missing = [file for file in remote if file.rfilename not in current]
     total = sum(file.size for file in missing)
     sizes = ", ".join(f"{file.rfilename} {size_text(file.size)}" for file in missing) or "nothing is missing"
     say(f"{home.repo}: {sizes}; {size_text(total)} to download to {root}")

@@ -9,7 +9,7 @@ Axis letters: H W pixels.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +19,20 @@ from unildiff.data.captions import Captions
 from unildiff.data.catalogue import dataset
 from unildiff.data.images import image_size
 from unildiff.data.layouts import is_there, recognise, sample_of
-from unildiff.data.pack import ENTRY, FORMAT, IMAGE, INDEX, Pack, checksum, index_bytes, packed_image, read_index
+from unildiff.data.lmdb_folders import file_of
+from unildiff.data.pack import (
+    ENTRY,
+    FORMAT,
+    IMAGE,
+    INDEX,
+    Entry,
+    Pack,
+    checksum,
+    index_bytes,
+    packed_image,
+    read_entry,
+    read_index,
+)
 from unildiff.data.pair import PairSource, Split, Which
 from unildiff.data.pairing import rule_named
 from unildiff.data.patterns import Half, all_patterns, pattern_source
@@ -44,26 +57,10 @@ class _Image:
     def state(self) -> tuple[int, int]:
         """Return size and time of the file."""
         try:
-            found = self.path.stat()
+            found = file_of(self.path).stat()
         except OSError:
             return -1, -1  # decoding it will report what is wrong
         return found.st_size, found.st_mtime_ns
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Size and time of the file that an image was made from; height, width and checksum of the image."""
-
-    source_bytes: int
-    source_mtime: int
-    height: int
-    width: int
-    checksum: str
-
-    @property
-    def size(self) -> str:
-        """Width and height, for messages."""
-        return f"{self.width}x{self.height}"
 
 
 def write_pack(
@@ -133,7 +130,7 @@ def _refuse_other_state(
 ) -> None:
     """Refuse a finished pack of other files or pairs: it may be in use."""
     changed = [
-        file for file, image in images.items() if (old := _entry(store, file)) is None or old[:2] != image.state()
+        file for file, image in images.items() if (old := read_entry(store, file)) is None or old[:2] != image.state()
     ]
     if changed or index["pairs"] != pairs or index["files"] != list(images):
         what = f"; changed: {some(changed)}" if changed else ""
@@ -143,18 +140,13 @@ def _refuse_other_state(
         )
 
 
-def _entry(store: Store, file: str) -> tuple[Any, ...] | None:
-    data = store.get(ENTRY + file)
-    return None if data is None else tuple(json.loads(bytes(data)))
-
-
-def _kept(store: Store, images: Mapping[str, _Image]) -> dict[str, _Entry]:
+def _kept(store: Store, images: Mapping[str, _Image]) -> dict[str, Entry]:
     """Return the entries of files that have not changed and whose images have the right checksum."""
-    kept: dict[str, _Entry] = {}
+    kept: dict[str, Entry] = {}
     for file, image in progress(images.items(), len(images), "Verifying"):
-        entry, data = _entry(store, file), store.get(IMAGE + file)
-        if entry is not None and data is not None and entry[:2] == image.state() and checksum(data) == entry[-1]:
-            kept[file] = _Entry(*entry)
+        entry, data = read_entry(store, file), store.get(IMAGE + file)
+        if entry is not None and data is not None and entry[:2] == image.state() and checksum(data) == entry.checksum:
+            kept[file] = entry
     return kept
 
 
@@ -170,8 +162,8 @@ def _check_space(out: Path, files: Sequence[Path]) -> None:
         check_space(out, int(np.mean(sampled) * len(files)), f"{len(files):,} images, decoded,")
 
 
-def _write(store: Store, images: Mapping[str, _Image], missing: Iterable[str]) -> dict[str, _Entry]:
-    def decode(file: str) -> tuple[bytes, _Entry] | UserError:
+def _write(store: Store, images: Mapping[str, _Image], missing: Iterable[str]) -> dict[str, Entry]:
+    def decode(file: str) -> tuple[bytes, Entry] | UserError:
         state = images[file].state()
         try:
             pixels = images[file].source.read(images[file].index, images[file].which)
@@ -179,9 +171,9 @@ def _write(store: Store, images: Mapping[str, _Image], missing: Iterable[str]) -
             return error
         data = packed_image(pixels)
         height, width = pixels.shape[:2]
-        return data, _Entry(*state, height, width, checksum(data))
+        return data, Entry(*state, height, width, checksum(data))
 
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     broken: list[str] = []
     missing = list(missing)
     with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without holding the interpreter's lock
@@ -190,14 +182,14 @@ def _write(store: Store, images: Mapping[str, _Image], missing: Iterable[str]) -
                 broken.append(str(result))
                 continue
             data, entries[file] = result
-            store.add({IMAGE + file: data, ENTRY + file: json.dumps(astuple(entries[file])).encode()})
+            store.add({IMAGE + file: data, ENTRY + file: json.dumps(entries[file]).encode()})
     if broken:
         store.flush()
         raise UserError(f"{len(broken)} of {len(images):,} images cannot be packed: {some(broken, 3)}")
     return entries
 
 
-def _check_sizes(entries: Sequence[_Entry], files: Sequence[str], pairs: Mapping[str, Any]) -> None:
+def _check_sizes(entries: Sequence[Entry], files: Sequence[str], pairs: Mapping[str, Any]) -> None:
     both = [(lq, gt) for rows in pairs.values() for _, _, _, lq, gt, _ in rows if lq >= 0 and gt >= 0]
     if differing := [
         f"{files[lq]} and {files[gt]} ({entries[lq].size} against {entries[gt].size})"

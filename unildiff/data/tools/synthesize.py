@@ -32,7 +32,7 @@ from unildiff.degradations.cdd11 import VERSION, CleanImage, degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.degradations.operators import Luma
 from unildiff.utils.errors import UserError
-from unildiff.utils.files import output_folder, read_json, read_object, some, write_failure, write_whole
+from unildiff.utils.files import output_folder, read_object, some, write_failure, write_whole
 from unildiff.utils.keys import sample_key
 from unildiff.utils.locks import one_writer
 from unildiff.utils.parallel import cores, end_with_parent, ordered, progress
@@ -124,10 +124,9 @@ def _make(scenes: Sequence[Scene], made: Store, processes: int) -> dict[str, dic
     folder = scenes[0].folder
     drawn: dict[str, dict[str, Any]] = {}
     for scene in scenes:
-        if (known := made.get(scene.name)) is not None:
-            entry = json.loads(bytes(known))
-            if entry["bytes"] == _bytes(folder, scene.name):
-                drawn[scene.name] = entry["drawn"]
+        entry = made.get_json(scene.name)
+        if isinstance(entry, dict) and entry.get("bytes") == _bytes(folder, scene.name):
+            drawn[scene.name] = entry["drawn"]
     missing = [scene for scene in scenes if scene.name not in drawn]
     for degradation in (CLEAR, *DEGRADATIONS):
         output_folder(folder / degradation)
@@ -220,7 +219,7 @@ def _fingerprint(files: Sequence[Path]) -> str:
 def _refuse_other(final: Path, settings: dict[str, Any]) -> None:
     if not (final / SETTINGS).is_file():
         raise UserError(f"{final} exists and was not made by `unildiff data synthesize`; give another --out")
-    made = read_json(final / SETTINGS, "synthesize")
+    made = read_object(final / SETTINGS, "synthesize")
     if differing := [key for key in settings if made.get(key) != settings[key]]:
         reasons = (
             "the images or maps have changed" if key == "inputs" else f"{key} {made.get(key)}, not {settings[key]}"
@@ -260,6 +259,8 @@ def _readme(out: Path) -> str:
     for file in sorted(out.glob(f"*/{SETTINGS}")):
         made = read_object(file, "settings")
         default = {"depth": "estimated", "light": "estimated", "rain": "generated", "snow": "generated"}
+        if lacking := [key for key in ("split", "scenes", "clean", "seed", *default) if key not in made]:
+            raise UserError(f"settings: {file} lacks {', '.join(lacking)}; make this split again")
         origins = ", ".join(f"{kind} {'from ' + made[kind] if made[kind] else default[kind]}" for kind in default)
         parts.append(
             f"- `{made['split']}`: {made['scenes']:,} scenes from {made['clean']}, seed {made['seed']}; {origins}.\n"
