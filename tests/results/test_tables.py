@@ -60,7 +60,7 @@ def test_our_row_holds_the_means(tmp_path):
 
 
 def test_the_papers_rows_are_as_printed(tmp_path):
-    table = build_table("table2", [run_of(tmp_path)])
+    table = build_table("table2", [run_of(tmp_path, data_kind="real")])
     own = row(table, "UniLDiff (the paper's)")
     # The supplement: L 27.45/.830, L+H+S 25.50/.790, printed average 29.35/.886; the columns' mean is 321.92 / 11.
     assert (own.psnr[0], own.ssim[0], own.psnr[10], own.ssim[10]) == (27.45, 0.830, 25.50, 0.790)
@@ -68,6 +68,15 @@ def test_the_papers_rows_are_as_printed(tmp_path):
     assert own.psnr[-2] == pytest.approx(321.92 / 11)
     difference = row(table, "minus the paper's UniLDiff")
     assert difference.psnr[0] == pytest.approx(row(table, "made-up").psnr[0] - 27.45)
+
+
+@pytest.mark.parametrize(
+    ("info", "what"),
+    [({"data_kind": "sample"}, "a sample set"), ({"data_kind": "real", "published": False}, "other images")],
+)
+def test_other_images_are_not_compared_with_published_rows(info, what, tmp_path):
+    table = build_table("table2", [run_of(tmp_path, **info)])
+    assert "difference" not in table.kinds and any(f"yours of {what}. They cannot" in note for note in table.notes)
 
 
 def test_best_and_second_by_hand(tmp_path):

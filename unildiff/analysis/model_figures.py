@@ -77,7 +77,7 @@ def test_samples(
     for index in sorted(range(len(test)), key=lambda index: str(test.pairs[index].name)):
         chosen[test.pairs[index].degradation].append(index)
     samples = [_centre(test[index], side) for indices in chosen.values() for index in indices[:count]]
-    about = {"data": data, "data_kind": "sample" if datamodule.is_sample else "real", "protocol": datamodule.protocol}
+    about = {"data": data, "data_kind": datamodule.data_kind, "protocol": datamodule.protocol}
     return samples, about
 
 

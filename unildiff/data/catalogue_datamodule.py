@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unildiff.data.catalogue import dataset as find_dataset
 from unildiff.data.datasets import Reader
@@ -59,11 +59,23 @@ class CatalogueDataModule(PairedDataModule):
         self.reader: Reader = read_rgb
 
     @property
-    def is_sample(self) -> bool:
-        """Whether any test images are a sample set written by ``unildiff data sample``, not the real data."""
+    def data_name(self) -> str:
+        """See the base class: the dataset's short name."""
+        return self.dataset
+
+    @property
+    def data_kind(self) -> Literal["real", "sample"]:
+        """See the base class: a sample if any test images are of a set written by ``unildiff data sample``."""
         if self.packed is not None:
-            return self.open_pack().sample is not None
-        return any(sample_of(self.folders.get(s.name, self.root)) is not None for s in self.images("test"))
+            is_sample = self.open_pack().sample is not None
+        else:
+            is_sample = any(sample_of(self.folders.get(s.name, self.root)) is not None for s in self.images("test"))
+        return "sample" if is_sample else "real"
+
+    @property
+    def published(self) -> bool:
+        """See the base class."""
+        return self.data_kind == "real"
 
     def images(self, split: Split) -> Sequence[ImageSet]:
         """Return the sets to read."""

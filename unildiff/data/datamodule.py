@@ -8,7 +8,7 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning
 import torch
@@ -83,8 +83,18 @@ class RestorationDataModule(lightning.LightningDataModule):
         self._sets: dict[Split, SampleSet | None] = {}
 
     @property
-    def is_sample(self) -> bool:
-        """Whether the test images are a small stand-in for the dataset of that name."""
+    def data_name(self) -> str:
+        """The name of the data in tables: that of the module, as on the command line."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def data_kind(self) -> Literal["real", "sample"]:
+        """``sample`` if the test images are a small stand-in for the dataset of that name."""
+        return "real"
+
+    @property
+    def published(self) -> bool:
+        """Whether the test images are those of a published dataset, which published figures are of."""
         return False
 
     # What subclasses define.

@@ -23,12 +23,13 @@ def header_block(run: Run) -> tuple[tuple[str, str], ...]:
     """Return the lines above a table for one run, (key, value)."""
     info = run.info
     kinds = {"real": " (the real dataset)", "sample": " (a sample set, not the dataset itself)", "": ""}
+    kind = "" if info.get("published") is False and run.data_kind == "real" else kinds[run.data_kind]
     each = sorted(set(run.counts.values()))
     spread = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
     blind = {True: "yes", False: "no: the model was told the degradation", None: "not recorded"}[run.blind]
     return (
         ("model", _recorded(info, "model")),
-        ("data", f"{_recorded(info, 'data')}{kinds[run.data_kind]}"),
+        ("data", f"{_recorded(info, 'data')}{kind}"),
         ("images", f"{len(run.scores)} ({len(run.counts)} degradation{'s' * (len(run.counts) != 1)}, {spread} each)"),
         ("protocol", _recorded(info, "protocol")),
         ("seed", _recorded(info, "seed")),
@@ -86,10 +87,11 @@ def table_notes(spec: TableSpec, runs: Sequence[Run], kinds: Sequence[str]) -> t
     notes = []
     for run in runs:
         notes += [str(note) for note in run.info.get("notes") or ()]
-    if "paper" in kinds and runs[0].data_kind == "sample":
+    if "paper" in kinds and any(run.has_other_images for run in runs):
+        what = "a sample set" if any(run.data_kind == "sample" for run in runs) else "other images"
         notes.append(
-            "The published rows are of the real dataset, yours of a sample set. They cannot be compared, and best and "
-            "second are marked separately."
+            f"The published rows are of the real dataset, yours of {what}. They cannot be compared, and best and second are "
+            "marked separately."
         )
     if any(run.blind is False for run in runs):
         notes.append("† was told the degradation (by a prompt, a list or preprocessing for it): not blind restoration.")

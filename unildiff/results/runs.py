@@ -1,7 +1,7 @@
 """A scored run: the folder that `unildiff test` or `unildiff score --run_dir` wrote, a bundle, or a plain table of scores.
 
 A folder has `scores.csv` (one line per image) and usually `run.json` (how the run was made), with `model`, `data`,
-`protocol` (names), `data_kind` (`real` or `sample`), `blind` (false if the model was told the degradation), `count` (number
+`protocol` (names), `data_kind` (`real` or `sample`), `published` (false if published figures are of other images), `blind` (false if the model was told the degradation), `count` (number
 of images of the dataset, in all or by degradation), `label`, the sampler's settings, `notes` for the table, and `stages`: a
 list of `{"label": ..., "scores": FILE, "reference": true if the ground truth was used}`, which become rows of the table.
 Facts that were not recorded stay empty. Images are in `restored/<degradation>/<name>.png`, `input/...` and `truth/...`, or
@@ -25,6 +25,7 @@ ImageKind = Literal["input", "restored", "truth"]
 
 _KINDS: dict[str, tuple[Any, str]] = {
     "blind": (bool, "true or false"),
+    "published": (bool, "true or false"),
     "count": (int | dict, "a number, or numbers by degradation"),
     "time_per_picture_s": (int | float, "a number of seconds"),
     "peak_memory_mib": (int | float, "a number of MiB"),
@@ -81,6 +82,11 @@ class Run:
     def data_kind(self) -> Literal["real", "sample", ""]:
         """Whether the images are the real dataset's or a sample set's; "" if that was not recorded."""
         return self.info.get("data_kind") or ""
+
+    @property
+    def has_other_images(self) -> bool:
+        """Whether the images are known not to be those that published figures are of."""
+        return self.data_kind == "sample" or self.info.get("published") is False
 
     @cached_property
     def counts(self) -> dict[str, int]:

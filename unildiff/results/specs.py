@@ -1,5 +1,6 @@
 """The columns of each table, and the published rows (`published.csv`): the paper's, and those that a survey prints."""
 
+import shlex
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from unildiff.results import TableId
-from unildiff.results.runs import Run
+from unildiff.results.runs import Run, load_run
 from unildiff.utils.errors import UserError
 
 Metric = Literal["psnr", "ssim"]
@@ -154,3 +155,8 @@ def fitting_table(run: Run) -> TableId:
     found = {name: len(spec.columns) - spec.keys(run.counts).count(None) for name, spec in SPECS.items()}
     best = max(found, key=lambda name: (found[name], found[name] / len(SPECS[name].columns)))
     return best if found[best] >= 0.5 * len(SPECS[best].columns) else "single"
+
+
+def table_command(folder: Path) -> str:
+    """Return the command that prints the table which fits a scored run."""
+    return shlex.join(["unildiff", "table", fitting_table(load_run(folder)), str(folder)])

@@ -78,7 +78,7 @@ def build_table(table_id: TableId, runs: Sequence[Run], rows: Rows = "paper") ->
         rows: `paper`: the paper's rows only; `all`: recent methods' printed averages too.
 
     Returns:
-        The table, ranked. For runs on a sample set the published rows are ranked separately, as they are of other images.
+        The table, ranked. If the runs' images are a sample set or the user's own, published rows are ranked separately.
 
     Raises:
         UserError: There is no such table, no run, a run without any image of the table, or runs that cannot be compared.
@@ -87,18 +87,18 @@ def build_table(table_id: TableId, runs: Sequence[Run], rows: Rows = "paper") ->
     runs = with_distinct_labels(runs)
     _check_together(spec, runs)
     lines = _published_rows(table_id, spec, rows)
-    own = next((line for line in lines if line.label == PAPER_LABEL), None)
+    papers_own = next((line for line in lines if line.label == PAPER_LABEL), None)
     inputs = _row("input", "input", spec, runs[0].scores, "input_")
     lines += [] if inputs.figures.isna().all() else [inputs]
     for run in runs:
-        lines += _run_rows(spec, run, own)
+        lines += _run_rows(spec, run, papers_own)
     lines += _seed_rows(spec, runs)
     columns = [column.title for column in spec.columns] + list(spec.averages)
     columns += [PRINTED] * any((PRINTED, "psnr") in line.figures for line in lines)
     keys = pd.MultiIndex.from_product([columns, METRICS])
     figures = pd.DataFrame([line.figures.to_dict() for line in lines], columns=keys, dtype=float)
     kinds = [line.kind for line in lines]
-    ranks = _ranks(figures, kinds, spec.digits, apart=runs[0].data_kind == "sample")
+    ranks = _ranks(figures, kinds, spec.digits, apart=any(run.has_other_images for run in runs))
     header = tuple((run.label, header_block(run)) for run in runs)
     labels = [line.label for line in lines]
     return Table(
@@ -143,7 +143,7 @@ def _published_rows(table_id: str, spec: TableSpec, rows: Rows) -> list[TableRow
     return lines
 
 
-def _run_rows(spec: TableSpec, run: Run, own: TableRow | None) -> list[TableRow]:
+def _run_rows(spec: TableSpec, run: Run, papers_own: TableRow | None) -> list[TableRow]:
     mark = " †" if run.blind is False else ""
     rows = [
         _row(stage.label + mark, "reference" if stage.reference else "stage", spec, stage.scores)
@@ -152,8 +152,8 @@ def _run_rows(spec: TableSpec, run: Run, own: TableRow | None) -> list[TableRow]
     final = _row(run.label + mark, "ours", spec, run.scores)
     low, high = _interval_rows(spec, run.scores)
     rows += [final, low, high]
-    if own:
-        rows.append(TableRow("minus the paper's UniLDiff", "difference", final.figures - own.figures))
+    if papers_own is not None and not run.has_other_images:
+        rows.append(TableRow("minus the paper's UniLDiff", "difference", final.figures - papers_own.figures))
     return rows
 
 
@@ -179,7 +179,8 @@ def _interval_rows(spec: TableSpec, scores: pd.DataFrame) -> tuple[TableRow, Tab
 
 def _seed_rows(spec: TableSpec, runs: Sequence[Run]) -> list[TableRow]:
     """Return mean and sample standard deviation of runs that the user grouped, or that differ in their seed alone."""
-    alike = dict.fromkeys(("model", "steps", "guidance_scale", "blind")) | USUAL_SAMPLING
+    names = ("model", "data", "steps", "guidance_scale", "blind", "dtype", "timestep_spacing", "vae_tile")
+    alike = dict.fromkeys(names) | USUAL_SAMPLING
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         key = tuple(str(run.info.get(name, usual)) for name, usual in alike.items())

@@ -24,6 +24,7 @@ from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.protocols import chosen_protocol
+from unildiff.results.specs import table_command
 from unildiff.stages.base import StageModule, batch_images, plain
 from unildiff.stages.settings import StageSettings
 from unildiff.stages.testing import Predictions, TestRun, free_folder, means_text
@@ -258,14 +259,15 @@ class RestorationModule(StageModule):
         """Wait for the last scores, write scores and provenance, print the means."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         sampling = asdict(self.model.with_own(self.settings.sampling))
-        name = type(datamodule).__module__.rpartition(".")[2]  # one module per dataset, named as on the command line
+        name = datamodule.data_name
         rows = self.test_run.finish(
             {
                 "model": str(self.trainer.ckpt_path or self.hparams.get("init_from") or self.hparams.get("base")),
                 "label": f"UniLDiff ({Path(str(self.hparams.get('base'))).name}{', trained' if self.trainer.ckpt_path else ''})",
                 "stage": type(self).__name__,
                 "data": name,
-                "data_kind": "sample" if datamodule.is_sample else "real",
+                "data_kind": datamodule.data_kind,
+                "published": datamodule.published,
                 "blind": datamodule.blind,
                 "count": datamodule.counts(),
                 "fingerprint": datamodule.fingerprint(),
@@ -286,6 +288,7 @@ class RestorationModule(StageModule):
             for note in self.test_run.notes:
                 print(note)
             print(f"scores and images: {self.test_run.folder}")
+            print(f"as a table: {table_command(self.test_run.folder)}")
 
     def on_predict_start(self) -> None:
         """Create the folder of the restored images."""

@@ -76,7 +76,7 @@ def test_the_motorcycles_depth_is_its_disparity_near_is_bright():
 def test_the_sample_set_is_read_by_its_datamodule(cdd11):
     data = CDD11DataModule(str(cdd11), num_workers=0)
     assert data.counts() == dict.fromkeys(data.degradations, 5) and len(data.counts()) == 11
-    assert data.is_sample and "sample" in (cdd11 / "README.md").read_text()
+    assert data.data_kind == "sample" and "sample" in (cdd11 / "README.md").read_text()
     samples = data.test_set()
     assert {samples[index]["name"] for index in range(5)} == set(TEST) and all(samples[i]["caption"] for i in range(5))
     clear = {path.stem: read_rgb(path) for path in (cdd11 / "test/clear").iterdir()}
@@ -101,9 +101,9 @@ def test_a_sample_is_one_also_packed_and_as_a_folder_of_its_own(cdd11, tmp_path,
     rain.write(tmp_path / "real", "unildiff", "test")
     for name, kind in (("sample", True), ("real", False)):
         pack_set("derain", tmp_path / name, tmp_path / f"{name}-packed")
-        assert DerainDataModule(packed=str(tmp_path / f"{name}-packed")).is_sample is kind
-        assert DerainDataModule(folders={"rain": str(tmp_path / name)}).is_sample is kind
-    assert not DerainDataModule(root=str(tmp_path / "sample"), folders={"rain": str(tmp_path / "real")}).is_sample
+        assert DerainDataModule(packed=str(tmp_path / f"{name}-packed")).data_kind == ("sample" if kind else "real")
+        assert DerainDataModule(folders={"rain": str(tmp_path / name)}).data_kind == ("sample" if kind else "real")
+    assert DerainDataModule(root=str(tmp_path / "sample"), folders={"rain": str(tmp_path / "real")}).data_kind == "real"
 
 
 def test_writing_again_gives_the_same_bytes_and_nothing_else_is_touched(cdd11):

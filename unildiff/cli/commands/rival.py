@@ -64,6 +64,7 @@ def test_rival(
     Raises:
         UserError: The model, the dataset, the protocol or a metric cannot be used.
     """
+    from unildiff.results.specs import table_command
     from unildiff.rivals.load import load_rival
     from unildiff.rivals.testing import run_rival
     from unildiff.stages.settings import EvaluationSettings
@@ -86,6 +87,7 @@ def test_rival(
     for note in run.notes:
         print(note)
     print(f"scores and images: {run.folder}")
+    print(f"as a table: {table_command(run.folder)}")
 
 
 test_rival.__test__ = False  # type: ignore[attr-defined]  # the name would make pytest collect it
