@@ -10,14 +10,16 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from tests.small import sdxl_like_base, small_base
+from tests.small import sdxl_like_base, small_base, small_model
 from tests.weights.ldm_layout import unet_name
 from unildiff.core.base import Base
 from unildiff.stages.joint import JointFinetuneModule
 from unildiff.stages.joint_lora import JointLoRAModule
 from unildiff.utils.errors import UserError
 from unildiff.weights.base import load_base
-from unildiff.weights.folder import save_base
+from unildiff.weights.folder import save_base, save_model
+from unildiff.weights.foreign import split_additions
+from unildiff.weights.load import assemble, check_own_base
 
 
 def shifted(base: Base, seed: int = 1) -> dict[str, torch.Tensor]:
@@ -127,6 +129,43 @@ def test_adapters_are_merged_into_the_base(names: str, tmp_path: Path) -> None:
         if f"{layer}.lora_A.weight" in layers:  # W + B A
             value = value + layers[f"{layer}.lora_B.weight"] @ layers[f"{layer}.lora_A.weight"]
         assert torch.allclose(merged[name], value, atol=1e-5), name
+
+
+def test_a_model_keeps_its_own_parts_under_another_unet(tmp_path: Path) -> None:
+    """BASE+FILE with an exported model as BASE; its path has a plus sign."""
+    model = small_model()
+    save_model(model, tmp_path / "one+two", torch.float32)
+    unet = model.unet.to_diffusers().state_dict()
+    save_file({name: value + 1 for name, value in unet.items()}, tmp_path / "a+b.safetensors")
+    found, _ = assemble(f"{tmp_path / 'one+two'}+{tmp_path / 'a+b.safetensors'}")
+    assert torch.equal(found.unet.conv_in.weight, unet["conv_in.weight"] + 1)
+    kept = model.unet.fusion.state_dict() | model.decoder.state_dict()
+    same = found.unet.fusion.state_dict() | found.decoder.state_dict()
+    assert found.config == model.config and all(torch.equal(same[name], value) for name, value in kept.items())
+    check_own_base(f"{tmp_path / 'one+two'}+{tmp_path / 'a+b.safetensors'}", str(tmp_path / "one+two"))
+
+
+def test_names_beside_a_plus_sign(tmp_path: Path) -> None:
+    (tmp_path / "x+y").mkdir()
+    assert split_additions(f"{tmp_path}/x+y") == (f"{tmp_path}/x+y", [])
+    assert split_additions(f"{tmp_path}/x+y+none+{tmp_path}") == (f"{tmp_path}/x+y", [Path("none"), tmp_path])
+    assert split_additions("owner/name+a.safetensors") == ("owner/name", [Path("a.safetensors")])
+    for name in ("tiny+", "+a.safetensors", "tiny++a"):
+        with pytest.raises(UserError, match="lacks a name beside a plus sign"):
+            split_additions(name)
+
+
+def test_adapters_of_which_some_fit_are_refused(tmp_path: Path) -> None:
+    base = sdxl_like_base()
+    save_base(base, tmp_path / "base")
+    base.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    layers = get_peft_model_state_dict(base.unet)
+    first = next(name for name in layers if "lora_A" in name)
+    more = {name.replace("attentions.0", "attentions.7"): value + 1 for name, value in layers.items()}
+    StableDiffusionXLPipeline.save_lora_weights(tmp_path, layers | more, weight_name="lora.safetensors")
+    assert first in layers and more.keys() - layers.keys()
+    with pytest.raises(UserError, match=r"lora.safetensors does not fit the base .*adapters have no layer in the base"):
+        load_base(f"{tmp_path / 'base'}+{tmp_path / 'lora.safetensors'}")
 
 
 def test_files_that_do_not_fit_the_base_are_refused(folder: Path, tmp_path: Path) -> None:

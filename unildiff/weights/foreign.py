@@ -76,11 +76,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def split_additions(name: str) -> tuple[str, list[Path]]:
-    """Split ``BASE+FILE+FILE`` into the base and the files that change it; an existing path is never split."""
-    if "+" not in name or Path(name).exists():
-        return name, []
-    base, *files = name.split("+")
-    return base, [Path(file).expanduser() for file in files]
+    """Split ``BASE+FILE+FILE`` into the base and the files that change it. A plus sign within an existing path stays.
+
+    Raises:
+        UserError: nothing stands before or behind a plus sign.
+    """
+    parts, words = [], name.split("+")
+    while words:
+        count = len(words)
+        while count > 1 and not Path("+".join(words[:count])).expanduser().exists():
+            count -= 1
+        parts.append("+".join(words[:count]))
+        words = words[count:]
+    if len(parts) > 1 and not all(parts):
+        raise UserError(f"base: {name} lacks a name beside a plus sign; give BASE+FILE")
+    return parts[0], [Path(part).expanduser() for part in parts[1:]]
 
 
 def add_to_base(base: Base, file: Path) -> None:
@@ -102,7 +112,8 @@ def add_to_base(base: Base, file: Path) -> None:
         base.unet.load_state_dict(state)
     except UserError:
         raise
-    except Exception as error:  # names that are not known make the libraries fail in any way
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # what the libraries raise at names and shapes that they do not know
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"base model: {file} does not fit the base ({reason}); give a U-Net or LoRA made for it"
@@ -129,7 +140,18 @@ def _merge_adapters(base: Base, state: dict[str, Tensor]) -> None:
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
     before = [parameter.detach().clone() for parameter in base.unet.parameters()]
-    pipeline.load_lora_weights({name: value.float() for name, value in state.items()})
+    state = {name: value.float() for name, value in state.items()}
+    known = pipeline.lora_state_dict(dict(state))
+    expected = sum(
+        ".lora_A." in name or ".lora.down." in name for name in (known[0] if isinstance(known, tuple) else known)
+    )
+    pipeline.load_lora_weights(state)
+    modules = (base.unet, *base.text.encoders)
+    loaded = sum(
+        name.endswith(".weight") and ".lora_A." in name for part in modules for name, _ in part.named_parameters()
+    )
+    if loaded < expected:
+        raise ValueError(f"{expected - loaded} of its {expected} adapters have no layer in the base")
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
     if all(torch.equal(old, new) for old, new in zip(before, base.unet.parameters(), strict=True)):

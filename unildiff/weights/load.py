@@ -47,15 +47,15 @@ def assemble(
     Raises:
         UserError: something is missing or does not fit.
     """
-    given = weights_folder(init_from)
+    given, plain = weights_folder(init_from), split_additions(base)[0]
     faithdiff = init_from is not None and init_from.startswith(FAITHDIFF)
-    locate(split_additions(base)[0])  # what is missing is said before anything takes minutes, the base first
+    locate(plain)  # what is missing is said before anything takes minutes, the base first
     if init_from is not None and given is None and not faithdiff and not Path(init_from).is_file():
         raise UserError(
             f"init_from: no checkpoint and no folder of weights {init_from}; train the stage before, or give "
             "--model.init_from"
         )
-    folder = given or (weights_folder(base) if network is None else None)
+    folder = given or (weights_folder(plain) if network is None else None)
     model = UniLDiff(load_base(base, dtype, base_vae), network or stored_network(folder))
     if folder is not None:
         load_parts(model, folder)
@@ -86,7 +86,7 @@ def check_own_base(base: str, init_from: str | None, trained: tuple[str, ...] = 
             f"init_from: {init_from} fills U-Net and LQ encoder, which only the joint stage trains and stores; start that stage "
             "from it (--config configs/joint.yaml)"
         )
-    folder, own = weights_folder(init_from), weights_folder(base)
+    folder, own = weights_folder(init_from), weights_folder(split_additions(base)[0])
     if folder is not None and (folder / "unet").is_dir() and (own is None or own.resolve() != folder.resolve()):
         raise UserError(
             f"init_from: {init_from} is a whole model, with a U-Net and VAE of its own, but base is {base}; give one folder "
