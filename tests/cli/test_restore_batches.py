@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from tests.small import small_model
+from unildiff.cli.commands.restore import command_line, restore
 from unildiff.cli.main import main
 from unildiff.diffusion.sampler import SMALLEST_TILE
 from unildiff.restoring.jobs import result_names, shard
@@ -219,6 +221,23 @@ def test_a_mistake_costs_no_import_of_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == f"{[2] * len(wrong)} []"
     assert len(done.stderr.splitlines()) == len(wrong)
+
+
+def test_one_file_that_is_no_image_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "words.yaml").write_text("a: 1")
+    code = "import sys; from unildiff.cli.main import main; print(main(['restore', 'words.yaml', 'out']), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n" and "unreadable image: words.yaml" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_of_another_process_has_the_same_options(tmp_path: Path) -> None:
+    given = {name: parameter.default for name, parameter in signature(restore).parameters.items()}
+    given |= {"src": Path("my photos"), "out": Path("out"), "seed": 3, "provenance": False, "memory": "8GB"}
+    python, flag, package, *arguments = command_line(given | {"device": "cuda:1", "shard": "2/4"})
+    assert [python, flag, package] == [sys.executable, "-m", "unildiff"]
+    assert arguments[:3] == ["restore", "my photos", "out"]
+    assert sorted(arguments[3:]) == ["--device=cuda:1", "--memory=8GB", "--provenance=false", "--seed=3", "--shard=2/4"]
 
 
 def test_names_of_results() -> None:

@@ -117,6 +117,19 @@ def test_eight_tiles_show_no_more_than_the_whole_image() -> None:
     assert tiled <= whole + 0.03, scores
 
 
+def test_auto_colour_needs_a_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(small_model(), tmp_path / "plain")
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    command = ["restore", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--model", str(tmp_path / "plain")]
+    assert main([*command, "--colour", "auto"]) == 2
+    assert "colour: auto follows DAEM's brightness gate, which this model lacks" in capsys.readouterr().err
+    command += ["--num_inference_steps", "2", "--colour", "input", "--tile_size", "256"]
+    assert main(command) == 0
+    with Image.open(tmp_path / "b.png") as image:
+        note = image.info["xmp"].decode() if isinstance(image.info["xmp"], bytes) else image.info["xmp"]
+    assert "steps 2, guidance 5, start lq, last timestep 0, tiles 256, colour input, dtype float32" in note
+
+
 def test_gates_judge_every_image_of_a_batch_by_itself() -> None:
     model, settings = small_model(network=TO_PIXELS), SamplingSettings(1)
     images = [RNG.integers(0, high, (64, 64, 3), dtype=np.uint8) for high in (40, 256)]

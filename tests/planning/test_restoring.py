@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from tests.small import NETWORK, sdxl_like_base, small_model
 from unildiff.cli.main import main
 from unildiff.core.network import NetworkConfig
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.planning.restoring import Limits, RestorePlanner
+from unildiff.planning import restoring
+from unildiff.planning.restoring import Limits, RestorePlan, RestorePlanner, fitting
 from unildiff.planning.shapes import base_sizes
-from unildiff.restoring.options import memory_bytes
+from unildiff.restoring.options import RestoreOptions, memory_bytes
 from unildiff.utils.errors import UserError
 from unildiff.weights.folder import save_base, save_model
 from unildiff.weights.offload import ORDER, offload_parts
@@ -111,9 +113,36 @@ def test_mistakes_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ):
         assert main([*run, *more]) == 2
         assert expected in capsys.readouterr().err
-    assert main(["plan", "--restore", "--size", "big"]) == 2
-    assert "size: 'big' is not WIDTHxHEIGHT" in capsys.readouterr().err
+    for size in ("big", "99999x8", "8x99999", "0x5", "5x0", "5", "9" * 5000 + "x5"):
+        assert main(["plan", "--restore", "--size", size]) == 2
+        assert f"size: {size!r} is not WIDTHxHEIGHT with sides of 1 to 65,536" in capsys.readouterr().err
     assert [memory_bytes(text) for text in ("8GB", "1.5 GiB", "900M")] == [8 * 10**9, 3 * 2**29, 9 * 10**8]
+
+
+def test_memory_is_planned_for_cpu_and_cuda_and_with_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = RestoreOptions(memory=8 * 10**9, device="mps")
+    monkeypatch.setattr(restoring, "pick_device", torch.device)
+    with pytest.raises(
+        UserError, match="memory: can be planned for NVIDIA GPUs and CPUs, and the device is mps; leave"
+    ):
+        fitting(options, [(64, 64)])
+    seen: list[tuple[str, ...]] = []
+
+    def choose(planner: RestorePlanner, images: object, allowed: Limits) -> RestorePlan:
+        seen.append(allowed.offloads)
+        if len(allowed.offloads) == 1:
+            raise UserError("memory: too little")
+        return RestorePlan(torch.bfloat16, "model", None, None, 1)
+
+    monkeypatch.setattr(RestorePlanner, "choose", choose)
+    gpu = replace(options, device="cuda")
+    assert fitting(gpu, [(64, 64)])[0].offload == "model"
+    monkeypatch.setattr(restoring, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"too little; `pip install 'unildiff\[offload\]'` allows less"):
+        fitting(gpu, [(64, 64)])
+    with pytest.raises(UserError, match="too little"):  # whoever asks for offloading gets its own message
+        fitting(replace(gpu, offload="model"), [(64, 64)])
+    assert seen == [("none", "model", "group"), ("none",), ("model",)]
 
 
 def test_plans_are_printed_for_sizes_and_cards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ The real code runs on tensors without data, phase by phase. Axis letters: B imag
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import islice, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -265,14 +266,28 @@ def fitting(options: RestoreOptions, images: Sequence[Size]) -> tuple[RestoreOpt
     """Return options that keep a restoration of these images below ``options.memory``, and their plan.
 
     Raises:
-        UserError: nothing fits, or there is no such device.
+        UserError: nothing fits, or there is no such device, or one whose memory cannot be planned.
     """
-    assert options.memory is not None
     device = pick_device(options.device)
-    gpu = device.type == "cuda"
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(
+            f"memory: can be planned for NVIDIA GPUs and CPUs, and the device is {device.type}; leave --memory out, and give "
+            "--tile_size for smaller tiles"
+        )
     guided = options.guidance_scale != 1.0
-    planner = RestorePlanner(*sizes_of(options.model), gpu, options.batch_size, guided)
-    plan = planner.choose(images, limits(options, device))
+    planner = RestorePlanner(*sizes_of(options.model), device.type == "cuda", options.batch_size, guided)
+    allowed = limits(options, device)
+    if find_spec("accelerate") is None and options.offload is None:
+        allowed = replace(allowed, offloads=("none",))
+    try:
+        plan = planner.choose(images, allowed)
+    except UserError as error:
+        more = (
+            "; `pip install 'unildiff[offload]'` allows less"
+            if allowed.offloads == ("none",) and device.type == "cuda"
+            else ""
+        )
+        raise UserError(f"{error}{more}") from None
     dtype: Any = str(plan.dtype).removeprefix("torch.")
     chosen = replace(options, dtype=dtype, offload=plan.offload, tile_size=plan.tile_size, vae_tile=plan.vae_tile)
     return chosen, plan

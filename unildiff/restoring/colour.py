@@ -41,6 +41,11 @@ def transferred(restored: np.ndarray, original: np.ndarray, strength: float = 1.
     return np.asarray(moved.clip(0, 255), np.float32)
 
 
+def has_gate(model: nn.Module) -> bool:
+    """Whether the model judges how much of the input's brightness is right."""
+    return any(isinstance(part, BrightnessGate) for part in model.modules())
+
+
 @contextmanager
 def judged(model: nn.Module) -> Iterator[list[np.ndarray]]:
     """Collect, for a block, how much of each image's brightness DAEM's gates keep: shares (B,) in 0..1, one array per call."""

@@ -79,6 +79,10 @@ def find_work(src: Path, out: Path, format: Format | None = None) -> Work:
 def _single(src: Path, out: Path, format: Format | None) -> Work:
     if not src.exists():
         raise UserError(f"no such file: {shown(src)}; check the path")
+    if not is_image(src):  # by its name; its content may still be one
+        from unildiff.data.images import image_size
+
+        image_size(src)
     if out.suffix and not out.is_dir() and is_image(out):
         if out.suffix.lower() not in WRITTEN:
             raise UserError(f"restore: {shown(out)} cannot be written; give a name that ends in {', '.join(WRITTEN)}")

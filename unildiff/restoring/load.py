@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.restoring.colour import has_gate
 from unildiff.restoring.options import Offload, RestoreOptions
 from unildiff.restoring.recipe import Recipe, model_hash
 from unildiff.restoring.run import Restorer
@@ -50,6 +51,11 @@ def load(made: Recipe) -> Restorer:
     check_offload(options.offload or "none", device)
     model = load_restorer(options.model, getattr(torch, made.dtype))
     check_sampling(model, sampling, "restore")
+    if options.colour == "auto" and not has_gate(model):
+        raise UserError(
+            "colour: auto follows DAEM's brightness gate, which this model lacks (network.detail.to_pixels); give --colour none "
+            "or input"
+        )
     use_fast_matmul(device)
     if options.memory is not None and device.type == "cuda":
         _limit(options.memory, device)
@@ -69,7 +75,9 @@ def check_offload(offload: Offload, device: torch.device) -> None:
     if offload != "none" and device.type != "cuda":
         raise UserError(f"offload: {offload} needs an NVIDIA GPU, and the device is {device}; leave --offload out")
     if offload != "none" and find_spec("accelerate") is None:
-        raise UserError("offload: accelerate is not installed; `pip install accelerate`, or leave --offload out")
+        raise UserError(
+            "offload: accelerate is not installed; `pip install 'unildiff[offload]'`, or leave --offload out"
+        )
 
 
 def _limit(memory: int, device: torch.device) -> None:

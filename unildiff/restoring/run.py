@@ -85,12 +85,24 @@ class Restorer:
         """Return the provenance note of the results."""
         if not self.options.provenance:
             return None
-        shown_settings = f"steps {self.options.num_inference_steps}, guidance {self.options.guidance_scale:g}, start {self.options.start}"
+        options, sampling = self.options, self.model.with_own(self.sampling)
+        settings = {
+            "steps": options.num_inference_steps,
+            "guidance": f"{options.guidance_scale:g}",
+            "start": options.start,
+            "last timestep": sampling.last_timestep,
+            "spacing": options.timestep_spacing,
+            "tiles": options.tile_size,
+            "coder tiles": options.vae_tile,
+            "colour": None if options.colour == "none" else options.colour,
+            "in doubt": options.in_doubt if options.uncertainty else None,
+            "dtype": self.recipe.dtype,
+        }
         return {
             "software": f"UniLDiff {__version__}",
             "model": self.recipe.model_hash,
-            "seed": str(self.options.seed),
-            "settings": shown_settings,
+            "seed": str(options.seed),
+            "settings": ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None),
         }
 
     def encode(self, loaded: Loaded, result: CheckedImage) -> tuple[bytes, list[str]]:

@@ -118,8 +118,9 @@ def plan_restoring(
 def _size(text: str) -> tuple[int, int]:
     """Return height and width of ``WIDTHxHEIGHT``."""
     width, cross, height = text.strip().lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal() and 0 < int(width) and 0 < int(height) <= 65_536):
-        raise UserError(f"size: {text!r} is not WIDTHxHEIGHT; give e.g. 2048x1536")
+    sides = [int(side) if side.isdecimal() and len(side) < 9 else 0 for side in (width, height)]
+    if not cross or not all(0 < side <= 65_536 for side in sides):
+        raise UserError(f"size: {text!r} is not WIDTHxHEIGHT with sides of 1 to 65,536 pixels; give e.g. 2048x1536")
     return int(height), int(width)
 
 

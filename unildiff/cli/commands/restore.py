@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -74,7 +75,8 @@ def restore(
         timestep_spacing: by default the model's own; SDXL-Lightning needs trailing
         batch_size: images of equal size that go through the model together; results can differ by rounding
         format: format of the results, by default each image's
-        colour: take colours from the image (input), as far as the model judges them right (auto), or not at all (none)
+        colour: take the low frequencies of colours from the image (input), only from images that the model judges right (auto), or not
+            at all (none)
         uncertainty: further seeds whose spread is written as NAME.uncertainty.png
         in_doubt: where these seeds disagree, keep the input (input) or not
         provenance: note model, seed and settings in EXIF
@@ -93,7 +95,8 @@ def restore(
         UserError: there is nothing to restore, the model cannot be loaded, a setting is out of range, or the results cannot
             be written.
     """
-    given: dict[str, Any] = dict(locals()) | {"memory": None if memory is None else memory_bytes(memory)}
+    arguments: dict[str, Any] = dict(locals())
+    given = arguments | {"memory": None if memory is None else memory_bytes(memory)}
     from unildiff.data.walk import shown
     from unildiff.restoring import jobs as planned
     from unildiff.utils.validation import PositiveInt, build
@@ -121,7 +124,7 @@ def restore(
         print(f"part {part + 1} of {parts} (from {origin})", file=sys.stderr)
     with _ended_by_signals():
         if len(names) > 1:
-            return _on_devices(names, part, parts)
+            return _on_devices(names, part, parts, arguments)
         if names:
             options = RestoreOptions(**{**vars(options), "device": names[0]})
         mine = work.jobs[part::parts]
@@ -212,15 +215,13 @@ def _device_names(devices: str | None) -> list[str]:
     return names
 
 
-def _on_devices(names: Sequence[str], part: int, parts: int) -> int:
-    """Run this command once for each device, on a share of the work; return the gravest of their exit codes."""
-    arguments = _without(sys.argv[1:], ("--devices", "--device", "--shard"))
+def _on_devices(names: Sequence[str], part: int, parts: int, arguments: dict[str, Any]) -> int:
+    """Run restore once for each device, on a share of the work; return the gravest of their exit codes."""
     children = [
         subprocess.Popen(
-            [sys.executable, "-m", "unildiff", *arguments, "--device", name]
-            + ["--shard", f"{part * len(names) + number + 1}/{parts * len(names)}"]
+            command_line(arguments | {"devices": None, "device": name, "shard": f"{share}/{parts * len(names)}"})
         )
-        for number, name in enumerate(names)
+        for share, name in enumerate(names, part * len(names) + 1)
     ]
     try:
         codes = [child.wait() for child in children]
@@ -233,18 +234,14 @@ def _on_devices(names: Sequence[str], part: int, parts: int) -> int:
     return next((code for code in (1, 2, 143, 130, 3) if code in codes), max(codes, key=abs))
 
 
-def _without(arguments: Sequence[str], options: tuple[str, ...]) -> list[str]:
-    """Return command line arguments without some options and their values."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in options:
-            skip = True
-        elif argument.partition("=")[0] not in options:
-            kept.append(argument)
-    return kept
+def command_line(arguments: dict[str, Any]) -> list[str]:
+    """Return the command that calls ``restore`` with these arguments in another process."""
+    defaults = {name: parameter.default for name, parameter in signature(restore).parameters.items()}
+    options = {
+        name: value for name, value in arguments.items() if value != defaults[name] and name not in ("src", "out")
+    }
+    given = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in options.items()]
+    return [sys.executable, "-m", "unildiff", "restore", str(arguments["src"]), str(arguments["out"]), *given]
 
 
 class _ended_by_signals:  # used like a function
