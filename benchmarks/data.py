@@ -21,7 +21,8 @@ from benchmarks.table import Goal, Row, seconds_row
 from benchmarks.timing import Effort, alternate
 from unildiff.data.augment import Augment
 from unildiff.data.captions import Captions
-from unildiff.data.datasets import EpochOrder, FilePairs, TrainSet
+from unildiff.data.datasets import EpochOrder, TrainSet
+from unildiff.data.file_pairs import FilePairs
 from unildiff.data.pack import PackedPairs
 from unildiff.data.pair import Pair
 from unildiff.data.tools.pack_writer import write_pack

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unildiff.data.datasets import EvalSet, OnError, PredictSet
-from unildiff.data.pair import Pair, PairSource, Split
+from unildiff.data.datasets import EvalSet, PredictSet
+from unildiff.data.pair import OnError, Pair, PairSource, Split
 from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.pairing import rule_named
 from unildiff.data.patterns import Half, Pattern, folder_patterns, listed_pairs, pattern_source

@@ -81,7 +81,7 @@ def expected(command: str, side: str, kind: str, places: Path) -> str:
 # Imports all that the commands load, then becomes another user: a Python in root's home could not be started by one.
 AS_ANOTHER_USER = """
 import contextlib, io, json, os, sys
-import PIL.Image, rich.console, unildiff.cli.main, unildiff.cli.commands.data, unildiff.cli.parsing
+import attrs, unicodedata, PIL.Image, rich.console, unildiff.cli.main, unildiff.cli.commands.data, unildiff.cli.parsing
 import unildiff.data.tools.captioner, unildiff.data.tools.check, unildiff.data.tools.download, unildiff.data.tools.pack_writer
 import unildiff.data.tools.samples, unildiff.data.tools.synthesize
 PIL.Image.init()

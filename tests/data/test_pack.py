@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.fake_trees import cdd11
-from unildiff.data.datasets import FilePairs
+from unildiff.data.file_pairs import FilePairs
 from unildiff.data.images import read_rgb
 from unildiff.data.pack import Pack, index_bytes, read_index
 from unildiff.data.pair import Pair, Split

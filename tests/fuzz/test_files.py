@@ -1,4 +1,4 @@
-"""Malformed packs, archives, score bundles and captions are refused in one line, and write nothing outside their folder."""
+"""Malformed archives, score bundles and captions are refused in one line, and write nothing outside their folder."""
 
 import io
 import json
@@ -19,6 +19,7 @@ from unildiff.data.tools.extract import extract
 from unildiff.restoring.manifest import read_entries
 from unildiff.results.runs import load_run
 from unildiff.results.tables import build_table
+from unildiff.utils.errors import UserError
 
 RANDOM = np.random.default_rng(11)
 IMAGES = [RANDOM.integers(0, 256, (16, 20, 3), dtype=np.uint8) for _ in range(3)]
@@ -147,3 +148,32 @@ def test_configs(tmp_path: Path) -> None:
         path.write_bytes(text)
         content = result_or_refusal(lambda: read_config(path))
         json.dumps(content, default=str)  # nothing in itself, nothing endless
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: {3: 4}", "line 1, .*it has '3' as a key, which YAML reads as int; put it in quotes"),
+        ("a: 1\nnull: 4", "line 2, .*'null' as a key, which YAML reads as null"),
+        ("model:\n  off: 1", "line 2, .*'off' as a key, which YAML reads as bool"),
+        ("1e3: 4\n.5: 3", "line 2, .*'.5' as a key, which YAML reads as float"),
+        ("a: 1\nb: 2\na: 3", "line 3, .*it repeats the key 'a'"),
+        ("? [a, b]\n: 3", "line 1, .*unhashable key"),
+        ("a: !!python/object/apply:os.system [id]", "line 1, .*could not determine a constructor"),
+        ("a: 1\n\tb: 2", "line 2"),
+    ],
+)
+def test_yaml_that_would_be_read_as_something_else(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_config(tmp_path / "c.yaml")
+
+
+def test_yaml_of_other_editors(tmp_path: Path) -> None:
+    for text in (
+        "\ufefftrainer: {max_steps: 3}",
+        "trainer:\r\n  max_steps: 3\r\n",
+        "--- \ntrainer: {max_steps: 3}\n...\n",
+    ):
+        (tmp_path / "c.yaml").write_bytes(text.encode())
+        assert read_config(tmp_path / "c.yaml") == {"trainer": {"max_steps": 3}}

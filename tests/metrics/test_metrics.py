@@ -15,8 +15,9 @@ from tests.metrics.golden import PAIRS, degrade, luma_yiq_rounded, tensor
 from tests.processes import process_context
 from tests.results import two_ranks
 from unildiff.metrics.by_degradation import DegradationMetrics
+from unildiff.metrics.names import check_names, metric_settings
 from unildiff.metrics.protocols import PROTOCOLS
-from unildiff.metrics.registry import check_names, load_scorers, metric_settings
+from unildiff.metrics.registry import load_scorers
 from unildiff.metrics.structural import gmsd, ms_ssim
 from unildiff.utils.errors import UserError
 
@@ -127,7 +128,7 @@ def pyiqa(monkeypatch):
     package = SimpleNamespace(create_metric=lambda name, device: Contrast(configs[name]["metric_mode"]))
     monkeypatch.setitem(sys.modules, "pyiqa", package)
     monkeypatch.setitem(sys.modules, "pyiqa.default_model_configs", SimpleNamespace(DEFAULT_CONFIGS=configs))
-    monkeypatch.setattr("unildiff.metrics.registry.version", lambda _: "0.1.16")
+    monkeypatch.setattr("unildiff.metrics.names.version", lambda _: "0.1.16")
 
 
 def test_any_name_of_pyiqa_is_a_metric(pyiqa):

@@ -15,9 +15,10 @@ from torch import nn
 from tests.metrics.golden import PAIRS, tensor
 from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.fid import FID
+from unildiff.metrics.names import METRICS
 from unildiff.metrics.perceptual import MetricUnavailable, dists_scorer, lpips_scorer
 from unildiff.metrics.protocols import PROTOCOLS
-from unildiff.metrics.registry import METRICS, load_scorers, make_scorer
+from unildiff.metrics.registry import load_scorers, make_scorer
 from unildiff.results.evaluator import Evaluator
 
 RGB, LUMA = PROTOCOLS["onerestore"], PROTOCOLS["basicsr-y"]

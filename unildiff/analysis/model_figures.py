@@ -17,8 +17,9 @@ from unildiff.analysis.sweeps import PAPER, SCORED, sweep, sweep_figure, sweep_m
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample, image_array
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.metrics.names import METRICS
 from unildiff.metrics.protocols import Protocol, get_protocol
-from unildiff.metrics.registry import METRICS, load_scorers
+from unildiff.metrics.registry import load_scorers
 from unildiff.metrics.rows import Row, summarise, write_csv
 from unildiff.results.evaluator import score_image
 from unildiff.results.figures import perception_distortion_figure

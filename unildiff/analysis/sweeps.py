@@ -13,7 +13,8 @@ from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.data.batch import RestorationSample
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.metrics.registry import METRICS, Scorer
+from unildiff.metrics.names import METRICS
+from unildiff.metrics.registry import Scorer
 from unildiff.metrics.rows import Row, summarise
 from unildiff.results.evaluator import score_image
 from unildiff.results.figures_style import LINES, MARKERS, PAGE_WIDTH, PALETTE, new_figure, save_figure

@@ -52,7 +52,12 @@ _RANGES: dict[str, Any] = {
     "val_check_interval": PositiveInt | _SomeShare | str | None,
 }
 _PARALLEL_SIZE = PositiveInt | Literal["auto"]
-_NESTED_RANGES: dict[str, Any] = {"data_parallel_size": _PARALLEL_SIZE, "tensor_parallel_size": _PARALLEL_SIZE}
+_NESTED_RANGES: dict[str, Any] = {
+    "data_parallel_size": _PARALLEL_SIZE,
+    "tensor_parallel_size": _PARALLEL_SIZE,
+    "bucket_cap_mb": PositiveInt,
+    "broadcast_buffers": bool,
+}
 _COUNTS_OR_SHARES = (*(f"limit_{kind}_batches" for kind in ("train", "val", "test", "predict")), "val_check_interval")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unildiff.data.catalogue import dataset as find_dataset
-from unildiff.data.datasets import Reader
+from unildiff.data.file_pairs import Reader
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import ImageSet, SeveralLayouts, is_there, sample_of
 from unildiff.data.pair import PairSource, Split

@@ -5,9 +5,8 @@ Axis letters: C channels, H W pixels. Images are uint8 RGB; arrays are (H, W, C)
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -15,35 +14,12 @@ from torch import Tensor
 from unildiff.data.augment import Augment
 from unildiff.data.batch import PredictSample, RestorationSample, image_tensor, make_sample
 from unildiff.data.captions import Captions
-from unildiff.data.images import read_rgb
-from unildiff.data.pair import Pair, PairSource, Which
+from unildiff.data.pair import OnError, Pair, PairSource, check_sizes
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import generator, sample_key
 
-OnError = Literal["raise", "skip"]
-Reader = Callable[[Path], np.ndarray]
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 100  # broken files in a row before a training draw gives up
-
-
-class FilePairs:
-    """Pairs that are decoded from their files each time."""
-
-    def __init__(self, pairs: Sequence[Pair], reader: Reader = read_rgb) -> None:
-        """Args: the pairs, in the order of their indices; what decodes a file to (H, W, C) uint8."""
-        self.pairs = pairs
-        self._reader = reader
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def read(self, index: int, which: Which) -> np.ndarray:
-        """See :class:`PairSource`."""
-        pair = self.pairs[index]
-        path = pair.lq if which == "lq" else pair.gt
-        if path is None:
-            raise ValueError(f"pair {pair.name} of {pair.degradation} has no {which} file")
-        return self._reader(path)
 
 
 class Degrader(Protocol):
@@ -291,10 +267,3 @@ def image_key(seed: int, lq: np.ndarray) -> int:
     """Return the key of an image to restore. It comes from the pixels, so that ``test`` and ``restore`` agree on any copy."""
     digest = hashlib.blake2b(np.ascontiguousarray(lq).data, digest_size=8).hexdigest()
     return sample_key(seed, *lq.shape, digest)
-
-
-def check_sizes(pair: Pair, lq: np.ndarray, gt: np.ndarray) -> None:
-    """Raise a UserError that names both files when the images of a pair differ in size."""
-    if lq.shape[:2] != gt.shape[:2]:
-        sizes = f"{lq.shape[1]}x{lq.shape[0]} against {gt.shape[1]}x{gt.shape[0]}"
-        raise UserError(f"sizes differ: {pair.lq} and {pair.gt} ({sizes}); pairs must match pixel by pixel")

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from unildiff.utils.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
 Split = Literal["train", "val", "test", "predict"]
 Which = Literal["lq", "gt"]
+OnError = Literal["raise", "skip"]
+"""What a broken file does: end the command, or be left out and named."""
 # File name endings, in lower case, of what Pillow reads without a plugin.
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpx", ".tif", ".tiff", ".webp"}
@@ -65,3 +69,10 @@ class PairSource(Protocol):
 def files_of(source: PairSource) -> list[Path]:
     """Return the files of all pairs, degraded and ground truth, as often as they are used."""
     return [path for pair in source.pairs for path in (pair.lq, pair.gt) if path is not None]
+
+
+def check_sizes(pair: Pair, lq: np.ndarray, gt: np.ndarray) -> None:
+    """Raise a UserError that names both files when the images of a pair differ in size."""
+    if lq.shape[:2] != gt.shape[:2]:
+        sizes = f"{lq.shape[1]}x{lq.shape[0]} against {gt.shape[1]}x{gt.shape[0]}"
+        raise UserError(f"sizes differ: {pair.lq} and {pair.gt} ({sizes}); pairs must match pixel by pixel")

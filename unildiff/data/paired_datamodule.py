@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unildiff.data.captions import Captions
 from unildiff.data.datamodule import RestorationDataModule
-from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, OnError, TrainSet
-from unildiff.data.pair import Pair, PairSource, Split, files_of
+from unildiff.data.datasets import Degrader, EpochOrder, EvalSet, TrainSet
+from unildiff.data.pair import OnError, Pair, PairSource, Split, files_of
 from unildiff.data.sharding import rank_and_world
 from unildiff.data.sources import View, readable
 from unildiff.utils.errors import UserError

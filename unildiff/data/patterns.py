@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from unildiff.data.datasets import FilePairs
+from unildiff.data.file_pairs import FilePairs
 from unildiff.data.images import image_size
 from unildiff.data.lmdb_folders import SUFFIX, listed_names
 from unildiff.data.pair import Pair, Split

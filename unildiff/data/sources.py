@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unildiff.data.datasets import FilePairs, OnError, Reader, check_sizes
+from unildiff.data.file_pairs import FilePairs, Reader
 from unildiff.data.images import image_size, read_rgb
 from unildiff.data.layouts import ImageSet, read_pairs, recognise, sample_of, wrong_counts
-from unildiff.data.pair import Pair, PairSource, Split, Which
+from unildiff.data.pair import OnError, Pair, PairSource, Split, Which, check_sizes
 from unildiff.data.pairing import Fault, size_faults
 from unildiff.data.walk import find_images
 from unildiff.utils.errors import UserError

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -111,12 +111,3 @@ def pyiqa_scorer(theirs: str, protocol: Protocol, name: str = "") -> NetworkScor
     with loading(name or theirs):
         network = import_module("pyiqa").create_metric(theirs, device=torch.device("cpu"))
         return NetworkScorer(network, protocol, reference=getattr(network, "metric_mode", "NR") == "FR")
-
-
-def pyiqa_settings(name: str) -> dict[str, Any] | None:
-    """Return pyiqa's default settings of a metric; None if pyiqa is not installed or has no metric of that name."""
-    try:
-        found = import_module("pyiqa.default_model_configs").DEFAULT_CONFIGS.get(name)
-    except ImportError:
-        return None
-    return None if found is None else dict(found)

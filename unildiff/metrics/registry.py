@@ -1,24 +1,18 @@
-"""The metrics by the name that `--metrics` takes, and how each is created.
-
-Other names are pyiqa's if it is installed; `pyiqa:NAME` is always pyiqa's metric of that name.
-"""
+"""How each metric of ``unildiff.metrics.names`` is created."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from typing import Literal
 
 from torch import Tensor
 
+from unildiff.metrics.names import check_names, metric_info
 from unildiff.metrics.perceptual import (
     MetricUnavailable,
     dists_scorer,
     lpips_scorer,
     pyiqa_scorer,
-    pyiqa_settings,
 )
-from unildiff.metrics.protocols import Protocol, unknown
+from unildiff.metrics.protocols import Protocol
 from unildiff.metrics.psnr import psnr
 from unildiff.metrics.ssim import ssim
 from unildiff.metrics.structural import gmsd, ms_ssim
@@ -26,44 +20,6 @@ from unildiff.utils.errors import UserError
 
 # (restored, gt), both (B, 3, H, W), uint8 in 0..255 or floats in [0, 1] -> (B,) float64
 Scorer = Callable[[Tensor, Tensor], Tensor]
-
-_PREFIX = "pyiqa:"
-_PYIQA_OF_SETS = {"FID", "InceptionScore"}  # pyiqa's types that take folders
-
-
-@dataclass(frozen=True)
-class MetricInfo:
-    """Properties of a metric that tables need.
-
-    Attributes:
-        title: Column head.
-        higher_is_better: Whether larger values are better.
-        digits: Decimals printed.
-        kind: `pair`: compares with the ground truth. `alone`: uses the restored image only. `set`: one number for a set.
-        pyiqa: pyiqa's name of the metric; "" if pyiqa does not compute it.
-    """
-
-    title: str
-    higher_is_better: bool
-    digits: int
-    kind: Literal["pair", "alone", "set"] = "pair"
-    pyiqa: str = ""
-
-
-METRICS: dict[str, MetricInfo] = {
-    "psnr": MetricInfo("PSNR", True, 2),
-    "ssim": MetricInfo("SSIM", True, 4),
-    "ms_ssim": MetricInfo("MS-SSIM", True, 4),
-    "gmsd": MetricInfo("GMSD", False, 4),
-    "lpips": MetricInfo("LPIPS (alex)", False, 4),
-    "lpips_vgg": MetricInfo("LPIPS (vgg)", False, 4),
-    "dists": MetricInfo("DISTS", False, 4),
-    "fid": MetricInfo("FID", False, 2, "set"),
-    "musiq": MetricInfo("MUSIQ", True, 2, "alone", "musiq"),
-    "maniqa": MetricInfo("MANIQA (pipal)", True, 4, "alone", "maniqa-pipal"),
-    "clipiqa": MetricInfo("CLIP-IQA+", True, 4, "alone", "clipiqa+"),
-    "niqe": MetricInfo("NIQE", False, 2, "alone", "niqe"),
-}
 
 
 def _under(metric: Callable[..., Tensor], protocol: Protocol) -> Scorer:
@@ -76,55 +32,6 @@ _MAKERS: dict[str, Callable[[Protocol], Scorer]] = {
     "lpips_vgg": partial(lpips_scorer, "vgg"),
     "dists": dists_scorer,
 }
-
-
-def metric_info(name: str) -> MetricInfo:
-    """Return the properties of a metric of ours or of pyiqa's.
-
-    Raises:
-        UserError: No such metric; the nearest name is given.
-    """
-    if name in METRICS:
-        return METRICS[name]
-    theirs = name.removeprefix(_PREFIX)
-    settings = pyiqa_settings(theirs)
-    if settings is None:
-        error = unknown("metric", name, METRICS)
-        raise UserError(f"{error}; with pyiqa installed (pip install 'unildiff[iqa]') also any metric name of pyiqa's")
-    if settings["metric_opts"]["type"] in _PYIQA_OF_SETS:
-        raise UserError(f"metric {name!r} is pyiqa's metric of a set of images; use fid, or pyiqa itself")
-    kind: Literal["pair", "alone"] = "pair" if settings.get("metric_mode") == "FR" else "alone"
-    return MetricInfo(name, not settings.get("lower_better", False), 4, kind, theirs)
-
-
-def metric_title(name: str) -> str:
-    """Return the column head of a metric, or the name itself if the metric is not known."""
-    return METRICS[name].title if name in METRICS else name
-
-
-def metric_settings(name: str) -> str:
-    """Return in one line the settings under which pyiqa computes a metric; "" for metrics that are ours."""
-    theirs = metric_info(name).pyiqa
-    settings = pyiqa_settings(theirs) if theirs else None
-    if not settings:
-        return ""
-    options = ", ".join(f"{key}={value}" for key, value in settings["metric_opts"].items())
-    better = "lower is better" if settings.get("lower_better", False) else "higher is better"
-    return f"{name}: pyiqa {version('pyiqa')} {theirs} ({options}), RGB after the protocol's crops, {better}"
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse a list of metrics that cannot be computed.
-
-    Raises:
-        UserError: No such metric (the nearest name is given), one listed twice, or an empty list.
-    """
-    if not names:
-        raise UserError(f"no metric given; choose from {', '.join(METRICS)}")
-    for name in names:
-        metric_info(name)
-        if list(names).count(name) > 1:
-            raise UserError(f"metric {name!r} is listed twice; list it once")
 
 
 def make_scorer(name: str, protocol: Protocol) -> Scorer:

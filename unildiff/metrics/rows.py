@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from unildiff.metrics.protocols import Protocol
 from unildiff.utils.errors import UserError
@@ -93,6 +92,8 @@ def count_identical(rows: Sequence[Row], protocol: Protocol, metric: str = "psnr
 
 def rows_of_all_ranks(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of all ranks in the order of the ranks; every rank must call this."""
+    import torch  # tables need rows too, without it
+
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return list(rows)
     parts: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from unildiff.metrics.registry import METRICS, metric_title
+from unildiff.metrics.names import METRICS, metric_title
 from unildiff.metrics.rows import LABELS, metrics_of, write_csv
 from unildiff.results.runs import Run
 from unildiff.results.statistics import Comparison, compare_paired

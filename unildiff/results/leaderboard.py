@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from unildiff.metrics.registry import METRICS, metric_title
+from unildiff.metrics.names import METRICS, metric_title
 from unildiff.metrics.rows import means, metrics_of
 from unildiff.results.render import templates
 from unildiff.results.runs import Run, load_run

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unildiff.metrics.registry import METRICS as REGISTRY
-from unildiff.metrics.registry import metric_title
+from unildiff.metrics.names import METRICS as REGISTRY
+from unildiff.metrics.names import metric_title
 from unildiff.metrics.rows import metrics_of
 from unildiff.results.compare import Pairs
 from unildiff.results.runs import Run

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from unildiff.data.images import read_rgb
-from unildiff.metrics.registry import METRICS
+from unildiff.metrics.names import METRICS
 from unildiff.metrics.rows import metrics_of
 from unildiff.results.curves import Curves, curves_by_folder, drawn_curves
 from unildiff.results.figures import (

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from unildiff.data.batch import image_tensor
 from unildiff.data.images import read_rgb
+from unildiff.metrics.names import check_names, metric_info
 from unildiff.metrics.perceptual import MetricUnavailable, NetworkScorer
 from unildiff.metrics.protocols import Protocol
-from unildiff.metrics.registry import Scorer, check_names, load_scorers, make_scorer, metric_info
+from unildiff.metrics.registry import Scorer, load_scorers, make_scorer
 from unildiff.metrics.rows import Row, Summary, summarise
 from unildiff.results.evaluator import score_image
 from unildiff.results.file_pairs import ScoredPair

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from unildiff.metrics.registry import metric_info, metric_settings
+from unildiff.metrics.names import metric_info, metric_settings
 from unildiff.metrics.rows import LABELS, Row, count_identical, csv_text
 from unildiff.results.bundle import ScoredFile, write_bundle
 from unildiff.results.file_pairs import ScoredPair

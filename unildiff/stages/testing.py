@@ -18,8 +18,8 @@ from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, image_array
 from unildiff.data.images import write_png
+from unildiff.metrics.names import metric_info
 from unildiff.metrics.protocols import chosen_protocol
-from unildiff.metrics.registry import metric_info
 from unildiff.metrics.rows import Row, gather_rows, summarise, write_csv
 from unildiff.results.blindness import told_degradations
 from unildiff.results.evaluator import Evaluator

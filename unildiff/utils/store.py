@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, parse_json, some, write_failure
+from unildiff.utils.store_pages import DamagedPages, check_pages
 
 DATABASE = "data.mdb"
 _LOCK = ".lock"
@@ -86,10 +87,12 @@ class Store:
         elif not (folder / DATABASE).is_file():
             raise UserError(f"no store in {folder}: {DATABASE} is missing")
         try:
-            self._environment()
-        except UserError:
+            transaction = self._reader().id()
+            if (folder / DATABASE).stat().st_size:
+                check_pages(folder / DATABASE, transaction, write)
+        except (UserError, DamagedPages, OSError) as error:
             self.close()
-            raise
+            raise error if isinstance(error, UserError) else _damaged(folder, error) from None
 
     def __getstate__(self) -> dict[str, Any]:  # a worker process opens the database itself
         return self.__dict__ | {"_database": None, "_snapshot": None, "_lock": None}
@@ -277,7 +280,7 @@ def _key(name: str) -> bytes:
     return b"=" + key if len(key) < 480 else b"#" + blake2b(key, digest_size=32).hexdigest().encode()
 
 
-def _damaged(folder: Path, error: lmdb.Error) -> UserError:
+def _damaged(folder: Path, error: Exception) -> UserError:
     if any(reason in str(error) for reason in _FULL):
         return write_failure(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     reason = " ".join(str(error).split())

@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 
 _ALIASES = 100
+_TAG = "tag:yaml.org,2002:"
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -41,21 +42,23 @@ class _StrictLoader(yaml.SafeLoader):
         return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Refuse repeated keys, of which the last would silently win; numbers and dates as keys are text."""
+        """Refuse repeated keys, of which the last would silently win, and keys that are numbers, booleans or null."""
         seen = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                key.tag = "tag:yaml.org,2002:str"
-            if isinstance(key.value, str) and key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+            if isinstance(key, yaml.ScalarNode) and key.tag not in (_TAG + "merge", _TAG + "str"):
+                what = key.tag.rpartition(":")[2].rpartition("!")[2]
+                fault = f"it has {key.value!r} as a key, which YAML reads as {what}; put it in quotes or correct it"
+                raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
+            if isinstance(key.value, str) and key.value in seen and key.tag != _TAG + "merge":
                 raise yaml.constructor.ConstructorError(None, None, f"it repeats the key {key.value!r}", key.start_mark)
             if isinstance(key.value, str):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+_StrictLoader.add_constructor(_TAG + "int", _StrictLoader.construct_yaml_int)
 _StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TAG + "timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 

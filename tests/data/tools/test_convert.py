@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules.folder import FolderDataModule
 from tests.fake_trees.images import pair
 from unildiff.cli.main import main
-from unildiff.data.datasets import FilePairs
+from unildiff.data.file_pairs import FilePairs
 from unildiff.data.pair import Split
 from unildiff.data.png import encode_png
 from unildiff.data.tools.check import check_folder

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from unildiff.utils.errors import UserError
+from unildiff.weights.source import check_source
 
 
 def export(
@@ -37,6 +38,7 @@ def export(
         raise UserError(f"onnx_steps is {onnx_steps}; it must be at least 1")
     if out is not None:
         _refuse_foreign(out)
+    check_source(ckpt)
 
     import torch
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from unildiff.restoring.options import RestoreOptions, memory_bytes
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import parse_json
+from unildiff.weights.source import check_source
 
 if TYPE_CHECKING:
     from unildiff.restoring.jobs import Job, Work
@@ -262,32 +263,20 @@ class _ended_by_signals:  # used like a function
 
 
 def check_model(options: RestoreOptions) -> None:
-    """Refuse a model that is neither tiny, an exported folder nor a checkpoint, before torch is imported.
+    """Refuse a model that cannot be loaded, before torch is imported.
 
     Raises:
-        UserError: see above, or the folder's schedule has fewer steps than are asked for.
+        UserError: it is neither tiny, an exported folder nor a checkpoint, or has fewer steps than are asked for.
     """
-    from zipfile import is_zipfile
-
-    from unildiff.utils.paths import weights_path
-
-    model = options.model
-    path = weights_path(model) if model == "tiny" else Path(model)
-    if path.is_dir():
-        if not (path / "unildiff.json").is_file():
-            raise UserError(f"model: {path} has no unildiff.json; give a folder made by `unildiff export`, or tiny")
-        with contextlib.suppress(
-            OSError, ValueError, KeyError, TypeError
-        ):  # a damaged folder is reported when it is loaded
-            schedule = parse_json((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-            if options.num_inference_steps > (steps := int(schedule["num_train_timesteps"])):
-                raise UserError(
-                    f"restore: num_inference_steps is {options.num_inference_steps}; it must be in 1..{steps}"
-                )
-    elif not path.is_file():
-        raise UserError(f"model: no file or folder {model}; give a checkpoint, an exported folder, or tiny")
-    elif not is_zipfile(path):
-        raise UserError(f"model: {model} is not a checkpoint; give a file written by `unildiff fit`")
+    folder = check_source(options.model)
+    if folder is None:
+        return
+    with contextlib.suppress(
+        OSError, ValueError, KeyError, TypeError
+    ):  # a damaged folder is reported when it is loaded
+        schedule = parse_json((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        if options.num_inference_steps > (steps := int(schedule["num_train_timesteps"])):
+            raise UserError(f"restore: num_inference_steps is {options.num_inference_steps}; it must be in 1..{steps}")
 
 
 def _captions(src: Path, given: Path | None, files: Sequence[Path]) -> Callable[[Path], str]:

@@ -60,15 +60,17 @@ def score(
     from dataclasses import replace
 
     from unildiff.data.catalogue import default_protocol
+    from unildiff.metrics.names import check_names
     from unildiff.metrics.protocols import PROTOCOLS, chosen_protocol, get_protocol
     from unildiff.results.file_pairs import find_pairs
     from unildiff.results.workers import process_count, worker_context
-    from unildiff.utils.files import input_folder, output_file
+    from unildiff.utils.files import input_folder, output_file, output_folder
 
     for file in (csv, json, bundle):
         if file is not None:
             output_file(file)  # known before the work whose result it holds
 
+    check_names(metrics)
     if protocol not in (None, "all"):
         get_protocol(protocol)
     if protocol == "all" and (run_dir or bundle):
@@ -83,6 +85,8 @@ def score(
         if any(pair.degradation for pair in pairs):
             raise UserError(f"--degradation {degradation}: {restored} has a folder per degradation; leave it out")
         pairs = [replace(pair, degradation=degradation) for pair in pairs]
+    if run_dir is not None:
+        output_folder(run_dir)
     name = chosen_protocol(protocol, default_protocol(data, {pair.degradation for pair in pairs}))
     protocols = list(PROTOCOLS.values()) if name == "all" else [get_protocol(name)]
     if process_count(workers, len(pairs)) > 1:

@@ -1,0 +1,75 @@
+"""Damaged packs are refused in one line; LMDB itself would end the process at a damaged page."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unildiff.data.pack import Pack
+from unildiff.data.tools.pack_writer import pack_folder
+from unildiff.utils.errors import UserError
+
+PAGE = 4096
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for half in ("lq", "gt"):
+        (tmp_path / "set" / half).mkdir(parents=True)
+        for number in range(20):
+            image = rng.integers(0, 256, (12 + number, 20, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / "set" / half / f"{number}.png")
+    pack_folder(tmp_path / "set", tmp_path / "pack", {"test": ("lq/*", "gt/*")})
+    return tmp_path / "pack"
+
+
+def outcome(folder: Path, root: Path) -> int:
+    """Read every image in a child process, then pack again; 0: all is well, 2: refused in one line, else a fault."""
+    if (child := os.fork()) == 0:
+        code = 50
+        try:
+            signal.alarm(20)
+            pack = Pack(folder)
+            source = pack.source("test")
+            for index in range(len(source)):
+                source.read(index, "lq"), source.read(index, "gt")
+            pack_folder(root, folder, {"test": ("lq/*", "gt/*")})
+            code = 0
+        except UserError as error:
+            code = 2 if "\n" not in str(error) else 51
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_damaged_pages(folder: Path) -> None:
+    database, root = folder / "data.mdb", folder.parent / "set"
+    whole = database.read_bytes()
+    assert outcome(folder, root) == 0
+    rng, found = np.random.default_rng(5), Counter[int]()
+    inner = [n for n in range(len(whole) // PAGE) if n < 2 or whole[n * PAGE + 10] & 3]  # metas, branches and leaves
+    for number in range(150):
+        data = bytearray(whole)
+        page = int(rng.choice(inner)) if number % 3 else int(rng.integers(len(whole) // PAGE))
+        place = page * PAGE + int(rng.integers(PAGE if number % 4 == 0 else 200))
+        match number % 5:
+            case 0:
+                data[place] ^= 1 << int(rng.integers(8))
+            case 1:
+                data[place : place + 8] = rng.bytes(8)[: len(data) - place]
+            case 2:
+                data[place : place + 2] = b"\xff\xff"
+            case 3:
+                data[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
+            case 4:
+                data = data[: int(rng.integers(len(data)))]
+        database.write_bytes(data[: len(whole)])
+        (folder / "lock.mdb").unlink(missing_ok=True)
+        found[outcome(folder, root)] += 1
+    assert set(found) == {0, 2}, found
+    assert found[2] > 50
