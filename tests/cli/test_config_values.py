@@ -148,7 +148,8 @@ def test_what_is_taken_trains(value: Any, tmp_path: Path, monkeypatch: pytest.Mo
     config["trainer"] |= {"enable_progress_bar": False, "callbacks": [{"class_path": "unildiff.callbacks.Checkpointing", "init_args": {"keep": 1}}]}  # fmt: skip
     config["data"]["init_args"] |= {"crop_size": 32, "picture_size": 64, "batch_size": 1, "num_workers": 0}
     config["run_dir"] = "run"
-    pending = [path for path in accepted(config, value) if path not in (("trainer",), ("trainer", "max_steps"))]
+    kept = (("trainer",), ("trainer", "max_steps"), ("data", "init_args"))  # else it trains for long, or on large crops
+    pending = [path for path in accepted(config, value) if path not in kept]
     for _ in range(8):
         outer = [path for path in pending if not any(path[: len(other)] == other for other in pending if other != path)]
         Path("c.yaml").write_text(yaml.safe_dump(changed(config, *((path, value) for path in outer))))
