@@ -109,7 +109,7 @@ OPTIONS = {
     "test": "arguments",
     "predict": "arguments",
     "restore": "src out model num_inference_steps guidance_scale seed captions start last_timestep tile_size vae_tile timestep_spacing batch_size format colour uncertainty in_doubt provenance overwrite skip_existing shard devices engine device dtype memory offload max_pixels",
-    "serve": "model host port device dtype max_megabytes max_pixels",
+    "serve": "model host port device dtype offload max_megabytes max_pixels",
     "score": "restored gt protocol metrics csv json rule workers input label run_dir bundle images degradation data data_kind blind",
     "table": "table_id run_dirs out others rows",
     "compare": "first second metrics csv",

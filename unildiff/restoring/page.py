@@ -22,6 +22,7 @@ from unildiff.data.walk import shown
 from unildiff.degradations.cdd11 import CleanImage, degrade
 from unildiff.degradations.names import DEGRADATIONS
 from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.restoring.colour import has_gate
 from unildiff.restoring.jobs import Job, result_names
 from unildiff.restoring.load import load, recipe
 from unildiff.restoring.options import RestoreOptions
@@ -124,6 +125,8 @@ class Page:
         sampling = SamplingSettings(
             options.num_inference_steps, options.guidance_scale, options.start, tile_size=options.tile_size
         )
+        if options.colour == "auto" and not has_gate(self._restorer.model):
+            raise UserError("this model cannot judge colours; choose none or input")
         made = replace(self._restorer.recipe, options=options, caption_of=lambda path: caption)
         return replace(self._restorer, recipe=made, sampling=sampling)
 

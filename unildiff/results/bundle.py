@@ -17,7 +17,7 @@ from unildiff.utils.files import parse_json, writing
 
 FORMAT = 1
 _MANIFEST = "bundle.json"
-_MAX_TEXT = 1 << 28  # of one text file
+_MAX_TEXT = 1 << 26  # of one text file
 _MAX_UNPACKED = 64 * 2**30  # bytes; CDD-11's 2,200 restored images take about 3 GiB
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same content gives the same bytes
 

@@ -158,7 +158,11 @@ def load_run(path: Path, roots: Sequence[Path] = ()) -> Run:
     """
     if path.is_file() and path.suffix.lower() == ".zip":
         folder, manifest = opened_bundle(path)
-        return replace(_load_folder(folder, path), roots=tuple(roots), bundle=path, has_images=bool(manifest["images"]))
+        try:
+            run = _load_folder(folder, path)
+        except UserError as error:  # the user knows the bundle, not the folder that it was unpacked to
+            raise UserError(str(error).replace(str(folder), str(path))) from None
+        return replace(run, roots=tuple(roots), bundle=path, has_images=bool(manifest["images"]))
     if path.is_file():
         return _load_json(path) if path.suffix == ".json" else make_run(path, {}, read_csv(path))
     return replace(_load_folder(path, path), roots=tuple(roots))
@@ -183,7 +187,10 @@ def _load_folder(folder: Path, named: Path) -> Run:
     for stage in listed if isinstance(listed, list) else []:
         if not isinstance(stage, dict) or not {"label", "scores"} <= stage.keys():
             raise UserError(f"stages: {named}/run.json, '{stage}', must have a label and scores; test the model again")
-        scores = read_csv(folder / str(stage["scores"]))
+        file = folder / str(stage["scores"])
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"stages: {named}/run.json, {str(stage['scores'])!r} lies outside the run's folder")
+        scores = read_csv(file)
         stages.append(Stage(str(stage["label"]), scores, bool(stage.get("reference", False))))
     run = make_run(folder, info, read_csv(folder / "scores.csv"), stages)
     return run if info.get("label") or info.get("model") else replace(run, label=named.stem)

@@ -12,6 +12,7 @@ def serve(
     port: int = 7860,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    offload: Literal["none", "model", "group"] | None = None,
     max_megabytes: int = 200,
     max_pixels: int = 268_435_456,
 ) -> int:
@@ -26,6 +27,7 @@ def serve(
         port: port to listen on
         device: auto, cpu, cuda, cuda:1, mps, ...
         dtype: type of the weights; auto is bfloat16 on GPUs that have it and float32 on CPUs
+        offload: keep idle parts of the model on the CPU, or (group) also the U-Net's layers, as for `unildiff restore`
         max_megabytes: largest upload
         max_pixels: largest image that is read, in pixels
 
@@ -36,7 +38,7 @@ def serve(
     from unildiff.restoring.options import RestoreOptions
     from unildiff.utils.validation import PositiveInt, build
 
-    options = RestoreOptions(model=model, device=device, dtype=dtype)
+    options = RestoreOptions(model=model, device=device, dtype=dtype, offload=offload)
     check_model(options)
     limits = (build(PositiveInt, max_megabytes, "max_megabytes"), build(PositiveInt, max_pixels, "max_pixels"))
     if find_spec("gradio") is None:
