@@ -15,7 +15,7 @@ from typing import Any
 
 from unildiff.utils import datamodules
 from unildiff.utils.errors import UserError
-from unildiff.utils.paths import config_path
+from unildiff.utils.paths import config_path, with_home
 from unildiff.utils.validation import shown
 from unildiff.utils.yaml_files import parse_yaml
 
@@ -173,7 +173,7 @@ def read_config(path: Path) -> dict[str, Any]:
             raise UserError(f"config: {path}: trainer is {shown(part)}; it must be a set of keys such as max_steps")
         if isinstance(part, dict) and not isinstance(part.get("init_args", {}), dict):
             raise UserError(f"config: {path}: {name}.init_args is {shown(part['init_args'])}; it must be a set of keys")
-    return content
+    return dict(with_home(content))
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from io import TextIOWrapper
 from unildiff import __version__
 from unildiff.cli.commands import COMMANDS, GROUPS
 from unildiff.utils.errors import UserError
+from unildiff.utils.paths import with_home
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")
     try:
         try:
-            return run(list(sys.argv[1:] if argv is None else argv))
+            return run([in_home(argument) for argument in (sys.argv[1:] if argv is None else argv)])
         finally:
             flush_output()  # a failed write must show here; at interpreter exit it would be a traceback
     except UserError as error:
@@ -42,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except FileNotFoundError:
+        if folder_exists():
+            raise
+        print("unildiff: error: the current folder does not exist any more; change to another", file=sys.stderr)
+        return 2
     except OSError:
         if (code := output_is_lost()) is None:
             raise
@@ -79,6 +85,22 @@ def run(arguments: list[str]) -> int:
     from unildiff.cli.parsing import call_function
 
     return call_function(chosen, f"unildiff {name}", rest)
+
+
+def in_home(argument: str) -> str:
+    """Return an argument with ``~`` replaced where a shell leaves it: in ``--option=~/folder`` and within quotes."""
+    option, equals, value = argument.partition("=")
+    if option.startswith("--") and equals:
+        return f"{option}={with_home(value)}"
+    return str(with_home(argument))
+
+
+def folder_exists() -> bool:
+    """Whether the current folder exists; somebody may have removed it."""
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def function(command: str) -> Callable[..., int | None]:

@@ -15,6 +15,7 @@ from jsonargparse._parameter_resolvers import get_signature_parameters
 from lightning.pytorch import Trainer
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.paths import with_home
 from unildiff.utils.validation import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -74,6 +75,8 @@ def check_settings(command: str, config: Any) -> None:
     Raises:
         UserError: a setting is out of range; one line names it.
     """
+    for key in [key for key in ("run_dir", "model", "data") if config.get(key) is not None]:
+        _expand_home(config, key)
     build(bool | Seed, config.get("seed_everything", 0), "seed_everything")
     build(str | None, config.get("run_dir"), "run_dir")
     trainer = config.get("trainer", {})
@@ -107,6 +110,16 @@ def check_settings(command: str, config: Any) -> None:
         _check_classes(config.get(name), name)
     if command == "validate" and trainer.get("limit_val_batches") == 0:
         raise UserError("trainer.limit_val_batches is 0, so there is nothing to validate; leave it out")
+
+
+def _expand_home(place: Any, key: Any) -> None:
+    """Replace ``~`` in the texts of a part of the config, in place."""
+    value = place[key]
+    if isinstance(value, list | str):
+        place[key] = with_home(value)
+    elif hasattr(value, "keys"):
+        for name in list(value.keys()):
+            _expand_home(value, name)
 
 
 def _check_classes(value: Any, where: str) -> None:

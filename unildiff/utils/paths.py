@@ -1,7 +1,10 @@
 """Where packaged files are, in a checkout and in an installed copy, from any folder."""
 
+import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from unildiff.utils.errors import UserError
 
@@ -43,3 +46,31 @@ def config_path(name: str | Path) -> Path:
 def weights_path(name: str) -> Path:
     """Return the folder of shipped weights, e.g. ``tiny``; it need not exist."""
     return PACKAGE / "weights" / name
+
+
+def with_home(value: Any) -> Any:
+    """Return a value with ``~`` replaced by the home folder in every text that is ``~`` or begins with ``~/``, at any depth.
+
+    Shells replace it only where it begins an argument, and never in a file.
+
+    Raises:
+        UserError: there is no home folder.
+    """
+    if isinstance(value, Mapping):
+        return {key: with_home(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [with_home(each) for each in value]
+    if not isinstance(value, str) or not (value == "~" or value.startswith("~/")):
+        return value
+    path = os.path.expanduser(value)
+    if not os.path.isabs(path):
+        raise UserError(f"{value}: the home folder is not known (HOME is {os.environ.get('HOME')!r}); give a full path")
+    return path
+
+
+def cache_folder() -> Path | None:
+    """Return the folder for what may be lost, of the XDG base directory specification; None where none is named by a full path."""
+    for folder in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if os.path.isabs(folder):
+            return Path(folder) / "unildiff"
+    return None

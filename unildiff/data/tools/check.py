@@ -32,6 +32,7 @@ from unildiff.data.sources import every_image
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder
 from unildiff.utils.parallel import cores, ordered, progress
+from unildiff.utils.paths import cache_folder
 from unildiff.utils.store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -232,13 +233,17 @@ def _look(files: Sequence[Path], report: Report) -> tuple[dict[Path, Look], dict
 
     What is known is kept in ``$XDG_CACHE_HOME/unildiff/check``: data folders often cannot be written to.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "unildiff" / "check"
+    base = cache_folder()
     looks: dict[Path, Look] = {}
     broken: dict[Path, str] = {}
     with contextlib.ExitStack() as stack:
         known: Store | None = None
         try:
-            known = Store(base / hashlib.blake2b(str(report.root).encode(), digest_size=12).hexdigest(), write=True)
+            if base is None:
+                raise UserError("no folder for caches: XDG_CACHE_HOME and HOME name none by its full path")
+            known = Store(
+                base / "check" / hashlib.blake2b(str(report.root).encode(), digest_size=12).hexdigest(), write=True
+            )
             known.__enter__()
             stack.push(partial(_close, known))
         except UserError as error:
