@@ -133,7 +133,10 @@ def test_exported_folder_has_the_same_pixels(
     assert (again / "README.md").read_text() == (out / "README.md").read_text()
 
 
-def test_card_says_data_recipe_protocol_and_scores(chain: dict[str, tuple[Path, UniLDiff]], tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("default:the model card leaves out")
+def test_card_says_data_recipe_protocol_and_scores(
+    chain: dict[str, tuple[Path, UniLDiff]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, _ = chain["decoder"]
     run = path.parent.parent
     about = {
@@ -158,8 +161,18 @@ def test_card_says_data_recipe_protocol_and_scores(chain: dict[str, tuple[Path, 
     for file in ("run.json", "scores.csv"):  # of tests that were stopped
         (run / f"test-{file}").mkdir()
         (run / f"test-{file}" / file).write_text("{}")
+    for name, record, scores in (("record", "{", rows), ("list", "[]", rows), ("scores", "{}", "name,psnr\na,b\n")):
+        (run / f"test-damaged-{name}").mkdir()
+        (run / f"test-damaged-{name}" / "run.json").write_text(record)
+        (run / f"test-damaged-{name}" / "scores.csv").write_text(scores)
+    (run / "test-own").mkdir()
+    own = {"data": "folder", "data_kind": "real", "published": False, "count": []}
+    (run / "test-own" / "run.json").write_text(json.dumps(own))
+    (run / "test-own" / "scores.csv").write_text(rows)
     assert main(["export", str(path), "--out", str(tmp_path / "exported")]) == 0
     card = re.sub(" +", " ", (tmp_path / "exported" / "README.md").read_text())
+    warned = capsys.readouterr().err
+    assert all(f"test-damaged-{name}" in warned for name in ("record", "list", "scores")) and "damaged" not in card
     for said in (
         "library_name: diffusers",
         "| trained on | CDD11DataModule |",
@@ -168,7 +181,9 @@ def test_card_says_data_recipe_protocol_and_scores(chain: dict[str, tuple[Path, 
         "| averaged weights (EMA) | yes |",
         "| optimiser steps | 2 |",
         "| protocol | onerestore |",
-        "cdd11 (sample set, 3 images)",
+        "cdd11 (3 images, sample set)",
+        "folder (3 images)",
+        "| sampling | the steps end at t = 0 |",
         "| haze | 2 | 30.5 | 0.8 |",
         "| avg | 3 | 25.25 | 0.65 |",  # over degradations
     ):

@@ -2,11 +2,13 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 from unildiff import __version__
 from unildiff.metrics.rows import means, read_csv
+from unildiff.utils.errors import UserError
 from unildiff.utils.files import read_object
 from unildiff.weights.checkpoints import StageCheckpoint
 from unildiff.weights.load import weights_folder
@@ -52,6 +54,7 @@ def card_of_checkpoint(checkpoint: StageCheckpoint) -> str:
         "averaged weights (EMA)": "yes" if checkpoint.averaged else "no",
         **{f"optimizer, {key.replace('_', ' ')}": value for key, value in (settings.get("optimizer") or {}).items()},
         "text dropout": settings.get("text_dropout", "not known"),
+        "sampling": _sampling(settings.get("network") or {}),
     }
     data = {
         "trained on": fit.get("data", "not known"),
@@ -79,21 +82,31 @@ def card_of_folder(source: str) -> str:
 
 
 def _scores(folder: Path) -> str:
-    """Return the section of one test: protocol, data, and means per degradation."""
-    about = _json(folder / "run.json")
-    kind = "sample set" if about.get("data_kind") == "sample" else "real data"
+    """Return the section of one test: protocol, data, and means per degradation; none, with a warning, if it is damaged."""
+    try:
+        about, scores = _json(folder / "run.json"), read_csv(folder / "scores.csv")
+    except UserError as error:
+        warnings.warn(f"the model card leaves out {folder}: {error}", stacklevel=2)
+        return ""
+    kind = {"real": ", real data", "sample": ", sample set"}.get(str(about.get("data_kind")), "")
     facts = {
         "protocol": about.get("protocol"),
-        "data": f"{about.get('data')} ({kind}, {sum((about.get('count') or {}).values())} images)",
+        "data": f"{about.get('data')} ({len(scores)} images{kind if about.get('published') is not False else ''})",
         "steps, guidance, start": f"{about.get('steps')}, {about.get('guidance_scale')}, {about.get('start')}",
         "seed": about.get("seed"),
     }
-    table = means(read_csv(folder / "scores.csv"))
+    table = means(scores)
     metrics = [name for name in table.columns if name in ("psnr", "ssim", "lpips", "dists")]
     shown = table[metrics].map(lambda value: "-" if math.isnan(value) else f"{value:.4g}")
     shown.insert(0, "images", table["count"].astype(int).astype(str))
     text = shown.rename_axis("degradation").to_markdown(disable_numparse=True)
     return _table(f"Scores ({folder.name})", facts) + f"\n{text}\n"
+
+
+def _sampling(network: dict[str, Any]) -> str:
+    """Return where the steps of the sampler end by default."""
+    last = network.get("last_timestep") or 0
+    return f"the steps end at t = {last}, then one step to the clean latents" if last else "the steps end at t = 0"
 
 
 def _table(title: str, facts: dict[str, Any]) -> str:
