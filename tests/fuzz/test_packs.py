@@ -73,3 +73,13 @@ def test_damaged_pages(folder: Path) -> None:
         found[outcome(folder, root)] += 1
     assert set(found) == {0, 2}, found
     assert found[2] > 50
+
+
+@pytest.mark.parametrize("place", [44, 92], ids=["free pages", "values"])
+def test_flags_of_a_database_that_end_lmdb_with_an_assertion(place: int, folder: Path) -> None:
+    """They lie at 44 and 92 of both first pages, after size and padding of each tree; 4 announces duplicate keys."""
+    data = bytearray((folder / "data.mdb").read_bytes())
+    for page in (0, PAGE):
+        data[page + place] |= 4
+    (folder / "data.mdb").write_bytes(data)
+    assert outcome(folder, folder.parent / "set") == 2

@@ -10,12 +10,10 @@ import os
 import struct
 from pathlib import Path
 
-_META = struct.Struct(
-    "<16xII8xQ" + "IHHQQQQQ" * 2 + "QQ"
-)  # after the page header: magic, version, two trees, last page
+_META = struct.Struct("<16xII8xQ" + "IHHQQQQQ" * 2 + "QQ")  # after the header: magic, version, two trees, last page
 _HEADER = struct.Struct("<Q2xHHH")  # number of the page, flags, end of the pointers, start of the nodes
 _NODE = struct.Struct("<HHHH")  # two halves of a size or a page number, flags or its highest part, size of the key
-_MAGIC, _BRANCH, _LEAF, _OVERFLOW, _BIG = 0xBEEFC0DE, 1, 2, 4, 1
+_MAGIC, _BRANCH, _LEAF, _BIG, _DUPLICATES = 0xBEEFC0DE, 1, 2, 1, 4
 _EMPTY = 2**64 - 1
 
 
@@ -45,6 +43,8 @@ def check_pages(file: Path, transaction: int, free: bool) -> None:
         if not found:
             raise DamagedPages(f"no transaction {transaction}")
         meta = found[0]
+        if meta[4] & _DUPLICATES or meta[12]:  # LMDB fails an assertion
+            raise DamagedPages("flags of the database")
         pages = meta[-2] + 1
         if pages * size > os.fstat(handle).st_size:
             raise DamagedPages(f"{os.fstat(handle).st_size:,} bytes of {pages * size:,}")
