@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from unildiff.data.walk import find_images, is_image, shown
+from unildiff.restoring.inputs import LISTS, listed_images
 from unildiff.restoring.options import Format
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder
@@ -61,12 +62,14 @@ class Work:
 
 
 def find_work(src: Path, out: Path, format: Format | None = None) -> Work:
-    """Return the work for a file or a folder.
+    """Return the work for a file, a list of files or a folder.
 
     Raises:
         UserError: there is nothing to restore, the names do not fit, or a result would overwrite an input.
     """
-    if src.is_file() or (not src.is_dir() and src.suffix):
+    if src.is_file() and src.suffix.lower() in LISTS:
+        work = _listed(src, out, format)
+    elif src.is_file() or (not src.is_dir() and src.suffix):
         work = _single(src, out, format)
     else:
         work = _folder(src, out, format)
@@ -92,6 +95,18 @@ def _single(src: Path, out: Path, format: Format | None) -> Work:
         return Work([Job(src, out, os.fspath(src.name))], None)
     _check_folder(out)
     return Work([Job(src, out / result_names([src.name], format)[0], src.name)], out)
+
+
+def _listed(src: Path, out: Path, format: Format | None) -> Work:
+    _check_folder(out)
+    entries = list(listed_images(src))
+    names = [name for _, name in entries]
+    if not names:
+        raise UserError(f"restore: no images in the list {shown(src)}; give a path in each line")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"restore: {shown(src)} has {twice[0]} more than once; results need different names")
+    targets = [out / name for name in result_names(names, format)]
+    return Work([Job(file, target, name) for (file, name), target in zip(entries, targets, strict=True)], out)
 
 
 def _folder(src: Path, out: Path, format: Format | None) -> Work:

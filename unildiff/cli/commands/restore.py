@@ -26,7 +26,7 @@ _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
 def restore(
-    src: Path,
+    src: str,
     out: Path,
     model: str = "tiny",
     num_inference_steps: int = 20,
@@ -62,7 +62,7 @@ def restore(
     code is then 3. The pixels depend on the image and the seed only, and equal those that `unildiff test` scores.
 
     Args:
-        src: image or folder of images
+        src: image, folder of images, list of images (.txt, .jsonl), or URL of either that fsspec reads (s3://...)
         out: folder for the results, or a file name if src is one image
         model: tiny, a folder made by `unildiff export`, or a checkpoint
         num_inference_steps: sampling steps
@@ -100,14 +100,16 @@ def restore(
     given = arguments | {"memory": None if memory is None else memory_bytes(memory)}
     from unildiff.data.walk import shown
     from unildiff.restoring import jobs as planned
+    from unildiff.restoring.inputs import local_source
     from unildiff.utils.validation import PositiveInt, build
 
     options = RestoreOptions(**{field.name: given[field.name] for field in fields(RestoreOptions)})
     if max_pixels is not None:
         os.environ["UNILDIFF_MAX_PIXELS"] = str(build(PositiveInt, max_pixels, "max_pixels"))
-    work = planned.find_work(src, out, format)
+    source = local_source(str(src), out)
+    work = planned.find_work(source, out, format)
     part, parts, origin = planned.shard(shard, os.environ)
-    caption_of = _captions(src, captions, [job.source for job in work.jobs])
+    caption_of = _captions(source, captions, [job.source for job in work.jobs])
     check_model(options)
     if engine == "ray" and find_spec("ray") is None:
         raise UserError("engine: Ray is not installed; `pip install 'unildiff[ray]'`, or leave --engine out")
