@@ -62,7 +62,7 @@ def restore(
     code is then 3. The pixels depend on the image and the seed only, and equal those that `unildiff test` scores.
 
     Args:
-        src: image, folder of images, list of images (.txt, .jsonl), or URL of either that fsspec reads (s3://...)
+        src: image, folder, list of images (.txt, .jsonl) or address of a store (s3://...)
         out: folder for the results, or a file name if src is one image
         model: tiny, a folder made by `unildiff export`, or a checkpoint
         num_inference_steps: sampling steps
@@ -76,8 +76,7 @@ def restore(
         timestep_spacing: by default the model's own; SDXL-Lightning needs trailing
         batch_size: images of equal size that go through the model together; results can differ by rounding
         format: format of the results, by default each image's
-        colour: take the low frequencies of colours from the image (input), only from images that the model judges right (auto), or not
-            at all (none)
+        colour: take colours from the image (input), only if the model judges it right (auto), or not (none)
         uncertainty: further seeds whose spread is written as NAME.uncertainty.png
         in_doubt: where these seeds disagree, keep the input (input) or not
         provenance: note model, seed and settings in EXIF
