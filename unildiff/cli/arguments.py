@@ -125,7 +125,7 @@ class TrainerArguments:
             arguments += layer
         arguments += [f"--config={path}" for path in self.configs]
         if self.data is not None:
-            data = self.data if _class_or_file(self.data) else datamodules.class_path(self.data)
+            data = _data_of_options(self.data) if _class_or_file(self.data) else datamodules.class_path(self.data)
             arguments += ["--data=null", f"--data={data}"]
         if self.model is not None:
             arguments += ["--model=null", f"--model={self.model}", *layer]
@@ -190,6 +190,15 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         if value.startswith("-") or not value:
             raise UserError(f"{option}: no value given; e.g. {option} {_EXAMPLES[option]}")
         yield option, value
+
+
+def _data_of_options(value: str) -> str:
+    """Return an option file of BasicSR translated as JSON; a class path or another file as it is."""
+    if not value.endswith((".yaml", ".yml")):
+        return value
+    from unildiff.data.tools.convert import convert, has_dataset_blocks
+
+    return json.dumps(convert(Path(value))) if has_dataset_blocks(read_config(Path(value))) else value
 
 
 def _class_or_file(value: str) -> str | None:

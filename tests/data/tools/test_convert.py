@@ -1,5 +1,6 @@
 """Option files of BasicSR, read by our own parser and then by the datamodule that they describe."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from datamodules.folder import FolderDataModule
 from tests.fake_trees.images import pair
+from unildiff.cli.arguments import TrainerArguments
 from unildiff.cli.main import main
 from unildiff.data.file_pairs import FilePairs
 from unildiff.data.pair import Split
@@ -59,6 +61,8 @@ def test_an_option_file_becomes_a_config_that_reads_its_pairs(
         "batch_size": 2,
         "num_workers": 0,
     }
+    directly = TrainerArguments.parse("fit", ["--data", str(tmp_path / "options.yml")]).ordered()
+    assert json.loads(directly[-1].removeprefix("--data=")) == config
     data = FolderDataModule(**config["init_args"], on_error="raise")
     data.setup("fit")
     assert {(p.lq.name, p.gt.name) for p in data.training_samples().pairs} == {

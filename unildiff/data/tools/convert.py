@@ -37,9 +37,9 @@ def convert(options: Path) -> dict[str, Any]:
         raise UserError(
             f"cannot read {options}: {' '.join(str(error).split())}; give an option file of BasicSR"
         ) from None
-    blocks = given.get("datasets", {"train": given}) if isinstance(given, dict) else {}
-    if not isinstance(blocks, dict) or not any(isinstance(b, dict) and set(_ROOTS) & set(b) for b in blocks.values()):
+    if not has_dataset_blocks(given):
         raise UserError(f"{options} has no dataset with dataroot_lq and dataroot_gt; give an option file of BasicSR")
+    blocks = given.get("datasets", {"train": given})
     places: dict[str, list[list[Path]]] = {}
     lists: dict[str, str] = {}
     settings: dict[str, Any] = {}
@@ -62,6 +62,12 @@ def convert(options: Path) -> dict[str, Any]:
         "class_path": "datamodules.folder.FolderDataModule",
         "init_args": _arguments(options, places, templates.pop()) | ({"meta_info": lists} if lists else {}) | settings,
     }
+
+
+def has_dataset_blocks(content: Any) -> bool:
+    """Return whether the content of a file is one of BasicSR's dataset blocks or holds some."""
+    blocks = content.get("datasets", {"train": content}) if isinstance(content, dict) else {}
+    return isinstance(blocks, dict) and any(isinstance(b, dict) and set(_ROOTS) & set(b) for b in blocks.values())
 
 
 def _roots(options: Path, name: str, block: Mapping[str, Any]) -> list[list[Path]]:
