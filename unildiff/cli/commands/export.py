@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import output_file
 from unildiff.weights.source import check_source
 
 
@@ -39,10 +40,13 @@ def export(
     if out is not None:
         _refuse_foreign(out)
     check_source(ckpt)
+    if onnx is not None:
+        output_file(onnx)
+    if init_from is not None and not init_from.startswith("faithdiff:"):
+        check_source(init_from)
 
     import torch
 
-    from unildiff.utils.files import output_folder
     from unildiff.weights.load import load_restorer, model_from_checkpoint
     from unildiff.weights.model_card import card_of_checkpoint, card_of_folder
     from unildiff.weights.pipeline import UniLDiffPipeline
@@ -57,7 +61,6 @@ def export(
     if onnx is not None:
         from unildiff.weights.onnx import export_onnx
 
-        output_folder(onnx.parent)
         export_onnx(model.float(), onnx, onnx_steps, source=f"{ckpt}; training data: see the model card")
         print(f"{onnx}: {onnx.stat().st_size / 1e6:,.1f} MB")
     if out is None:

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
+from unildiff.utils.datamodules import known_name
+from unildiff.utils.files import input_folder, output_folder
 from unildiff.utils.validation import PixelCount, PositiveInt, Range, Seed
+from unildiff.weights.source import check_source
 
 
 def figures(
@@ -46,6 +49,12 @@ def figures(
     Raises:
         UserError: There is no such dataset, model, metric or device.
     """
+    data = known_name(data)
+    check_source(model)
+    if root is not None:
+        input_folder(root, "the dataset")
+    output_folder(out)
+
     from unildiff.analysis.model_figures import Options, draw_all, test_samples
     from unildiff.diffusion.sampler import SamplingSettings
     from unildiff.weights.load import load_restorer, pick_device
