@@ -62,15 +62,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--scenes", type=Path, default=Path("cache/scenes224"), help="cache of generated scenes of 224 pixels"
     )
-    made.add_argument("--scene_count", type=int, default=6000)
+    made.add_argument("--scene_count", type=int, default=2000)
     made.add_argument("--cache", type=Path, default=Path("cache/tone"))
     made.add_argument("--batches", type=int, default=BATCHES)
-    made.add_argument("--steps", type=int, default=4000)
+    made.add_argument("--steps", type=int, default=10000)
     made.add_argument("--seed", type=int, default=0)
     return made
 
 
-BATCHES = 500
+BATCHES = 1650
 
 
 def make_batches(options: argparse.Namespace, model: UniLDiff) -> None:

@@ -27,7 +27,7 @@ class ToneCorrection(nn.Module):
     The decoder stage sees crops, so it applies the correction without training it; ``studies/tone.py`` trains it on whole images.
     """
 
-    WIDTH = 160
+    WIDTH = 256
 
     def __init__(self) -> None:
         super().__init__()
