@@ -9,7 +9,9 @@ from PIL import Image
 MISTAKES = [
     ["table", "table2", "nothere"],
     ["table", "table9", "run"],
+    ["table", "table2", "run", "--others", "X=nothere"],
     ["compare", "nothere", "neither"],
+    ["report", "a", "--data_root", "nothere"],
     ["report", "nothere"],
     ["leaderboard", "nothere"],
     ["score", "a", "b", "--metrics", "psnrr"],

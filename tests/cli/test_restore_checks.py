@@ -13,7 +13,7 @@ from skimage import data
 from tests.small import NETWORK, small_model
 from unildiff.cli.main import main
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.restoring.checks import DOUBT, CheckedImage, _borders, _keep_doubtful
+from unildiff.restoring.checks import DOUBT, CheckedImage, _borders, _check_colour, _keep_doubtful
 from unildiff.restoring.colour import judged, low_frequencies, shift, transferred
 from unildiff.restoring.options import RestoreOptions
 from unildiff.restoring.seams import HIGH, seam_score
@@ -115,6 +115,21 @@ def test_eight_tiles_show_no_more_than_the_whole_image() -> None:
         scores.append([seam_score(each, image.astype(np.float32), rows, columns) for each in made])
     tiled, whole = np.mean(scores, axis=0)
     assert tiled <= whole + 0.03, scores
+
+
+@pytest.mark.parametrize(
+    ("side", "moved", "warns"), [(64, 13, True), (64, 11, False), (200, 13, False), (200, 25, True)]
+)
+def test_a_moved_colour_is_a_warning_sooner_in_small_images(side: int, moved: int, warns: bool) -> None:
+    original = np.full((side, 210, 3), 100, np.float32)
+    result = CheckedImage(original + np.float32([0, -moved, 0]))
+    _check_colour(result, original, "none", 0.0)
+    assert result.measured["colour_shift"] == [0, -moved, 0] and bool(result.warnings) == warns
+    if warns:
+        start = f"the image is small (210x{side}) and its" if side < 128 else "its"
+        assert result.warnings == [
+            f"{start} mean colour moved by -{moved} of 255; if it should not, use --colour input"
+        ]
 
 
 def test_auto_colour_needs_a_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def test_damaged_pages(folder: Path) -> None:
     assert outcome(folder, root) == 0
     rng, found = np.random.default_rng(5), Counter[int]()
     inner = [n for n in range(len(whole) // PAGE) if n < 2 or whole[n * PAGE + 10] & 3]  # metas, branches and leaves
-    for number in range(150):
+    for number in range(90):
         data = bytearray(whole)
         page = int(rng.choice(inner)) if number % 3 else int(rng.integers(len(whole) // PAGE))
         place = page * PAGE + int(rng.integers(PAGE if number % 4 == 0 else 200))
@@ -72,7 +72,7 @@ def test_damaged_pages(folder: Path) -> None:
         (folder / "lock.mdb").unlink(missing_ok=True)
         found[outcome(folder, root)] += 1
     assert set(found) == {0, 2}, found
-    assert found[2] > 50
+    assert found[2] > 25
 
 
 @pytest.mark.parametrize("place", [44, 92], ids=["free pages", "values"])

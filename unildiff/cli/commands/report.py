@@ -16,6 +16,7 @@ def report(
         data_root: Folders of datasets whose images the scores name; other files outside of the runs are not embedded.
     """
     from unildiff.results.report import write_report
+    from unildiff.utils.files import input_folder
 
-    write_report(run_dirs, out, data_root)
+    write_report(run_dirs, out, [input_folder(root, "the images of a dataset") for root in data_root])
     print(f"{out} ({out.stat().st_size / 2**20:.1f} MiB): open it in a browser")

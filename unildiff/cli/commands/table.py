@@ -27,8 +27,9 @@ def table(
     """
     from unildiff.results.runs import labelled, load_named_run
     from unildiff.results.table_files import write_table
+    from unildiff.utils.files import input_folder
 
-    methods = {label: folder for label, folder in map(labelled, others)}
+    methods = {label: input_folder(folder, f"the images of {label}") for label, folder in map(labelled, others)}
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 160)
     runs = [load_named_run(given) for given in run_dirs]
     print(write_table(table_id, runs, out, width=width, others=methods, rows=rows), end="")

@@ -49,6 +49,7 @@ def _run(command: str, summary: str | None, arguments: tuple[str, ...]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(f"usage: unildiff {command} [options]\n\n{summary}\n\nThe options most runs need:\n{_OPTIONS}\n")
         print(f"`unildiff {command} --help-all` lists every option.")
+        print("A config is code: the classes that it names are imported and called. Run only configs that you trust.")
         return 0
     if "--print_schema" in arguments:
         from unildiff.cli.schema import config_schema
