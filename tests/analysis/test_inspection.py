@@ -163,7 +163,7 @@ def test_images_of_a_data_set_are_cut_to_their_centre(tmp_path, capsys):
     assert torch.equal(samples[1]["gt"], ground_truth[:, top : top + 64, left : left + 64])
     for arguments, message in (
         ({"data": "udcc"}, "did you mean udc"),
-        ({"data": "udc", "root": tmp_path / "none"}, "does not exist"),
+        ({"data": "udc", "root": tmp_path / "none"}, "no such folder"),
         ({"data": "deadleaves", "root": tmp_path}, "takes no root"),
         ({"data": "udc", "root": tmp_path / "udc", "model": "none"}, "no file or folder none"),
     ):

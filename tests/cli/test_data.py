@@ -85,7 +85,7 @@ def test_layouts_by_any_name(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cdd11", "rain", "five_task"):
         assert data("layout", name) == 0
     assert "CDD-11_test/<degradation> + CDD-11_test/clear" in capsys.readouterr().out
-    assert "unknown set: 'rein'; choose from three_task" in refused(capsys, "layout", "rein")
+    assert "unknown set: 'rein'; did you mean 'rain'? choose from three_task" in refused(capsys, "layout", "rein")
 
 
 def test_check_reports_and_writes(real_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,6 @@ from unildiff.data.batch import PredictBatch, RestorationBatch
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.protocols import chosen_protocol
-from unildiff.results.specs import table_command
 from unildiff.stages.base import StageModule, batch_images, plain
 from unildiff.stages.settings import StageSettings
 from unildiff.stages.testing import Predictions, TestRun, free_folder, means_text
@@ -283,6 +282,8 @@ class RestorationModule(StageModule):
             }
         )
         if self.trainer.is_global_zero:
+            from unildiff.results.specs import table_command  # pandas is not needed for training
+
             print(f"protocol {self.test_run.protocol}, {len(rows)} images of {name}")
             print(means_text(rows))
             for note in self.test_run.notes:
