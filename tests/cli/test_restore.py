@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -166,6 +167,8 @@ def test_a_full_disk_ends_the_run_at_the_first_image(
         (["nowhere", "out"], "no such folder: nowhere"),
         (["empty", "out"], "empty folder: empty"),
         (["text", "out"], "no images in text"),
+        (["", "out"], "the path of the images is empty"),
+        (["pipe.png", "out"], "not a file: pipe.png"),
         (["photos/rgb.png", "photos/rgb.png"], "would be overwritten"),
         (["photos", "photos"], "give another folder"),
         (["photos", "out", "--model", "nothing"], "no file or folder nothing"),
@@ -197,6 +200,7 @@ def test_mistakes_get_one_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("hello")
+    os.mkfifo("pipe.png")
     model = [] if "--model" in arguments else ["--model", str(weights)]
     assert (
         main(

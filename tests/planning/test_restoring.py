@@ -126,6 +126,11 @@ def test_memory_is_planned_for_cpu_and_cuda_and_with_what_is_installed(monkeypat
         UserError, match="memory: can be planned for NVIDIA GPUs and CPUs, and the device is mps; leave"
     ):
         fitting(options, [(64, 64)])
+    if not torch.cuda.is_available():  # a GPU of another machine needs none here
+        with monkeypatch.context() as here:
+            here.setattr(restoring, "pick_device", lambda name: pytest.fail("asked for a device here"))
+            chosen, _ = fitting(replace(options, device="cuda"), [(64, 64)], elsewhere=True)
+        assert chosen.dtype == "bfloat16"
     seen: list[tuple[str, ...]] = []
 
     def choose(planner: RestorePlanner, images: object, allowed: Limits) -> RestorePlan:

@@ -14,9 +14,13 @@ from PIL import Image
 
 from tests.small import small_model
 from unildiff.cli.main import main
+from unildiff.restoring.jobs import Job
+from unildiff.restoring.options import RestoreOptions
+from unildiff.utils.errors import UserError
 from unildiff.weights.folder import save_model
 
 ray = pytest.importorskip("ray", reason="needs Ray (the extra unildiff[ray])")
+from unildiff.restoring.ray_engine import RestoringActor, worker_device
 
 
 def count(folder: Path) -> int:
@@ -57,13 +61,20 @@ def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(
         monkeypatch.chdir(tmp_path)
         again = ["restore", "pair", "ray", *fixed, "--model", "weights", "--engine", "ray"]
         listed = count(tmp_path / "ray")
-        assert main(again) == 0 and count(tmp_path / "ray") == listed  # done before
+        capsys.readouterr()
         monkeypatch.setenv("UNILDIFF_MAX_PIXELS", "")  # restored after the test
         Image.new("RGB", (64, 64)).save(pair / "1.png")
-        assert main([*again, "--no-skip_existing", "--max_pixels", "1000"]) == 3  # 24x32 is less, 64x64 is more
-        assert count(tmp_path / "ray") == listed + 1
+        with monkeypatch.context() as driver:  # it needs no device of the workers
+            driver.setattr("unildiff.restoring.load.pick_device", lambda name: pytest.fail("asked for a device here"))
+            assert main([*again, "--max_pixels", "1000"]) == 3  # 24x32 is less, 64x64 is more
+        assert "0 of 2 images restored to ray, 1 done before" in capsys.readouterr().out
+        assert count(tmp_path / "ray") == listed
         monkeypatch.delenv("UNILDIFF_MAX_PIXELS")
-        capsys.readouterr()
+        with monkeypatch.context() as driver:
+            driver.setattr(ray, "cluster_resources", lambda: {"CPU": 2, "GPU": 1})
+            assert [worker_device(name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+        with pytest.raises(UserError, match="the Ray cluster has no GPU"):
+            worker_device("cuda")
         shutil.copytree(tmp_path / "weights", tmp_path / "damaged")
         next((tmp_path / "damaged" / "unet").glob("*.safetensors")).write_bytes(b"damaged")
         assert main([*again, "--overwrite", "--model", "damaged"]) == 2
@@ -78,3 +89,15 @@ def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(
         {path.name: path.read_bytes() for path in (tmp_path / kind).glob("*.png")} for kind in ("plain", "ray")
     )
     assert len(plain) == 12 and made == plain
+
+
+def test_an_actor_skips_what_is_done_only_if_told_to(tmp_path: Path) -> None:
+    save_model(small_model(), tmp_path / "weights", torch.float32)
+    Image.new("RGB", (24, 32)).save(tmp_path / "a.png")
+    job = Job(tmp_path / "a.png", tmp_path / "out" / "a.png", "a.png")
+    options = RestoreOptions(model=str(tmp_path / "weights"), num_inference_steps=1, device="cpu")
+    found = [
+        RestoringActor(options, lambda path: "", tmp_path / "out", skip).restore([job]) for skip in (True, True, False)
+    ]
+    assert found == [(1, 0, []), (1, 1, []), (1, 0, [])]
+    assert count(tmp_path / "out") == 2

@@ -262,13 +262,21 @@ def _first_tile_only(gpu: bool) -> Iterator[None]:
         yield
 
 
-def fitting(options: RestoreOptions, images: Sequence[Size]) -> tuple[RestoreOptions, RestorePlan]:
+def fitting(
+    options: RestoreOptions, images: Sequence[Size], elsewhere: bool = False
+) -> tuple[RestoreOptions, RestorePlan]:
     """Return options that keep a restoration of these images below ``options.memory``, and their plan.
+
+    Args:
+        options: settings of the run.
+        images: height and width of each.
+        elsewhere: whether other machines restore, whose device this one may lack.
 
     Raises:
         UserError: nothing fits, or there is no such device, or one whose memory cannot be planned.
     """
-    device = pick_device(options.device)
+    there = "cpu" if options.device == "auto" else options.device
+    device = torch.device(there) if elsewhere else pick_device(options.device)
     if device.type not in ("cpu", "cuda"):
         raise UserError(
             f"memory: can be planned for NVIDIA GPUs and CPUs, and the device is {device.type}; leave --memory out, and give "

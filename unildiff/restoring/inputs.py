@@ -27,6 +27,8 @@ def local_source(src: str, out: Path) -> Path:
     Raises:
         UserError: the URL cannot be read or holds no image, or the copies cannot be written.
     """
+    if not src:
+        raise UserError("restore: the path of the images is empty; give an image, a list of images or a folder")
     if "://" not in src:
         return Path(src)
     import fsspec

@@ -82,6 +82,8 @@ def find_work(src: Path, out: Path, format: Format | None = None) -> Work:
 def _single(src: Path, out: Path, format: Format | None) -> Work:
     if not src.exists():
         raise UserError(f"no such file: {shown(src)}; check the path")
+    if not src.is_file():
+        raise UserError(f"not a file: {shown(src)}; give an image, a list of images or a folder")
     if not is_image(src):  # by its name; its content may still be one
         from unildiff.data.images import image_size
 

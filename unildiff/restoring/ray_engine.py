@@ -5,7 +5,7 @@ Which actor restores an image does not change the result.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -15,8 +15,9 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util import ActorPool
 
 from unildiff.restoring.jobs import Job
-from unildiff.restoring.load import load
+from unildiff.restoring.load import load, recipe
 from unildiff.restoring.manifest import Done, Manifest, read_entries
+from unildiff.restoring.options import RestoreOptions
 from unildiff.restoring.progress import BatchProgress
 from unildiff.restoring.recipe import Recipe
 from unildiff.restoring.run import Outcome, Restorer, run
@@ -30,69 +31,97 @@ class RestoringActor:
     """One process with a model.
 
     Args:
-        recipe: settings of the run.
+        options: settings of the run.
+        caption_of: content caption of a file.
         folder: folder of the results.
         skip: whether images that the manifests call done when the actor starts, or starts again, are left out.
         max_pixels: largest image, None for the default.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, skip: bool, max_pixels: str | None = None) -> None:
+    def __init__(
+        self,
+        options: RestoreOptions,
+        caption_of: Callable[[Path], str],
+        folder: Path,
+        skip: bool,
+        max_pixels: str | None = None,
+    ) -> None:
         if max_pixels is not None:
             os.environ[_MAX_PIXELS] = max_pixels
-        self._recipe = recipe
+        self._options, self._caption_of = options, caption_of
         self._done = Done(folder) if skip else None
         self._manifest = Manifest(folder, f"ray-{os.getpid()}-{uuid4().hex[:8]}")
-        self._restorer: Restorer | None = None  # loaded by the first block, whose errors reach the driver whole
+        self._recipe: Recipe | None = None  # made by the first block, whose errors reach the driver whole
+        self._restorer: Restorer | None = None
 
-    def restore(self, jobs: list[Job]) -> tuple[int, list[str]]:
-        """Restore a block; return its number of images and what failed, one line each."""
-        self._restorer = self._restorer or load(self._recipe)
+    def restore(self, jobs: list[Job]) -> tuple[int, int, list[str]]:
+        """Restore a block; return its number of images, how many were done before, and what failed, one line each."""
+        made = self._recipe = self._recipe or recipe(self._options, self._caption_of)
         done = self._done
-        waiting = [job for job in jobs if done is None or not done.is_done(job, self._recipe.settings(job))]
-        return len(jobs), run(waiting, self._restorer, self._manifest).failed
+        waiting = [job for job in jobs if done is None or not done.is_done(job, made.settings(job))]
+        if not waiting:
+            return len(jobs), len(jobs), []
+        self._restorer = self._restorer or load(made)
+        return len(jobs), len(jobs) - len(waiting), run(waiting, self._restorer, self._manifest).failed
 
 
-def run_with_ray(jobs: Sequence[Job], recipe: Recipe, folder: Path, skip: bool) -> Outcome:
-    """Restore images on the cluster that ``RAY_ADDRESS`` names, or on this machine.
+def worker_device(device: str) -> str:
+    """Connect to the cluster that ``RAY_ADDRESS`` names, or start one here; return the device of its workers.
 
-    Images, results and the model must be on a disk that every node sees.
+    Raises:
+        UserError: the device is cuda and the cluster has no GPU.
+    """
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if device == "cuda" and not gpus:
+        raise UserError("device: the Ray cluster has no GPU; leave --device out, or start Ray with GPUs")
+    return "cuda" if device == "auto" and gpus else device
+
+
+def run_with_ray(
+    jobs: Sequence[Job], options: RestoreOptions, caption_of: Callable[[Path], str], folder: Path, skip: bool
+) -> tuple[Outcome, int]:
+    """Restore images on the cluster of ``worker_device``; return what became of them and how many were done before.
+
+    Images, results and the model must be on a disk that every node sees. This process needs no GPU: what is done is decided by
+    the workers, whose device chooses the type of the weights.
 
     Args:
         jobs: what to restore.
-        recipe: settings of the run.
+        options: settings of the run, with the workers' device.
+        caption_of: content caption of a file.
         folder: folder of the results.
-        skip: whether an actor that starts again leaves out what the manifests call done.
+        skip: whether what the manifests call done is left out.
 
     Raises:
         UserError: a worker failed, e.g. because a result cannot be written.
     """
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0)) if recipe.options.device in ("auto", "cuda") else 0
-    if recipe.options.device == "cuda" and not gpus:
-        raise UserError("device: the Ray cluster has no GPU; leave --device out, or start Ray with GPUs")
+    gpus = int(resources.get("GPU", 0)) if options.device == "cuda" else 0
     folder = folder.absolute()
-    model = recipe.options.model
-    options = replace(recipe.options, model=model if model == "tiny" else str(Path(model).absolute()))
-    recipe = replace(recipe, options=options)
+    if options.model != "tiny":
+        options = replace(options, model=str(Path(options.model).absolute()))
     there = [replace(job, source=job.source.absolute(), target=job.target.absolute()) for job in jobs]
     blocks = [there[first : first + _BLOCK] for first in range(0, len(there), _BLOCK)]
     count = min(len(blocks), gpus or int(resources.get("CPU", 1)))
     made = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1, num_gpus=1 if gpus else 0)(RestoringActor)
-    pool = ActorPool([made.remote(recipe, folder, skip, os.environ.get(_MAX_PIXELS)) for _ in range(count)])
+    settings = (options, caption_of, folder, skip, os.environ.get(_MAX_PIXELS))
+    pool = ActorPool([made.remote(*settings) for _ in range(count)])
     failed: list[str] = []
+    skipped = 0
     with BatchProgress(len(there), "Restoring with Ray") as progress:
         try:
-            for finished, lines in pool.map_unordered(lambda actor, block: actor.restore.remote(block), blocks):
+            for finished, before, lines in pool.map_unordered(lambda actor, block: actor.restore.remote(block), blocks):
                 failed += lines
+                skipped += before
                 progress.finished(finished)
         except RayError as error:
             raise _in_one_line(error) from None
     names = {job.target.relative_to(folder).as_posix() for job in there}
     entries = [entry for name, entry in read_entries(folder).items() if name in names]
     warnings = [f"{entry['input']}: {line}" for entry in entries for line in entry.get("warnings", [])]
-    return Outcome(len(there) - len(failed), failed, warnings)
+    return Outcome(len(there) - skipped - len(failed), failed, warnings), skipped
 
 
 def _in_one_line(error: RayError) -> UserError:

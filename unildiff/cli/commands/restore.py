@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -128,7 +128,7 @@ def restore(
         if len(names) > 1:
             return _on_devices(names, part, parts, arguments)
         if names:
-            options = RestoreOptions(**{**vars(options), "device": names[0]})
+            options = replace(options, device=names[0])
         mine = work.jobs[part::parts]
         outcome, skipped = _restore(mine, work, options, caption_of, (part, parts), overwrite, skip_existing, engine)
     known = f", {skipped} done before" if skipped else ""
@@ -164,6 +164,13 @@ def _restore(
     from unildiff.restoring.manifest import Manifest
     from unildiff.restoring.run import Outcome, run
 
+    if engine == "ray" and work.folder is not None:
+        from unildiff.restoring.ray_engine import run_with_ray, worker_device
+
+        options = replace(options, device=worker_device(options.device))
+        if options.memory is not None:
+            options = _fitting(options, work.jobs, elsewhere=True)
+        return run_with_ray(mine, options, caption_of, work.folder, skip_existing and not overwrite)
     if options.memory is not None:
         options = _fitting(options, work.jobs)
     made = recipe(options, caption_of)
@@ -172,11 +179,6 @@ def _restore(
         waiting = [job for job in mine if not done.is_done(job, made.settings(job))]
     if not waiting:
         return Outcome(), len(mine)
-    if engine == "ray" and work.folder is not None:
-        from unildiff.restoring.ray_engine import run_with_ray
-
-        skip = skip_existing and not overwrite
-        return run_with_ray(waiting, made, work.folder, skip), len(mine) - len(waiting)
     restorer = load(made)
     if work.folder is None:
         return run(waiting, restorer, None), 0
@@ -187,7 +189,7 @@ def _restore(
         manifest.close()
 
 
-def _fitting(options: RestoreOptions, jobs: "list[Job]") -> RestoreOptions:
+def _fitting(options: RestoreOptions, jobs: "list[Job]", elsewhere: bool = False) -> RestoreOptions:
     """Return the options with tiles, offload and dtype that keep to the memory; all shards choose the same."""
     from unildiff.data.images import image_size
     from unildiff.planning.restoring import fitting
@@ -198,7 +200,7 @@ def _fitting(options: RestoreOptions, jobs: "list[Job]") -> RestoreOptions:
             sizes.append(image_size(job.source))
     if not sizes:
         return options
-    options, plan = fitting(options, sizes)
+    options, plan = fitting(options, sizes, elsewhere)
     print(f"memory: {plan}", file=sys.stderr, flush=True)
     return options
 
