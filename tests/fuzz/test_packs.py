@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unildiff.data.pack import Pack
+from unildiff.data.pack import Pack, index_bytes, read_index
 from unildiff.data.tools.pack_writer import pack_folder
 from unildiff.utils.errors import UserError
+from unildiff.utils.store import Store
 
 PAGE = 4096
 
@@ -83,3 +84,30 @@ def test_flags_of_a_database_that_end_lmdb_with_an_assertion(place: int, folder:
         data[page + place] |= 4
     (folder / "data.mdb").write_bytes(data)
     assert outcome(folder, folder.parent / "set") == 2
+
+
+def test_damaged_entries_and_incomplete_indexes_are_one_line(folder: Path) -> None:
+    """Values that are well stored and yet wrong, as another program might write them."""
+    pack = Pack(folder)
+    file = pack.files[0]
+    with Store(folder) as opened:
+        entry = bytes(opened.get(f"entry/{file}") or b"")
+        index = read_index(opened)
+    for value in (b"[1, 2", b"{}", b"[]", b"\xff", b'[1, 2, 3, 4, "no"]'):
+        with Store(folder, write=True) as opened:
+            opened.add({f"entry/{file}": value})
+        with pytest.raises(UserError, match=rf"broken pack: {file} in .* is missing or damaged; run the same"):
+            Pack(folder).image(0)
+    with pytest.raises(UserError, match=f"another state of the data .*changed: {file}"):
+        pack_folder(folder.parent / "set", folder, {"test": ("lq/*", "gt/*")})
+    with Store(folder, write=True) as opened:
+        opened.add({f"entry/{file}": entry})
+    assert index is not None and Pack(folder).image(0).any()
+    row = [*index["pairs"]["test"][0]]
+    wrong = [{"pairs": []}, {"files": None}, {"bytes": "many"}, {"files": [1]}, {"pairs": {"test": [row[:-1]]}}]
+    wrong += [{"pairs": {"test": [[*row[:3], number, 0, ""]]}} for number in (-2, len(pack.files), None, 1.0)]
+    for part in [*wrong, {"sample": 3}]:
+        with Store(folder, write=True) as opened:
+            opened.add({"index": index_bytes(index | part)})
+        with pytest.raises(UserError, match=r"broken pack: the index of .*pack lacks a part; delete it and run"):
+            Pack(folder)
