@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,7 @@ from skimage import data
 
 from tests.small import small_model
 from unildiff.cli.main import main
+from unildiff.data.walk import readable_suffixes
 from unildiff.weights.folder import save_model
 
 GPS = {1: "N", 2: (48.0, 8.0, 30.0), 3: "E", 4: (11.0, 34.0, 12.0)}
@@ -104,12 +107,29 @@ def test_photographs_come_back_as_photographs(tmp_path: Path, capsys: pytest.Cap
 
 def test_heic_becomes_png_and_stays_upright(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif")
-    heif.register_heif_opener()
     save_model(small_model(), tmp_path / "weights", torch.float32)
     photo = Image.fromarray(data.astronaut()).resize((48, 64))
-    photo.save(tmp_path / "IMG.heic", exif=exif(1), quality=90)
+    heif.from_pillow(photo).save(tmp_path / "IMG.heic", exif=exif(1).tobytes(), quality=90)
+    code = "from pathlib import Path; from unildiff.data.images import image_size; print(image_size(Path('IMG.heic')))"
+    read = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert read.stdout == "(64, 48)\n"  # in a process where nothing else has registered the format, as imageio does
     command = ["restore", str(tmp_path / "IMG.heic"), str(tmp_path / "out"), "--model", str(tmp_path / "weights")]
     assert main([*command, "--device", "cpu", "--num_inference_steps", "1"]) == 0
     with Image.open(tmp_path / "out" / "IMG.png") as after:
         assert after.size == photo.size and after.getexif()[0x010F] == "Phone"
         assert dict(after.getexif().get_ifd(0x8825)) == GPS
+
+
+def test_files_that_need_a_package_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.setattr("unildiff.data.walk.find_spec", lambda name: None)
+    readable_suffixes.cache_clear()
+    try:
+        (tmp_path / "in").mkdir()
+        for name in ("IMG.heic", "b.jxl"):
+            (tmp_path / "in" / name).write_bytes(b"0000ftypheic")
+        assert main(["restore", str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+        assert "`pip install pillow-heif pillow-jxl-plugin` or convert them to PNG" in capsys.readouterr().err
+        assert main(["restore", str(tmp_path / "in" / "IMG.heic"), str(tmp_path / "out")]) == 2
+        assert "`pip install pillow-heif` or replace" in capsys.readouterr().err
+    finally:
+        readable_suffixes.cache_clear()

@@ -21,6 +21,8 @@ _PRUNED = (".*", "@eaDir", "@Recycle", "#recycle", "#snapshot", "__MACOSX", "$RE
 # Image formats that need a plugin, and the module that brings it.
 _PLUGINS = {".avif": "PIL._avif", ".heic": "pillow_heif", ".heif": "pillow_heif", ".hif": "pillow_heif"}
 _PLUGINS |= {".jxl": "pillow_jxl"}
+PACKAGES = {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
+"""What to install for the modules of plugins that do not come with Pillow."""
 # Image files that people keep beside their photographs and that no reader here decodes.
 _FOREIGN_NAMES = """3fr arw cr2 cr3 dcr dng erf exr fff hdr iiq jxr kdc mos mrw nef nrw orf pef psb psd raf raw rw2 rwl sr2 srf
 srw svg x3f xcf"""
@@ -47,8 +49,15 @@ class Walk:
         files = "file" if len(self.unreadable) == 1 else "files"
         return (
             f"{len(self.unreadable):,} image {files} of a format that cannot be read here, left out: "
-            f"{some([shown(path) for path in self.unreadable])}; convert them to PNG or TIFF first"
+            f"{some([shown(path) for path in self.unreadable])}; {install_hint(*self.unreadable)}convert them to PNG or TIFF first"
         )
+
+
+def install_hint(*paths: Path) -> str:
+    """Return the command that installs what these files need and " or ", or the empty string."""
+    missing = {_PLUGINS.get(path.suffix.lower(), "") for path in paths}
+    packages = [PACKAGES[module] for module in sorted(missing & PACKAGES.keys()) if find_spec(module) is None]
+    return f"`pip install {' '.join(packages)}` or " if packages else ""
 
 
 @cache

@@ -7,12 +7,16 @@ import stat
 import struct
 import warnings
 import zlib
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from unildiff.data.lmdb_folders import lmdb_bytes
+from unildiff.data.walk import PACKAGES, install_hint
 from unildiff.utils.errors import UserError
 
 MAX_PIXELS = 2**28
@@ -102,9 +106,24 @@ def open_pillow(path: Path, file: BinaryIO) -> Image.Image:
     limit = max_pixels()
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit  # Pillow has no limit of one call; ours is checked below
-    image = Image.open(file)
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        if not _register_plugins():
+            raise
+        file.seek(0)
+        image = Image.open(file)
     check_pixels(path, *image.size)
     return image
+
+
+@cache
+def _register_plugins() -> bool:
+    """Let Pillow open HEIC and JPEG XL where the packages are installed; return whether one is."""
+    modules = [import_module(name) for name in PACKAGES if find_spec(name) is not None]
+    for module in modules:
+        getattr(module, "register_heif_opener", bool)()  # JPEG XL's registers itself
+    return bool(modules)
 
 
 def unreadable(path: Path, error: BaseException | str) -> UserError:
@@ -112,7 +131,7 @@ def unreadable(path: Path, error: BaseException | str) -> UserError:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         reason = "no image format that is read here"
-    return UserError(f"unreadable image: {path} ({reason}); replace or remove it")
+    return UserError(f"unreadable image: {path} ({reason}); {install_hint(path)}replace or remove it")
 
 
 def unsupported(path: Path, kind: str) -> UserError:
