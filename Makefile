@@ -44,7 +44,7 @@ demo: $(READY)  ## run everything once: sample images, a short training of each 
 
 test: export OMP_NUM_THREADS = 1
 test: $(READY)  ## run all tests, in two processes
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 format: $(READY)  ## format the code and fix simple faults
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

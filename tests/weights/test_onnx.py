@@ -20,7 +20,6 @@ from unildiff.weights.onnx import OnnxRestorer, export_onnx, side_multiple
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-pytestmark = pytest.mark.xdist_group("onnx")  # one process exports for all of them
 STEPS = 2
 SHALLOW = SMALL | {  # tracing takes half a second per layer
     "vae": SMALL["vae"]
@@ -32,37 +31,27 @@ SHALLOW = SMALL | {  # tracing takes half a second per layer
 }
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[UniLDiff, Path]:
-    """A small model and its graph, written by the command line."""
-    folder = tmp_path_factory.mktemp("onnx")
-    network = replace(NETWORK, detail=replace(NETWORK.detail, tone=True))
-    model = small_model(make_tiny_base(WORDS, 4, SHALLOW), seed=4, network=network)
-    model.decoder.tone.output.weight.mul_(0.1)  # a tile judges its own tone, which may then differ little
-    save_model(model, folder / "model", torch.float32)
-    assert main(["export", str(folder / "model"), "--onnx", str(folder / "m.onnx"), "--dtype", "float32"]) == 0
-    return model, folder / "m.onnx"
-
-
 def by_pytorch(model: UniLDiff, image: np.ndarray, key: int) -> np.ndarray:
     lq = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
     restored = model.restore(lq, [""], [key], SamplingSettings(STEPS, 1.0))
     return (restored[0].permute(1, 2, 0).numpy() + 1) / 2
 
 
-@pytest.mark.parametrize("sides", [(1, 1), (4, 5), (3, 2)])
-def test_the_graph_equals_pytorch(exported: tuple[UniLDiff, Path], sides: tuple[int, int]) -> None:
-    model, path = exported
-    multiple = side_multiple(model)
-    image = np.random.default_rng(0).integers(0, 256, (sides[0] * multiple, sides[1] * multiple, 3), np.uint8)
-    restored = OnnxRestorer(path)(image, key=7)
-    assert np.abs(restored - by_pytorch(model, image, 7)).max() < 1e-4
-    assert np.abs(restored - by_pytorch(model, image, 8)).max() > 1e-3  # the noise matters: the check above can fail
-
-
-def test_odd_sizes_and_tiles_come_back_in_their_size(exported: tuple[UniLDiff, Path]) -> None:
-    _, path = exported
-    runner = OnnxRestorer(path)
+def test_the_graph_equals_pytorch_at_every_size(tmp_path: Path) -> None:
+    """One test, since tracing takes half a minute."""
+    network = replace(NETWORK, detail=replace(NETWORK.detail, tone=True))
+    model = small_model(make_tiny_base(WORDS, 4, SHALLOW), seed=4, network=network)
+    model.decoder.tone.output.weight.mul_(0.1)  # a tile judges its own tone, which may then differ little
+    save_model(model, tmp_path / "model", torch.float32)
+    assert main(["export", str(tmp_path / "model"), "--onnx", str(tmp_path / "m.onnx"), "--dtype", "float32"]) == 0
+    runner, multiple = OnnxRestorer(tmp_path / "m.onnx"), side_multiple(model)
+    for rows, columns in ((1, 1), (4, 5), (3, 2)):
+        image = np.random.default_rng(0).integers(0, 256, (rows * multiple, columns * multiple, 3), np.uint8)
+        restored = runner(image, key=7)
+        assert np.abs(restored - by_pytorch(model, image, 7)).max() < 1e-4
+        assert (
+            np.abs(restored - by_pytorch(model, image, 8)).max() > 1e-3
+        )  # the noise matters: the check above can fail
     tile = 8 * runner.multiple
     image = np.tile(np.linspace(0, 255, 3 * tile).astype(np.uint8)[None, :, None], (2 * runner.multiple, 1, 3))
     whole, tiled, other = runner(image, 1, None), runner(image, 1, tile), runner(image, 2, None)
