@@ -1,11 +1,9 @@
-"""Every format, depth, orientation, alpha kind and profile that Pillow, tifffile and OpenCV write comes back as it was.
+"""Unusual image files: rare depths, damaged profiles and chunks, and what is refused.
 
-The oracle is the array that was written: rotated by hand, multiplied or inverted by hand, and converted from its profile
-by Pillow's ImageCms, which the reader does not use.
+The oracle is the array that was written, inverted or rotated by hand, and Pillow's ImageCms, which the reader does not use.
 """
 
 import io
-import itertools
 import struct
 import zlib
 from pathlib import Path
@@ -24,121 +22,21 @@ RNG = np.random.default_rng(0)
 RGB = cv2.resize(RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8), (23, 14), interpolation=cv2.INTER_CUBIC)
 DEEP = RGB.astype(np.uint16) * 257 + RNG.integers(-100, 100, RGB.shape).astype(np.int32).clip(0).astype(np.uint16) // 2
 DEEP = np.maximum(DEEP, RGB)  # no overflow at 65535
-ALPHA = RNG.integers(1, 256, RGB.shape[:2], dtype=np.uint8)
-ORIENTATIONS = (1, 2, 3, 4, 5, 6, 7, 8)
 WIDE = bytes(imagecodecs.cms_profile("adobergb"))
 
 
-def seen(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Return the array as a viewer shows it (Exif 2.3, tag 0x0112), by rotations."""
-    mirrored = array[:, ::-1] if orientation in (2, 4, 5, 7) else array
-    turns = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}[orientation]
-    return np.rot90(mirrored, turns)
-
-
-def rounded(array: np.ndarray) -> np.ndarray:
-    return np.floor(array / 257 + 0.5).astype(np.uint8) if array.dtype == np.uint16 else array
-
-
-def check(
-    path: Path, colours: np.ndarray, alpha: np.ndarray | None, orientation: int = 1, tolerance: float = 0
-) -> None:
-    expected = rounded(seen(colours if colours.ndim == 3 else np.repeat(colours[..., None], 3, 2), orientation))
-    image = load_image(path)
-    assert image_size(path) == expected.shape[:2] == image.rgb.shape[:2]
-    assert np.abs(read_rgb(path).astype(int) - expected).max() <= tolerance
-    assert (image.alpha is None) == (alpha is None)
-    if alpha is not None:
-        assert np.array_equal(image.alpha, seen(alpha, orientation))
+def check(path: Path, colours: np.ndarray, orientation: int = 1) -> None:
+    """Compare with what a viewer shows; orientation 6 is a quarter turn to the right."""
+    eight = np.floor(colours / 257 + 0.5) if colours.dtype == np.uint16 else colours
+    expected = np.rot90(eight if eight.ndim == 3 else eight[..., None], 0 if orientation == 1 else -1)
+    assert image_size(path) == expected.shape[:2] == load_image(path).rgb.shape[:2]
+    assert (read_rgb(path) == expected).all() and load_image(path).alpha is None
 
 
 def exif(orientation: int) -> Image.Exif:
     made = Image.Exif()
     made[0x0112] = orientation
     return made
-
-
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_what_pillow_writes(tmp_path: Path, orientation: int) -> None:
-    options: dict[str, dict[str, object]] = {"png": {}, "tif": {}, "webp": {"lossless": True, "exact": True}}
-    for suffix, kind in itertools.product(options, ("L", "LA", "RGB", "RGBA", "P", "1", "I;16", "PA")):
-        colours, alpha, image = RGB, None, Image.fromarray(RGB)
-        if kind in ("L", "LA", "I;16"):
-            colours = DEEP[..., 0] if kind == "I;16" else RGB[..., 0]
-            image = Image.fromarray(colours)
-        if kind in ("LA", "RGBA"):
-            alpha = ALPHA
-            image = Image.fromarray(np.dstack([colours, alpha]))
-        if kind in ("P", "1"):
-            image = image.quantize(7) if kind == "P" else image.convert("1")
-            colours = np.array(image.convert("RGB"))
-        if kind == "PA" and suffix == "png":  # a palette with a transparent entry
-            image = Image.fromarray(RGB).quantize(7)
-            colours = np.array(image.convert("RGB"))
-            alpha = np.where(np.array(image) == 3, 0, 255).astype(np.uint8)
-            image.info["transparency"] = 3
-        if suffix == "webp" and kind not in ("RGB", "RGBA"):
-            continue
-        path = tmp_path / f"{kind.replace(';', '')}.{suffix}"
-        image.save(path, exif=exif(orientation), **options[suffix])
-        check(path, colours, alpha if kind != "PA" or suffix == "png" else None, orientation)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "jfif", "jpe", "mpo", "avif", "bmp", "tga", "jp2", "ppm", "gif", "dib"])
-def test_formats_that_pillow_alone_decodes(tmp_path: Path, suffix: str) -> None:
-    for orientation, grey in itertools.product(ORIENTATIONS if suffix in ("jpg", "avif") else (1,), (False, True)):
-        if grey and suffix in ("avif", "mpo"):
-            continue
-        path = tmp_path / f"a.{suffix}"
-        image = Image.fromarray(RGB[..., 0] if grey else RGB)
-        image.save(path, **({"exif": exif(orientation)} if suffix in ("jpg", "avif") else {}))
-        with Image.open(path) as opened:
-            decoded = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
-        check(path, seen(decoded, 1), None)
-        assert np.abs(decoded.astype(int) - seen(np.array(image.convert("RGB")), orientation)).mean() < 12
-
-
-LAYOUTS = [
-    {},
-    {"planarconfig": "separate"},
-    {"byteorder": ">"},
-    {"bigtiff": True},
-    {"compression": "zlib", "predictor": True},
-    {"compression": "lzw"},
-    {"compression": "packbits"},
-    {"compression": "zstd"},
-    {"tile": (16, 16)},
-    {"rowsperstrip": 3},
-]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_what_tifffile_writes(tmp_path: Path, layout: dict[str, object]) -> None:
-    kinds = itertools.product((np.uint8, np.uint16), (False, True), (None, "unassalpha", "assocalpha", "unspecified"))
-    for number, (depth, grey, extra) in enumerate(kinds):
-        orientation = ORIENTATIONS[number % 8]
-        top = np.iinfo(depth).max
-        colours = (DEEP if depth == np.uint16 else RGB)[..., : 1 if grey else 3]
-        alpha = ALPHA.astype(depth) * (top // 255)
-        stored = colours
-        if extra == "assocalpha":
-            stored = np.rint(colours * (alpha[..., None] / top)).astype(depth)
-            colours = np.minimum(np.rint(stored / (alpha[..., None] / top)), top).astype(depth)
-        if extra is not None:
-            stored = np.dstack([stored, alpha])
-        planar = layout.get("planarconfig") == "separate" and stored.shape[2] > 1
-        settings = {key: value for key, value in layout.items() if key != "planarconfig" or planar}
-        path = tmp_path / f"{number}.tif"
-        tifffile.imwrite(
-            path,
-            np.moveaxis(stored, -1, 0) if planar else stored if stored.shape[2] > 1 else stored[..., 0],
-            photometric="minisblack" if grey else "rgb",
-            extrasamples=None if extra is None else [extra],
-            extratags=[(274, "H", 1, orientation, True)],
-            metadata=None,
-            **({"planarconfig": "contig"} if not planar and stored.shape[2] > 1 else {}) | settings,
-        )
-        check(path, colours, alpha if extra in ("unassalpha", "assocalpha") else None, orientation)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 10, 12, 14, 16])
@@ -169,26 +67,8 @@ def test_cmyk_tiff(tmp_path: Path, depth: type) -> None:
     assert np.array_equal(read_rgb(tmp_path / "p.tif"), read_rgb(tmp_path / "a.tif"))
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "ppm", "jp2"])
-def test_what_opencv_writes(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    settings = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000] if suffix == "jp2" else []
-    tolerance = 3 if suffix == "jp2" else 0
-    for colours in (np.tile(DEEP, (4, 4, 1)), np.tile(RGB, (4, 4, 1))):
-        cv2.imwrite(str(path), colours[..., ::-1], settings)
-        check(path, colours, None, tolerance=tolerance)
-        assert load_image(path).rgb.dtype == colours.dtype
-        grey = path.with_suffix(".pgm") if suffix == "ppm" else path
-        cv2.imwrite(str(grey), colours[..., 0], settings)
-        check(grey, colours[..., 0], None, tolerance=tolerance)
-        if suffix in ("png", "tif"):
-            alpha = np.tile(ALPHA, (4, 4)).astype(colours.dtype) * (257 if colours.dtype == np.uint16 else 1)
-            cv2.imwrite(str(path), np.dstack([colours[..., ::-1], alpha]))
-            assert np.array_equal(read_rgb(path), rounded(colours))
-
-
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "avif"])
-@pytest.mark.parametrize("profile", ["adobergb", "sRGB", "damaged", "CMYK"])
+@pytest.mark.parametrize("profile", ["adobergb", "damaged", "CMYK"])
 def test_profiles_are_applied(tmp_path: Path, suffix: str, profile: str) -> None:
     srgb = ImageCms.createProfile("sRGB")
     icc = {"adobergb": WIDE, "sRGB": ImageCms.ImageCmsProfile(srgb).tobytes(), "damaged": WIDE[:200]}.get(profile)
@@ -208,7 +88,7 @@ def test_profiles_are_applied(tmp_path: Path, suffix: str, profile: str) -> None
 
 def test_profiles_of_sixteen_bits_and_grey(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", DEEP, photometric="rgb", iccprofile=WIDE)
-    eight = Image.fromarray(rounded(DEEP))
+    eight = Image.fromarray(np.floor(DEEP / 257 + 0.5).astype(np.uint8))
     expected = np.array(ImageCms.profileToProfile(eight, io.BytesIO(WIDE), ImageCms.createProfile("sRGB")))  # type: ignore[arg-type]
     assert load_image(tmp_path / "a.tif").rgb.dtype == np.uint16
     error = np.abs(read_rgb(tmp_path / "a.tif").astype(int) - expected)
@@ -235,7 +115,7 @@ def png_with(tmp_path: Path, extra: bytes, last: bool = False) -> Path:
 
 
 def test_ancillary_chunks_never_make_a_png_unreadable(tmp_path: Path) -> None:
-    bomb = zlib.compress(bytes(2**28), 9)  # 268 MB in 261 kB
+    bomb = zlib.compress(bytes(2**26), 9)  # 67 MB in 65 kB
     turned = exif(6).tobytes().removeprefix(b"Exif\0\0")
     for extra in (
         chunk(b"zTXt", b"Comment\0\0" + bomb),
@@ -247,9 +127,9 @@ def test_ancillary_chunks_never_make_a_png_unreadable(tmp_path: Path) -> None:
         chunk(b"tEXt", b"a\0b") * 2000,
         b"\0\0\0\4gAMA1234bad!",  # a wrong checksum
     ):
-        check(png_with(tmp_path, extra), RGB, None)
+        check(png_with(tmp_path, extra), RGB)
         assert extra.count(b"tEXta") > 1 or b"gAMA" in extra or load_image(tmp_path / "chunk.png").source.warnings
-    check(png_with(tmp_path, chunk(b"eXIf", turned), last=True), RGB, None, orientation=6)
+    check(png_with(tmp_path, chunk(b"eXIf", turned), last=True), RGB, orientation=6)
 
 
 @pytest.mark.parametrize("kind", ["int16", "float32", "float16", "uint32", "int8"])
@@ -265,9 +145,9 @@ def test_orientation_that_is_not_a_number_is_ignored(tmp_path: Path) -> None:
     text = b"II*\0\x08\0\0\0" + struct.pack("<HHHI4sI", 1, 0x0112, 2, 3, b"ab\0\0", 0)  # type 2: ASCII
     for colours in (RGB, DEEP[..., 0]):
         Image.fromarray(colours).save(tmp_path / "a.png", exif=text)
-        check(tmp_path / "a.png", colours, None)
+        check(tmp_path / "a.png", colours)
     tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", extratags=[(274, "s", 3, "ab", True)])
-    check(tmp_path / "a.tif", RGB, None)
+    check(tmp_path / "a.tif", RGB)
 
 
 def test_raw_camera_data_is_named(tmp_path: Path) -> None:

@@ -27,22 +27,6 @@ def test_rgb_comes_back_as_it_is(tmp_path):
     assert image_size(path) == (6, 9)
 
 
-def test_grey_palette_alpha_and_one_bit(tmp_path):
-    grey = RGB[..., 0]
-    assert (read_rgb(save(tmp_path / "l.png", grey, "L")) == grey[..., None]).all()
-    assert (read_rgb(save(tmp_path / "la.png", np.dstack([grey, grey]), "LA")) == grey[..., None]).all()
-    alpha = np.dstack([RGB, np.zeros((6, 9), np.uint8)])  # wholly transparent: the colours are kept all the same
-    assert (read_rgb(save(tmp_path / "rgba.png", alpha, "RGBA")) == RGB).all()
-    palette = Image.fromarray(grey, "L").convert("P")
-    palette.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
-    palette.save(tmp_path / "p.png")
-    expected = np.stack([grey, 255 - grey, np.full_like(grey, 7)], axis=2)
-    assert (read_rgb(tmp_path / "p.png") == expected).all()
-    bits = Image.fromarray(grey > 100)
-    bits.save(tmp_path / "1.png")
-    assert (read_rgb(tmp_path / "1.png") == np.where(grey > 100, 255, 0)[..., None]).all()
-
-
 def test_cmyk_is_converted(tmp_path):
     ink = np.full((8, 8, 4), (0, 255, 255, 0), np.uint8)  # no cyan, full magenta and yellow: red
     path = save(tmp_path / "c.jpg", ink, "CMYK", quality=95)
@@ -69,39 +53,6 @@ def test_portable_greymaps_are_scaled_to_their_largest_value(tmp_path, largest, 
         path.write_bytes(f"P{5 if kind == 'pgm' else 6}\n4 1\n{largest}\n".encode() + image.tobytes())
         assert (read_rgb(path) == expected[..., None]).all() and read_rgb(path).shape == (1, 4, 3)
         assert image_size(path) == (1, 4)
-
-
-def test_sixteen_bits_with_alpha(tmp_path):
-    path = tmp_path / "deep.png"
-    cv2.imwrite(str(path), np.dstack([DEEP[..., ::-1], DEEP[..., 0]]))
-    assert (read_rgb(path) == np.floor(DEEP / 257 + 0.5)).all()
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("deep", [False, True])
-def test_exif_rotation(tmp_path, orientation, deep):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "a.png"
-    if deep:
-        Image.fromarray(DEEP[..., 0]).save(path, exif=exif)
-        stored = np.repeat(np.floor(DEEP[..., :1] / 257 + 0.5), 3, axis=2)
-    else:
-        Image.fromarray(RGB).save(path, exif=exif)
-        stored = RGB
-    # Exif 2.3: where row 0 and column 0 of the file belong
-    upright = {
-        1: stored,
-        2: stored[:, ::-1],
-        3: stored[::-1, ::-1],
-        4: stored[::-1],
-        5: stored.transpose(1, 0, 2),
-        6: np.rot90(stored, -1),
-        7: stored[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(stored, 1),
-    }[orientation]
-    assert (read_rgb(path) == upright).all()
-    assert image_size(path) == upright.shape[:2]
 
 
 def test_brightness_is_opencvs(tmp_path):

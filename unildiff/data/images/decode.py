@@ -4,6 +4,7 @@ Axis letters: H W pixels, C channels.
 """
 
 import io
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ from unildiff.data.images.files import (
     unsupported,
 )
 from unildiff.data.images.png_chunks import SIGNATURE, pixels_only, read_header
-from unildiff.data.images.stored import Metadata, StoredImage, full_range, orientation_of
+from unildiff.data.images.stored import Metadata, StoredImage, divided_by_alpha, full_range, orientation_of
 from unildiff.data.images.tiff import MAGIC, read_tiff, tiff_size
 
 _RGB_LIKE = {"RGB", "RGBA", "L", "LA", "CMYK"}
@@ -90,8 +91,8 @@ def _png(path: Path, file: BinaryIO) -> StoredImage:
 
 def _pillow(path: Path, file: BinaryIO) -> StoredImage:
     with open_pillow(path, file) as image:
-        if image.format == "JPEG2000" and (depth := _jpeg2000_depth(file)) > 8:
-            return _deep_jpeg2000(image, file, depth)
+        if (depth := _depth(image, file)) > 8:
+            return _deep(image, file, depth)
         image.load()  # the whole file, so that a truncated one is found here
         stored = stored_pillow(path, image)
         if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -153,21 +154,37 @@ def _portable_map(path: Path, file: BinaryIO) -> StoredImage | None:
     return StoredImage(full_range(samples, min(largest, 65535)), None, Metadata(), "PPM")
 
 
-def _deep_jpeg2000(image: Image.Image, file: BinaryIO, depth: int) -> StoredImage:
+def _depth(image: Image.Image, file: BinaryIO) -> int:
+    """Return the bits per sample of formats that Pillow cuts to 8, from their headers; 8 for others."""
+    if image.format == "HEIF":
+        return int(image.info.get("bit_depth", 8))
     file.seek(0)
-    samples = imagecodecs.jpeg2k_decode(file.read())
+    head = file.read(2**16) if image.format in ("JPEG2000", "AVIF") else b""
+    if (place := head.find(b"\xff\x4f\xff\x51")) >= 0 and len(head) > place + 42:  # the codestream's SIZ marker
+        return (head[place + 42] & 0x7F) + 1
+    if (place := head.find(b"av1C")) >= 0 and len(
+        head
+    ) > place + 6:  # AV1 codec configuration: high_bitdepth, twelve_bit
+        return {0x40: 10, 0x60: 12}.get(head[place + 6] & 0x60, 8)
+    return 8
+
+
+def _deep(image: Image.Image, file: BinaryIO, depth: int) -> StoredImage:
+    """Return an image of more than 8 bits whose samples Pillow would cut."""
+    file.seek(0)
+    if image.format == "HEIF":
+        heif = import_module("pillow_heif").open_heif(file, convert_hdr_to_8bit=False)  # upright
+        samples, multiplied = np.asarray(heif) >> (16 - depth), "a" in heif.mode
+    else:
+        decoder = imagecodecs.avif_decode if image.format == "AVIF" else imagecodecs.jpeg2k_decode
+        samples, multiplied = decoder(file.read()), False
     samples = full_range(samples[..., None] if samples.ndim == 2 else samples, 2**depth - 1)
     alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
-    metadata = Metadata(image.info.get("icc_profile"), _exif(image))
-    return StoredImage(samples if alpha is None else samples[..., :-1], alpha, metadata, "JPEG2000")
-
-
-def _jpeg2000_depth(file: BinaryIO) -> int:
-    """Return the bits per sample, from the codestream's SIZ marker."""
-    file.seek(0)
-    head = file.read(2**16)
-    place = head.find(b"\xff\x4f\xff\x51")
-    return (head[place + 42] & 0x7F) + 1 if place >= 0 and len(head) > place + 42 else 8
+    colours = samples if alpha is None else samples[..., :-1]
+    colours = divided_by_alpha(colours, alpha) if multiplied and alpha is not None else colours
+    info = image.info
+    metadata = Metadata(info.get("icc_profile"), _exif(image), _bytes(info.get("xmp")), dpi=info.get("dpi"))
+    return StoredImage(colours, alpha, metadata, image.format or "PNG", orientation_of(metadata.exif))
 
 
 def _exif(image: Image.Image) -> Image.Exif:

@@ -52,6 +52,10 @@ def read_tiff(path: Path, file: BinaryIO) -> StoredImage:
     if page.photometric == _WHITE_IS_ZERO:
         stored.samples = np.iinfo(samples.dtype).max - stored.samples
     extra = [int(kind) for kind in page.extrasamples][: samples.shape[2] - colours]
+    if (
+        not page.extrasamples and page.photometric == _RGB and samples.shape[2] == 4
+    ):  # OpenCV does not declare its alpha
+        extra = [_UNASSOCIATED]
     for index, kind in enumerate(extra):
         if kind in (_ASSOCIATED, _UNASSOCIATED) and stored.alpha is None:
             stored.alpha = np.ascontiguousarray(samples[..., colours + index])
