@@ -3,7 +3,6 @@
 Axis letters: C channels, H W pixels. Images are uint8 RGB; arrays are (H, W, C), tensors (C, H, W).
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -16,7 +15,7 @@ from unildiff.data.batch import PredictSample, RestorationSample, image_tensor, 
 from unildiff.data.captions import Captions
 from unildiff.data.pair import OnError, Pair, PairSource, check_sizes
 from unildiff.utils.errors import UserError
-from unildiff.utils.keys import generator, sample_key
+from unildiff.utils.keys import generator, image_key, sample_key
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 100  # broken files in a row before a training draw gives up
@@ -261,9 +260,3 @@ class PredictSet:
 
 def _caption(pair: Pair, captions: Captions) -> str:
     return pair.caption or captions.of(pair.lq, pair.gt)
-
-
-def image_key(seed: int, lq: np.ndarray) -> int:
-    """Return the key of an image to restore. It comes from the pixels, so that ``test`` and ``restore`` agree on any copy."""
-    digest = hashlib.blake2b(np.ascontiguousarray(lq).data, digest_size=8).hexdigest()
-    return sample_key(seed, *lq.shape, digest)

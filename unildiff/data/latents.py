@@ -20,12 +20,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, RestorationSample, SampleSet, image_array
-from unildiff.data.datasets import image_key
 from unildiff.data.pair import Pair
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import write_whole
 from unildiff.utils.fingerprints import compare_note
-from unildiff.utils.keys import sample_key
+from unildiff.utils.keys import image_key, sample_key
 
 SHARD = 32
 """Positions per file: at SDXL's size and 512 px 2 MB without skips, 3.7 GB with them (our choice)."""

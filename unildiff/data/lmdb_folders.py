@@ -7,11 +7,15 @@ An image is named by the path that it would have in a folder, ``NAME.lmdb/0001.p
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unildiff.utils.errors import UserError
-from unildiff.utils.store import DATABASE, Store
+
+if TYPE_CHECKING:
+    from unildiff.utils.store import Store
 
 SUFFIX = ".lmdb"
+_DATABASE = "data.mdb"  # LMDB's own name
 
 
 def listed_names(file: Path) -> list[str]:
@@ -42,7 +46,7 @@ def lmdb_bytes(path: Path) -> bytes | None:
 def file_of(path: Path) -> Path:
     """Return the file on disk that holds an image: the database of its LMDB folder, or the path itself."""
     folder = _lmdb_folder(path)
-    return path if folder is None else folder / DATABASE
+    return path if folder is None else folder / _DATABASE
 
 
 def _lmdb_folder(path: Path) -> Path | None:
@@ -50,13 +54,15 @@ def _lmdb_folder(path: Path) -> Path | None:
 
 
 @lru_cache(maxsize=8)
-def _store(folder: Path, identity: int) -> Store:
+def _store(folder: Path, identity: int) -> "Store":
+    from unildiff.utils.store import Store  # most images are plain files, and the pipeline of diffusers has no lmdb
+
     return Store(folder)
 
 
 def _identity(folder: Path) -> int:
     """Return the number of the database's file: another one if somebody has replaced it."""
     try:
-        return (folder / DATABASE).stat().st_ino
+        return (folder / _DATABASE).stat().st_ino
     except OSError:
         return 0  # Store reports what is wrong

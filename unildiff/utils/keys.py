@@ -25,3 +25,9 @@ def sample_key(*parts: int | str) -> int:
 def generator(key: int, stream: str) -> np.random.Generator:
     """Return an independent numpy generator for one use (``stream``) of a sample's key."""
     return np.random.Generator(np.random.PCG64(sample_key(key, stream)))
+
+
+def image_key(seed: int, lq: np.ndarray) -> int:
+    """Return the key of an image to restore. It comes from the pixels, so that ``test`` and ``restore`` agree on any copy."""
+    digest = hashlib.blake2b(np.ascontiguousarray(lq).data, digest_size=8).hexdigest()
+    return sample_key(seed, *lq.shape, digest)

@@ -12,25 +12,25 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import ModelMixin
+from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from unildiff.core.model import UniLDiff
 from unildiff.core.unet import UNetContext
 from unildiff.weights.checksums import CHECKSUMS
+from unildiff.weights.community import PIPELINE, pipeline_source
 from unildiff.weights.folder import CONFIG, PARTS
 from unildiff.weights.load import load_restorer
 
 CARD = "README.md"
 """Name of the model card in a folder."""
-_LOADER = ["unildiff.weights.components", "StoredModel"]
-_CODE = '''"""Lets `diffusers.DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)` load this folder.
+FILES = ["*.json", "*.txt", "*.safetensors", "*.py", CARD]
+"""Files of a repository that an exported folder consists of."""
+_LOADER = "network/loader.py"
+_LOADER_CODE = '''"""The component `network` of `model_index.json`, which brings all parts of the model."""
 
-The package is needed: `pip install unildiff`.
-"""
-
-from unildiff.weights.pipeline import UniLDiffPipeline  # noqa: F401
+from unildiff.weights.components import StoredModel  # noqa: F401
 '''
-"""``pipeline.py`` of an exported folder."""
 
 
 class StoredModel(ModelMixin):  # type: ignore[misc]  # diffusers has no types
@@ -49,7 +49,17 @@ class StoredModel(ModelMixin):  # type: ignore[misc]  # diffusers has no types
             ValueError: files of another kind than safetensors, or a variant, are requested.
         """
         check_files(settings.get("use_safetensors"), settings.get("variant"))
-        return load_restorer(str(folder), torch_dtype or torch.float32)
+        return load_restorer(str(_complete(Path(folder))), torch_dtype or torch.float32)
+
+
+def _complete(component: Path) -> Path:
+    """Return the exported folder that holds a component, with all files: diffusers fetches only some of a repository's."""
+    folder = component.parent if component.name == "network" else component
+    repository = folder.parents[1].name
+    if (folder / CONFIG).is_file() or folder.parent.name != "snapshots" or not repository.startswith("models--"):
+        return folder
+    repo = repository.removeprefix("models--").replace("--", "/", 1)
+    return Path(snapshot_download(repo, revision=folder.name, cache_dir=folder.parents[2], allow_patterns=FILES))
 
 
 def check_files(use_safetensors: bool | None, variant: str | None) -> None:
@@ -67,16 +77,18 @@ def check_files(use_safetensors: bool | None, variant: str | None) -> None:
 
 
 def write_index(folder: Path) -> None:
-    """Write ``model_index.json`` and ``pipeline.py``, by which diffusers and the hub know what a folder holds."""
+    """Write ``model_index.json`` and the code that it names, by which diffusers and the hub know what a folder holds."""
     index: dict[str, Any] = {
         "_class_name": ["pipeline", "UniLDiffPipeline"],
         "_diffusers_version": diffusers.__version__,
         "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-        "network": _LOADER,
+        "network": ["loader", "StoredModel"],
     }
     index |= {name: [None, None] for name in ("vae", "text", "lq_encoder", "unet", "decoder")}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (folder / "pipeline.py").write_text(_CODE)
+    (folder / PIPELINE).write_text(pipeline_source(), encoding="utf-8")
+    (folder / _LOADER).parent.mkdir(exist_ok=True)
+    (folder / _LOADER).write_text(_LOADER_CODE)
 
 
 class Interruptible(UniLDiff):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, EulerDiscreteScheduler
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -21,14 +22,14 @@ from unildiff.core.model import Given, UniLDiff
 from unildiff.core.network import NetworkConfig
 from unildiff.core.text import TextEncoders
 from unildiff.core.unet import FusedUNet
-from unildiff.data.datasets import image_key
 from unildiff.data.images.stored import eight_bits
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
+from unildiff.utils.keys import image_key
 from unildiff.utils.locks import replacing_folder
 from unildiff.utils.paths import weights_path
 from unildiff.weights.checksums import write_checksums
-from unildiff.weights.components import CARD, Interruptible, carry_over, check_files, device_of, write_index
+from unildiff.weights.components import CARD, FILES, Interruptible, carry_over, check_files, device_of, write_index
 from unildiff.weights.folder import save_model
 from unildiff.weights.load import load_restorer
 from unildiff.weights.pipeline_inputs import (
@@ -46,7 +47,6 @@ from unildiff.weights.pipeline_inputs import (
 from unildiff.weights.restoring import as_levels, to_unit_range
 
 StepEnd = Callable[["UniLDiffPipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
-_FILES = ["*.json", "*.txt", "*.safetensors", "pipeline.py", CARD]
 _VAE_TILE = 512  # pixels; tiles of enable_vae_tiling()
 
 
@@ -163,8 +163,6 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
             TypeError: no such option.
             OSError: an id cannot be fetched.
         """
-        from huggingface_hub import snapshot_download
-
         replaced = {name: options.pop(name) for name in cls._optional_components if name in options}
         if unknown := sorted(set(options) - set(signature(snapshot_download).parameters)):
             raise TypeError(
@@ -174,7 +172,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         check_files(use_safetensors, variant)
         source = str(pretrained_model_name_or_path)
         if source != "tiny" and not Path(source).is_dir():
-            source = snapshot_download(source, allow_patterns=_FILES, **options)
+            source = snapshot_download(source, allow_patterns=FILES, **options)
         card = (weights_path(source) if source == "tiny" else Path(source)) / CARD
         model = load_restorer(source, dtype or torch_dtype or torch.float32)
         made = cls(**{"network": model, **replaced})

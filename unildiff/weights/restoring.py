@@ -11,10 +11,10 @@ from torch import Tensor
 
 from unildiff.core.model import UniLDiff
 from unildiff.core.pixels import to_uint8
-from unildiff.data.datasets import image_key
 from unildiff.data.images.stored import eight_bits
 from unildiff.diffusion.sampler import Callback, SamplingSettings
 from unildiff.utils.errors import UserError
+from unildiff.utils.keys import image_key
 
 
 def restore_images(

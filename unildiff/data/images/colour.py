@@ -6,10 +6,10 @@ sRGB itself, whatever profile names it, and images without a profile are left as
 
 from functools import lru_cache
 
-import imagecodecs
 import numpy as np
 from PIL import ImageCms
 
+from unildiff.data.images.files import decoder
 from unildiff.data.images.stored import StoredImage, cmyk_to_rgb
 
 _SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
@@ -95,7 +95,7 @@ def _transform(
 ) -> np.ndarray:
     """Return colours converted by LittleCMS (relative colorimetric where the profiles are matrices)."""
     flat = samples[..., 0] if space == "GRAY" else samples
-    converted = imagecodecs.cms_transform(
+    converted = decoder("imagecodecs").cms_transform(
         np.ascontiguousarray(flat),
         source,
         target,

@@ -8,13 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
-import imagecodecs
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from unildiff.data.images.files import (
     DECODER_FAULTS,
     check_pixels,
+    decoder,
     open_file,
     open_pillow,
     unreadable,
@@ -76,7 +76,7 @@ def _png(path: Path, file: BinaryIO) -> StoredImage:
     file.seek(0)
     pixels = pixels_only(file.read())
     if header.depth == 16:
-        samples = imagecodecs.png_decode(pixels)
+        samples = decoder("imagecodecs").png_decode(pixels)
         samples = samples[..., None] if samples.ndim == 2 else samples
         alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
         colours = samples if alpha is None else samples[..., :-1]
@@ -176,8 +176,9 @@ def _deep(image: Image.Image, file: BinaryIO, depth: int) -> StoredImage:
         heif = import_module("pillow_heif").open_heif(file, convert_hdr_to_8bit=False)  # upright
         samples, multiplied = np.asarray(heif) >> (16 - depth), "a" in heif.mode
     else:
-        decoder = imagecodecs.avif_decode if image.format == "AVIF" else imagecodecs.jpeg2k_decode
-        samples, multiplied = decoder(file.read()), False
+        codecs = decoder("imagecodecs")
+        decode_deep = codecs.avif_decode if image.format == "AVIF" else codecs.jpeg2k_decode
+        samples, multiplied = decode_deep(file.read()), False
     samples = full_range(samples[..., None] if samples.ndim == 2 else samples, 2**depth - 1)
     alpha = samples[..., -1] if samples.shape[2] in (2, 4) else None
     colours = samples if alpha is None else samples[..., :-1]

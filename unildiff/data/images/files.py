@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -124,6 +124,18 @@ def _register_plugins() -> bool:
     for module in modules:
         getattr(module, "register_heif_opener", bool)()  # JPEG XL's registers itself
     return bool(modules)
+
+
+def decoder(name: str) -> Any:
+    """Return a package that decodes rarer files; the pipeline of diffusers also runs where it is not installed.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        raise UserError(f"{name} is not installed, which this image needs; `pip install {name}`") from None
 
 
 def unreadable(path: Path, error: BaseException | str) -> UserError:

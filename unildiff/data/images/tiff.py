@@ -4,14 +4,16 @@ Axis letters: H W pixels, C channels.
 """
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import tifffile
 from PIL import Image, ImageOps
 
-from unildiff.data.images.files import DECODER_FAULTS, check_pixels, open_pillow, unreadable, unsupported
+from unildiff.data.images.files import DECODER_FAULTS, check_pixels, decoder, open_pillow, unreadable, unsupported
 from unildiff.data.images.stored import ORIENTATION, Metadata, StoredImage, divided_by_alpha, full_range
+
+if TYPE_CHECKING:
+    import tifffile
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _SEPARATED, _CFA, _LINEAR_RAW = 0, 1, 2, 5, 32803, 34892
@@ -30,7 +32,7 @@ def read_tiff(path: Path, file: BinaryIO) -> StoredImage:
     Raises:
         UserError: it is of a kind without a known range (signed, floating-point, 32 bits), raw camera data, or too large.
     """
-    with tifffile.TiffFile(file) as tiff:
+    with decoder("tifffile").TiffFile(file) as tiff:
         page = tiff.pages.first
         _refuse(path, page)
         metadata, orientation = _metadata(file, page), _orientation(page)
@@ -72,13 +74,13 @@ def tiff_size(path: Path, file: BinaryIO) -> tuple[int, int, int]:
     Raises:
         UserError: see :func:`read_tiff`.
     """
-    with tifffile.TiffFile(file) as tiff:
+    with decoder("tifffile").TiffFile(file) as tiff:
         page = tiff.pages.first
         _refuse(path, page)
         return page.imagelength, page.imagewidth, _orientation(page)
 
 
-def _refuse(path: Path, page: tifffile.TiffPage) -> None:
+def _refuse(path: Path, page: "tifffile.TiffPage") -> None:
     check_pixels(path, page.imagewidth, page.imagelength)
     if page.photometric in (_CFA, _LINEAR_RAW) or _DNG_VERSION in page.tags:
         raise unsupported(path, "raw camera data (DNG); develop it first")
@@ -92,12 +94,12 @@ def _refuse(path: Path, page: tifffile.TiffPage) -> None:
         raise unsupported(path, "inks other than CMYK")
 
 
-def _orientation(page: tifffile.TiffPage) -> int:
+def _orientation(page: "tifffile.TiffPage") -> int:
     tag = page.tags.get(ORIENTATION)
     return tag.value if tag is not None and isinstance(tag.value, int) and 1 <= tag.value <= 8 else 1
 
 
-def _metadata(file: BinaryIO, page: tifffile.TiffPage) -> Metadata:
+def _metadata(file: BinaryIO, page: "tifffile.TiffPage") -> Metadata:
     """Return profile, XMP and the descriptive tags: the file as a whole has the form of an EXIF block."""
     profile, xmp = page.tags.get(34675), page.tags.get(700)
     metadata = Metadata(bytes(profile.value) if profile else None, xmp=bytes(xmp.value) if xmp else None)
