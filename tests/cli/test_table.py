@@ -136,9 +136,14 @@ def test_what_score_wrote_is_compared_too(tmp_path, capsys):
     score(tmp_path / "one", tmp_path / "clean", "promptir", json=tmp_path / "other.json")
     score(tmp_path / "one", tmp_path / "clean", "all", json=tmp_path / "all.json")
     capsys.readouterr()
+    old = tmp_path / "old.json"  # as 0.1.0 wrote it
+    old.write_text((tmp_path / "two.json").read_text().replace('"images":', '"pictures":'))
+    compare(tmp_path / "one.csv", old)
+    text_of_old = capsys.readouterr().out.replace("old", "two")
     compare(tmp_path / "one.csv", tmp_path / "two.json")
     text = capsys.readouterr().out
     assert "protocol: onerestore" in text and lines_of(text, "PSNR, second")["all"][5:7] == ["2", "0"]
+    assert text == text_of_old
     for other, message in (("other.json", "protocols differ"), ("all.json", "several protocols")):
         assert message in one_error(compare, [tmp_path / "two.json", tmp_path / other], capsys)
 

@@ -101,9 +101,7 @@ def test_the_page_holds_every_part(page):
     data = embedded(text)
     assert data["runs"] == [ODD]
     assert [metric["key"] for metric in data["metrics"]] == ["psnr", "gain", "ssim", "gmsd", "input_psnr", "input_ssim"]
-    assert len(data["rows"]) == 33 and all(
-        set(row["pictures"]) == {"input", "restored", "truth"} for row in data["rows"]
-    )
+    assert len(data["rows"]) == 33 and all(set(row["images"]) == {"input", "restored", "truth"} for row in data["rows"])
     coffee = next(row for row in data["rows"] if (row["degradation"], row["name"]) == ("haze", "coffee"))
     assert coffee["values"][:2] == [3.25, 3.25 - 15.0]  # made_up_rows gives haze an input of 15 dB
     assert coffee["size"] == [64, 48]
@@ -123,9 +121,9 @@ def test_equal_images_are_embedded_once_and_reduced(tmp_path):
             Image.fromarray(image if kind == "truth" else image[::-1]).save(folder / kind / f"{name}.png")
     write_report([folder], tmp_path / "report.html")
     data = embedded((tmp_path / "report.html").read_text())
-    assert data["rows"][0]["pictures"] == data["rows"][1]["pictures"] and len(data["pictures"]) == 2
+    assert data["rows"][0]["images"] == data["rows"][1]["images"] and len(data["images"]) == 2
     assert data["rows"][0]["size"] == [900, 300]
-    kept = base64.b64decode(next(iter(data["pictures"].values())).split(",")[1])
+    kept = base64.b64decode(next(iter(data["images"].values())).split(",")[1])
     assert Image.open(io.BytesIO(kept)).size == (640, 213)
     # 2,200 images of CDD-11 with inputs and 200 ground truths: sqrt(48 MiB / 4600 / 0.3) = 191 pixels; a few: 640.
     assert image_side(4600) == 190 and image_side(3) == 640 and image_side(10**6) == 160
@@ -209,7 +207,7 @@ def test_runs_of_any_kind_are_reported(tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert "Means by degradation" in text and "The runs kept no images." in text
     data = embedded(text)
-    assert len(data["rows"]) == 3 and data["pictures"] == {}
+    assert len(data["rows"]) == 3 and data["images"] == {}
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path):

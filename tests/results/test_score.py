@@ -75,7 +75,7 @@ def test_folders_of_degradations_have_a_line_each_and_the_clean_folder_none(nest
     # folders of CDD-11 are scored as `unildiff test` scores CDD-11
     assert result["count"] == 6 and result["results"][0]["protocol"]["name"] == "onerestore"
     assert result["results"][0]["summary"]["rain"]["count"] == 3
-    assert {row["degradation"] for row in result["results"][0]["pictures"]} == {"low", "rain"}
+    assert {row["degradation"] for row in result["results"][0]["images"]} == {"low", "rain"}
 
 
 def test_all_protocols_side_by_side(flat, tmp_path, capsys):
@@ -99,7 +99,7 @@ def test_identical_images_are_counted_in_the_table_and_valid_json(flat, tmp_path
     out = capsys.readouterr().out
     assert "inf" in out and "left out of mean PSNR (3 of 3 here)" in out
     result = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)["results"][0]
-    assert result["identical"] == 3 and result["pictures"][0]["psnr"] is None
+    assert result["identical"] == 3 and result["images"][0]["psnr"] is None
 
 
 def test_processes_give_the_rows_of_one(nested):

@@ -207,7 +207,7 @@ def test_the_other_tables(tmp_path):
     six = build_table("table3", [run_of(tmp_path, made_up_rows((*FIVE, "raindrop")), protocol="unildiff")])
     assert not math.isnan(row(six, "made-up").psnr[2])  # noise_25 stands in for noise
     udc = build_table("udc", [run_of(tmp_path, made_up_rows(("toled", "poled")), protocol="unildiff")])
-    assert [each.kind for each in rows_of(udc)] == ["input", "ours", "low", "high"]
+    assert [each.kind for each in rows_of(udc)] == ["input", "run", "low", "high"]
     assert any("prints no numbers" in note for note in udc.notes)
 
 

@@ -92,7 +92,7 @@ def test_captions_that_name_the_degradation_make_a_test_not_blind(tmp_path):
     loaded = load_run(tmp_path / "told")
     assert not loaded.blind and "captions name it, low (in 2 of 3)" in run.notes[0]
     table = build_table("table2", [loaded])
-    assert table.labels[table.kinds.index("ours")].endswith("†")
+    assert table.labels[table.kinds.index("run")].endswith("†")
     assert run.notes[0] in table.notes and any(note.startswith("† was told") for note in table.notes)
     run_test(tmp_path / "chance", captions={0: "a man in a dark coat", 1: "snow on a roof"})
     assert load_run(tmp_path / "chance").blind

@@ -38,23 +38,23 @@ def templates() -> Environment:
 
 
 def cells(table: Table, marks: tuple[str, str, str]) -> pd.DataFrame:
-    """Return a table's figures as text.
+    """Return a table's values as text.
 
     Args:
         table: The table.
         marks: Format strings for an unmarked figure, the best and the second of a column.
     """
-    shown = table.figures.astype(object)
+    shown = table.values.astype(object)
     ranks = table.ranks.to_numpy()
     for row in range(len(table.labels)):
-        for place, (column, metric) in enumerate(pairs(table.figures)):
+        for place, (column, metric) in enumerate(pairs(table.values)):
             shown.iat[row, place] = marks[ranks[row, place]].format(table.text(row, column, metric))
     return shown
 
 
-def pairs(figures: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return the columns of a table's figures as (title, metric)."""
-    return cast(list[tuple[str, str]], figures.columns.to_list())
+def pairs(values: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the columns of a table's values as (title, metric)."""
+    return cast(list[tuple[str, str]], values.columns.to_list())
 
 
 def render_text(table: Table, width: int = 100) -> str:
@@ -80,7 +80,7 @@ def _blocks(table: Table, shown: pd.DataFrame, labels: list[str], per_block: int
     blocks = []
     for start in range(0, len(table.columns), per_block):
         chosen = table.columns[start : start + per_block]
-        filled = ~table.figures[chosen].isna().all(axis=1)
+        filled = ~table.values[chosen].isna().all(axis=1)
         block = shown.loc[filled, chosen].set_axis([label for label, keep in zip(labels, filled, strict=True) if keep])
         block.columns = pd.MultiIndex.from_tuples(
             [(f"{column} ", f"{metric.upper()} ") for column, metric in pairs(block)]
@@ -130,7 +130,7 @@ def _latex(text: str) -> str:
 
 def render_csv(table: Table) -> str:
     """Render as CSV: one line per row, `row, kind`, then PSNR and SSIM of each column, unrounded, empty where missing."""
-    frame = table.figures.copy()
+    frame = table.values.copy()
     frame.columns = pd.Index([f"{column} {metric.upper()}" for column, metric in pairs(frame)])
     frame.insert(0, "row", table.labels)
     frame.insert(1, "kind", table.kinds)
@@ -139,13 +139,13 @@ def render_csv(table: Table) -> str:
 
 
 def render_json(table: Table) -> str:
-    """Render as JSON: figures unrounded, null where missing, with ranks, header and notes."""
+    """Render as JSON: values unrounded, null where missing, with ranks, header and notes."""
     rows: list[dict[str, Any]] = []
-    figures = table.figures.astype(object).where(np.isfinite(table.figures), None)
+    values = table.values.astype(object).where(np.isfinite(table.values), None)
     for index, (label, kind) in enumerate(zip(table.labels, table.kinds, strict=True)):
         rows.append({"label": label, "kind": kind})
         for metric in METRICS:
-            rows[-1][metric] = figures.xs(metric, axis=1, level=1).iloc[index].to_list()
+            rows[-1][metric] = values.xs(metric, axis=1, level=1).iloc[index].to_list()
             rows[-1][f"{metric}_rank"] = table.ranks.xs(metric, axis=1, level=1).iloc[index].to_list()
     digits = dict(zip(("psnr_digits", "ssim_digits"), table.digits, strict=True))
     about = {"table_id": table.table_id, "title": table.title, "columns": table.columns, **digits}

@@ -151,15 +151,15 @@ def _image_data(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:
     uris: dict[str, str] = {}
     add = cache(partial(_embed, uris, side))
     for row, kinds in progress(zip(rows, paths, strict=True), len(rows), "embedding images"):
-        row["pictures"] = {}
+        row["images"] = {}
         for kind, path in kinds.items():
-            row["pictures"][kind], *row["size"] = add(path.resolve())
+            row["images"][kind], *row["size"] = add(path.resolve())
     note = (
         f"Images are shown with at most {side} pixels per side, compressed; the scores are of the files."
         if uris
         else "The runs kept no images."
     )
-    data = {"runs": [run.label for run in runs], "metrics": metrics, "rows": rows, "pictures": uris}
+    data = {"runs": [run.label for run in runs], "metrics": metrics, "rows": rows, "images": uris}
     return data, note
 
 

@@ -1,10 +1,11 @@
 """A scored run: the folder that `unildiff test` or `unildiff score --run_dir` wrote, a bundle, or a plain table of scores.
 
 A folder has `scores.csv` (one line per image) and usually `run.json` (how the run was made), with `model`, `data`,
-`protocol` (names), `data_kind` (`real` or `sample`), `published` (false if published figures are of other images), `blind` (false if the model was told the degradation), `count` (number
-of images of the dataset, in all or by degradation), `label`, the sampler's settings, `notes` for the table, and `stages`: a
-list of `{"label": ..., "scores": FILE, "reference": true if the ground truth was used}`, which become rows of the table.
-Facts that were not recorded stay empty. Images are in `restored/<degradation>/<name>.png`, `input/...` and `truth/...`, or
+`protocol` (names), `data_kind` (`real` or `sample`), `published` (false if published results are of other images), `blind`
+(false if the model was told the degradation), `count` (number of images of the dataset, in all or by degradation), `label`,
+the sampler's settings, `notes` for the table, and `stages`: a list of
+`{"label": ..., "scores": FILE, "reference": true if the ground truth was used}`, which become rows of the table. Facts that
+were not recorded stay empty. Images are in `restored/<degradation>/<name>.png`, `input/...` and `truth/...`, or
 at the paths in the columns `restored_path`, `input_path` and `truth_path`.
 """
 
@@ -85,7 +86,7 @@ class Run:
 
     @property
     def has_other_images(self) -> bool:
-        """Whether the images are known not to be those that published figures are of."""
+        """Whether the images are known not to be those of published results."""
         return self.data_kind == "sample" or self.info.get("published") is False
 
     @cached_property
@@ -201,7 +202,8 @@ def _load_json(path: Path) -> Run:
         results = parse_json(path.read_text(encoding="utf-8"))["results"]
         if len(results) > 1:
             raise UserError(f"several protocols: {path} has {len(results)}; score under one, --protocol NAME")
-        rows, protocol = results[0]["pictures"], results[0]["protocol"]["name"]
+        rows = results[0].get("images") or results[0]["pictures"]  # the key of files written by 0.1.0
+        protocol = results[0]["protocol"]["name"]
         return make_run(path, {"protocol": protocol}, checked(rows, str(path)))
     except (OSError, ValueError, RecursionError, LookupError, TypeError, OverflowError, AttributeError) as error:
         raise UserError(

@@ -84,7 +84,7 @@ def write_json(scored: Sequence[Scored], restored: Path, gt: Path, path: Path) -
     """
     content = {
         "restored": str(restored),
-        "clean": str(gt),
+        "gt": str(gt),
         "count": len(scored[0].rows),
         "results": [
             {
@@ -93,7 +93,7 @@ def write_json(scored: Sequence[Scored], restored: Path, gt: Path, path: Path) -
                 "unavailable": result.unavailable,
                 "identical": count_identical(result.rows, result.protocol),
                 "summary": {key: _finite(entry) for key, entry in result.summary.items()},
-                "pictures": [_finite(row) for row in result.rows],
+                "images": [_finite(row) for row in result.rows],
             }
             for result in scored
         ],

@@ -1,6 +1,6 @@
-"""The paper's tables with your own runs beside the paper's rows, as data: figures, ranks, and the text around them.
+"""The paper's tables with your own runs beside the paper's rows, as data: values, ranks, and the text around them.
 
-A score becomes a figure in `_row`: per-image scores, averaged by `unildiff.metrics.rows.means`, one mean per column.
+A score enters the table in `_row`: per-image scores, averaged by `unildiff.metrics.rows.means`, one mean per column.
 """
 
 import math
@@ -19,7 +19,7 @@ from unildiff.results.specs import METRICS, PRINTED, TableSpec, published, table
 from unildiff.results.statistics import bootstrap_interval
 from unildiff.utils.errors import UserError
 
-RowKind = Literal["paper", "published", "input", "reference", "stage", "ours", "low", "high", "difference", "seeds"]
+RowKind = Literal["paper", "published", "input", "reference", "stage", "run", "low", "high", "difference", "seeds"]
 INDENTED = ("reference", "stage", "low", "high", "difference")
 _OWN_ROW = "Ours"  # the paper's name for its own row
 PAPER_LABEL = "UniLDiff (the paper's)"
@@ -27,11 +27,11 @@ _SAME_INPUT, _OTHER_NOISE = 0.005, 0.1  # dB and SSIM by which inputs of two run
 
 
 class TableRow(NamedTuple):
-    """One line of a table: its label, its kind, and figures indexed by (column, metric), NaN for an empty cell."""
+    """One line of a table: its label, its kind, and values indexed by (column, metric), NaN for an empty cell."""
 
     label: str
     kind: RowKind
-    figures: "pd.Series[float]"
+    values: "pd.Series[float]"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Table:
         columns: Titles, averages included.
         digits: Decimals of PSNR and SSIM.
         labels: Label of each row.
-        kinds: Kind of each row; `paper`, `published`, `input`, `stage` and `ours` are ranked.
-        figures: One line per row; columns are pairs (title, `psnr` or `ssim`), NaN for an empty cell.
+        kinds: Kind of each row; `paper`, `published`, `input`, `stage` and `run` are ranked.
+        values: One line per row; columns are pairs (title, `psnr` or `ssim`), NaN for an empty cell.
         ranks: The same shape: 1 for the best of a column, 2 for the second, else 0.
         header: One block per run, (label, lines of (key, value)).
         notes: Sentences below the table.
@@ -57,14 +57,14 @@ class Table:
     digits: tuple[int, int]
     labels: list[str]
     kinds: list[RowKind]
-    figures: pd.DataFrame
+    values: pd.DataFrame
     ranks: pd.DataFrame
     header: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     notes: tuple[str, ...]
 
     def text(self, row: int, column: str, metric: str) -> str:
-        """Return one figure as text, "-" for an empty cell, with a sign if it is a difference."""
-        value = float(self.figures[column, metric].iloc[row])
+        """Return one value as text, "-" for an empty cell, with a sign if it is a difference."""
+        value = float(self.values[column, metric].iloc[row])
         sign = "+" if self.kinds[row] == "difference" else ""
         return "-" if math.isnan(value) else f"{value:{sign}.{self.digits[METRICS.index(metric)]}f}"
 
@@ -89,16 +89,16 @@ def build_table(table_id: TableId, runs: Sequence[Run], rows: Rows = "paper") ->
     lines = _published_rows(table_id, spec, rows)
     papers_own = next((line for line in lines if line.label == PAPER_LABEL), None)
     inputs = _row("input", "input", spec, runs[0].scores, "input_")
-    lines += [] if inputs.figures.isna().all() else [inputs]
+    lines += [] if inputs.values.isna().all() else [inputs]
     for run in runs:
         lines += _run_rows(spec, run, papers_own)
     lines += _seed_rows(spec, runs)
     columns = [column.title for column in spec.columns] + list(spec.averages)
-    columns += [PRINTED] * any((PRINTED, "psnr") in line.figures for line in lines)
+    columns += [PRINTED] * any((PRINTED, "psnr") in line.values for line in lines)
     keys = pd.MultiIndex.from_product([columns, METRICS])
-    figures = pd.DataFrame([line.figures.to_dict() for line in lines], columns=keys, dtype=float)
+    values = pd.DataFrame([line.values.to_dict() for line in lines], columns=keys, dtype=float)
     kinds = [line.kind for line in lines]
-    ranks = _ranks(figures, kinds, spec.digits, apart=any(run.has_other_images for run in runs))
+    ranks = _ranks(values, kinds, spec.digits, apart=any(run.has_other_images for run in runs))
     header = tuple((run.label, header_block(run)) for run in runs)
     labels = [line.label for line in lines]
     return Table(
@@ -108,7 +108,7 @@ def build_table(table_id: TableId, runs: Sequence[Run], rows: Rows = "paper") ->
         spec.digits,
         labels,
         kinds,
-        figures,
+        values,
         ranks,
         header,
         table_notes(spec, runs, kinds),
@@ -117,11 +117,11 @@ def build_table(table_id: TableId, runs: Sequence[Run], rows: Rows = "paper") ->
 
 def _row(label: str, kind: RowKind, spec: TableSpec, scores: pd.DataFrame, prefix: str = "") -> TableRow:
     table = means(scores).reindex(columns=[prefix + metric for metric in METRICS])
-    return TableRow(label, kind, _figures(spec, table.reindex(spec.keys(table.index)).to_numpy()))
+    return TableRow(label, kind, _values(spec, table.reindex(spec.keys(table.index)).to_numpy()))
 
 
-def _figures(spec: TableSpec, values: np.ndarray) -> "pd.Series[float]":
-    """Return the figures of a row from PSNR and SSIM of its columns, (columns, 2), with the spec's averages."""
+def _values(spec: TableSpec, values: np.ndarray) -> "pd.Series[float]":
+    """Return the values of a row from PSNR and SSIM of its columns, (columns, 2), with the spec's averages."""
     parts = {column.title: pair for column, pair in zip(spec.columns, values, strict=True)}
     parts |= {title: values[list(indices)].mean(axis=0) for title, indices in spec.averages.items()}
     keys = pd.MultiIndex.from_product([list(parts), METRICS])
@@ -135,11 +135,11 @@ def _published_rows(table_id: str, spec: TableSpec, rows: Rows) -> list[TableRow
     for (source, method), group in found[found["table"] == table_id].groupby(["source", "method"], sort=False):
         if source == "paper" or rows == "all":
             given = group.set_index("column")[list(METRICS)]
-            figures = _figures(spec, given.reindex(titles).to_numpy(float))
+            values = _values(spec, given.reindex(titles).to_numpy(float))
             if PRINTED in given.index:
-                figures = pd.concat([figures, given.loc[[PRINTED]].stack()])  # type: ignore[assignment]
+                values = pd.concat([values, given.loc[[PRINTED]].stack()])  # type: ignore[assignment]
             label = PAPER_LABEL if method == _OWN_ROW else f"{method}{'' if source == 'paper' else ' [S]'}"
-            lines.append(TableRow(label, "paper" if source == "paper" else "published", figures))
+            lines.append(TableRow(label, "paper" if source == "paper" else "published", values))
     return lines
 
 
@@ -149,11 +149,11 @@ def _run_rows(spec: TableSpec, run: Run, papers_own: TableRow | None) -> list[Ta
         _row(stage.label + mark, "reference" if stage.reference else "stage", spec, stage.scores)
         for stage in run.stages
     ]
-    final = _row(run.label + mark, "ours", spec, run.scores)
+    final = _row(run.label + mark, "run", spec, run.scores)
     low, high = _interval_rows(spec, run.scores)
     rows += [final, low, high]
     if papers_own is not None and not run.has_other_images:
-        rows.append(TableRow("minus the paper's UniLDiff", "difference", final.figures - papers_own.figures))
+        rows.append(TableRow("minus the paper's UniLDiff", "difference", final.values - papers_own.values))
     return rows
 
 
@@ -188,17 +188,17 @@ def _seed_rows(spec: TableSpec, runs: Sequence[Run]) -> list[TableRow]:
     rows = []
     for (model, *_), members in groups.items():
         if len(members) > 1 and (members[0].group or len({run.info.get("seed") for run in members}) > 1):
-            finals = pd.DataFrame([_row("", "ours", spec, run.scores).figures for run in members])
+            finals = pd.DataFrame([_row("", "run", spec, run.scores).values for run in members])
             for name, values in (("mean", finals.mean(skipna=False)), ("std", finals.std(skipna=False))):
                 rows.append(TableRow(f"{model}: {name} of {len(members)} seeds", "seeds", values))
     return rows
 
 
-def _ranks(figures: pd.DataFrame, kinds: Sequence[RowKind], digits: tuple[int, int], apart: bool) -> pd.DataFrame:
-    """Rank each column by its figures as printed, so that equal prints rank equally; 0 for all but best and second."""
-    shown = figures.round({column: digits[METRICS.index(column[1])] for column in figures.columns})
-    ranks = pd.DataFrame(0, index=figures.index, columns=figures.columns)
-    groups: list[set[RowKind]] = [{"paper", "published"}, {"input", "stage", "ours"}]
+def _ranks(values: pd.DataFrame, kinds: Sequence[RowKind], digits: tuple[int, int], apart: bool) -> pd.DataFrame:
+    """Rank each column by its values as printed, so that equal prints rank equally; 0 for all but best and second."""
+    shown = values.round({column: digits[METRICS.index(column[1])] for column in values.columns})
+    ranks = pd.DataFrame(0, index=values.index, columns=values.columns)
+    groups: list[set[RowKind]] = [{"paper", "published"}, {"input", "stage", "run"}]
     for group in groups if apart else [set[RowKind]().union(*groups)]:
         members = [index for index, kind in enumerate(kinds) if kind in group]
         found = shown.iloc[members].rank(method="dense", ascending=False)

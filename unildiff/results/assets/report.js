@@ -1,7 +1,7 @@
 "use strict";
 // The report's table of images and its gallery. What is shown comes from the JSON in #data:
-//   runs: [label]; metrics: [{key, title, digits, higher}]; pictures: {id: data URI};
-//   rows: [{run, degradation, name, values: [number or null], pictures: {kind: id}, size: [width, height]}]
+//   runs: [label]; metrics: [{key, title, digits, higher}]; images: {id: data URI};
+//   rows: [{run, degradation, name, values: [number or null], images: {kind: id}, size: [width, height]}]
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const table = document.getElementById("scores");
@@ -82,12 +82,12 @@
     const place = row.card.querySelector(".compare");
     const split = place.querySelector("input")?.value ?? 50;
     const what = `${row.degradation} / ${row.name}`;
-    const kinds = state.pair.filter((kind) => row.pictures[kind]);
+    const kinds = state.pair.filter((kind) => row.images[kind]);
     const parts = [];
     const [left, right] = kinds.length === 2 ? kinds : [null, kinds[0]];
     for (const [side, kind] of [["right", right], ["left", left]]) {
       if (!kind) continue;
-      parts.push(make("img", { className: side, alt: `${kind} of ${what}`, src: data.pictures[row.pictures[kind]] }));
+      parts.push(make("img", { className: side, alt: `${kind} of ${what}`, src: data.images[row.images[kind]] }));
       parts.push(make("span", { className: `tag ${side}`, textContent: kind }));
     }
     if (left) {
@@ -153,7 +153,7 @@
   options(document.getElementById("filter-degradation"), [["", "all"], ...degradations.map((each) => [each, each])]);
   const pairs = [[0, 1], [1, 2], [0, 2]]
     .map(([left, right]) => [KINDS[left], KINDS[right]])
-    .filter((pair) => data.rows.some((row) => pair.every((kind) => row.pictures[kind])));
+    .filter((pair) => data.rows.some((row) => pair.every((kind) => row.images[kind])));
   if (pairs.length) [state.pair] = pairs;
   options(document.getElementById("pair"), pairs.map((pair, index) => [index, pair.join(" | ")]));
   document.getElementById("pair").addEventListener("change", (event) => {
