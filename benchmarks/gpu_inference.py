@@ -55,7 +55,7 @@ def restore(
         "ok": bool(done.image.isfinite().all()),
         **seconds,
         "peak GB": context.peak() / 1e9,
-        "tiles": 0 if done.features.grid is None else done.features.grid.tile_size,
+        "tiles": 0 if done.features.grid is None else done.features.grid.tile[0] * model.downscale_factor,
     }
 
 

@@ -155,7 +155,7 @@ def test_a_full_disk_ends_the_run_at_the_first_image(
     def full(number: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("unildiff.restoring.run.os.fsync", full)
+    monkeypatch.setattr("unildiff.utils.files.os.fsync", full)
     assert run(photos, tmp_path / "out", "--model", weights) == 2
     assert "disk full while writing" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["manifest.jsonl"]

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage import data
 
 from tests.small import NETWORK, small_model
 from unildiff.cli.main import main
+from unildiff.data.shipped_photographs import load as load_photograph
+from unildiff.data.shipped_photographs import photographs
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.restoring.checks import DOUBT, CheckedImage, _borders, _check_colour, _keep_doubtful
 from unildiff.restoring.colour import judged, low_frequencies, shift, transferred
@@ -104,17 +106,18 @@ def test_the_spacing_of_the_steps_is_followed(weights: Path, tmp_path: Path) -> 
 def test_eight_tiles_show_no_more_than_the_whole_image() -> None:
     """The shipped model on photographs: bends at the same lines, in tiles and in one piece."""
     model, scores = load_restorer("tiny"), []
-    for photo in (data.chelsea(), data.coffee()):
-        image = np.asarray(Image.fromarray(photo).resize((416, 224)))
+    shipped = [load_photograph(name, 600)[0] for name in photographs("val")[1:]]
+    for photo in (data.coffee(), data.astronaut(), data.rocket(), *shipped):
+        image = np.asarray(ImageOps.fit(Image.fromarray(photo), (368, 208), Image.Resampling.LANCZOS))
         made = [
             as_levels(restore_images(model, [image], [""], SamplingSettings(1, tile_size=tile))[0], "photo")
             for tile in (128, None)
         ]
-        rows, columns = _borders(model, 224, 416, 128)
+        rows, columns = _borders(model, 208, 368, 128)
         assert (len(rows), len(columns)) == (1, 3)  # eight tiles
         scores.append([seam_score(each, image.astype(np.float32), rows, columns) for each in made])
-    tiled, whole = np.mean(scores, axis=0)
-    assert tiled <= whole + 0.03, scores
+    tiled, whole = np.transpose(scores)
+    assert tiled.mean() <= whole.mean() and (tiled - whole).max() < 0.05, scores
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,15 @@ def test_shares_add_up_and_change_smoothly() -> None:
     assert shares[0][:16].min() == 1  # but at the edge of the image there is no neighbour
 
 
+def test_small_tiles_share_at_least_48_pixels() -> None:
+    model = small_model()
+    for side, least in ((128, 6), (136, 6), (192, 6), (256, 8), (512, 16)):
+        grid = model.grid(512, 2048, side)
+        assert grid is not None
+        overlaps = [grid.tile[1] - (after - before) for before, after in pairwise(grid.lefts)]
+        assert min(overlaps) == least, side
+
+
 def test_one_tile_is_the_whole_image() -> None:
     assert make_grid(16, 16, 16) is None
     model = small_model()
@@ -142,10 +151,10 @@ def test_a_tile_is_described_as_the_training_crop_at_its_place() -> None:
     model = small_model(sdxl_like_base())
     seen: list[Tensor] = []
     model.unet.register_forward_pre_hook(lambda module, args: seen.append(args[2].time_ids))
-    model.restore(random_images(64, 300, 1), [""], [1], SamplingSettings(1, tile_size=128))
-    # 300 is padded to 304: 38 latents of 8 pixels, in tiles of 16 latents that begin at 0, 12 (11 is odd) and 22.
+    model.restore(random_images(64, 270, 1), [""], [1], SamplingSettings(1, tile_size=128))
+    # 270 is padded to 272: 34 latents of 8 pixels, in tiles of 16 latents that begin at 0, 8 (9 is odd) and 18.
     # As in a training sample: original size, the corner in it, and the size of what the network sees.
-    assert [ids[0].tolist() for ids in seen] == [[64, 300, 0, left, 64, 128] for left in (0, 96, 176)]
+    assert [ids[0].tolist() for ids in seen] == [[64, 270, 0, left, 64, 128] for left in (0, 64, 144)]
     seen.clear()
     model.restore(random_images(60, 90, 1), [""], [1], SamplingSettings(1))
     assert seen[0].tolist() == [[60, 90, 0, 0, 64, 96]]  # whole images: padded to multiples of 16
@@ -306,7 +315,7 @@ def test_large_images_are_tiled_at_the_base_models_own_size() -> None:
 def test_tiles_in_one_batch_equal_tiles_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """With two images, two captions per image and an uneven last pass; in double precision, so that order is all that differs."""
     model = small_model(sdxl_like_base()).double()
-    x = torch.cat([random_images(64, 400, 1), random_images(64, 400, 1, seed=1)]).double()
+    x = torch.cat([random_images(64, 368, 1), random_images(64, 368, 1, seed=1)]).double()
     arguments: Any = (x, ["a cat", "the table"], [1, 2], SamplingSettings(2, 3.0, tile_size=128))
     calls: list[int] = []
     model.unet.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
@@ -324,7 +333,7 @@ def test_tiles_prepare_their_contexts_once_for_all_steps() -> None:
     fusion = model.unet.fusion
     original = fusion.prepare
     fusion.prepare = lambda deep, text: (prepared.append(len(text)), original(deep, text))[1]  # type: ignore[method-assign]
-    model.restore(random_images(64, 300, 1), ["a cat"], [1], SamplingSettings(4, 3.0, tile_size=128))
+    model.restore(random_images(64, 270, 1), ["a cat"], [1], SamplingSettings(4, 3.0, tile_size=128))
     assert prepared == [2, 2, 2]  # three tiles under two captions each, whatever the number of steps
 
 

@@ -13,9 +13,13 @@ from unildiff.core.encoders import decode_latents, encode_latents
 from unildiff.core.network import LQFeatures, Network
 from unildiff.core.text import Pixels, TextEmbedding
 from unildiff.core.tiled_model import decode_tiles, encode_tiles, latent_tiles, tiled_predictors, with_smaller_tiles
-from unildiff.core.tiling import TileGrid, make_grid
+from unildiff.core.tiling import UNIT, TileGrid, make_grid
 from unildiff.diffusion.noise import KeyedNoise
 from unildiff.diffusion.sampler import Callback, Predict, SamplingSettings, sample, start_latents
+
+SMALLEST_OVERLAP = 6
+"""Latents that neighbouring tiles share at least, 48 pixels. Measured on 24 validation photographs in tiles of 128 px: with 32
+pixels, seams score 0.03 above the whole image (95% interval 0.006 to 0.062), with 48 px 0.010 (-0.004 to 0.025)."""
 
 
 @dataclass
@@ -89,8 +93,14 @@ class UniLDiff(Network):
         """Return the tiles of padded images (B, 3, H, W), None if one tile holds a whole image."""
         if tile_size is None:
             return None
+        return self.grid(lq.shape[2], lq.shape[3], tile_size)
+
+    def grid(self, height: int, width: int, tile_size: int) -> TileGrid | None:
+        """Return the tiles of a padded image of height x width pixels, None if one tile holds it."""
         factor = self.downscale_factor
-        return make_grid(lq.shape[2] // factor, lq.shape[3] // factor, tile_size // factor, self.tile_overlap)
+        side = tile_size // factor // UNIT * UNIT
+        overlap = max(self.tile_overlap, min(0.5, SMALLEST_OVERLAP / side))
+        return make_grid(height // factor, width // factor, side, overlap)
 
     def encode(self, images: Tensor, grid: TileGrid | None = None) -> Tensor:
         """Return VAE latents (B, C, h, w) of padded images (B, 3, H, W) in [-1, 1], tile by tile if there is a grid."""

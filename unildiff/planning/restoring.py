@@ -265,40 +265,51 @@ def _first_tile_only(gpu: bool) -> Iterator[None]:
 def fitting(
     options: RestoreOptions, images: Sequence[Size], elsewhere: bool = False
 ) -> tuple[RestoreOptions, RestorePlan]:
-    """Return options that keep a restoration of these images below ``options.memory``, and their plan.
+    """Return options that keep a restoration of these images below ``options.memory``, and their plan; see ``Fitter``."""
+    return Fitter(options, elsewhere).fit(options, images)
+
+
+class Fitter:
+    """Chooses settings within ``options.memory``; what this process takes already is measured once, here.
 
     Args:
-        options: settings of the run.
-        images: height and width of each.
+        options: model, device, memory and the settings that are fixed.
         elsewhere: whether other machines restore, whose device this one may lack.
 
     Raises:
-        UserError: nothing fits, or there is no such device, or one whose memory cannot be planned.
+        UserError: there is no such device, or one whose memory cannot be planned.
     """
-    there = "cpu" if options.device == "auto" else options.device
-    device = torch.device(there) if elsewhere else pick_device(options.device)
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(
-            f"memory: can be planned for NVIDIA GPUs and CPUs, and the device is {device.type}; leave --memory out, and give "
-            "--tile_size for smaller tiles"
-        )
-    guided = options.guidance_scale != 1.0
-    planner = RestorePlanner(*sizes_of(options.model), device.type == "cuda", options.batch_size, guided)
-    allowed = limits(options, device)
-    if find_spec("accelerate") is None and options.offload is None:
-        allowed = replace(allowed, offloads=("none",))
-    try:
-        plan = planner.choose(images, allowed)
-    except UserError as error:
-        more = (
-            "; `pip install 'unildiff[offload]'` allows less"
-            if allowed.offloads == ("none",) and device.type == "cuda"
-            else ""
-        )
-        raise UserError(f"{error}{more}") from None
-    dtype: Any = str(plan.dtype).removeprefix("torch.")
-    chosen = replace(options, dtype=dtype, offload=plan.offload, tile_size=plan.tile_size, vae_tile=plan.vae_tile)
-    return chosen, plan
+
+    def __init__(self, options: RestoreOptions, elsewhere: bool = False) -> None:
+        there = "cpu" if options.device == "auto" else options.device
+        self._device = torch.device(there) if elsewhere else pick_device(options.device)
+        if self._device.type not in ("cpu", "cuda"):
+            raise UserError(
+                f"memory: can be planned for NVIDIA GPUs and CPUs, and the device is {self._device.type}; leave --memory out, "
+                "and give --tile_size for smaller tiles"
+            )
+        gpu, guided = self._device.type == "cuda", options.guidance_scale != 1.0
+        self._planner = RestorePlanner(*sizes_of(options.model), gpu, options.batch_size, guided)
+        self._taken = 0 if gpu else peak_memory(self._device)
+
+    def fit(self, options: RestoreOptions, images: Sequence[Size]) -> tuple[RestoreOptions, RestorePlan]:
+        """Return the options with type, offload and tiles for these images (height and width of each), and their plan.
+
+        Raises:
+            UserError: nothing fits.
+        """
+        allowed = replace(limits(options, self._device), taken=self._taken)
+        if find_spec("accelerate") is None and options.offload is None:
+            allowed = replace(allowed, offloads=("none",))
+        try:
+            plan = self._planner.choose(images, allowed)
+        except UserError as error:
+            missing = allowed.offloads == ("none",) and self._device.type == "cuda" and options.offload is None
+            more = "; `pip install 'unildiff[offload]'` allows less" if missing else ""
+            raise UserError(f"{error}{more}") from None
+        dtype: Any = str(plan.dtype).removeprefix("torch.")
+        chosen = replace(options, dtype=dtype, offload=plan.offload, tile_size=plan.tile_size, vae_tile=plan.vae_tile)
+        return chosen, plan
 
 
 def limits(options: RestoreOptions, device: torch.device) -> Limits:

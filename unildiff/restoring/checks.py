@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from unildiff.core.model import UniLDiff
-from unildiff.core.tiling import make_grid
-from unildiff.diffusion.sampler import SamplingSettings
+from unildiff.diffusion.sampler import Callback, SamplingSettings
 from unildiff.restoring.colour import CERTAIN, judged, shift, transferred
 from unildiff.restoring.options import RestoreOptions
 from unildiff.restoring.seams import HIGH, seam_score
@@ -54,15 +53,16 @@ def check_and_correct(
     sampling: SamplingSettings,
     options: RestoreOptions,
     device: torch.device,
+    callback: Callback | None = None,
 ) -> list[CheckedImage]:
-    """Restore images (H, W, 3) of one size and return them checked.
+    """Restore images (H, W, 3) of one size and return them checked; ``callback`` is called after each sampling step.
 
     Raises:
         UserError: a result is not finite.
     """
 
     def restored(seed: int) -> list[np.ndarray]:
-        made = restore_images(model, images, captions, sampling, seed, device=device)
+        made = restore_images(model, images, captions, sampling, seed, callback, device)
         return [as_levels(each, name) for each, name in zip(made, names, strict=True)]
 
     with judged(model) as shares:
@@ -125,8 +125,8 @@ def _all_borders(model: UniLDiff, height: int, width: int, tiles: set[int]) -> t
 def _borders(model: UniLDiff, height: int, width: int, tile: int) -> tuple[list[int], list[int]]:
     """Return the rows and columns of pixels at the middle of the overlaps between tiles."""
     factor = model.downscale_factor
-    sides = [-(-side // (2 * factor)) * 2 for side in (height, width)]
-    grid = make_grid(sides[0], sides[1], tile // factor, model.tile_overlap)
+    sides = [-(-side // (2 * factor)) * 2 * factor for side in (height, width)]
+    grid = model.grid(sides[0], sides[1], tile)
     if grid is None:
         return [], []
     middles = [

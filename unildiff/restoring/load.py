@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from unildiff.core.model import UniLDiff
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.restoring.colour import has_gate
 from unildiff.restoring.options import Offload, RestoreOptions
@@ -37,6 +38,27 @@ def load(made: Recipe) -> Restorer:
         UserError: it cannot be loaded, or the sampling settings do not fit it.
     """
     options = made.options
+    device = pick_device(options.device)
+    device = torch.empty(0, device=device).device  # cuda becomes cuda:0
+    check_offload(options.offload or "none", device)
+    model = load_restorer(options.model, getattr(torch, made.dtype))
+    sampling = sampling_of(options, model)
+    use_fast_matmul(device)
+    if options.memory is not None and device.type == "cuda":
+        _limit(options.memory, device)
+    if options.offload in ("model", "group"):
+        from unildiff.weights.offload import offload_parts
+
+        return Restorer(model, made, sampling, device, offload_parts(model, device, options.offload))
+    return Restorer(model.to(device), made, sampling, device)
+
+
+def sampling_of(options: RestoreOptions, model: UniLDiff) -> SamplingSettings:
+    """Return the sampler's part of the options.
+
+    Raises:
+        UserError: they do not fit the model.
+    """
     sampling = SamplingSettings(
         options.num_inference_steps,
         options.guidance_scale,
@@ -46,24 +68,13 @@ def load(made: Recipe) -> Restorer:
         vae_tile=options.vae_tile,
         timestep_spacing=options.timestep_spacing,
     )
-    device = pick_device(options.device)
-    device = torch.empty(0, device=device).device  # cuda becomes cuda:0
-    check_offload(options.offload or "none", device)
-    model = load_restorer(options.model, getattr(torch, made.dtype))
     check_sampling(model, sampling, "restore")
     if options.colour == "auto" and not has_gate(model):
         raise UserError(
             "colour: auto follows DAEM's brightness gate, which this model lacks (network.detail.to_pixels); give --colour none "
             "or input"
         )
-    use_fast_matmul(device)
-    if options.memory is not None and device.type == "cuda":
-        _limit(options.memory, device)
-    if options.offload in ("model", "group"):
-        from unildiff.weights.offload import offload_parts
-
-        return Restorer(model, made, sampling, device, offload_parts(model, device, options.offload))
-    return Restorer(model.to(device), made, sampling, device)
+    return sampling
 
 
 def check_offload(offload: Offload, device: torch.device) -> None:

@@ -107,9 +107,8 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     return found
 
 
-def described(path: Path, kind: str, digest: str) -> Entry:
+def described(found: os.stat_result, kind: str, digest: str) -> Entry:
     """Return what a line holds of an input or output file."""
-    found = os.stat(path)
     return {f"{kind}_hash": digest, f"{kind}_size": found.st_size, f"{kind}_time": found.st_mtime_ns}
 
 

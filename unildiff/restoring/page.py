@@ -4,9 +4,10 @@ Restoring a file here gives the bytes that ``unildiff restore`` writes with the 
 """
 
 import os
+import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from inspect import signature
@@ -21,18 +22,21 @@ from unildiff.data.shipped_photographs import photographs
 from unildiff.data.walk import shown
 from unildiff.degradations.cdd11 import CleanImage, degrade
 from unildiff.degradations.names import DEGRADATIONS
-from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.restoring.colour import has_gate
 from unildiff.restoring.jobs import Job, result_names
-from unildiff.restoring.load import load, recipe
+from unildiff.restoring.load import load, recipe, sampling_of
 from unildiff.restoring.options import RestoreOptions
-from unildiff.restoring.run import Restorer, load_job, written_beside
+from unildiff.restoring.run import Restorer, load_job
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import write_whole
 
+_SAME = "same as the photograph"
 _PREVIEW = 1600  # pixels of the longer side of the images that the slider shows
 _HEADER = """# UniLDiff
 Drop photographs of any size and kind. Results keep format, size and metadata. Everything stays on this machine.
 The result is a guess: check faces, text and anything that has to be true."""
+
+
+Fit = Callable[[RestoreOptions, Sequence[tuple[int, int]]], tuple[RestoreOptions, object]]
 
 
 class Page:
@@ -41,26 +45,20 @@ class Page:
     Args:
         options: settings that the page does not offer.
         folder: temporary folder for the results.
+        fit: ``planning.restoring.Fitter.fit`` if memory is limited.
     """
 
-    def __init__(self, options: RestoreOptions, folder: Path) -> None:
+    def __init__(self, options: RestoreOptions, folder: Path, fit: Fit | None = None) -> None:
+        self._fit = fit
+        if fit is not None:  # type and offload hold for all images, tiles for one
+            chosen, _ = fit(options, [(512, 512)])
+            options = replace(options, dtype=chosen.dtype, offload=chosen.offload)
         self._restorer = load(recipe(options, lambda path: ""))
         self._folder = folder
         self._lock = threading.Lock()
 
     def restore(
-        self,
-        files: list[str] | None,
-        caption: str,
-        seed: float,
-        steps: float,
-        guidance: float,
-        tile: float,
-        colour: str,
-        uncertainty: float,
-        format: str,
-        *,
-        progress: Any,
+        self, files: list[str] | None, caption: str, *settings: Any, progress: Any
     ) -> Iterator[tuple[Any, list[str], str]]:
         """Yield (before and after, finished files, messages) as images are done; a bad file becomes a message."""
         done: list[str] = []
@@ -70,12 +68,13 @@ class Page:
             yield None, [], "Choose one or several photographs first."
             return
         try:
-            restorer = self._with(caption, seed, steps, guidance, tile, colour, uncertainty, format)
+            options = self._options(*settings)
+            restorer = self._with(options, caption)
         except (UserError, ValueError) as error:
-            yield None, [], f"Not started: {error}"
+            yield None, [], f"Not started: {_for_page(str(error))}"
             return
         place = Path(tempfile.mkdtemp(dir=self._folder))
-        names = result_names([Path(file).name for file in files], restorer.options.format)
+        names = result_names([Path(file).name for file in files], options.format)
         for number, (file, name) in enumerate(zip(files, names, strict=True)):
             progress(number / len(files), desc=f"{Path(file).name} ({number + 1} of {len(files)})")
             loaded = load_job(Job(Path(file), place / name, Path(file).name))
@@ -85,53 +84,45 @@ class Page:
                 continue
             try:
                 with self._lock:  # one model: users take turns, image by image
-                    result = restorer.restore([loaded], partial(_advance, progress, number, len(files), names[number]))[
-                        0
-                    ]
-                data, warnings = restorer.encode(loaded, result)
-                with written_beside(loaded.job.target, data):
-                    pass
+                    if self._fit is not None:
+                        height, width = loaded.image.rgb.shape[:2]
+                        restorer = self._with(self._fit(options, [(height, width)])[0], caption)
+                    advance = partial(_advance, progress, number, len(files), names[number])
+                    result = restorer.restore([loaded], advance)[0]
+                written, warnings = restorer.encode(loaded, result)
+                for path, data in written.items():
+                    write_whole(path, data)
             except UserError as error:
-                messages.append(f"{Path(file).name}: {error}")
+                messages.append(f"{Path(file).name}: {_for_page(str(error))}")
             else:
-                done.append(str(loaded.job.target))
-                messages += [f"{Path(file).name}: {line}" for line in warnings]
+                done += map(str, written)
+                messages += [f"{Path(file).name}: {_for_page(line)}" for line in warnings]
                 after = np.rint(result.levels).clip(0, 255).astype(np.uint8)
                 pair = (_preview(loaded.image.rgb8), _preview(after))
             yield pair, done, _text(done, messages)
 
-    def _with(
-        self,
-        caption: str,
-        seed: float,
-        steps: float,
-        guidance: float,
-        tile: float,
-        colour: str,
-        uncertainty: float,
-        format: str,
-    ) -> Restorer:
-        """Return the loaded model with the settings of one request."""
-        options = replace(
+    def _options(
+        self, seed: float, steps: float, guidance: float, tile: float, colour: Any, uncertainty: float, format: Any
+    ) -> RestoreOptions:
+        """Return the settings of one request, checked."""
+        return replace(
             self._restorer.options,
             seed=int(seed),
             num_inference_steps=int(steps),
             guidance_scale=float(guidance),
             tile_size=int(tile) or None,
-            colour=colour,  # type: ignore[arg-type]  # checked by the options
+            colour=colour,
             uncertainty=int(uncertainty),
-            format=None if format == "same as the photograph" else format,  # type: ignore[arg-type]
+            format=None if format == _SAME else format,
         )
-        sampling = SamplingSettings(
-            options.num_inference_steps, options.guidance_scale, options.start, tile_size=options.tile_size
-        )
-        if options.colour == "auto" and not has_gate(self._restorer.model):
-            raise UserError("this model cannot judge colours; choose none or input")
+
+    def _with(self, options: RestoreOptions, caption: str) -> Restorer:
+        """Return the loaded model with these options."""
         made = replace(self._restorer.recipe, options=options, caption_of=lambda path: caption)
-        return replace(self._restorer, recipe=made, sampling=sampling)
+        return replace(self._restorer, recipe=made, sampling=sampling_of(options, self._restorer.model))
 
 
-def launch(options: RestoreOptions, host: str, port: int, max_megabytes: int, max_pixels: int) -> None:
+def launch(options: RestoreOptions, host: str, port: int, max_megabytes: int, max_pixels: int, fit: Fit | None) -> None:
     """Serve the page until interrupted."""
     os.environ["UNILDIFF_MAX_PIXELS"] = str(max_pixels)
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
@@ -139,7 +130,7 @@ def launch(options: RestoreOptions, host: str, port: int, max_megabytes: int, ma
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "uploads"))
         results = Path(folder, "results")
         results.mkdir()
-        page = build(Page(options, results))
+        page = build(Page(options, results, fit))
         page.queue(max_size=64, default_concurrency_limit=2)
         page.launch(
             prevent_thread_lock=True,
@@ -184,7 +175,7 @@ def build(page: Page) -> Any:
                     tile = gr.Slider(0, 2048, 0, step=128, label="Tile size in pixels (0: automatic)")
                     colour = gr.Radio(["none", "input", "auto"], value="none", label="Take colours from the photograph")
                     uncertainty = gr.Slider(0, 8, 0, step=1, label="Further seeds to measure uncertainty")
-                    choices = ["same as the photograph", "jpg", "png", "tif", "webp", "avif"]
+                    choices = [_SAME, "jpg", "png", "tif", "webp", "avif"]
                     format = gr.Dropdown(choices, value=choices[0], label="Format")
             with gr.Column(min_width=280):
                 slider = gr.ImageSlider(label="Before and after", type="numpy", elem_id="slider", interactive=False)
@@ -221,6 +212,12 @@ def _preview(image: np.ndarray) -> np.ndarray:
     return np.asarray(shown_image)
 
 
+def _for_page(line: str) -> str:
+    """Return a message whose advice fits the page instead of the command line."""
+    return re.sub(r"--colour (\w+)", r"'\1' under Settings, Take colours from the photograph", line)
+
+
 def _text(done: list[str], messages: list[str]) -> str:
-    lines = [f"{len(done)} restored.", *(f"- {message}" for message in messages)]
+    restored = [name for name in done if not name.endswith(".uncertainty.png")]
+    lines = [f"{len(restored)} restored.", *(f"- {message}" for message in messages)]
     return "\n".join(lines)

@@ -6,11 +6,14 @@ Axis letters: H/W pixels, L lines of pixels across an axis.
 import numpy as np
 
 HIGH = 1.25
-"""Scores above this are high: at tile borders brightness bends a quarter more than elsewhere (our choice)."""
+"""Scores above this are high: at tile borders brightness bends a quarter more than beside them (our choice). Of 24 photographs
+that were restored in one piece, 1 scores higher at such lines."""
+_BESIDE = 16
+"""Lines on each side that a border is compared with, so that differences between parts of the photograph do not count."""
 
 
 def seam_score(restored: np.ndarray, original: np.ndarray, rows: list[int], columns: list[int]) -> float:
-    """Return how much more brightness bends at tile borders than elsewhere, as a ratio; 1 means that nothing shows.
+    """Return how much more brightness bends at tile borders than beside them, as a ratio; 1 means that nothing shows.
 
     The bend of a line is the mean of |a - 2 b + c| over three neighbouring lines of the change that the restorer made
     (restored minus original): what the photograph itself holds at a border does not count.
@@ -27,9 +30,11 @@ def seam_score(restored: np.ndarray, original: np.ndarray, rows: list[int], colu
         if len(lines) < 8 or not borders:
             continue
         bend = np.abs(lines[:-2] - 2 * lines[1:-1] + lines[2:]).mean(axis=1)  # (L - 2): line i bends at i + 1
-        at = np.zeros(len(bend), bool)
+        at, beside = np.zeros((2, len(bend)), bool)
         for border in borders:
             at[max(0, border - 2) : border + 1] = True
-        if at.any() and not at.all():
-            scores.append(float(bend[at].mean()) / max(float(bend[~at].mean()), 1e-3))
+            beside[max(0, border - 2 - _BESIDE) : border + 1 + _BESIDE] = True
+        beside &= ~at
+        if at.any() and beside.any():
+            scores.append(float(bend[at].mean()) / max(float(bend[beside].mean()), 1e-3))
     return max(scores, default=1.0)

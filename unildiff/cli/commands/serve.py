@@ -12,6 +12,7 @@ def serve(
     port: int = 7860,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    memory: str | None = None,
     offload: Literal["none", "model", "group"] | None = None,
     max_megabytes: int = 200,
     max_pixels: int = 268_435_456,
@@ -27,6 +28,7 @@ def serve(
         port: port to listen on
         device: auto, cpu, cuda, cuda:1, mps, ...
         dtype: type of the weights; auto is bfloat16 on GPUs that have it and float32 on CPUs
+        memory: memory to keep to, e.g. 8GB: of the GPU, or of this process on a CPU; each image gets the tiles that fit
         offload: keep idle parts of the model on the CPU, or (group) also the U-Net's layers, as for `unildiff restore`
         max_megabytes: largest upload
         max_pixels: largest image that is read, in pixels
@@ -35,15 +37,23 @@ def serve(
         UserError: Gradio is not installed, or the model cannot be loaded.
     """
     from unildiff.cli.commands.restore import check_model
-    from unildiff.restoring.options import RestoreOptions
+    from unildiff.restoring.options import RestoreOptions, memory_bytes
     from unildiff.utils.validation import PositiveInt, build
 
-    options = RestoreOptions(model=model, device=device, dtype=dtype, offload=offload)
+    limit = None if memory is None else memory_bytes(memory)
+    options = RestoreOptions(model=model, device=device, dtype=dtype, offload=offload, memory=limit)
     check_model(options)
     limits = (build(PositiveInt, max_megabytes, "max_megabytes"), build(PositiveInt, max_pixels, "max_pixels"))
     if find_spec("gradio") is None:
         raise UserError("serve: Gradio is not installed; `pip install 'unildiff[web]'`")
+    fit = None
+    if limit is not None:
+        import gradio  # noqa: F401  # the memory that it takes counts
+
+        from unildiff.planning.restoring import Fitter
+
+        fit = Fitter(options).fit
     from unildiff.restoring.page import launch
 
-    launch(options, host, port, *limits)
+    launch(options, host, port, *limits, fit)
     return 0
