@@ -20,6 +20,8 @@ from unildiff.utils.errors import UserError
 from unildiff.weights.folder import save_model
 
 ray = pytest.importorskip("ray", reason="needs Ray (the extra unildiff[ray])")
+from ray.cluster_utils import Cluster
+
 from unildiff.restoring.ray_engine import RestoringActor, worker_device
 
 
@@ -43,7 +45,8 @@ def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(
     def restore() -> None:
         codes.append(main(["restore", str(tmp_path / "photos"), str(tmp_path / "ray"), *fixed, "--engine", "ray"]))
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False)
     try:
         thread = threading.Thread(target=restore)
         thread.start()
@@ -52,8 +55,11 @@ def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(
             if len(list((tmp_path / "ray").glob("*.png"))) >= 2:
                 killed = int(next((tmp_path / "ray").glob("manifest.ray-*.jsonl")).name.split("-")[1])
                 os.kill(killed, signal.SIGKILL)
+                cluster.add_node(num_cpus=1)  # as an autoscaler would
             time.sleep(0.02)
         thread.join(300)
+        # The actor, the one that replaced it, and one for the node that joined.
+        assert len(list((tmp_path / "ray").glob("manifest.ray-*.jsonl"))) >= 3
         pair = tmp_path / "pair"
         pair.mkdir()
         for name in ("0.png", "1.png"):
@@ -83,6 +89,7 @@ def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(
             assert main([*again, *more]) == 2 and "engine: Ray chooses the devices" in capsys.readouterr().err
     finally:
         ray.shutdown()
+        cluster.shutdown()
     assert killed and codes == [3]
     assert main(["restore", str(tmp_path / "photos"), str(tmp_path / "plain"), *fixed]) == 3
     plain, made = (

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from unildiff.weights.precision import default_dtype, use_fast_matmul
+from unildiff.utils.errors import UserError
+from unildiff.weights.precision import check_dtype, default_dtype, use_fast_matmul
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,19 @@ def test_float32_products_use_tf32_on_cuda_alone() -> None:
     finally:
         for backend, value in zip(backends, before, strict=True):
             backend.allow_tf32 = value
+
+
+def test_a_type_that_the_device_lacks_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        check_dtype(dtype, torch.device("cpu"))
+    with pytest.raises(UserError, match="dtype: cpu does not compute in bool; leave --dtype out, or give float32"):
+        check_dtype(torch.bool, torch.device("cpu"))  # its product is not implemented
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(UserError, match="dtype: cuda does not compute in bfloat16") as error:
+        check_dtype(torch.bfloat16, torch.device("cuda"))
+    assert "\n" not in str(error.value)
+    # What PyTorch raises on Apple's GPUs before macOS 14.
+    refusal = TypeError("BFloat16 is not supported on MPS")
+    monkeypatch.setattr(torch, "ones", lambda *size, dtype, device: (_ for _ in ()).throw(refusal))
+    with pytest.raises(UserError, match="dtype: mps does not compute in bfloat16"):
+        check_dtype(torch.bfloat16, torch.device("mps"))

@@ -14,7 +14,7 @@ from unildiff.restoring.recipe import Recipe, model_hash
 from unildiff.restoring.run import Restorer
 from unildiff.utils.errors import UserError
 from unildiff.weights.load import check_sampling, load_restorer, pick_device
-from unildiff.weights.precision import default_dtype, use_fast_matmul
+from unildiff.weights.precision import check_dtype, default_dtype, use_fast_matmul
 
 CUDA_CONTEXT = 500_000_000
 """Bytes of a GPU that CUDA takes for itself (our estimate)."""
@@ -24,10 +24,11 @@ def recipe(options: RestoreOptions, caption_of: Callable[[Path], str]) -> Recipe
     """Return the options together with what they mean on this machine.
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device, or it lacks the type of the weights.
     """
     device = pick_device(options.device)
     dtype = str(default_dtype(device)).removeprefix("torch.") if options.dtype == "auto" else options.dtype
+    check_dtype(getattr(torch, dtype), device)
     return Recipe(options, model_hash(options.model), dtype, caption_of)
 
 

@@ -1,7 +1,7 @@
 """Restoring on a Ray cluster: actors keep the model and take small blocks of images; any actor can repeat a block.
 
 Every actor writes a manifest of its own beside the results. Ray restarts an actor that died and gives it its block again.
-Which actor restores an image does not change the result.
+Which actor restores an image does not change the result. Nodes that join while a run is under way get actors, too.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError, RayTaskError
 from ray.util import ActorPool
 
@@ -24,6 +25,7 @@ from unildiff.restoring.run import Outcome, Restorer, run
 from unildiff.utils.errors import UserError
 
 _BLOCK = 4  # images that are lost and repeated when an actor dies (our choice)
+_MOST = 1000  # devices that an autoscaler is asked for (our choice)
 _MAX_PIXELS = "UNILDIFF_MAX_PIXELS"
 
 
@@ -97,27 +99,40 @@ def run_with_ray(
     Raises:
         UserError: a worker failed, e.g. because a result cannot be written.
     """
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0)) if options.device == "cuda" else 0
+    kind = "GPU" if options.device == "cuda" else "CPU"
     folder = folder.absolute()
     if options.model != "tiny":
         options = replace(options, model=str(Path(options.model).absolute()))
     there = [replace(job, source=job.source.absolute(), target=job.target.absolute()) for job in jobs]
     blocks = [there[first : first + _BLOCK] for first in range(0, len(there), _BLOCK)]
-    count = min(len(blocks), gpus or int(resources.get("CPU", 1)))
-    made = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1, num_gpus=1 if gpus else 0)(RestoringActor)
+    made = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1, num_gpus=int(kind == "GPU"))(RestoringActor)
     settings = (options, caption_of, folder, skip, os.environ.get(_MAX_PIXELS))
-    pool = ActorPool([made.remote(*settings) for _ in range(count)])
+    request_resources(
+        bundles=[{"CPU": 1, kind: 1}] * min(len(blocks), _MOST)
+    )  # an autoscaler adds nodes up to its limit
+    pool, actors = ActorPool([]), 0
     failed: list[str] = []
     skipped = 0
+
+    def grow() -> int:
+        """Start an actor for every device of the cluster that has none yet, while there are blocks for them."""
+        wanted = min(len(blocks), max(1, int(ray.cluster_resources().get(kind, 1))))
+        for _ in range(actors, wanted):
+            pool.push(made.remote(*settings))
+        return max(actors, wanted)
+
     with BatchProgress(len(there), "Restoring with Ray") as progress:
         try:
+            actors = grow()
             for finished, before, lines in pool.map_unordered(lambda actor, block: actor.restore.remote(block), blocks):
                 failed += lines
                 skipped += before
                 progress.finished(finished)
+                actors = grow()
         except RayError as error:
             raise _in_one_line(error) from None
+        finally:
+            request_resources(bundles=[])
     names = {job.target.relative_to(folder).as_posix() for job in there}
     entries = [entry for name, entry in read_entries(folder).items() if name in names]
     warnings = [f"{entry['input']}: {line}" for entry in entries for line in entry.get("warnings", [])]
