@@ -14,6 +14,8 @@ from torch import nn
 from tests.metrics.golden import PAIRS, degrade, luma_yiq_rounded, tensor
 from tests.processes import process_context
 from tests.results import two_ranks
+from unildiff.cli.main import main
+from unildiff.data.images import write_png
 from unildiff.metrics.by_degradation import DegradationMetrics
 from unildiff.metrics.names import check_names, metric_settings
 from unildiff.metrics.protocols import PROTOCOLS
@@ -131,7 +133,7 @@ def pyiqa(monkeypatch):
     monkeypatch.setattr("unildiff.metrics.names.version", lambda _: "0.1.16")
 
 
-def test_any_name_of_pyiqa_is_a_metric(pyiqa):
+def test_any_name_of_pyiqa_is_a_metric(pyiqa, tmp_path, capsys):
     names = ["ssimc", "topiq_nr", "pyiqa:niqe"]
     scorers, unavailable = load_scorers(names, PROTOCOLS["onerestore"])
     assert list(scorers) == names and not unavailable
@@ -141,6 +143,11 @@ def test_any_name_of_pyiqa_is_a_metric(pyiqa):
     assert metric_settings("ssimc").startswith("ssimc: pyiqa 0.1.16 ssimc (type=SSIM, test_y_channel=False)")
     assert "lower is better" in metric_settings("niqe") and metric_settings("psnr") == ""
     assert DegradationMetrics("onerestore", names).unavailable == {}
+    write_png(tmp_path / "out" / "a.png", PAIRS["photograph"][0])
+    write_png(tmp_path / "gt" / "a.png", PAIRS["photograph"][1])
+    assert main(["score", str(tmp_path / "out"), str(tmp_path / "gt"), "--metrics", "ssimc", "niqe"]) == 0
+    printed = capsys.readouterr().out
+    assert metric_settings("ssimc") in printed and metric_settings("niqe") in printed
     with pytest.raises(UserError, match="metric of a set"):
         check_names(["sfid"])
 

@@ -92,7 +92,7 @@ def test_only_images_of_8_bits_are_taken(bad):
 def test_an_image_too_small_is_reported(tmp_path):
     evaluator = Evaluator("basicsr-y")
     evaluator.add("a", "low", GT[:, :10], GT[:, :10])
-    with pytest.raises(ValueError, match="smaller than the 11x11 SSIM window"):
+    with pytest.raises(UserError, match=r"cannot score low/a: .* smaller than the 11x11 SSIM window"):
         evaluator.rows()
 
 

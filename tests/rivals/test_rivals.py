@@ -182,6 +182,27 @@ def test_any_function_is_a_rival(tmp_path, monkeypatch):
         restore_image(load_rival("my_method:wrong", CPU), image)
 
 
+def test_a_function_is_tested_reported_bundled_and_ranked(tmp_path, monkeypatch, capsys):
+    (tmp_path / "halves.py").write_text("def restore(image):\n    return image * 0.5\n")
+    monkeypatch.chdir(tmp_path)
+    rain.write(tmp_path / "data" / "derain", "promptir", "test", count=2)
+    assert main(["test", "--model", "halves:restore", "--data", "derain", "--run_dir", "runs/small"]) == 2
+    assert "cannot score rain/" in capsys.readouterr().err
+    for command in (
+        "test --model halves:restore --data derain --protocol onerestore --label Halves --run_dir runs/halves",
+        "report runs/halves --out page.html",
+        "score runs/halves/test/restored runs/halves/test/truth --label Again --protocol onerestore --bundle bundles/a.zip",
+        "leaderboard bundles --out board.html",
+        "table single runs/halves/test bundles/a.zip",
+        "compare runs/halves/test bundles/a.zip",
+    ):
+        assert main(command.split()) == 0, command
+    printed = capsys.readouterr().out
+    assert all("Halves" in (tmp_path / file).read_text() for file in ("page.html", "results/single.txt"))
+    assert "Again" in (tmp_path / "board.html").read_text()
+    assert "lowest: rain/1 +0.0000, rain/2 +0.0000" in printed  # the files score as they did in the test
+
+
 def test_out_of_memory_switches_to_tiles():
     def small_only(image):
         if image.shape[2] > 256:

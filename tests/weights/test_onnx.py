@@ -43,8 +43,12 @@ def test_the_graph_equals_pytorch_at_every_size(tmp_path: Path) -> None:
     model = small_model(make_tiny_base(WORDS, 4, SHALLOW), seed=4, network=network)
     model.decoder.tone.output.weight.mul_(0.1)  # a tile judges its own tone, which may then differ little
     save_model(model, tmp_path / "model", torch.float32)
+    card = "---\nlicense: cc0-1.0\n---\n\n# Trained on public photographs, by this command\n"
+    (tmp_path / "model" / "README.md").write_text(card)
     assert main(["export", str(tmp_path / "model"), "--onnx", str(tmp_path / "m.onnx"), "--dtype", "float32"]) == 0
     runner, multiple = OnnxRestorer(tmp_path / "m.onnx"), side_multiple(model)
+    facts = runner.session.get_modelmeta().custom_metadata_map
+    assert (facts["model_card"], facts["license"]) == (card, "cc0-1.0")
     for rows, columns in ((1, 1), (4, 5), (3, 2)):
         image = np.random.default_rng(0).integers(0, 256, (rows * multiple, columns * multiple, 3), np.uint8)
         restored = runner(image, key=7)

@@ -14,7 +14,9 @@ from PIL import Image
 
 from tests.small import sdxl_like_base, small_model
 from unildiff.data.images import load_image, write_png
+from unildiff.diffusion.noise import KeyedNoise
 from unildiff.utils.errors import UserError
+from unildiff.utils.keys import image_key
 from unildiff.weights.pipeline import UniLDiffPipeline
 from unildiff.weights.pipeline_inputs import as_array
 
@@ -109,8 +111,15 @@ def test_negative_prompts_and_embeddings() -> None:
 
 
 def test_latents_in_and_out(pipe: UniLDiffPipeline) -> None:
-    out = pipe(IMAGE, num_inference_steps=2, output_type="latent").images
-    assert isinstance(out, torch.Tensor) and out.ndim == 4
+    seen: list[torch.Tensor] = []
+
+    def keep(_: UniLDiffPipeline, step: int, timestep: float, tensors: dict[str, torch.Tensor]) -> None:
+        seen.append(tensors["latents"].clone())
+
+    out = pipe(IMAGE, num_inference_steps=2, output_type="latent", callback_on_step_end=keep).images
+    assert isinstance(out, torch.Tensor) and out.ndim == 4 and torch.equal(out, seen[-1])
+    drawn = KeyedNoise([image_key(0, IMAGE)]).normal("sampling", *out.shape[1:])
+    assert np.array_equal(restored(pipe, IMAGE, latents=drawn), restored(pipe, IMAGE))  # what seed 0 draws
     noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
     mine = restored(pipe, IMAGE, latents=noise)
     assert np.array_equal(mine, restored(pipe, IMAGE, latents=noise)) and not np.array_equal(

@@ -16,6 +16,7 @@ from unildiff.data.images import write_png
 from unildiff.metrics.protocols import Protocol, get_protocol
 from unildiff.metrics.registry import Scorer, load_scorers
 from unildiff.metrics.rows import Row, write_csv
+from unildiff.utils.errors import UserError
 
 _WAITING = 8  # images that a worker may lag behind before `add` waits: bounds memory
 
@@ -88,7 +89,7 @@ class Evaluator:
 
         Raises:
             ValueError: An image of that name and degradation was added before, or one is not uint8 (3, H, W).
-            UserError: An earlier image could not be saved.
+            UserError: An earlier image could not be saved, or is too small to be scored.
         """
         if (degradation, name) in self._futures:
             raise ValueError(f"{degradation}/{name} was added before: names must be unique within a degradation")
@@ -111,7 +112,10 @@ class Evaluator:
         if self._out_dir is not None:
             write_png(self._out_dir / degradation / f"{name}.png", image_array(restored))
         row: Row = {"degradation": degradation, "name": name}
-        return row | score_image(restored, gt, self._scorers, self._names, lq)
+        try:
+            return row | score_image(restored, gt, self._scorers, self._names, lq)
+        except ValueError as error:
+            raise UserError(f"cannot score {degradation}/{name}: {error}; choose another protocol") from None
 
     def rows(self) -> list[Row]:
         """Wait for all images and return one row per image in the order they were added; raises what a thread raised."""

@@ -134,7 +134,8 @@ def _deepinv(name: str, rest: str, device: torch.device, sigma: float | None) ->
         if given:
             model.load_state_dict(_state(Path(given)))
     except Exception as error:  # noqa: BLE001  no network, or weights of another model
-        raise UserError(f"--model {name}: its weights cannot be loaded ({_line(error)})") from None
+        hint = "" if given else f"; fetch them yourself and give deepinv:{architecture}:FILE"
+        raise UserError(f"--model {name}: its weights cannot be loaded ({_line(error)}){hint}") from None
     model = model.to(device).eval().requires_grad_(False)
     told = sigma is not None and "sigma" in forward
 

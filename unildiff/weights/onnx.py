@@ -6,6 +6,7 @@ there is no guidance, which an empty caption makes a no-op.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,14 @@ class UnrolledRestorer(nn.Module):
         return restored.clamp(-1, 1) / 2 + 0.5
 
 
-def export_onnx(model: UniLDiff, path: Path, num_inference_steps: int = 2, source: str = "") -> None:
+def export_onnx(model: UniLDiff, path: Path, num_inference_steps: int = 2, card: str = "") -> None:
     """Write the restorer as an ONNX file.
 
     Args:
         model: restorer, any device and dtype; the graph is float32.
         path: file to write.
         num_inference_steps: Euler steps that the graph holds.
-        source: origin of the weights, kept in the file's metadata.
+        card: model card, kept in the file's metadata together with the licence that it names.
 
     Raises:
         UserError: the onnx extra is not installed, or the model has parts that the graph cannot hold.
@@ -106,14 +107,16 @@ def export_onnx(model: UniLDiff, path: Path, num_inference_steps: int = 2, sourc
     proto = program.model_proto
     if proto.ByteSize() >= _LARGEST:
         raise UserError(f"onnx: the model takes {proto.ByteSize() / 1e9:.1f} GB; one ONNX file holds 2 GB")
+    licence = re.search(r"^license: (.+)$", card, re.MULTILINE)
     onnx.helper.set_model_props(
         proto,
         {
             "unildiff": json.dumps(
                 {"multiple": multiple, "downscale_factor": factor, "latent_channels": channels}
-                | {"num_inference_steps": num_inference_steps, "version": __version__, "source": source}
+                | {"num_inference_steps": num_inference_steps, "version": __version__}
             ),
-            "license": "Apache-2.0",
+            "model_card": card,
+            "license": licence[1] if licence else "see model_card",
         },
     )
     proto.producer_name, proto.producer_version = "unildiff", __version__

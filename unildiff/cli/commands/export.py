@@ -61,7 +61,7 @@ def export(
     if onnx is not None:
         from unildiff.weights.onnx import export_onnx
 
-        export_onnx(model.float(), onnx, onnx_steps, source=f"{ckpt}; training data: see the model card")
+        export_onnx(model.float(), onnx, onnx_steps, card)
         print(f"{onnx}: {onnx.stat().st_size / 1e6:,.1f} MB")
     if out is None:
         return
