@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -198,6 +199,19 @@ def test_another_method_is_scored_and_stands_in_the_table(tmp_path, capsys):
     assert (tmp_path / "t" / "table2_figure.png").is_file()  # --images put them into the run
     assert "had different inputs" in one_error(table, ["table2", ours, run_dir], capsys)
     assert "already holds a run" in one_error(score, [restored, gt, "--run_dir", run_dir], capsys)
+
+
+def test_scores_of_a_sample_set_are_marked_and_a_missing_seed_is_not_shown(tmp_path):
+    restored, gt, _ = other_method(tmp_path)
+    (gt.parent / ".unildiff-sample.json").write_text('{"sample": "cdd11"}')
+    score(restored, gt, label="a", run_dir=tmp_path / "one")
+    info = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert (info["data"], info["data_kind"], info["protocol"]) == ("cdd11", "sample", "onerestore")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two" / "run.json").write_text(json.dumps(info | {"seed": 0}))
+    table("table2", [str(tmp_path / name) for name in ("one", "two")], tmp_path / "t")
+    assert {"a", "a, seed 0"} <= set(table_rows(tmp_path / "t"))
+    assert not any(label.startswith("minus the paper") for label in table_rows(tmp_path / "t"))
 
 
 def test_a_changed_bundle_is_refused(tmp_path, capsys):

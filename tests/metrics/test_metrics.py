@@ -125,6 +125,7 @@ def pyiqa(monkeypatch):
         "ssimc": {"metric_opts": {"type": "SSIM", "test_y_channel": False}, "metric_mode": "FR"},
         "topiq_nr": {"metric_opts": {"type": "CFANet"}, "metric_mode": "NR", "lower_better": False},
         "niqe": {"metric_opts": {"type": "NIQE"}, "metric_mode": "NR", "lower_better": True},
+        "ilniqe": {"metric_opts": {"type": "ILNIQE"}, "metric_mode": "NR", "lower_better": True},
         "sfid": {"metric_opts": {"type": "FID"}, "metric_mode": "NR"},
     }
     package = SimpleNamespace(create_metric=lambda name, device: Contrast(configs[name]["metric_mode"]))
@@ -140,16 +141,32 @@ def test_any_name_of_pyiqa_is_a_metric(pyiqa, tmp_path, capsys):
     x, y = (tensor(z) for z in PAIRS["photograph"])
     assert scorers["ssimc"](x, y).item() == pytest.approx((x / 255 - y / 255).abs().mean().item(), abs=1e-6)
     assert scorers["topiq_nr"](x, y).item() == pytest.approx((x / 255).mean().item(), abs=1e-6)
-    assert metric_settings("ssimc").startswith("ssimc: pyiqa 0.1.16 ssimc (type=SSIM, test_y_channel=False)")
-    assert "lower is better" in metric_settings("niqe") and metric_settings("psnr") == ""
+    ssim, niqe = metric_settings(["psnr", "ssimc", "niqe"])
+    assert ssim.startswith("ssimc: pyiqa 0.1.16 ssimc (type=SSIM, test_y_channel=False)")
+    assert niqe.endswith("lower is better")
     assert DegradationMetrics("onerestore", names).unavailable == {}
     write_png(tmp_path / "out" / "a.png", PAIRS["photograph"][0])
     write_png(tmp_path / "gt" / "a.png", PAIRS["photograph"][1])
     assert main(["score", str(tmp_path / "out"), str(tmp_path / "gt"), "--metrics", "ssimc", "niqe"]) == 0
     printed = capsys.readouterr().out
-    assert metric_settings("ssimc") in printed and metric_settings("niqe") in printed
+    assert ssim in printed and niqe in printed
     with pytest.raises(UserError, match="metric of a set"):
         check_names(["sfid"])
+
+
+def test_a_metric_of_pyiqa_alone_ranks_bundles(pyiqa, tmp_path, monkeypatch, capsys):
+    write_png(tmp_path / "gt" / "a.png", PAIRS["photograph"][1])
+    for name, factor in (("bright", 1), ("dark", 2)):
+        write_png(tmp_path / name / "a.png", PAIRS["photograph"][0] // factor)
+        folders = [str(tmp_path / name), str(tmp_path / "gt")]
+        assert main(["score", *folders, "--metrics", "ilniqe", "--bundle", str(tmp_path / f"all/{name}.zip")]) == 0
+    monkeypatch.setitem(sys.modules, "pyiqa.default_model_configs", None)  # the reader need not have it
+    assert main(["leaderboard", str(tmp_path / "all"), "--out", str(tmp_path / "board.html")]) == 0
+    page = (tmp_path / "board.html").read_text()
+    assert "<th>ilniqe</th>" in page and page.index("dark.zip") < page.index("bright.zip")  # lower is better
+    pair = [str(tmp_path / f"all/{name}.zip") for name in ("bright", "dark")]
+    assert main(["compare", *pair, "--metrics", "ilniqe"]) == 0
+    assert "ilniqe, second minus first (lower is better)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

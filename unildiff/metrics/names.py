@@ -13,6 +13,7 @@ from unildiff.metrics.protocols import unknown
 from unildiff.utils.errors import UserError
 
 _PREFIX = "pyiqa:"
+_LOWER = "lower is better"
 _PYIQA_OF_SETS = {"FID", "InceptionScore"}  # pyiqa's types that take folders
 
 
@@ -70,20 +71,27 @@ def metric_info(name: str) -> MetricInfo:
     return MetricInfo(name, not settings.get("lower_better", False), 4, kind, theirs)
 
 
-def metric_title(name: str) -> str:
-    """Return the column head of a metric, or the name itself if the metric is not known."""
-    return METRICS[name].title if name in METRICS else name
+def recorded_metric(name: str, settings: Sequence[str] = ()) -> MetricInfo:
+    """Return the properties of a metric in recorded scores, which may be pyiqa's also where pyiqa is not installed.
+
+    Args:
+        name: Name of its column.
+        settings: What :func:`metric_settings` said when the scores were made.
+    """
+    lower = any(line.startswith(f"{name}: ") and line.endswith(_LOWER) for line in settings)
+    return METRICS.get(name) or MetricInfo(name, not lower, 4)
 
 
-def metric_settings(name: str) -> str:
-    """Return in one line the settings under which pyiqa computes a metric; "" for metrics that are ours."""
-    theirs = metric_info(name).pyiqa
-    settings = pyiqa_settings(theirs) if theirs else None
-    if not settings:
-        return ""
-    options = ", ".join(f"{key}={value}" for key, value in settings["metric_opts"].items())
-    better = "lower is better" if settings.get("lower_better", False) else "higher is better"
-    return f"{name}: pyiqa {version('pyiqa')} {theirs} ({options}), RGB after the protocol's crops, {better}"
+def metric_settings(names: Sequence[str]) -> list[str]:
+    """Return a line with the settings of each metric that pyiqa computes."""
+    lines = []
+    for name, theirs in ((name, metric_info(name).pyiqa) for name in names):
+        if theirs and (settings := pyiqa_settings(theirs)):
+            options = ", ".join(f"{key}={value}" for key, value in settings["metric_opts"].items())
+            better = _LOWER if settings.get("lower_better", False) else "higher is better"
+            about = f"pyiqa {version('pyiqa')} {theirs} ({options}), RGB after the protocol's crops"
+            lines.append(f"{name}: {about}, {better}")
+    return lines
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from unildiff.metrics.names import METRICS, metric_title
 from unildiff.metrics.rows import LABELS, metrics_of, write_csv
 from unildiff.results.runs import Run
 from unildiff.results.statistics import Comparison, compare_paired
@@ -81,9 +80,8 @@ def comparison_text(first: Run, second: Run, paired: Sequence[Pairs]) -> str:
     lines = [f"first:   {first.label} ({first.where})", f"second:  {second.label} ({second.where})"]
     lines.append(f"protocol: {protocol}")
     for pairs in paired:
-        info = METRICS.get(pairs.metric)
-        digits = info.digits if info else 4
-        better = "higher" if info is None or info.higher_is_better else "lower"
+        info = first.metric(pairs.metric)
+        digits, better = info.digits, "higher" if info.higher_is_better else "lower"
         rows: list[tuple[str | None, str]] = [(name, name or "all") for name in pairs.values["degradation"].unique()]
         rows = rows if len(rows) == 1 else [*rows, (None, "mean of these")]
         found = [
@@ -91,7 +89,7 @@ def comparison_text(first: Run, second: Run, paired: Sequence[Pairs]) -> str:
             for name, label in rows
         ]
         text = pd.DataFrame(found).fillna("").set_index("").to_string(index_names=False)
-        lines += ["", f"{metric_title(pairs.metric)}, second minus first ({better} is better)"]
+        lines += ["", f"{info.title}, second minus first ({better} is better)"]
         lines += [line.rstrip() for line in text.splitlines()] + _extremes(pairs, digits)
     if any(pairs.shared for pairs in paired):
         lines += ["", "Every degradation has the same scenes: the last line counts scenes, each once."]

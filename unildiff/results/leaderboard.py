@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from unildiff.metrics.names import METRICS, metric_title
+from unildiff.metrics.names import METRICS, MetricInfo
 from unildiff.metrics.rows import means, metrics_of
 from unildiff.results.render import templates
 from unildiff.results.runs import Run, load_run
@@ -43,24 +43,26 @@ def write_leaderboard(folder: Path, out: Path) -> list[str]:
         raise UserError(f"no readable bundle in {folder}: {failed[0]}")
     tables = []
     for (data, kind, protocol, _), members in groups.items():
-        metrics = [name for name in METRICS if any(name in metrics_of(run.scores) for run in members)]
+        found = {name: run.metric(name) for run in members for name in metrics_of(run.scores) if "input_" not in name}
+        metrics = {name: found[name] for name in sorted(found, key=[*METRICS, *found].index)}
         title = f"{data}{f' ({kind} set)' if kind else ''}, protocol {protocol}, {len(members[0].images)} images"
-        tables.append((title, [metric_title(name) for name in metrics], _lines(members, metrics)))
+        tables.append((title, [info.title for info in metrics.values()], _lines(members, metrics)))
     page = templates().get_template("leaderboard.html.j2").render(tables=tables, failed=failed)
     write_whole(out, page.encode())
     return failed
 
 
-def _lines(runs: list[Run], metrics: list[str]) -> list[list[str]]:
+def _lines(runs: list[Run], metrics: dict[str, MetricInfo]) -> list[list[str]]:
     """Return the cells of each run's line, best mean PSNR (or first metric) first."""
     lines = []
+    sign = -1 if next(iter(metrics.values())).higher_is_better else 1
     for run in runs:
-        found = [float(value) for value in means(run.scores).reindex(columns=metrics).iloc[-1]]
+        found = [float(value) for value in means(run.scores).reindex(columns=list(metrics)).iloc[-1]]
         shown = [
-            "-" if math.isnan(value) else f"{value:.{METRICS[name].digits}f}"
-            for name, value in zip(metrics, found, strict=True)
+            "-" if math.isnan(value) else f"{value:.{info.digits}f}"
+            for info, value in zip(metrics.values(), found, strict=True)
         ]
         images = "included" if run.has_images else "hashes only"
-        order = found[0] * (-1 if METRICS[metrics[0]].higher_is_better else 1)
+        order = sign * found[0]
         lines.append((math.isnan(order), order, [run.label, *shown, _BLIND[run.blind], images, run.where.name]))
     return [line for *_, line in sorted(lines, key=lambda each: each[:2])]

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from unildiff.metrics.names import METRICS as REGISTRY
-from unildiff.metrics.names import metric_title
 from unildiff.metrics.rows import metrics_of
 from unildiff.results.compare import Pairs
 from unildiff.results.runs import Run
@@ -38,7 +35,7 @@ def header_block(run: Run) -> tuple[tuple[str, str], ...]:
         ("time per image", _recorded(info, "time_per_picture_s", "{:.2f} s")),
         ("peak memory", _recorded(info, "peak_memory_mib", "{:.0f} MiB")),
         ("commit", _recorded(info, "commit")),
-        *_further_metrics(run.scores),
+        *_further_metrics(run),
     )
 
 
@@ -64,16 +61,16 @@ def _sampler(info: dict[str, Any]) -> list[tuple[str, str]]:
     return lines + [(key.replace("_", " "), str(value)) for key, value in changed.items()]
 
 
-def _further_metrics(scores: pd.DataFrame) -> tuple[tuple[str, str], ...]:
+def _further_metrics(run: Run) -> tuple[tuple[str, str], ...]:
     """Return a line with the means over images of every metric beside PSNR and SSIM."""
     parts = []
-    found = scores[metrics_of(scores)].replace([math.inf, -math.inf], math.nan).mean()
+    found = run.scores[metrics_of(run.scores)].replace([math.inf, -math.inf], math.nan).mean()
     for name in [name for name in found.index if name not in METRICS and not name.startswith("input_")]:
-        digits = REGISTRY[name].digits if name in REGISTRY else 4
+        info = run.metric(name)
         mean, before = (
-            "-" if math.isnan(value) else f"{value:.{digits}f}" for value in found.reindex([name, f"input_{name}"])
+            "-" if math.isnan(value) else f"{value:.{info.digits}f}" for value in found.reindex([name, f"input_{name}"])
         )
-        parts.append(f"{metric_title(name)} {mean}" + (f" (input {before})" if f"input_{name}" in found else ""))
+        parts.append(f"{info.title} {mean}" + (f" (input {before})" if f"input_{name}" in found else ""))
     return (("also", ", ".join(parts)),) if parts else ()
 
 

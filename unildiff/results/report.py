@@ -192,10 +192,9 @@ def _shown_metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
     order = [name for name in METRICS if name in present] + [name for name in present if name not in METRICS]
     shown = []
     for key in sorted(order, key=lambda name: (name != "psnr", name.startswith("input_"))):
-        info = METRICS.get(key.removeprefix("input_"))
-        title = f"{'input ' * key.startswith('input_')}{info.title if info else key.removeprefix('input_')}"
-        better = info is None or info.higher_is_better
-        shown.append({"key": key, "title": title, "digits": info.digits if info else 4, "higher": better})
+        info = next(run for run in runs if key in run.scores).metric(key.removeprefix("input_"))
+        title = f"{'input ' * key.startswith('input_')}{info.title}"
+        shown.append({"key": key, "title": title, "digits": info.digits, "higher": info.higher_is_better})
     if {"psnr", "input_psnr"} <= set(present):
         shown.insert(1, {"key": "gain", "title": "PSNR gain", "digits": METRICS["psnr"].digits, "higher": True})
     return shown

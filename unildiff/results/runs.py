@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
+from unildiff.metrics.names import MetricInfo, recorded_metric
 from unildiff.metrics.rows import Row, checked, read_csv
 from unildiff.results.bundle import opened_bundle
 from unildiff.utils.errors import UserError
@@ -31,6 +32,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "time_per_picture_s": (int | float, "a number of seconds"),
     "peak_memory_mib": (int | float, "a number of MiB"),
     "notes": (list, "a list of sentences"),
+    "metric_settings": (list, "a list of sentences"),
     "stages": (list, 'a list of {"label": ..., "scores": FILE}'),
 }
 
@@ -88,6 +90,10 @@ class Run:
     def has_other_images(self) -> bool:
         """Whether the images are known not to be those of published results."""
         return self.data_kind == "sample" or self.info.get("published") is False
+
+    def metric(self, name: str) -> MetricInfo:
+        """Return the properties of a metric as they were recorded with the scores."""
+        return recorded_metric(name, [str(line) for line in self.info.get("metric_settings") or ()])
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -237,10 +243,11 @@ def with_distinct_labels(runs: Sequence[Run]) -> list[Run]:
             if key == "folder":
                 additions = distinct_names([runs[index].where for index in members])
             else:
-                additions = [str(runs[index].info.get(key)) for index in members]
+                known = [runs[index].info.get(key) for index in members]
+                additions = ["" if value is None else str(value) for value in known]
             if len(set(additions)) > 1:
                 for index, addition in zip(members, additions, strict=True):
-                    labels[index] += f", {'seed ' if key == 'seed' else ''}{addition}"
+                    labels[index] += f", {'seed ' if key == 'seed' else ''}{addition}" if addition else ""
     return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
 
 

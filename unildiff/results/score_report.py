@@ -37,7 +37,7 @@ def format_text(scored: Sequence[Scored]) -> str:
     for each in scored:
         same = count_identical(each.rows, each.protocol) if "psnr" in each.metrics else 0
         notes.append(f"protocol {each.protocol}" + (f" ({same} of {len(each.rows)} here)" if same else ""))
-    notes += [settings for name in first.metrics if (settings := metric_settings(name))]
+    notes += metric_settings(first.metrics)
     notes += [f"{name}: left empty, {reason}" for name, reason in first.unavailable.items()]
     return "\n\n".join([*tables, "\n".join(notes)])
 
@@ -124,7 +124,7 @@ def provenance(scored: Scored, method: Method) -> dict[str, Any]:
         **method._asdict(),
         "count": counts,
         "protocol": scored.protocol.name,
-        "metric_settings": [settings for name in scored.metrics if (settings := metric_settings(name))],
+        "metric_settings": metric_settings(scored.metrics),
         "notes": [f"{metric_info(name).title} is left empty: {reason}." for name, reason in scored.unavailable.items()],
         "command": shlex.join(["unildiff", *sys.argv[1:]]),
         "versions": package_versions(),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unildiff.data.batch import RestorationBatch, image_array
 from unildiff.data.images import write_png
-from unildiff.metrics.names import metric_info
+from unildiff.metrics.names import metric_info, metric_settings
 from unildiff.metrics.protocols import chosen_protocol
 from unildiff.metrics.rows import Row, gather_rows, summarise, write_csv
 from unildiff.results.blindness import told_degradations
@@ -132,6 +132,7 @@ class TestRun:
             "protocol": self.protocol,
             "blind": about["blind"] and not told,
             "notes": self.notes,
+            "metric_settings": metric_settings(self.settings.metrics),
             "captioned_share": share,
             "effective_guidance": guidance if share and about.get("uses_text", True) else 1.0,
             "time_per_picture_s": sum(self.seconds) / max(1, len(self.seconds)),

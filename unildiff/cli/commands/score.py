@@ -50,8 +50,8 @@ def score(
         bundle: Zip to write with scores, protocol, versions and the hash of every file; `unildiff table` reads it.
         images: Also put the images into run_dir (PNGs) and the restored images into the bundle.
         degradation: Name of the degradation of a flat folder, e.g. rain, for the tables.
-        data: Name of the dataset, e.g. cdd11, for the tables.
-        data_kind: Whether the images are the real dataset's or a sample set's, for the tables.
+        data: Name of the dataset, e.g. cdd11, for the tables; by default that of the sample set that holds GT.
+        data_kind: Whether the images are the real dataset's or a sample set's, for the tables; known where GT is in one.
         blind: Whether the method was not told the degradation, for the tables.
 
     Raises:
@@ -60,6 +60,7 @@ def score(
     from dataclasses import replace
 
     from unildiff.data.catalogue import default_protocol
+    from unildiff.data.layouts import sample_of
     from unildiff.metrics.names import check_names
     from unildiff.metrics.protocols import PROTOCOLS, chosen_protocol, get_protocol
     from unildiff.results.file_pairs import find_pairs
@@ -87,6 +88,9 @@ def score(
         pairs = [replace(pair, degradation=degradation) for pair in pairs]
     if run_dir is not None:
         output_folder(run_dir)
+    samples = (sample_of(folder) for folder in (gt.resolve(), *gt.resolve().parents))
+    if (sample := next(filter(None, samples), None)) is not None:
+        data, data_kind = data or sample, data_kind or "sample"
     name = chosen_protocol(protocol, default_protocol(data, {pair.degradation for pair in pairs}))
     protocols = list(PROTOCOLS.values()) if name == "all" else [get_protocol(name)]
     if process_count(workers, len(pairs)) > 1:
