@@ -3,15 +3,16 @@
     python -m studies.tone --model runs/tiny/photographs_decoder/checkpoints/last.ckpt --out runs/tiny/export
 
 The restorer is frozen, so that its images are made once: ``--batches`` of eight, each kept in ``--cache`` as soon as it is made
-(an interrupted run continues). Kept are descriptions (``unildiff.core.tone``) and products of the correction's terms, from which
-the exact squared error of any correction follows. Recipe and constants: our choice.
+(an interrupted run continues). Kept are descriptions (``unildiff.core.tone``), products of the correction's terms, from which
+the exact squared error of any correction follows, and the squared error of the LQ image. First the correction is trained on the
+first 1,650 batches, then the judgement whether an image is clean on all. Recipe and constants: our choice.
 
 Axis letters: B batch, H/W pixels, D numbers that describe an image, K terms of the correction with the error as the last.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import one_thread
-from studies.tone_samples import Samples
+from studies.tone_samples import SIZE, WHOLE, Samples
 from unildiff.core.model import UniLDiff
-from unildiff.core.tone import DESCRIBED, ToneCorrection, describe, row_middles
+from unildiff.core.tone import DESCRIBED, CleanGate, ToneCorrection, describe, row_middles
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.utils.errors import UserError
 from unildiff.utils.parallel import progress
@@ -43,8 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_batches(options, model)
         files = [options.cache / f"{number:05d}.npz" for number in range(options.batches)]
         stored = [np.load(file) for file in files]
-        described, products = (torch.from_numpy(np.concatenate([each[key] for each in stored])) for key in ("d", "p"))
-        tone = train(described.float(), products, options.steps, options.seed)
+        described, products, lq_error = (
+            torch.from_numpy(np.concatenate([each[key] for each in stored])) for key in ("d", "p", "q")
+        )
+        whole = SIZE * WHOLE
+        tone = train(described[:whole], products[:whole], options.steps, options.seed)
+        with torch.no_grad():
+            error = squared_error(products, tone.coefficients(described))
+        tone.clean = train_gate(described, error, lq_error, options.gate_steps, options.seed)
         UniLDiffPipeline.from_model(with_tone(model, tone).half(), card_of_folder(options.model)).save_pretrained(
             options.out
         )
@@ -65,12 +72,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--scene_count", type=int, default=2000)
     made.add_argument("--cache", type=Path, default=Path("cache/tone"))
     made.add_argument("--batches", type=int, default=BATCHES)
-    made.add_argument("--steps", type=int, default=10000)
+    made.add_argument("--steps", type=int, default=10000, help="of the correction")
+    made.add_argument("--gate_steps", type=int, default=4000, help="of the judgement whether an image is clean")
     made.add_argument("--seed", type=int, default=0)
     return made
 
 
-BATCHES = 1650
+BATCHES = WHOLE + 700
 
 
 def make_batches(options: argparse.Namespace, model: UniLDiff) -> None:
@@ -85,7 +93,8 @@ def make_batches(options: argparse.Namespace, model: UniLDiff) -> None:
         with torch.inference_mode():
             image = model.restore(batch.lq, batch.captions, batch.keys, SETTINGS)
         part = options.cache / "part.npz"
-        np.savez(part, d=describe(image, batch.lq).numpy(), p=products_of(image, batch.gt).numpy())
+        q = (batch.gt - batch.lq).double().square().mean(dim=(1, 2, 3)) / 4
+        np.savez(part, d=describe(image, batch.lq).numpy(), p=products_of(image, batch.gt).numpy(), q=q.numpy())
         part.replace(options.cache / f"{number:05d}.npz")
 
 
@@ -110,18 +119,62 @@ def squared_error(products: Tensor, numbers: Tensor) -> Tensor:
 def train(described: Tensor, products: Tensor, steps: int, seed: int) -> ToneCorrection:
     """Return a correction trained on descriptions (B, D) and products (B, 3, K, K)."""
     torch.manual_seed(seed)
-    tone = ToneCorrection().train()
+    tone = ToneCorrection()
+
+    def error(hidden: Tensor, chosen: Tensor) -> Tensor:
+        return squared_error(products[chosen], tone.numbers(hidden))
+
+    fit(tone, tone.hidden, described, error, steps)
+    return tone.eval()
+
+
+def train_gate(described: Tensor, error: Tensor, lq_error: Tensor, steps: int, seed: int) -> CleanGate:
+    """Return the judgement whether an image is clean, trained on descriptions (B, D) and two squared errors (B,).
+
+    Of an image that is a mixture of two, the squared error is at most the same mixture of their squared errors.
+
+    Args:
+        described: descriptions.
+        error: of the corrected images.
+        lq_error: of the LQ images: 0 for clean ones.
+        steps: of the optimiser.
+        seed: of initial weights and batches.
+    """
+    torch.manual_seed(seed)
+    gate = CleanGate()
+
+    def mixed(hidden: Tensor, chosen: Tensor) -> Tensor:
+        return torch.lerp(error[chosen], lq_error[chosen], torch.sigmoid(gate.output(hidden))[:, 0].double())
+
+    fit(gate, gate.hidden, described, mixed, steps)
+    with torch.no_grad():
+        gate.output.bias.sub_(_CAUTION)
+    return gate.eval()
+
+
+def fit(
+    net: nn.Module, hidden: nn.Sequential, described: Tensor, error: Callable[[Tensor, Tensor], Tensor], steps: int
+) -> None:
+    """Train a net in place.
+
+    Args:
+        net: what is trained.
+        hidden: its two hidden layers, which see the descriptions.
+        described: descriptions (B, D).
+        error: squared errors of the images chosen (256,), from what the hidden layers make of them and their indices.
+        steps: of the optimiser.
+    """
     mean, spread = described.mean(0), described.std(0) + 0.02
     scaled = ((described - mean) / spread).clamp(-5, 5)
-    first, second = (layer for layer in tone.hidden if isinstance(layer, nn.Linear))
-    optimizer = torch.optim.AdamW(tone.parameters(), lr=_RATE, weight_decay=0.05)
+    first, second = (layer for layer in hidden if isinstance(layer, nn.Linear))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in progress(range(steps), steps, "Training"):
         chosen = torch.randint(len(scaled), (256,))
         x = scaled[chosen] + _NOISE * torch.randn(256, DESCRIBED)
         for layer in (first, second):  # dropout is no part of the model that restores
             x = nn.functional.dropout(nn.functional.silu(layer(x)), _DROPOUT)
-        loss = (squared_error(products[chosen], tone.numbers(x)) + _FLOOR).log().mean()
+        loss = (error(x, chosen) + _FLOOR).log().mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -129,10 +182,12 @@ def train(described: Tensor, products: Tensor, steps: int, seed: int) -> ToneCor
     with torch.no_grad():  # the scale becomes part of the first layer
         first.weight.div_(spread)
         first.bias.sub_(first.weight @ mean)
-    return tone.eval()
 
 
 _RATE, _NOISE, _DROPOUT = 2e-3, 0.1, 0.3
+_CAUTION = 3.0
+"""Lowers the gate's logits: a degraded image taken for clean is lost, a clean one that is restored loses little. Of 1 to 5, on the
+validation images, 3 is the least with which no image with haze is taken for clean; clean images lose nothing."""
 
 
 def with_tone(model: UniLDiff, tone: ToneCorrection) -> UniLDiff:

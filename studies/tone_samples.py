@@ -27,6 +27,13 @@ _SHAPES = {
 }  # fmt: skip
 """Height and width of a batch's images: how often."""
 _WEIGHTS = {"clear": 2.0, "noise": 0.7, "blur": 0.7, "motion_blur": 0.3}
+WHOLE = 1650
+"""Batches of these shapes. Those after them are small and more often clean, for the judgement whether an image is clean."""
+_SMALL_SHAPES = {
+    (24, 24): 0.12, (16, 16): 0.08, (32, 32): 0.12, (28, 40): 0.12, (40, 24): 0.1, (64, 96): 0.14, (75, 101): 0.12,
+    (101, 75): 0.05, (150, 200): 0.08, (120, 90): 0.07,
+}  # fmt: skip
+_SMALL_WEIGHTS = _WEIGHTS | {"clear": 4.0, "rain": 2.0, "snow": 2.0}
 _SCENES, _RECOLOURED, _EVENING, _CAPTIONED = 0.3, 0.6, 0.3, 0.8
 _FLAT = 0.06
 """Share of images of nearly one colour, which photographs hardly show: walls, paper, sky, wood."""
@@ -63,13 +70,16 @@ class Samples:
     def batch(self, number: int) -> ToneBatch:
         """Return a batch."""
         rng = np.random.default_rng(_SEED + number)
-        shape = list(_SHAPES)[rng.choice(len(_SHAPES), p=list(_SHAPES.values()))]
-        gts, lqs, captions, keys = zip(*(self._sample(rng, *shape) for _ in range(SIZE)), strict=True)
+        shapes, weights = (_SHAPES, _WEIGHTS) if number < WHOLE else (_SMALL_SHAPES, _SMALL_WEIGHTS)
+        shape = list(shapes)[rng.choice(len(shapes), p=list(shapes.values()))]
+        gts, lqs, captions, keys = zip(*(self._sample(rng, *shape, weights) for _ in range(SIZE)), strict=True)
         gt, lq = (to_unit(torch.from_numpy(np.stack(each)).permute(0, 3, 1, 2)) for each in (gts, lqs))
         return ToneBatch(gt, lq, list(captions), list(keys))
 
-    def _sample(self, rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, str, int]:
-        shares = np.array([_WEIGHTS.get(task, 1.0) for task in tasks.TASKS])
+    def _sample(
+        self, rng: np.random.Generator, height: int, width: int, weights: dict[str, float]
+    ) -> tuple[np.ndarray, np.ndarray, str, int]:
+        shares = np.array([weights.get(task, 1.0) for task in tasks.TASKS])
         task, key = tasks.TASKS[rng.choice(len(tasks.TASKS), p=shares / shares.sum())], int(rng.integers(2**31))
         depth = None
         if rng.random() < _FLAT:

@@ -51,6 +51,17 @@ def test_gain_leaves_black_and_both_may_change_from_row_to_row() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_image_that_is_judged_clean_comes_back_as_it_is(dtype: torch.dtype) -> None:
+    tone, x, lq = ToneCorrection(), images(2, 3, 30, 50).to(dtype), images(2, 3, 30, 50, seed=1).to(dtype)
+    assert torch.equal(tone.to(dtype)(x, lq), x)  # an untrained gate keeps nothing
+    tone.clean.output.bias.fill_(0)
+    torch.testing.assert_close(tone(x, lq), (x + lq) / 2, atol=0.01, rtol=0)
+    tone.clean.output.bias.fill_(3)
+    assert torch.equal(tone(x, lq), lq)
+
+
+@torch.no_grad()
 def test_each_image_of_a_batch_is_judged_by_itself() -> None:
     decoder, skips = small_model(network=TONE).decoder, skips_of(small_base())
     both = decoder(latents(), skips, LQ)[0]

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from studies import tone_samples
-from studies.tone import main, products_of, squared_error
+from studies.tone import main, products_of, squared_error, train_gate
 from tests.small import small_model
-from unildiff.core.tone import ToneCorrection
+from unildiff.core.tone import DESCRIBED, ToneCorrection
 from unildiff.weights.folder import load_model, save_model
 
 
@@ -20,6 +20,17 @@ def test_the_error_of_a_correction_follows_from_products() -> None:
         expected = ((correction(image, image) - gt) / 2).square().mean((1, 2, 3))
     made = squared_error(products_of(image, gt), numbers.expand(2, 12))
     torch.testing.assert_close(made.float(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_the_gate_learns_which_images_are_clean() -> None:
+    clean, described = torch.arange(400) % 3 == 0, torch.zeros(400, DESCRIBED)
+    described[clean, :9] = 1.0
+    error = torch.full((400,), 1e-3, dtype=torch.float64)
+    gate = train_gate(described, error, torch.where(clean, 0.0, 0.1).double(), steps=200, seed=0)
+    with torch.no_grad():
+        share = gate(described)
+    assert share[clean].mean() > 0.9 and share[~clean].mean() < 0.1
+    assert share.max() == 1 and share.min() == 0
 
 
 def test_flat_images_show_nearly_one_colour() -> None:
@@ -41,6 +52,7 @@ def test_a_model_is_made_from_photographs_and_an_interrupted_run_continues(
     save_model(small_model(), tmp_path / "model", torch.float32)
     monkeypatch.setattr(tone_samples, "_SHAPES", {(32, 64): 1.0})
     given = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--scene_count", "2", "--steps", "2"]
+    given += ["--gate_steps", "2"]
     folders = {"--photographs": "photographs", "--scenes": "scenes", "--cache": "cache"}
     given += [text for option, name in folders.items() for text in (option, str(tmp_path / name))]
     assert main([*given, "--batches", "1"]) == 0

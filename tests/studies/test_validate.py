@@ -22,11 +22,17 @@ def rows(gain: dict[str, float]) -> dict[tuple[str, str], dict[str, float]]:
 
 def test_the_interval_over_photographs_decides() -> None:
     better = decision(rows({}), rows({f"photo{n}": 0.5 + 0.1 * n for n in range(8)}))
-    assert better.startswith("PSNR, 88 images of 8 photographs: +0.85 dB") and better.endswith("lower in 0: better")
+    assert better.startswith("PSNR, CDD-11's eleven, 88 images of 8 photographs: +0.850 dB")
+    assert better.endswith("lower in 0: better")
     assert decision(rows({}), rows({"photo0": 4.0, "photo1": -3.0})).endswith("not decided")  # +0.12 dB in the mean
     assert decision(rows({f"photo{n}": 1.0 for n in range(8)}), rows({})).endswith("worse")
     with pytest.raises(UserError, match="no image in common"):
         decision(rows({}), {})
+    clean = {("clear", f"photo{n}"): {"psnr": 40.0} for n in range(8)}
+    kept = {key: {"psnr": 60.0} for key in clean}
+    first, second = decision(rows({}) | clean, rows({}) | kept).splitlines()
+    assert "+0.000 dB" in first and first.endswith("not decided")
+    assert "with clean ones, 96 images" in second and "+1.667 dB" in second and second.endswith("better")
     text = summary(rows({}))
     assert "CDD-11's eleven" in text and "+6.00" in text
 

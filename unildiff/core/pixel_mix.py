@@ -14,25 +14,37 @@ from unildiff.core.daem import LevelStatistics
 class BrightnessGate(nn.Module):
     """Confidence that the LQ image's brightness and colours are right: one number per image in 0..1, both ends included.
 
-    A sigmoid stretched by ``STRETCH`` beyond 0 and 1 and clamped. The backward pass is that of the sigmoid alone; otherwise
-    an image that is judged completely wrong would give no gradient.
+    See ``stretched_sigmoid``. A new decoder keeps nothing of the LQ image.
     """
-
-    STRETCH = 0.1
-    START = -2.5  # the stretched sigmoid is at 0 there: a new decoder keeps nothing
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.hidden, self.output = nn.Linear(2 * dim, dim), nn.Linear(dim, 1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.constant_(self.output.bias, self.START)
+        start_at_zero(self.output)
 
     def forward(self, whole: LevelStatistics) -> Tensor:
         """Return shares (B,) in [0, 1] from statistics of (B, D) each."""
         seen = torch.cat([whole.mean, whole.spread], dim=1)
-        share = torch.sigmoid(self.output(F.silu(self.hidden(seen)))[:, 0].float())
-        stretched = ((1 + 2 * self.STRETCH) * share - self.STRETCH).clamp(0, 1)
-        return share + (stretched - share).detach()
+        return stretched_sigmoid(self.output(F.silu(self.hidden(seen)))[:, 0])
+
+
+def stretched_sigmoid(logits: Tensor) -> Tensor:
+    """Return a sigmoid of the logits, float32, stretched by 0.1 beyond 0 and 1 and clamped, so that both ends are reached.
+
+    The backward pass is that of the sigmoid alone; otherwise an image that is judged completely wrong would give no gradient.
+    """
+    share = torch.sigmoid(logits.float())
+    stretched = ((1 + 2 * _STRETCH) * share - _STRETCH).clamp(0, 1)
+    return share + (stretched - share).detach()
+
+
+_STRETCH = 0.1
+
+
+def start_at_zero(output: nn.Linear) -> None:
+    """Initialise the layer before a stretched sigmoid so that its result is 0 for every input."""
+    nn.init.zeros_(output.weight)
+    nn.init.constant_(output.bias, -2.5)
 
 
 class PixelMix(nn.Module):

@@ -1,4 +1,4 @@
-"""Corrects brightness and colour of the decoded image by a few numbers, judged from the whole image at once.
+"""Corrects brightness and colour of the decoded image, and keeps clean images, both judged from the whole image at once.
 
 Axis letters: B batch, H/W pixels, S cells along each side of a view, N pixels along one side of an image, C channels,
 V numbers per cell, D numbers per image.
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unildiff.core.pixel_mix import start_at_zero, stretched_sigmoid
+
 SIDE = 24
 """S. Images of every size and shape are judged from SIDE x SIDE cells, so that training and use look alike."""
 _RANKS = tuple(int(share * (SIDE**2 - 1)) for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98))  # of the cells in order
@@ -18,6 +20,9 @@ _TINY = 1e-12  # smallest variance: its square root is far below the floor
 
 class ToneCorrection(nn.Module):
     """corrected = image + gain (image - black) + offset, both linear in the row, for each colour.
+
+    result = corrected + clean (LQ - corrected), with ``clean`` from 0 to 1 for the whole image: an image that is judged clean
+    comes back as it is.
 
     Starts as the identity. Light and haze are a property of the whole image; a crop or a tile is too small to judge them.
     Haze is mostly denser at the top, hence the slopes along the rows. Which degradations there are shows in the finest
@@ -36,17 +41,20 @@ class ToneCorrection(nn.Module):
         self.output = nn.Linear(width, 13)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
+        self.clean = CleanGate()
 
     def forward(self, image: Tensor, lq: Tensor) -> Tensor:
         """Return the corrected image (B, 3, H, W) of the decoded image and the LQ image, whole images in about [-1, 1]."""
         with torch.no_grad():
-            numbers = self.coefficients(describe(image, lq))
+            described = describe(image, lq)
+            numbers, clean = self.coefficients(described), self.clean(described)
         if self.training:  # DDP needs a gradient of every trained parameter: here zeros
             numbers = numbers + 0 * torch.stack([each.sum() for each in self.parameters()]).sum()
         numbers = numbers.to(image.dtype)[..., None, None]
         offset, gain, offset_slope, gain_slope = numbers.chunk(4, dim=1)
         place = row_middles(image.shape[2], image.device).to(image.dtype)[:, None]
-        return image + (gain + gain_slope * place) * (image + 1) + (offset + offset_slope * place)
+        corrected = image + (gain + gain_slope * place) * (image + 1) + (offset + offset_slope * place)
+        return torch.lerp(corrected, lq.to(image.dtype), clean.to(image.dtype)[:, None, None, None])
 
     def coefficients(self, described: Tensor) -> Tensor:
         """Return offsets, gains and their slopes (B, 12) from descriptions (B, D)."""
@@ -56,6 +64,23 @@ class ToneCorrection(nn.Module):
         """Return the same from the hidden layers' result (B, WIDTH)."""
         made: Tensor = self.output(hidden)
         return made[:, :12] * torch.sigmoid(made[:, 12:])
+
+
+class CleanGate(nn.Module):
+    """Confidence that the LQ image is clean, one number per image in 0..1, both ends included; 0 before it is trained."""
+
+    WIDTH = 96
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = self.WIDTH
+        self.hidden = nn.Sequential(nn.Linear(DESCRIBED, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.output = nn.Linear(width, 1)
+        start_at_zero(self.output)
+
+    def forward(self, described: Tensor) -> Tensor:
+        """Return shares (B,), float32, from descriptions (B, D)."""
+        return stretched_sigmoid(self.output(self.hidden(described.to(self.output.weight.dtype)))[:, 0])
 
 
 def describe(image: Tensor, lq: Tensor) -> Tensor:
