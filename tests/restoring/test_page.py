@@ -34,9 +34,13 @@ def until(browser: Browser, expression: str) -> None:
     raise AssertionError((expression, browser.run("document.body.innerText")[-500:]))
 
 
-def upload(browser: Browser, files: list[Path]) -> None:
+def choose(browser: Browser, files: list[Path]) -> None:
     found = browser.call("Runtime.evaluate", expression="document.querySelector('#photographs input[type=file]')")
     browser.call("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=found["result"]["objectId"])
+
+
+def upload(browser: Browser, files: list[Path]) -> None:
+    choose(browser, files)
     until(browser, f"document.querySelectorAll('#photographs a').length == {len(files)}")
 
 
@@ -63,8 +67,11 @@ def test_two_users_get_the_bytes_of_the_command_line(tmp_path: Path) -> None:
     assert main(["restore", str(photos), str(tmp_path / "out"), *fixed]) == 0
     expected = {name: (tmp_path / "out" / name).read_bytes() for name in ("phone.jpg", "deep.png")}
     (photos / "broken.jpg").write_bytes(b"broken")
+    Image.new("RGB", (200, 150)).save(photos / "large.png")  # in pixels
+    (photos / "heavy.png").write_bytes(bytes(1_100_000))  # in bytes
 
-    command = [sys.executable, "-m", "unildiff", "serve", *fixed, "--port", str(PORT)]
+    command = [sys.executable, "-m", "unildiff", "serve", *fixed, "--port", str(PORT), "--memory", "4GB"]
+    command += ["--max_pixels", "20000", "--max_megabytes", "1"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     users = []
     try:
@@ -98,8 +105,19 @@ def test_two_users_get_the_bytes_of_the_command_line(tmp_path: Path) -> None:
         users[1].run("document.querySelector('#restore').click()")
         users[1].run("document.querySelector('#cancel').click()")
         until(users[1], "document.querySelector('#messages').innerText.includes('Cancelled')")
+        time.sleep(1)
         users[1].run("document.querySelector('#restore').click()")  # the queue survives
         until(users[1], "document.querySelector('#messages').innerText.includes('1 restored')")
+        users[1].open(f"http://127.0.0.1:{PORT}")
+        until(users[1], "document.querySelector('#restore')")
+        upload(users[1], [photos / "large.png"])
+        users[1].run("document.querySelector('#restore').click()")
+        until(users[1], "document.querySelector('#messages').innerText.includes('the limit is 20000 pixels')")
+        users[1].open(f"http://127.0.0.1:{PORT}")
+        until(users[1], "document.querySelector('#photographs input[type=file]')")
+        choose(users[1], [photos / "heavy.png"])
+        until(users[1], "document.body.innerText.includes('Error')")
+        assert "up to 1 MB each" in users[1].run("document.body.innerText")
         assert "Use via API" not in users[1].run("document.body.innerText")
         for user in users:
             user.resize(390, 844, mobile=True)

@@ -124,13 +124,13 @@ class Page:
 
 def launch(options: RestoreOptions, host: str, port: int, max_megabytes: int, max_pixels: int, fit: Fit | None) -> None:
     """Serve the page until interrupted."""
-    os.environ["UNILDIFF_MAX_PIXELS"] = str(max_pixels)
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory(prefix="unildiff-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "uploads"))
         results = Path(folder, "results")
         results.mkdir()
-        page = build(Page(options, results, fit))
+        page = build(Page(options, results, fit), max_megabytes)
+        os.environ["UNILDIFF_MAX_PIXELS"] = str(max_pixels)  # the page's own examples may be larger
         page.queue(max_size=64, default_concurrency_limit=2)
         page.launch(
             prevent_thread_lock=True,
@@ -152,7 +152,7 @@ def _advance(progress: Any, number: int, count: int, name: str, share: float) ->
     progress((number + share) / count, desc=name)
 
 
-def build(page: Page) -> Any:
+def build(page: Page, max_megabytes: int) -> Any:
     """Return the Gradio page."""
     import gradio as gr
 
@@ -163,7 +163,8 @@ def build(page: Page) -> Any:
         gr.Markdown(_HEADER)
         with gr.Row():
             with gr.Column(min_width=280):
-                files = gr.File(label="Photographs", file_count="multiple", elem_id="photographs")
+                label = f"Photographs, up to {max_megabytes} MB each"
+                files = gr.File(label=label, file_count="multiple", elem_id="photographs")
                 caption = gr.Textbox(label="What they show (optional)", placeholder="a street with houses and cars")
                 with gr.Row():
                     start = gr.Button("Restore", variant="primary", elem_id="restore")
@@ -185,7 +186,9 @@ def build(page: Page) -> Any:
         running = start.click(run, values, [slider, downloads, messages])
         stop.click(lambda: "Cancelled.", None, messages, cancels=[running])
         with gr.Accordion("What the model removes", open=False):
-            gr.Gallery(_examples(), columns=4, label="A photograph under CDD-11's degradations", interactive=False)
+            gr.Gallery(
+                _examples(), columns=4, height="auto", show_label=False, interactive=False, elem_id="examples"
+            )  # a photograph under CDD-11's degradations
     return blocks
 
 
@@ -194,7 +197,10 @@ def _look() -> dict[str, Any]:
     import gradio as gr
 
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    extras = {"footer_links": [], "run_history": False}  # the history would offer to keep results elsewhere
+    extras: dict[str, Any] = {"footer_links": [], "run_history": False}  # the history would keep results elsewhere
+    extras["css"] = (
+        "@media (max-width: 640px) { #examples .grid-container { grid-template-columns: 1fr 1fr !important; } }"
+    )
     known = signature(gr.Blocks.launch).parameters
     return {"theme": theme} | {name: value for name, value in extras.items() if name in known}
 
