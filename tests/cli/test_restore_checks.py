@@ -104,6 +104,21 @@ def test_the_spacing_of_the_steps_is_followed(weights: Path, tmp_path: Path) -> 
     assert not np.array_equal(made["leading"], made["trailing"])
 
 
+def test_the_shipped_model_returns_a_clean_image_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean = np.asarray(Image.fromarray(data.coffee()).resize((200, 150)))
+    given = {"clean.png": clean, "rain.png": degrade(clean, "rain", 3).image}
+    (tmp_path / "in").mkdir()
+    for name, image in given.items():
+        Image.fromarray(image).save(tmp_path / "in" / name)
+    fixed = ["--num_inference_steps", "1", "--device", "cpu"]
+    assert main(["restore", str(tmp_path / "in"), str(tmp_path / "out"), *fixed]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "judged clean" in line]
+    assert len(told) == 1 and "clean.png" in told[0]
+    for name, image in given.items():
+        with Image.open(tmp_path / "out" / name) as restored:
+            assert np.array_equal(np.array(restored), image) == (name == "clean.png")
+
+
 def test_eight_tiles_show_no_more_than_the_whole_image() -> None:
     """The shipped model on photographs: bends at the same lines, in tiles and in one piece."""
     model, scores = load_restorer("tiny"), []
