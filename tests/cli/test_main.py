@@ -1,6 +1,7 @@
 """What a user types, and what comes of it; a mistake is one line on stderr and exit code 2."""
 
 import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -24,6 +25,17 @@ def test_debug_shows_where_it_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNILDIFF_DEBUG", "1")
     with pytest.raises(Exception, match="unknown command"):
         main(["tset"])
+
+
+@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(
+    given: str | None, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["-V"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == policy
 
 
 def test_the_real_entry_point(tmp_path: Path) -> None:
