@@ -40,7 +40,8 @@ else:
     sys.exit("unildiff can be imported")
 
 import numpy
-from diffusers import DiffusionPipeline
+import torch
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 
 folder, photo, result = map(Path, sys.argv[1:])
 copy = folder.with_name("my_unildiff.py")
@@ -54,6 +55,10 @@ for source, options in (
     pipe = DiffusionPipeline.from_pretrained(source, trust_remote_code=True, **options)
     made.append(pipe(str(photo), "a cat", num_inference_steps=2, output_type="np").images[0])
 numpy.save(result, made)
+scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="linspace")
+options = {"scheduler": scheduler, "dtype": torch.bfloat16, "device_map": "cpu", "use_safetensors": True}
+other = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, **options)
+assert other.scheduler is scheduler and other.dtype == torch.bfloat16
 pipe.save_pretrained(result.with_name("again"))
 """
 

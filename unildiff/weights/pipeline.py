@@ -67,15 +67,17 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
 
     def __init__(
         self,
-        vae: AutoencoderKL | None = None,
-        text: TextEncoders | None = None,
-        lq_encoder: LQEncoder | None = None,
-        unet: FusedUNet | None = None,
-        decoder: DetailDecoder | None = None,
-        scheduler: EulerDiscreteScheduler | None = None,
-        network: NetworkConfig | UniLDiff | None = None,
+        vae: AutoencoderKL | None,
+        text: TextEncoders | None,
+        lq_encoder: LQEncoder | None,
+        unet: FusedUNet | None,
+        decoder: DetailDecoder | None,
+        scheduler: EulerDiscreteScheduler | None,
+        network: NetworkConfig | UniLDiff | None,
     ) -> None:
         """Create a pipeline of the parts of a :class:`UniLDiff`.
+
+        No part has a default: diffusers replaces a part on loading (``scheduler=``) only if its argument is required.
 
         Args:
             vae: the base's VAE.
@@ -103,9 +105,10 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
         self._tile_size: int | None = None
 
     @classmethod
-    def from_model(cls, model: UniLDiff, card: str | None = None) -> "UniLDiffPipeline":
-        """Return a pipeline over a model's own parts, with the model's card where it has one."""
-        made = cls(network=model)
+    def from_model(cls, model: UniLDiff, card: str | None = None, **replaced: Any) -> "UniLDiffPipeline":
+        """Return a pipeline over a model's parts, of which some may be replaced, with the model's card if it has one."""
+        parts: dict[str, Any] = {**dict.fromkeys(cls._optional_components), "network": model}
+        made = cls(**parts | replaced)
         made.card = card
         return made
 
@@ -175,8 +178,7 @@ class UniLDiffPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ha
             source = snapshot_download(source, allow_patterns=FILES, **options)
         card = (weights_path(source) if source == "tiny" else Path(source)) / CARD
         model = load_restorer(source, dtype or torch_dtype or torch.float32)
-        made = cls(**{"network": model, **replaced})
-        made.card = card.read_text(encoding="utf-8") if card.is_file() else None
+        made = cls.from_model(model, card.read_text(encoding="utf-8") if card.is_file() else None, **replaced)
         return made if device_map is None else made.to(device_of(device_map))
 
     def enable_vae_tiling(self) -> None:
