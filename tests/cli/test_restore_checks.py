@@ -16,7 +16,7 @@ from unildiff.data.shipped_photographs import load as load_photograph
 from unildiff.data.shipped_photographs import photographs
 from unildiff.degradations.cdd11 import degrade
 from unildiff.diffusion.sampler import SamplingSettings
-from unildiff.restoring.checks import DOUBT, CheckedImage, _borders, _check_colour, _keep_doubtful
+from unildiff.restoring.checks import DOUBT, CheckedImage, _borders, _check_colour, _check_seams, _keep_doubtful
 from unildiff.restoring.colour import judged, low_frequencies, shift, transferred
 from unildiff.restoring.options import RestoreOptions
 from unildiff.restoring.seams import HIGH, seam_score
@@ -78,6 +78,19 @@ def test_the_manifest_has_seams_colours_and_spread(weights: Path, tmp_path: Path
     assert main(["restore", str(photo.parent), str(tmp_path / "input"), *fixed, "--colour", "input"]) == 0
     moved = lines(tmp_path / "input")[0]["colour_shift"]
     assert max(map(abs, moved)) < max(map(abs, entry["colour_shift"]))  # type: ignore[call-overload]
+
+
+def test_only_images_whose_borders_show_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images of one pass: the first scores high and then lower, the second is left alone whatever the second pass gives."""
+    scores = iter([1.5, 1.1, 1.4])
+    monkeypatch.setattr("unildiff.restoring.checks.seam_score", lambda *_: next(scores))
+    originals = [np.zeros((128, 300, 3), np.float32)] * 2
+    results = [CheckedImage(original) for original in originals]
+    again = [np.ones_like(original) for original in originals]
+    _check_seams(small_model(), results, originals, SamplingSettings(tile_size=128), lambda: again)
+    assert [float(result.levels.mean()) for result in results] == [1, 0]
+    assert [result.measured for result in results] == [{"seam_score": 1.4, "overlap": 0.5}, {"seam_score": 1.1}]
+    assert results[0].warnings == ["tile borders may show (seam score 1.4)"] and not results[1].warnings
 
 
 def test_borders_of_the_decoders_tiles_are_checked(weights: Path, tmp_path: Path) -> None:

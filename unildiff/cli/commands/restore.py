@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from inspect import signature
@@ -248,21 +249,21 @@ def command_line(arguments: dict[str, Any]) -> list[str]:
     return [sys.executable, "-m", "unildiff", "restore", str(arguments["src"]), str(arguments["out"]), *given]
 
 
-class _ended_by_signals:  # used like a function
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
     """Turn SIGTERM into an exit with code 143 for a block, so that files and processes are tidied up as on Ctrl+C."""
 
-    def __enter__(self) -> None:
-        def end(number: int, frame: FrameType | None) -> NoReturn:
-            raise SystemExit(143)
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(143)
 
-        try:
-            self._before = signal.signal(signal.SIGTERM, end)
-        except ValueError:  # not in the main thread
-            self._before = None
-
-    def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_model(options: RestoreOptions) -> None:

@@ -4,7 +4,10 @@ The note goes to EXIF (``Software``) and XMP. It holds no time and no path: the 
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from PIL import ExifTags, Image
@@ -41,10 +44,10 @@ def upright_exif(exif: Image.Exif, size: tuple[int, int]) -> Image.Exif:
     """Return EXIF without orientation, thumbnail and tags that cannot be written; sizes are updated."""
     made = Image.Exif()
     made.endian = exif.endian
-    for tag in _tags(exif):
+    for tag in _read(lambda: sorted(exif), []):
         if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            made[tag] = _writable(_directory(exif, tag), exif, tag)
-        elif tag != ORIENTATION and _can_write(tag, value := _value(exif, tag)):
+            made[tag] = _directory(exif, tag)
+        elif tag != ORIENTATION and _can_write(tag, value := _read(partial(exif.get, tag), None)):
             made[tag] = value
     if ORIENTATION in exif:
         made[ORIENTATION] = 1
@@ -59,33 +62,20 @@ def exif_bytes(exif: Image.Exif) -> bytes | None:
     return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else None
 
 
-def _tags(exif: Image.Exif) -> list[int]:
+def _read(call: Callable[[], Any], default: Any) -> Any:
+    """Return what Pillow reads of a block that may be damaged."""
     try:
-        return sorted(exif)
+        return call()
     except DECODER_FAULTS:
-        return []
+        return default
 
 
-def _value(exif: Image.Exif, tag: int) -> object:
-    try:
-        return exif[tag]
-    except DECODER_FAULTS:
-        return None
-
-
-def _directory(exif: Image.Exif, tag: int) -> dict[int, object]:
-    try:
-        return dict(exif.get_ifd(tag))
-    except DECODER_FAULTS:
-        return {}
-
-
-def _writable(directory: dict[int, object], exif: Image.Exif, tag: int) -> dict[int, object]:
-    if tag == ExifTags.IFD.Exif and ExifTags.IFD.Interop in directory:
-        interop = _directory(exif, ExifTags.IFD.Interop)
-        directory[ExifTags.IFD.Interop] = {key: value for key, value in interop.items() if _can_write(key, value)}
-    kept = directory.items()
-    return {key: value for key, value in kept if isinstance(value, dict) or _can_write(key, value)}
+def _directory(exif: Image.Exif, tag: int) -> dict[int, Any]:
+    """Return a directory without the tags that cannot be written."""
+    found = _read(lambda: dict(exif.get_ifd(tag)), {})
+    if tag == ExifTags.IFD.Exif and ExifTags.IFD.Interop in found:
+        found[ExifTags.IFD.Interop] = _directory(exif, ExifTags.IFD.Interop)
+    return {key: value for key, value in found.items() if isinstance(value, dict) or _can_write(key, value)}
 
 
 def _can_write(tag: int, value: object) -> bool:
