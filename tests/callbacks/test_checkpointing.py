@@ -116,6 +116,16 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 15
 
 
+def test_files_that_a_killed_run_was_writing_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in (".step-000002.ckpt.4000000-0.part", ".best.ckpt.part"):
+        (folder / name).write_bytes(b"half")
+    (folder / ".last.ckpt.part").symlink_to("step-000002.ckpt")
+    run(tmp_path, data=ToyData(validation=1), checkpointing=Checkpointing(monitor="val/psnr"), max_steps=7)
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "step-000007.ckpt"]
+
+
 def test_a_metric_that_is_not_logged_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="monitor 'val/pnsr' is not logged; there are val/psnr"):
         run(tmp_path, data=ToyData(validation=1), checkpointing=Checkpointing(monitor="val/pnsr"))

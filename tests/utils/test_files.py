@@ -12,10 +12,10 @@ import pytest
 
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import (
-    _remove_abandoned,
     output_file,
     png_names,
     read_json,
+    remove_abandoned,
     write_whole,
     writing,
 )
@@ -112,7 +112,7 @@ def test_part_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     with writing(tmp_path / "held.png") as file:
         held = Path(file.name)
         os.utime(held, (0, 0))
-        _remove_abandoned.__wrapped__(tmp_path)
+        remove_abandoned(tmp_path, age=60)
         assert held.exists()
     assert not dead.exists() and fresh.exists() and other.exists() and (tmp_path / "held.png").exists()
 

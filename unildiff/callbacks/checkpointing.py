@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from unildiff.callbacks.checkpoint_io import AtomicCheckpointIO
 from unildiff.utils.errors import UserError
+from unildiff.utils.files import remove_abandoned
 from unildiff.utils.validation import LARGEST, PositiveInt, Range, check_arguments
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -102,6 +103,8 @@ class Checkpointing(Checkpoint):
         self.folder = Path(trainer.strategy.broadcast(folder))
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if trainer.is_global_zero and stage == "fit":
+            remove_abandoned(self.folder)
 
     # Stopping.
 
@@ -300,7 +303,7 @@ def _data_state(trainer: Trainer) -> dict[str, Any]:
 
 def _replace_link(target: Path, link: Path, hard: bool) -> None:
     """Let ``link`` name ``target``, at no moment naming nothing; both lie in one folder."""
-    part = link.with_name(f".{link.name}.{os.getpid()}.part")
+    part = link.with_name(f".{link.name}.part")  # replaces what a process left that was killed here
     part.unlink(missing_ok=True)
     if hard:  # stays when the step's own name is dropped
         try:

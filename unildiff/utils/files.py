@@ -167,7 +167,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             return
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target.parent)
+        _remove_old_parts(target.parent)
         partial = part_of(target)
         try:
             with open(partial, "wb") as file:
@@ -233,11 +233,25 @@ def _hold(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _is_abandoned(part: Path) -> bool:
+def remove_abandoned(folder: Path, age: float = 0.0) -> None:
+    """Remove the part files that processes which were killed left in a folder.
+
+    Args:
+        folder: nothing happens if it does not exist.
+        age: seconds during which a part file counts as being written even if no process holds it.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and _is_abandoned(entry.path, age):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _is_abandoned(part: str, age: float) -> bool:
     try:
         import fcntl
 
-        if time.time() - part.stat().st_mtime < _FRESH:  # its writer may be about to lock it
+        if time.time() - os.stat(part).st_mtime < age:  # its writer may be about to lock it
             return False
         with open(part, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -247,13 +261,9 @@ def _is_abandoned(part: Path) -> bool:
 
 
 @cache
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the part files that processes which were killed left in a folder; once per process and folder."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and _is_abandoned(Path(entry.path)):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+def _remove_old_parts(folder: Path) -> None:
+    """Call :func:`remove_abandoned` once per process and folder, which may hold very many files."""
+    remove_abandoned(folder, _FRESH)
 
 
 def _flush_folder(folder: Path) -> None:
