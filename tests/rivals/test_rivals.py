@@ -198,6 +198,7 @@ def test_a_function_is_tested_reported_bundled_and_ranked(tmp_path, monkeypatch,
     ):
         assert main(command.split()) == 0, command
     printed = capsys.readouterr().out
+    assert printed.startswith("Halves: protocol onerestore, 2 images of derain")
     assert all("Halves" in (tmp_path / file).read_text() for file in ("page.html", "results/single.txt"))
     assert "Again" in (tmp_path / "board.html").read_text()
     assert "lowest: rain/1 +0.0000, rain/2 +0.0000" in printed  # the files score as they did in the test

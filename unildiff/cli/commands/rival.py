@@ -82,7 +82,7 @@ def test_rival(
     name = model.replace(":", "-").replace("/", "-")
     folder = run_dir or Path("runs/rivals") / name
     rows, run = run_rival(rival, data, root, folder, settings, chosen, tile_size, seed, label)
-    print(f"{rival.label}: protocol {run.protocol}, {len(rows)} images of {data}")
+    print(f"{label or rival.label}: protocol {run.protocol}, {len(rows)} images of {data}")
     print(means_text(rows))
     for note in run.notes:
         print(note)
