@@ -9,10 +9,13 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, write_failure
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _LOG = logging.getLogger(__name__)
@@ -34,9 +37,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     output_folder(target.parent)
     prefix = f".{target.name[:100]}."
     with one_writer(target.parent, f"{prefix}lock", f"writing {path}"):
-        for left in target.parent.glob(
-            f"{glob.escape(prefix)}*.part"
-        ):  # of a process that was killed: the lock is ours
+        for left in target.parent.glob(f"{glob.escape(prefix)}*.part"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         fresh, old = target.with_name(f"{prefix}new.part"), target.with_name(f"{prefix}old.part")
         try:
@@ -57,34 +58,47 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def one_writer(folder: Path, name: str, what: str) -> Iterator[None]:
-    """Hold a lock file in ``folder`` for a block, however the process ends; on disks without locks nothing is locked.
+    """Hold a lock file for a block and remove it afterwards; arguments and errors are those of :func:`exclusive`."""
+    held = exclusive(folder, name, what)
+    try:
+        yield
+    finally:
+        if held is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(held.lock_file)
+            held.release()
+
+
+def exclusive(folder: Path, name: str = ".lock", what: str = "", wait: bool = False) -> "FileLock | None":
+    """Return a lock that is held until it is released or the process ends; None, logged once, on a disk without locks.
 
     Args:
         folder: an existing folder.
-        name: name of the lock file.
-        what: what another process that has the lock is doing, e.g. ``training in runs/a``.
+        name: name of the lock file in it.
+        what: what another process that has the lock is doing, e.g. ``training in runs/a``; by default writing to the folder.
+        wait: wait for that process instead of refusing.
 
     Raises:
-        UserError: another process has the lock.
+        UserError: another process has the lock, or the folder cannot be written.
     """
     from filelock import FileLock, Timeout  # slow to import
 
     lock = FileLock(folder / name, timeout=0)
+    what = what or f"writing to {folder}"
     try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"another process is {what}; wait for it to end, or choose another folder") from None
-    except NotImplementedError:
-        yield
-        return
-    except OSError as error:
-        raise write_failure(folder, error) from None
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(lock.lock_file)
-        lock.release()
+        try:
+            lock.acquire()
+        except Timeout:
+            if not wait:
+                raise UserError(f"another process is {what}; wait for it to end, or choose another folder") from None
+            _LOG.warning("another process is %s; waiting for it", what)
+            lock.acquire(timeout=-1)
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise write_failure(folder / name, error) from None
+        _warn_once(str(folder))
+        return None
+    return lock
 
 
 def lock(file: IO[Any], wait: bool = False) -> bool:

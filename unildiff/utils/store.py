@@ -8,7 +8,6 @@ be used by several machines at a time on a network disk.
 import ctypes
 import errno
 import json
-import logging
 import mmap
 import os
 import shutil
@@ -17,28 +16,27 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
-from filelock import FileLock, Timeout
 
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import output_folder, parse_json, some, write_failure
+from unildiff.utils.locks import exclusive
 from unildiff.utils.store_pages import DamagedPages, check_pages
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 DATABASE = "data.mdb"
-_LOCK = ".lock"
-_OWN = {DATABASE, "lock.mdb", _LOCK}
+_OWN = {DATABASE, "lock.mdb", ".lock"}
 _HEADER = b"header"
 _MAP = 1 << 40  # address space, not disk space: the file grows as it is filled
-_FULL = tuple(
-    map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO))
-)  # LMDB reports a write that was cut short as EIO
+# LMDB reports a write that was cut short as EIO
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)))
 _BATCH, _SECONDS = 1 << 24, 2.0  # values added are written together once there are so many bytes, or after that time
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-_LOG = logging.getLogger(__name__)
 
 
 class _Database:
@@ -83,7 +81,7 @@ class Store:
                     f"{folder} holds other files ({some(foreign)}); give a new folder, or delete this one if it is a cache "
                     "or a pack of an earlier version"
                 )
-            self._lock = exclusive(folder, wait)
+            self._lock = exclusive(folder, wait=wait)
         elif not (folder / DATABASE).is_file():
             raise UserError(f"no store in {folder}: {DATABASE} is missing")
         try:
@@ -204,33 +202,6 @@ class Store:
                 raise _damaged(self.folder, error) from None
         self._database = found
         return found.environment
-
-
-def exclusive(folder: Path, wait: bool = False) -> FileLock | None:
-    """Return a lock on a folder that is held until it is released or the process ends; None on a disk without locks.
-
-    Args:
-        folder: an existing folder.
-        wait: wait for another process that holds it.
-
-    Raises:
-        UserError: another process holds it, or the folder cannot be written.
-    """
-    lock = FileLock(folder / _LOCK, timeout=0)
-    try:
-        try:
-            lock.acquire()
-        except Timeout:
-            if not wait:
-                raise UserError(f"another process is writing to {folder}; wait for it to end") from None
-            _LOG.warning("another process is writing to %s; waiting for it", folder)
-            lock.acquire(timeout=-1)
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-            raise write_failure(folder / _LOCK, error) from None
-        _LOG.warning("%s: this disk has no file locks; write to it from one process at a time", folder)
-        return None
-    return lock
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

@@ -23,8 +23,8 @@ from unildiff.data.layouts import is_there, read_pairs, recognise
 from unildiff.data.pair import Split
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, output_file, some, write_failure
+from unildiff.utils.locks import exclusive
 from unildiff.utils.parallel import progress
-from unildiff.utils.store import exclusive
 
 Source = Literal["clean", "degraded"]
 Captioner = Callable[[np.ndarray], str]

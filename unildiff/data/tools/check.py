@@ -14,9 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -233,53 +232,48 @@ def _look(files: Sequence[Path], report: Report) -> tuple[dict[Path, Look], dict
 
     What is known is kept in ``$XDG_CACHE_HOME/unildiff/check``: data folders often cannot be written to.
     """
-    base = cache_folder()
+    known = _known(report.root)
+    states = {path: _state(path) for path in files}
     looks: dict[Path, Look] = {}
+    for path, state in states.items():
+        found = None if known is None else known.get_json(str(path))
+        if isinstance(found, list) and len(found) == 6 and found[0] == state:
+            looks[path] = Look(*found[1:])
+    new = [path for path in files if path not in looks]
+    report.images, report.looked_at = len(files), len(new)
     broken: dict[Path, str] = {}
-    with contextlib.ExitStack() as stack:
-        known: Store | None = None
-        try:
-            if base is None:
-                raise UserError("no folder for caches: XDG_CACHE_HOME and HOME name none by its full path")
-            known = Store(
-                base / "check" / hashlib.blake2b(str(report.root).encode(), digest_size=12).hexdigest(), write=True
-            )
-            known.__enter__()
-            stack.push(partial(_close, known))
-        except UserError as error:
-            _forget(error)
-            known = None
-        states = {path: _state(path) for path in files}
-        for path, state in states.items():
-            found = None if known is None else known.get_json(str(path))
-            if isinstance(found, list) and len(found) == 6 and found[0] == state:
-                looks[path] = Look(*found[1:])
-        new = [path for path in files if path not in looks]
-        report.images, report.looked_at = len(files), len(new)
-        pool = stack.enter_context(ThreadPoolExecutor(cores()))  # decoding and hashing hold no lock
+    with known or contextlib.nullcontext(), ThreadPoolExecutor(cores()) as pool:  # decoding and hashing hold no lock
         for path, seen in progress(ordered(pool, look_at, new, ahead=4 * cores()), len(new), "Checking"):
             if isinstance(seen, str):
                 broken[path] = seen
                 continue
             looks[path] = seen
-            try:
-                if known is not None:
-                    known.add({str(path): json.dumps([states[path], *astuple(seen)]).encode()})
-            except UserError as error:  # e.g. a full disk: the check itself needs none
-                _forget(error)
-                known = None
+            if known is not None:
+                known.add({str(path): json.dumps([states[path], *astuple(seen)]).encode()})
     return looks, broken
 
 
-def _close(known: Store, *raised: Any) -> None:
+class _Known(Store):
+    """What earlier checks found; where it cannot be written, e.g. on a full disk, files are read again next time."""
+
+    def flush(self) -> None:
+        """Write what was added, if that is possible."""
+        try:
+            super().flush()
+        except UserError as error:
+            _LOG.info("files are read again next time: %s", error)
+            self._pending = {}
+            super().flush()  # starts the next batch
+
+
+def _known(root: Path) -> _Known | None:
     try:
-        known.__exit__(*raised)
+        if (base := cache_folder()) is None:
+            raise UserError("no folder for caches: XDG_CACHE_HOME and HOME name none by its full path")
+        return _Known(base / "check" / hashlib.blake2b(str(root).encode(), digest_size=12).hexdigest(), write=True)
     except UserError as error:
-        _forget(error)
-
-
-def _forget(error: UserError) -> None:
-    _LOG.info("files are read again next time: %s", error)
+        _LOG.info("files are read again next time: %s", error)
+        return None
 
 
 def _state(path: Path) -> list[int] | None:
