@@ -27,7 +27,7 @@ MISTAKES = {
     "unknown option": (["fit", *TOY, "--trainer.max_stepz", "3"], "unknown option: --trainer.max_stepz; did you mean --trainer.max_steps?"),
     "unknown option of data": (["fit", *TOY, "--data.cuont", "3"], "did you mean count?"),
     "stray word": (["fit", *TOY, "extra"], "extra"),
-    "wrong type": (["fit", *TOY, "--trainer.max_steps", "many"], "trainer.max_steps is many; it must be int"),
+    "wrong type": (["fit", *TOY, "--trainer.max_steps", "many"], "trainer.max_steps is many; it must be a whole number"),
     "no such class": (["fit", "--model", "tests.callbacks.toy.ToyModul", *TOY[2:]], "has no ToyModul; did you mean ToyModule?"),
     "no such module": (["fit", *TOY[:2], "--data", "nowhere.Data"], "no class nowhere.Data: No module named 'nowhere'"),
     "no such class in a config": (["fit", *TOY[2:], "--config", "class.yaml"], "no attribute 'Nope'"),
@@ -60,7 +60,12 @@ MISTAKES = {
     "no settings of the trainer": (["fit", *TOY, "--config", "null.yaml"], "trainer is null; it must be a set of keys"),
     "a part of the network": (["fit", "--model", "joint", *TOY[2:], "--model.network", "{fusion: -1}"], "model.network.fusion is -1; it must be a set of keys"),
     "an interval that is text": (["fit", *TOY, "--trainer.val_check_interval", "x"], "trainer.val_check_interval is 'x'; it must be batches"),
-    "wrong value of a command": (["restore", "a", "b", "--seed", "x"], "seed is x; it must be int"),
+    "a choice of a command": (["restore", "a", "b", "--offload", "x"], "offload is x; it must be one of none, model, group, or null"),
+    "a choice within a setting": (["fit", *TOY, "--model", "joint", "--model.network.fusion.kind", "x"], "model.network.fusion.kind is x; it must be one of daff,"),
+    "a setting that may be null": (["fit", *TOY, "--trainer.benchmark", "x"], "trainer.benchmark is x; it must be true or false, or null"),
+    "text for a part": (["fit", "--model", "joint", *TOY[2:], "--model.optimizer", "x"], "model.optimizer is x; it must be a set of keys, or null"),
+    "a callback's choice": (["fit", *TOY, "--trainer.callbacks+=unildiff.callbacks.Checkpointing", "--trainer.callbacks.mode", "x"], "trainer.callbacks.mode is x; it must be one of max, min"),
+    "wrong value of a command": (["restore", "a", "b", "--seed", "x"], "seed is x; it must be a whole number"),
 }  # fmt: skip
 
 

@@ -21,7 +21,17 @@ _CLASS = re.compile(r"Problem with given class_path '(?P<path>[\w.]+)'")
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _WRAPPING = re.compile(r"Does not validate against .*|Subtypes: .*|Errors:|Problem with given class_path '[^']*':")
-_EXPECTED = re.compile(r"Expected an? (?P<kind>.+?)\. Got value: (?P<value>.*)")
+_EXPECTED = re.compile(r"Expected an? (?!path but )(?P<kind>.+?)(?:\. Got value: .*)?")
+_VALUE = re.compile(r"(?:^Given value: NestedArg\(key='.*', val='|^Given value: |\. Got value: )(.*?)(?:'\))?$")
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "dict": "a set of keys",
+    "NoneType": "null",
+}
 _TYPE = re.compile(r"<class '([\w.]+)'>")
 
 
@@ -97,32 +107,39 @@ def explain(message: str, known: Iterable[str] = ()) -> str:
     given_class = _CLASS.search(message)
     if unknown := _UNKNOWN.search(message):
         name = unknown["name"]
-        known = [*known, *_parameters(given_class["path"])] if given_class else known
-        near = get_close_matches(name.lstrip("-"), list(known), n=1, cutoff=0.6)
+        of_class = _parameters(given_class["path"]) if given_class else []
+        near = get_close_matches(name.lstrip("-"), [*known, *of_class], n=1, cutoff=0.6)
         dashes = name[: len(name) - len(name.lstrip("-"))]
         where = f" of {given_class['path']}" if given_class else ""
         hint = f"did you mean {dashes}{near[0]}?" if near else "--help lists what there is"
-        return f"unknown {'option' if dashes else 'key'}: {name}{where}; {hint}"
-    key, cause = _cause(message)
-    line = _TYPE.sub(r"\1", cause).replace("typing.", "")
-    if expected := _EXPECTED.fullmatch(line):
-        line = f"is {expected['value']}; it must be {expected['kind']}"
-        return f"{key} {line}" if key else f"a value {line}"
-    return f"{key}: {line}" if key else line
-
-
-def _cause(message: str) -> tuple[str, str]:
-    """Return the full name of the key that jsonargparse complains about, and the innermost reason."""
+        if name not in of_class:  # else another class that was tried does not know it
+            return f"unknown {'option' if dashes else 'key'}: {name}{where}; {hint}"
     names: list[str] = []
+    kinds: list[str] = []  # what each alternative of the innermost type expected
     for line in message.splitlines():
         text = line.strip().removeprefix("- ")
         if name := _KEY.match(text):
             names.append(name[1])
             text = text[name.end() :].strip()
         text = _WRAPPING.sub("", text)
-        if text:
-            return ".".join(names), " ".join(text.split())
-    return ".".join(names), " ".join(message.split())
+        if expected := _EXPECTED.fullmatch(text):
+            kinds.append(_kind(expected["kind"]))
+        if value := _VALUE.search(text):
+            shortened = value[1] if len(value[1]) <= 60 else f"{value[1][:57]}..."
+            what = f"is {shortened or 'empty'}; it must be {', or '.join(dict.fromkeys(kinds))}"
+            return f"{'.'.join(names) or 'a value'} {what}"
+        if text and not kinds and not text.startswith("Expected a path but"):  # it was tried as a config file
+            break
+    key, text = ".".join(names), _TYPE.sub(r"\1", " ".join((text or message).split())).replace("typing.", "")
+    return f"{key}: {text}" if key else text
+
+
+def _kind(name: str) -> str:
+    """Return a type as jsonargparse shows it in words."""
+    name = _TYPE.sub(r"\1", name).replace("typing.", "")
+    if name.startswith("Literal["):
+        return f"one of {name[8:-1].replace(chr(39), '')}"
+    return "a set of keys" if name.startswith("dot import path") else _KINDS.get(name.partition("[")[0], name)
 
 
 def _parameters(class_path: str) -> list[str]:
