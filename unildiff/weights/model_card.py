@@ -26,12 +26,13 @@ re-implementation of the method of "UniLDiff: Unlocking the Power of Diffusion P
 (CVPR 2026, arXiv 2507.23685), written by `unildiff export` {version}.
 
 ```python
-from PIL import Image
-from unildiff.weights.pipeline import UniLDiffPipeline
+from diffusers import DiffusionPipeline
 
-pipeline = UniLDiffPipeline.from_pretrained("FOLDER_OR_ID")
-pipeline(Image.open("degraded.png"), prompt="what the image shows").images[0].save("restored.png")
+pipeline = DiffusionPipeline.from_pretrained("FOLDER_OR_ID", trust_remote_code=True)
+pipeline("degraded.png", prompt="what the image shows").images[0].save("restored.png")
 ```
+
+`pipeline.py` holds all the code; UniLDiff need not be installed.
 """
 _LICENCE = """
 ## Licence
