@@ -22,9 +22,9 @@ from benchmarks.timing import Effort, alternate
 from unildiff.data.augment import Augment
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EpochOrder, TrainSet
-from unildiff.data.file_pairs import FilePairs
 from unildiff.data.pack import PackedPairs
 from unildiff.data.pair import Pair
+from unildiff.data.sources import FilePairs
 from unildiff.data.tools.pack_writer import write_pack
 from unildiff.deadleaves.renderer import render
 from unildiff.degradations.cdd11 import degrade

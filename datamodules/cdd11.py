@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.layouts import ImageSet
-from unildiff.data.pair import Split
+from unildiff.data.pair import Split, refuse_unknown
 from unildiff.degradations.names import DEGRADATIONS, DOUBLE, SINGLE, TRIPLE
-from unildiff.utils.errors import UserError
 
 _GROUPS = {"single": SINGLE, "double": DOUBLE, "triple": TRIPLE, "all": DEGRADATIONS}
 
@@ -34,10 +33,7 @@ class CDD11DataModule(CatalogueDataModule):
         super().__init__(root, **kwargs)
         chosen = [degradations] if isinstance(degradations, str) else degradations
         self.degradations = list(dict.fromkeys(name for given in chosen for name in _GROUPS.get(given, (given,))))
-        if unknown := [name for name in self.degradations if name not in _GROUPS["all"]]:
-            raise UserError(
-                f"degradations: no {', '.join(unknown)}; choose from {', '.join([*_GROUPS, *_GROUPS['all']])}"
-            )
+        refuse_unknown("degradations", chosen, [*_GROUPS, *DEGRADATIONS])
 
     def images(self, split: Split) -> Sequence[ImageSet]:
         """Return the set without the folders of other degradations."""

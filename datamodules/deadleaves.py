@@ -120,10 +120,7 @@ class DeadLeavesDataModule(RestorationDataModule):
 
     def contents(self) -> list[str]:
         """See the base class."""
-        lines = [
-            *super().contents(),
-            f"scenes of side {self.side}, renderer {VERSION}, {MADE_BY}: {self.degradations}",
-        ]
+        lines = [*super().contents(), f"scenes of side {self.side}, renderer {VERSION}, {MADE_BY}: {self.degradations}"]
         if "train" in self._sets:
             lines += [
                 f"scenes {'of their own' if self.cache is None else self.cache.made_of}",

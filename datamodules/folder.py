@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from unildiff.data.datasets import EvalSet, PredictSet
-from unildiff.data.pair import OnError, Pair, PairSource, Split
+from unildiff.data.pair import OnError, Pair, PairSource, Split, refuse_unknown
 from unildiff.data.paired_datamodule import PairedDataModule
 from unildiff.data.pairing import rule_named
 from unildiff.data.patterns import Half, Pattern, folder_patterns, listed_pairs, pattern_source
@@ -62,14 +62,9 @@ class FolderDataModule(PairedDataModule):
                 ``unildiff data pack folder``.
         """
         super().__init__(root, on_error=on_error, **kwargs)
-        self.patterns: dict[Split, Half] = {
-            "train": (train_lq, train_gt),
-            "val": (val_lq, val_gt),
-            "test": (lq, gt),
-        }
+        self.patterns: dict[Split, Half] = {"train": (train_lq, train_gt), "val": (val_lq, val_gt), "test": (lq, gt)}
         self.meta_info = {split: Path(file) for split, file in (meta_info or {}).items()}
-        if unknown := sorted(set(self.meta_info) - set(self.patterns)):
-            raise UserError(f"meta_info: no split {', '.join(unknown)}; choose from {', '.join(self.patterns)}")
+        refuse_unknown("meta_info", self.meta_info, self.patterns)
         self.rule = rule_named(rule)
         self.degradation = degradation
 

@@ -11,7 +11,7 @@ from unildiff.data.catalogue import SETS
 from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import ImageSet
-from unildiff.data.pair import PairSource, Split
+from unildiff.data.pair import PairSource, Split, refuse_unknown
 from unildiff.data.raw import Bayer, demosaic, mosaic, raw_to_rgb, read_raw
 from unildiff.utils.errors import UserError
 from unildiff.utils.validation import Range, check_arguments
@@ -59,8 +59,7 @@ class UDCDataModule(CatalogueDataModule):
         super().__init__(**kwargs)
         self.test_split: Split = test_split
         self.displays = list(_DISPLAYS) if displays is None else displays
-        if unknown := [name for name in self.displays if name not in _DISPLAYS]:
-            raise UserError(f"displays: no {', '.join(unknown)}; choose from {', '.join(_DISPLAYS)}")
+        refuse_unknown("displays", self.displays, _DISPLAYS)
         if not self.displays or len(set(self.displays)) < len(self.displays):
             raise UserError(f"displays: {self.displays}; give toled, poled or both, each once")
         raw = format == "raw"

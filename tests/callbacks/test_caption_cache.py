@@ -19,8 +19,8 @@ from unildiff.data.augment import Augment
 from unildiff.data.captions import Captions
 from unildiff.data.datamodule import RestorationDataModule
 from unildiff.data.datasets import EpochOrder, EvalSet, TrainSet
-from unildiff.data.file_pairs import FilePairs
 from unildiff.data.pair import Pair
+from unildiff.data.sources import FilePairs
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.planning.report import device_memory
 from unildiff.planning.shapes import base_sizes

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.fake_trees import cdd11
-from unildiff.data.file_pairs import FilePairs
 from unildiff.data.images import read_rgb
 from unildiff.data.pack import Pack
 from unildiff.data.pair import Pair, Split
+from unildiff.data.sources import FilePairs
 from unildiff.data.tools import pack_writer
 from unildiff.data.tools.pack_writer import pack_folder, pack_set, write_pack
 from unildiff.utils import store

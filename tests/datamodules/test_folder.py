@@ -9,8 +9,8 @@ from datamodules.folder import FolderDataModule
 from tests.fake_trees.images import pair, save, scene
 from unildiff.data.captions import Captions
 from unildiff.data.datasets import EvalSet, PredictSet
-from unildiff.data.file_pairs import FilePairs
 from unildiff.data.pair import Pair
+from unildiff.data.sources import FilePairs
 from unildiff.utils.errors import UserError
 
 

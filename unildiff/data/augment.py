@@ -91,3 +91,10 @@ class Augment:
         if odd:
             array = np.asarray(cv2.transpose(array))
         return np.asarray(cv2.flip(array, -1 if hflip and vflip else int(hflip))) if hflip or vflip else array
+
+
+def centre_cut(image: np.ndarray, multiple: int) -> np.ndarray:
+    """Return a contiguous array of the central part whose sides are multiples of ``multiple``."""
+    height, width = image.shape[:2]
+    top, left = height % multiple // 2, width % multiple // 2
+    return np.ascontiguousarray(image[top : top + height - height % multiple, left : left + width - width % multiple])

@@ -89,14 +89,9 @@ def make_sample(
     place: tuple[tuple[int, int], tuple[int, int]] | None,
 ) -> RestorationSample:
     """Return the sample of two uint8 (H, W, C) images; ``place``: size of the original and corner of the crop in it."""
-    sample: RestorationSample = {
-        "lq": image_tensor(lq),
-        "gt": image_tensor(gt),
-        "caption": caption,
-        "degradation": degradation,
-        "name": name,
-        "key": key,
-    }
+    sample = RestorationSample(
+        lq=image_tensor(lq), gt=image_tensor(gt), caption=caption, degradation=degradation, name=name, key=key
+    )
     if place is not None:
         sample["original_size"], sample["crop"] = place
     return sample

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unildiff.data.catalogue import dataset as find_dataset
-from unildiff.data.file_pairs import Reader
 from unildiff.data.images import read_rgb
 from unildiff.data.layouts import ImageSet, SeveralLayouts, is_there, sample_of
-from unildiff.data.pair import PairSource, Split
+from unildiff.data.pair import PairSource, Split, refuse_unknown
 from unildiff.data.paired_datamodule import PairedDataModule
-from unildiff.data.sources import View, disk_source, report
+from unildiff.data.sources import Reader, View, disk_source, report
 from unildiff.utils.errors import UserError
 
 
@@ -52,8 +51,7 @@ class CatalogueDataModule(PairedDataModule):
         if unknown := sorted(set(self.folders) - set(names)):
             raise UserError(f"folders: {self.dataset} has no set {', '.join(unknown)}; it has {', '.join(names)}")
         further = [images.name for images in (*self.known.also, *self.known.optional)]
-        if unknown := [name for name in also_test or () if name not in further]:
-            raise UserError(f"also_test: no {', '.join(unknown)}; choose from {', '.join(further) or 'nothing'}")
+        refuse_unknown("also_test", also_test or (), further)
         self.also_test = also_test
         self.layout = layout
         self.reader: Reader = read_rgb

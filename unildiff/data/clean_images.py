@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from unildiff.data.augment import Augment
+from unildiff.data.augment import Augment, centre_cut
 from unildiff.data.batch import RestorationSample, SampleSet, make_sample
 from unildiff.data.datasets import EpochOrder
 from unildiff.data.images import read_rgb
@@ -106,11 +106,7 @@ def fit_within(image: np.ndarray, longest: int, multiple: int = 1) -> np.ndarray
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-    height, width = image.shape[:2]
-    top, left = height % multiple // 2, width % multiple // 2
-    return np.ascontiguousarray(
-        image[top : top + height // multiple * multiple, left : left + width // multiple * multiple]
-    )
+    return centre_cut(image, multiple)
 
 
 def kind_of(file: Path) -> str:

@@ -25,6 +25,8 @@ from unildiff.utils.parallel import cores
 from unildiff.utils.validation import PixelCount, PositiveInt, Seed, WorkerCount, check_arguments
 
 _LOG = logging.getLogger(__name__)
+_SPLITS: dict[str, tuple[Split, ...]]  # by Lightning's name of the stage
+_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
 class RestorationDataModule(lightning.LightningDataModule):
@@ -171,23 +173,15 @@ class RestorationDataModule(lightning.LightningDataModule):
         Raises:
             UserError: a set is empty, or there is nothing to validate.
         """
-        wanted: dict[str, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("predict",),
-        }
-        for split in wanted[stage]:
+        for split in _SPLITS[stage]:
             if split not in self._sets:
                 made = getattr(self, f"{split}_set")()
                 if made is not None and len(made) == 0:
-                    raise UserError(
-                        f"{type(self).__name__}: the {split} set is empty; check the folder and the settings"
-                    )
+                    raise UserError(f"{type(self).__name__}: the {split} set is empty; check folder and settings")
                 self._sets[split] = made
                 if rank_and_world()[0] == 0:
                     self._warn_of_captions(split)
-        if "val" in wanted[stage] and self._sets["val"] is None:
+        if "val" in _SPLITS[stage] and self._sets["val"] is None:
             nothing = f"{type(self).__name__} has no validation images and holds none out of training"
             if stage == "validate":
                 raise UserError(f"{nothing}; add some (see `unildiff data layout`), or give --data.val_scenes")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from unildiff.data.augment import centre_cut
 from unildiff.data.pair import Pair
 from unildiff.utils.errors import UserError
 from unildiff.utils.keys import generator
@@ -61,7 +62,7 @@ class GaussianNoise:
         sigma = sigma_of(pair.degradation)
         if self._recipe == "keyed":
             return self._add(gt, _normal(gt.shape, key) * np.float32(sigma)), gt
-        gt = centre_cut(gt)
+        gt = centre_cut(gt, _BASE)
         state = np.random.RandomState(0)
         state.set_state(self._states[pair.degradation, pair.name])
         return self._add(gt, state.randn(*gt.shape) * sigma), gt
@@ -82,13 +83,6 @@ class GaussianNoise:
     def _add(self, gt: np.ndarray, noise: np.ndarray) -> np.ndarray:
         noisy = gt + noise
         return np.asarray((noisy if self._recipe == "peers" else np.rint(noisy)).clip(0, 255), dtype=np.uint8)
-
-
-def centre_cut(image: np.ndarray, base: int = _BASE) -> np.ndarray:
-    """Return the central part whose sides are multiples of ``base``."""
-    height, width = image.shape[:2]
-    top, left = height % base // 2, width % base // 2
-    return image[top : top + height // base * base, left : left + width // base * base]
 
 
 def _normal(shape: tuple[int, ...], key: int) -> np.ndarray:

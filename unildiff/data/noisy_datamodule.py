@@ -8,7 +8,7 @@ from unildiff.data.catalogue_datamodule import CatalogueDataModule
 from unildiff.data.datasets import Degrader
 from unildiff.data.gaussian_noise import GaussianNoise, Recipe, Sigma, check_levels, sigma_of
 from unildiff.data.layouts import ImageSet
-from unildiff.data.pair import Pair, PairSource, Split
+from unildiff.data.pair import Pair, PairSource, Split, refuse_unknown
 from unildiff.data.sources import View
 from unildiff.utils.errors import UserError
 from unildiff.utils.validation import check_arguments
@@ -41,7 +41,7 @@ class NoisyDataModule(CatalogueDataModule):
         super().__init__(**kwargs)
         known = self.known
         self.tasks = [images.task for images in known.sets] if tasks is None else tasks
-        _refuse_unknown("tasks", self.tasks, [images.task for images in known.sets])
+        refuse_unknown("tasks", self.tasks, [images.task for images in known.sets])
         self.sigmas = [15, 25, 50] if sigmas is None else sigmas
         self.test_sigmas = list(self.test_levels) if test_sigmas is None else test_sigmas
         for name, given in (("sigmas", self.sigmas), ("test_sigmas", self.test_sigmas)):
@@ -89,8 +89,3 @@ class NoisyDataModule(CatalogueDataModule):
 
 def _has_level(degradation: str) -> bool:
     return "noise_" in degradation
-
-
-def _refuse_unknown(setting: str, given: Sequence[str], known: Sequence[str]) -> None:
-    if unknown := [name for name in given if name not in known]:
-        raise UserError(f"{setting}: no {', '.join(unknown)}; choose from {', '.join(known) or 'nothing'}")

@@ -5,7 +5,7 @@ Axis letters: C channels, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -69,6 +69,13 @@ class PairSource(Protocol):
 def files_of(source: PairSource) -> list[Path]:
     """Return the files of all pairs, degraded and ground truth, as often as they are used."""
     return [path for pair in source.pairs for path in (pair.lq, pair.gt) if path is not None]
+
+
+def refuse_unknown(setting: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a UserError that names the values of a setting that are not among the known ones."""
+    known = list(known)
+    if unknown := [name for name in given if name not in known]:
+        raise UserError(f"{setting}: no {', '.join(unknown)}; choose from {', '.join(known) or 'nothing'}")
 
 
 def check_sizes(pair: Pair, lq: np.ndarray, gt: np.ndarray) -> None:

@@ -9,11 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from unildiff.data.file_pairs import FilePairs
 from unildiff.data.images import image_size
 from unildiff.data.lmdb_folders import SUFFIX, listed_names
 from unildiff.data.pair import Pair, Split
 from unildiff.data.pairing import Fault, Pairing, Rule, pair_by_name, size_faults
+from unildiff.data.sources import FilePairs
 from unildiff.data.walk import files_below, is_image, is_pruned
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder, some

@@ -10,6 +10,7 @@ from typing import Literal, cast
 import numpy as np
 from PIL import Image
 
+from unildiff.data.augment import centre_cut
 from unildiff.data.images import read_rgb
 
 Role = Literal["test", "val"]
@@ -61,9 +62,7 @@ def load(photo: Photograph, longest: int, multiple: int = 1) -> tuple[np.ndarray
     if photo.name == "motorcycle":
         disparity = Image.fromarray(_motorcycle_depth(folder / "data/motorcycle_disp.npz"))
         depth = np.asarray(disparity.resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
-    top, left = (size[1] % multiple) // 2, (size[0] % multiple) // 2
-    window = np.s_[top : top + size[1] // multiple * multiple, left : left + size[0] // multiple * multiple]
-    return np.ascontiguousarray(image[window]), None if depth is None else np.ascontiguousarray(depth[window])
+    return centre_cut(image, multiple), None if depth is None else centre_cut(depth, multiple)
 
 
 def _motorcycle_depth(path: Path) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""From folders to pair sources: reading layouts, reporting faults, leaving out what cannot be read."""
+"""From folders to pair sources: reading layouts, reporting faults, leaving out what cannot be read.
+
+Axis letters: C channels, H W pixels.
+"""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from unildiff.data.file_pairs import FilePairs, Reader
 from unildiff.data.images import image_size, read_rgb
 from unildiff.data.layouts import ImageSet, read_pairs, recognise, sample_of, wrong_counts
 from unildiff.data.pair import OnError, Pair, PairSource, Split, Which, check_sizes
@@ -17,7 +19,28 @@ from unildiff.utils.errors import UserError
 from unildiff.utils.files import input_folder
 from unildiff.utils.parallel import progress
 
+Reader = Callable[[Path], np.ndarray]
 _LOG = logging.getLogger(__name__)
+
+
+class FilePairs:
+    """Pairs that are decoded from their files each time."""
+
+    def __init__(self, pairs: Sequence[Pair], reader: Reader = read_rgb) -> None:
+        """Args: the pairs, in the order of their indices; what decodes a file to (H, W, C) uint8."""
+        self.pairs = pairs
+        self._reader = reader
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int, which: Which) -> np.ndarray:
+        """See :class:`unildiff.data.pair.PairSource`."""
+        pair = self.pairs[index]
+        path = pair.lq if which == "lq" else pair.gt
+        if path is None:
+            raise ValueError(f"pair {pair.name} of {pair.degradation} has no {which} file")
+        return self._reader(path)
 
 
 class View:
@@ -33,7 +56,7 @@ class View:
         return len(self.pairs)
 
     def read(self, index: int, which: Which) -> np.ndarray:
-        """See :class:`unildiff.data.datasets.PairSource`."""
+        """See :class:`unildiff.data.pair.PairSource`."""
         return self._source.read(self._indices[index], which)
 
 

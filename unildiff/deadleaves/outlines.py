@@ -34,11 +34,7 @@ def outlines() -> np.ndarray:
 
 
 def place(
-    kinds: np.ndarray,
-    variants: np.ndarray,
-    centres: np.ndarray,
-    sizes: np.ndarray,
-    angles: np.ndarray,
+    kinds: np.ndarray, variants: np.ndarray, centres: np.ndarray, sizes: np.ndarray, angles: np.ndarray
 ) -> np.ndarray:
     """Return corners x, y of placed outlines, (N, P, 2) in pixels.
 

@@ -14,9 +14,9 @@ from datamodules.folder import FolderDataModule
 from tests.fake_trees.images import pair
 from unildiff.cli.arguments import TrainerArguments
 from unildiff.cli.main import main
-from unildiff.data.file_pairs import FilePairs
 from unildiff.data.pair import Split
 from unildiff.data.png import encode_png
+from unildiff.data.sources import FilePairs
 from unildiff.data.tools.check import check_folder
 from unildiff.data.tools.pack_writer import pack_folder
 from unildiff.utils.errors import UserError
