@@ -34,14 +34,7 @@ class MadePairs:
     """Some clean images, each under several degradations, which are applied when a pair is read."""
 
     def __init__(self, clean: Mapping[str, Clean], degradations: Sequence[str], seed: int, each: int = 0) -> None:
-        """List the pairs.
-
-        Args:
-            clean: clean images by name.
-            degradations: their names.
-            seed: of the degradations' random numbers.
-            each: how many of the degradations each image gets, in turn; 0: all of them.
-        """
+        """List the pairs of clean images, by name; each gets ``each`` of the degradations in turn, or all of them (0)."""
         total = len(degradations)
         self.pairs = [
             Pair(degradation, degradation, name, None, None, clean[name].caption)
@@ -83,11 +76,7 @@ def lower_light(image: np.ndarray, key: int) -> np.ndarray:
 def vary_colour(image: np.ndarray, key: int, low: float, high: float) -> np.ndarray:
     """Return a uint8 (H, W, C) image with another saturation and tint, drawn from its key.
 
-    Args:
-        image: uint8 (H, W, C).
-        key: of the sample.
-        low: least factor on the distance from grey.
-        high: largest one; the factor is log-uniform between them.
+    The factor on the distance from grey is log-uniform between ``low`` and ``high``.
 
     Source: our choice. An autoencoder trained on images that are nearly grey learns to leave colour out.
     """

@@ -161,15 +161,7 @@ class EvalSet:
         degrader: Degrader | None = None,
         crop: int | None = None,
     ) -> None:
-        """Set what is evaluated.
-
-        Args:
-            source: the pairs.
-            captions: captions of their files.
-            seed: seed of the test randomness.
-            degrader: makes the degraded image of pairs that have none on disk.
-            crop: longest side in pixels; of larger images the centre is taken.
-        """
+        """Set what is evaluated; ``crop`` is the longest side in pixels, of larger images the centre is taken."""
         self.source = source
         self._captions = captions
         self._seed = seed

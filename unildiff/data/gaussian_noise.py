@@ -68,12 +68,7 @@ class GaussianNoise:
         return self._add(gt, state.randn(*gt.shape) * sigma), gt
 
     def draw_through(self, pairs: Sequence[Pair], shape: Callable[[int], tuple[int, ...]]) -> None:
-        """Record the state of the peers' generator before each test image.
-
-        Args:
-            pairs: all test pairs in the peers' order.
-            shape: gives the full (H, W, C) of pair ``i``.
-        """
+        """Record the peers' generator before each test image; pairs in the peers' order, ``shape(i)`` is a full (H, W, C)."""
         state = np.random.RandomState(0)
         for index, pair in enumerate(pairs):
             self._states[pair.degradation, pair.name] = state.get_state(legacy=True)

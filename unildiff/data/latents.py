@@ -9,7 +9,7 @@ appears complete or not at all, so that the next run continues with what is miss
 several machines at the same time on a network disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,9 @@ class CachedTrainSet:
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     @property
-    def pairs(self) -> Any:
+    def pairs(self) -> Sequence[Pair]:
         """Those of the stream."""
-        pairs: list[Pair] = list(self._train.pairs)
-        return pairs
+        return self._train.pairs
 
     def __len__(self) -> int:
         return self._cache.samples
@@ -145,13 +144,7 @@ def picture_hash(image: Tensor) -> int:
 
 
 def entries_of(batch: RestorationBatch, latents: Tensor, skips: list[Tensor]) -> dict[str, Tensor]:
-    """Return what a shard keeps of a batch, on the CPU.
-
-    Args:
-        batch: B samples.
-        latents: (B, C, h, w).
-        skips: (B, K, H, W) each, finest first; empty where they are not kept.
-    """
+    """Return what a shard keeps of a batch, on the CPU; latents (B, C, h, w), skips (B, K, H, W) each as in :class:`CachedBatch`."""
     images = torch.tensor([picture_hash(image) for image in batch["lq"].cpu()])
     kept = {"latents": latents.float(), "key": batch["key"], "picture": images}
     kept |= {f"skip{level}": skip for level, skip in enumerate(skips)}

@@ -106,13 +106,7 @@ class SeveralLayouts(UserError):
 
 
 def recognise(root: Path, images: ImageSet, split: Split, layout: str | None = None) -> Found:
-    """Return the layout in which a split of a set lies below ``root``.
-
-    Args:
-        root: folder that was given for the set.
-        images: the set.
-        split: the split.
-        layout: take this one; needed only where several are there.
+    """Return the layout in which a split of a set lies below ``root``; where several do, ``layout`` chooses.
 
     Raises:
         UserError: the root is missing, a file or empty; no layout matches, or several do (SeveralLayouts). The message

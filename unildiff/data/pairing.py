@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from unildiff.utils.errors import UserError, did_you_mean
+from unildiff.utils.files import some
 
 FaultKind = Literal["orphan", "duplicate", "size", "unreadable", "layout"]
-_NAMED = 5  # files that a message names before it only counts
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,7 @@ class Fault:
     text: str
 
     def __str__(self) -> str:
-        named = ", ".join(str(file) for file in self.files[:_NAMED])
-        more = f" and {len(self.files) - _NAMED} more" if len(self.files) > _NAMED else ""
-        return f"{len(self.files)} {self.text}: {named}{more}"
+        return f"{len(self.files)} {self.text}: {some(list(map(str, self.files)))}"
 
 
 @dataclass

@@ -29,13 +29,8 @@ def pattern_source(
 ) -> tuple[FilePairs, list[Fault]]:
     """Return the pairs of two glob patterns below ``root``, and what is wrong with the other files.
 
-    Args:
-        root: the folder.
-        lq: pattern of the degraded images; of several, the n-th belongs to the n-th of ``gt``.
-        gt: pattern of the ground truth.
-        rule: how names pair.
-        degradation: what the pairs are called.
-        listed: a file that lists the names of the ground-truth images to use, see :mod:`unildiff.data.lmdb_folders`.
+    Of several patterns the n-th of ``lq`` belongs to the n-th of ``gt``. ``listed`` is a file that lists the names of the
+    ground-truth images to use, see :mod:`unildiff.data.lmdb_folders`.
 
     Raises:
         UserError: no such folder, a pattern that matches no image, or a listed image without a pair.

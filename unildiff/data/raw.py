@@ -18,11 +18,8 @@ from unildiff.utils.errors import UserError
 Bayer = Literal["RGGB", "BGGR", "GRBG", "GBRG"]
 _CHANNEL = {"R": 0, "G": 1, "B": 2}
 # Bilinear weights: a colour at half the sites (G) averages 4 neighbours, one at a quarter 2 or 4.
-_KERNELS = {
-    "G": np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4,
-    "R": np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4,
-    "B": np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4,
-}
+_QUARTER = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
+_KERNELS = {"G": np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4, "R": _QUARTER, "B": _QUARTER}
 
 
 def sites(height: int, width: int, pattern: Bayer) -> np.ndarray:
@@ -42,11 +39,7 @@ def sites(height: int, width: int, pattern: Bayer) -> np.ndarray:
 
 
 def mosaic(rgb: np.ndarray, pattern: Bayer) -> np.ndarray:
-    """Return the (H, W) mosaic of a linear RGB image (H, W, 3): the value of each site's colour, unchanged.
-
-    Raises:
-        UserError: see :func:`sites`.
-    """
+    """Return the (H, W) mosaic of a linear RGB image (H, W, 3), unchanged at each site; UserErrors as in :func:`sites`."""
     channels = sites(rgb.shape[0], rgb.shape[1], pattern)
     return np.take_along_axis(rgb, channels[..., None], axis=2)[..., 0]
 
@@ -55,10 +48,7 @@ def demosaic(raw: np.ndarray, pattern: Bayer) -> np.ndarray:
     """Return a linear RGB image (H, W, 3) of a mosaic (H, W), same dtype.
 
     Missing colours are bilinear means of their neighbours; what a site measured is unchanged, so that
-    ``mosaic(demosaic(raw, p), p)`` is ``raw`` exactly.
-
-    Raises:
-        UserError: see :func:`sites`.
+    ``mosaic(demosaic(raw, p), p)`` is ``raw`` exactly. UserErrors as in :func:`sites`.
     """
     from scipy.ndimage import correlate
 
@@ -102,13 +92,7 @@ def read_raw(path: Path) -> np.ndarray:
 
 
 def raw_to_rgb(raw: np.ndarray, pattern: Bayer, white: int) -> np.ndarray:
-    """Return a linear uint8 RGB image (H, W, 3) of a uint16 mosaic; ``white`` becomes 255, more is clipped.
-
-    Raises:
-        UserError: see :func:`sites`; or ``white`` is not positive.
-    """
-    if white < 1:
-        raise UserError(f"white_level: {white}; give the largest value of the sensor, e.g. 1023 or 65535")
+    """Return a linear uint8 RGB image (H, W, 3) of a uint16 mosaic; ``white``, at least 1, becomes 255, more is clipped."""
     eight = np.rint(np.minimum(raw, white).astype(np.float64) * 255 / white).astype(np.uint8)
     return demosaic(eight, pattern)
 

@@ -69,12 +69,8 @@ def disk_source(
 ) -> tuple[FilePairs, list[Fault]]:
     """Return the pairs of a split of some sets, and what is wrong with their files.
 
-    Args:
-        roots: the folder of each set.
-        split: the split.
-        layout: the layout to take where a folder holds several.
-        sizes: compare the sizes of each pair, by their headers.
-        reader: what decodes a file; where it is not the usual one, sizes are those that it gives.
+    ``layout`` chooses where a folder holds several. ``sizes`` compares the sizes of each pair, by the headers of their files,
+    or as ``reader`` decodes them where it is not the usual one.
 
     Raises:
         UserError: a root is missing, empty or a file, or no layout is recognised.
@@ -98,12 +94,9 @@ def disk_source(
 
 
 def every_image(root: Path, degradation: str, skipped: list[str]) -> FilePairs:
-    """Return the images in a folder and below it, as pairs without a ground truth.
+    """Return the images in a folder and below it, as pairs of ``degradation`` without a ground truth.
 
-    Args:
-        root: the folder.
-        degradation: what the pairs are called.
-        skipped: gets one line when there are image files of formats that cannot be read.
+    ``skipped`` gets one line when there are image files of formats that cannot be read.
 
     Raises:
         UserError: no such folder, or no image in it.

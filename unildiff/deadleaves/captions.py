@@ -20,12 +20,7 @@ VOCABULARY: tuple[str, ...] = (
 
 
 def describe(layout: Layout, labels: np.ndarray) -> str:
-    """Return what is seen: up to three groups of like shapes, largest first, and the backdrop.
-
-    Args:
-        layout: the scene.
-        labels: which shape is seen at each pixel, uint8 (S, S).
-    """
+    """Return what is seen: up to three groups of like shapes, largest first, and the backdrop; labels are uint8 (S, S)."""
     shapes = layout.shapes
     seen = np.bincount(labels.ravel(), minlength=len(shapes))[: len(shapes)] / labels.size
     textures = tile_kinds()

@@ -44,10 +44,7 @@ def palette(rng: np.random.Generator, size: int = 6) -> np.ndarray:
 def vary(rng: np.random.Generator, colours: np.ndarray, spread: float | np.ndarray = 0.4) -> np.ndarray:
     """Return colours (N, 3) lighter or darker by a factor, and a little warmer, cooler or greener.
 
-    Args:
-        rng: draws the changes.
-        colours: (N, 3).
-        spread: deviation of the factor's logarithm, one for all or (N,).
+    ``spread`` is the deviation of the factor's logarithm, one for all or (N,).
     """
     light, warm, green = rng.standard_normal((3, len(colours)))
     tint = np.exp(np.outer(light * spread, _LIGHT) + np.outer(warm, _WARM) + np.outer(green, _GREEN))

@@ -38,12 +38,8 @@ def place(
 ) -> np.ndarray:
     """Return corners x, y of placed outlines, (N, P, 2) in pixels.
 
-    Args:
-        kinds: index into ``SHAPES``, (N,).
-        variants: which outline of the kind, (N,).
-        centres: x, y in pixels, (N, 2).
-        sizes: half width and half height in pixels, (N, 2).
-        angles: turn in radians, (N,).
+    Kinds (N,) are indices into ``SHAPES``, variants (N,) count outlines of a kind, centres (N, 2) are x and y in pixels, sizes
+    (N, 2) half width and half height in pixels, angles (N,) in radians.
     """
     unit = outlines()[kinds, variants % VARIANTS] * sizes[:, None, :]
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]

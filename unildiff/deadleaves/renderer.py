@@ -34,11 +34,7 @@ class Scene:
 
 
 def render(key: int, size: int = 128) -> Scene:
-    """Return the scene of a key, a pure function of (key, size).
-
-    Args:
-        key: decides everything.
-        size: side of the image in pixels, at least ``MIN_SIDE``.
+    """Return the scene of a key, a pure function of (key, size); the size in pixels is at least ``MIN_SIDE``.
 
     Raises:
         ValueError: for a smaller size.

@@ -55,11 +55,7 @@ def rough_piece(rng: np.random.Generator, side: int) -> np.ndarray:
 def power_noise(rng: np.random.Generator, slope: float, stretch: float = 1.0, angle: float = 0.0) -> np.ndarray:
     """Return periodic noise (T, T), deviation 1, whose amplitude falls as frequency to the power of minus ``slope``.
 
-    Args:
-        rng: draws it.
-        slope: 0 is white, 1 is that of photographs.
-        stretch: how many times it is drawn out ...
-        angle: ... along this direction, in radians from the horizontal.
+    Slope 0 is white, 1 that of photographs. It is drawn out ``stretch`` times at an angle in radians from the horizontal.
     """
     fx, fy, fall = _frequencies()
     along = (fx * math.cos(angle) + fy * math.sin(angle)) * stretch

@@ -25,10 +25,7 @@ _LOG = logging.getLogger(__name__)
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give a new folder to fill, which takes the place of ``path`` when the block ends without an error.
 
-    Readers see the old folder or the new one, never a mixture. One process at a time replaces a folder.
-
-    Args:
-        path: the folder; a link to a folder is followed.
+    Readers see the old folder or the new one, never a mixture. One process at a time replaces a folder. Links are followed.
 
     Raises:
         UserError: another process is replacing it, or it cannot be written.

@@ -24,10 +24,8 @@ class DamagedPages(Exception):
 def check_pages(file: Path, transaction: int, free: bool) -> None:
     """Check every page that a transaction of LMDB can reach, except those that hold only values.
 
-    Args:
-        file: data.mdb.
-        transaction: number of the open transaction, whose pages no other process replaces.
-        free: check the tree of free pages too, which writing follows.
+    The transaction is open, so that no other process replaces its pages. ``free`` adds the tree of free pages, which writing
+    follows.
 
     Raises:
         DamagedPages: the file is truncated or a page is damaged.

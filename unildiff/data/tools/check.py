@@ -123,11 +123,7 @@ class Report:
 
 
 def check(name: str, root: Path) -> Report:
-    """Examine a dataset of the catalogue.
-
-    Args:
-        name: a dataset or one of its sets, see ``unildiff data list``.
-        root: its folder.
+    """Examine the folder of a dataset of the catalogue, or of one of its sets.
 
     Raises:
         UserError: no such set, no such folder, or nothing of the set in it.
@@ -165,10 +161,8 @@ def check(name: str, root: Path) -> Report:
 def check_folder(root: Path, patterns: Mapping[Split, Half], rule: str = "same") -> Report:
     """Examine your own folder: the pairs of its patterns, or all images in it where there are no pairs.
 
-    Args:
-        root: the folder.
-        patterns: of degraded and ground-truth images, for each split; those of the default folders where none is given.
-        rule: how names pair, see :func:`unildiff.data.pairing.rule_named`.
+    ``patterns`` are those of :func:`unildiff.data.patterns.all_patterns`, ``rule`` that of
+    :func:`unildiff.data.pairing.rule_named`.
 
     Raises:
         UserError: no such folder or rule, a pattern that matches nothing, or no image at all.

@@ -30,13 +30,7 @@ def extract(archive: Path, root: Path, place: str | None = None) -> int:
     An archive whose files are not all in one folder of their own gets one, named after the archive. Files that are there
     with the right length, from an earlier run, are kept; each other one appears complete or not at all.
 
-    Args:
-        archive: the file.
-        root: folder to write to.
-        place: folder below ``root`` that all images go to, without their own folders.
-
-    Returns:
-        The number of images.
+    With ``place`` all images go to that folder below ``root``, without their own folders. Returns the number of images.
 
     Raises:
         UserError: not an archive, damaged, encrypted, larger than it can be, with paths that lead outside, or no permission or

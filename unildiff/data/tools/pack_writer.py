@@ -72,7 +72,7 @@ def write_pack(
         sources: pairs of each split.
         out: folder to write.
         dataset: name under which the pack is read.
-        root: folder of the images; those below it are named relative to it.
+        root: folder that image names are relative to.
         captions: captions of pairs that have none of their own.
 
     Raises:
@@ -218,13 +218,7 @@ def pack_set(name: str, root: Path, out: Path) -> Pack:
 
 
 def pack_folder(root: Path, out: Path, patterns: Mapping[Split, Half], rule: str = "same") -> Pack:
-    """Pack the pairs of your own folder.
-
-    Args:
-        root: the folder.
-        out: folder to write.
-        patterns: of degraded and ground-truth images, for each split; those of the default folders where none is given.
-        rule: how names pair, see :func:`unildiff.data.pairing.rule_named`.
+    """Pack the pairs of your own folder; ``patterns`` and ``rule`` as in :func:`unildiff.data.tools.check.check_folder`.
 
     Raises:
         UserError: no such rule, no pattern, one that matches nothing, files that do not pair, and as :func:`write_pack`.

@@ -48,15 +48,9 @@ def mirrors() -> list[str]:
 
 
 def fetch(root: Path, package: Path | None = None, say: Callable[[str], object] = print) -> int:
-    """Write the photographs below ``root``, or those that are missing or damaged there.
+    """Write the photographs that are missing or damaged in ``train`` and ``validation`` below ``root``; return their number.
 
-    Args:
-        root: folder to write ``train`` and ``validation`` to.
-        package: the Debian package file, if it is already on this machine; otherwise it is downloaded.
-        say: receives a line about each download before it starts.
-
-    Returns:
-        The number of photographs written.
+    Without ``package``, the Debian package file, it is downloaded; ``say`` receives a line about each download beforehand.
 
     Raises:
         UserError: no archive can be reached, the package differs from the one known, or the folder cannot be written.

@@ -36,14 +36,8 @@ class Plan:
 def write_sample(name: str, root: Path) -> int:
     """Write a sample set of the five test photographs, at most 384 pixels on the long side.
 
-    The folder appears complete or not at all; one that an earlier call wrote is replaced.
-
-    Args:
-        name: dataset whose layout it takes, e.g. "cdd11".
-        root: folder to write.
-
-    Returns:
-        The number of images.
+    It has the layout of the dataset ``name``. The folder appears complete or not at all; one that an earlier call wrote is
+    replaced. Returns the number of images.
 
     Raises:
         UserError: unknown name, or ``root`` holds anything that this function did not write, is the current folder or one

@@ -35,12 +35,9 @@ class Sources:
 
 
 def read_map(path: Path, size: tuple[int, int], luma: Luma = "true") -> np.ndarray:
-    """Return a map or mask as float32 (H, W) in [0, 1], resized to ``size`` if it has another.
+    """Return a map or mask, an image or .npy of floats, as float32 (H, W) in [0, 1], resized to ``size`` (height, width).
 
-    Args:
-        path: an image, or an .npy file of floats.
-        size: height and width.
-        luma: how a map in colour becomes grey.
+    ``luma`` tells how a map in colour becomes grey.
 
     Raises:
         UserError: it cannot be read, or an array is not (H, W) floats in [0, 1].
