@@ -1,6 +1,9 @@
 """Restoring from lists and object stores; fsspec's memory file system stands for a store."""
 
 import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -65,6 +68,21 @@ def test_an_object_store(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert restore("memory://bucket/photos", tmp_path / "out") == 0 and "2 done before" in capsys.readouterr().out
     assert restore("memory://bucket/photos/c.jpg", tmp_path / "one") == 0
     assert results(tmp_path / "one") == {"c.jpg": results(tmp_path / "plain")["c.jpg"]}
+
+
+def test_a_web_server_and_a_file_address(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
+    (photos / "c.jpg").rename(photos / "in Rome.jpg")
+    assert restore(photos, tmp_path / "plain") == 0
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            assert restore(f"http://127.0.0.1:{server.server_port}/photos/", tmp_path / "web") == 0
+        finally:
+            server.shutdown()
+    assert restore(f"file://{photos}", tmp_path / "file") == 0
+    assert results(tmp_path / "web") == results(tmp_path / "file") == results(tmp_path / "plain")
 
 
 @pytest.mark.parametrize(

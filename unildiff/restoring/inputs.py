@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from unildiff.data.walk import is_image, shown
 from unildiff.utils.errors import UserError
@@ -45,7 +46,8 @@ def local_source(src: str, out: Path) -> Path:
         raise UserError(f"restore: no images in {src}; give the address of a folder that holds some, or of one image")
     folder = out.absolute().parent / f".{out.name}.inputs" / hashlib.blake2b(src.encode(), digest_size=6).hexdigest()
     for path, info in progress(images.items(), len(images), "Copying"):
-        name = PurePosixPath(path).relative_to(root)
+        plain = unquote if src.startswith(("http://", "https://")) else str
+        name = PurePosixPath(plain(path)).relative_to(plain(root))
         if ".." in name.parts:
             raise UserError(f"restore: {path} in {src} has a name that points outside its folder; rename it")
         target = folder / name
