@@ -33,6 +33,7 @@ MISTAKES = {
     "no such class in a config": (["fit", *TOY[2:], "--config", "class.yaml"], "no attribute 'Nope'"),
     "setting that data refuse": (["fit", *TOY[:2], "--data", "cdd11", "--data.degradations", "fog"], "error: degradations: no fog; choose"),
     "no pictures there": (["test", "--model", "tests.callbacks.toy.ToyModule", *QUIET, "--model.init_from=x", "--data", "cdd11", "--data.root", "nowhere"], "nowhere"),
+    "no images to train on": (["fit", *TOY[:2], *QUIET, "--data", "folder"], "folder: no train pairs in data/folder"),
     "an empty folder": (["test", "--model", "tests.callbacks.toy.ToyModule", *QUIET, "--model.init_from=x", "--data", "cdd11", "--data.root", "empty"], "empty"),
     "a folder of something else": (["test", "--model", "tests.callbacks.toy.ToyModule", *QUIET, "--model.init_from=x", "--data", "cdd11", "--data.root", "other"], "other"),
     "unknown command of a group": (["data", "lst"], "unknown command: data lst; did you mean unildiff data list?"),

@@ -109,7 +109,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_output_of_a_training_run(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *TOY, *QUIET[:2], "--run_dir", "a", "--trainer.max_steps", "3"]) == 0
     output = "".join(capfd.readouterr())
-    assert "Epoch 0 " in output and "M parameters" in output
+    assert "Epoch 0 " in output and "M parameters for 3 steps" in output
     assert not any(text in output for text in ("/-2", "FLOPs", "hp_metric"))
     assert all(b"hp_metric" not in path.read_bytes() for path in Path("a/curves").rglob("events*"))
 

@@ -137,14 +137,15 @@ class RunRecord(Callback):
             print(line, flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print how much of the model is trained."""
+        """Print how much of the model is trained, and for how long."""
         if trainer.is_global_zero:
             sizes = [(each.numel(), each.requires_grad) for each in pl_module.parameters()]
             trained = sum(size for size, needed in sizes if needed)
-            print(
-                f"training {trained / 1e6:,.1f} M of {sum(size for size, _ in sizes) / 1e6:,.1f} M parameters",
-                flush=True,
-            )
+            whole = sum(size for size, _ in sizes)
+            limits = {"steps": trainer.max_steps, "epochs": trainer.max_epochs}
+            length = " or ".join(f"{limit:,} {name}" for name, limit in limits.items() if limit not in (None, -1))
+            text = f"training {trained / 1e6:,.1f} M of {whole / 1e6:,.1f} M parameters"
+            print(f"{text} for {length or 'an unlimited time'}", flush=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note how the run ended."""

@@ -39,6 +39,7 @@ _NOISE = (
     r".*your dataloader is not resumable.*",  # it is: RestorationDataModule keeps its place in the checkpoint
     r".*is smaller than the logging interval.*",  # short runs
     r".*Total length of `list` across ranks is zero.*",  # no validation images are allowed
+    r".*`max_epochs` was not set.*",  # the record prints how long the run is
     r".*in eval mode at the start of training.*",  # frozen parts are
     r".*callbacks used to create the checkpoint need to be provided.*",  # not for a test
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch >= 2.10

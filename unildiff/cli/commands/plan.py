@@ -1,7 +1,9 @@
 """``unildiff plan``: what a training run, or restoring images, will need before you rent a GPU."""
 
+import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from unildiff.utils.errors import UserError
@@ -97,6 +99,9 @@ def plan_restoring(
     )
     sizes = [_size(each) for each in size.split(",")]
     memories = [memory_bytes(each) for each in memory.split(",")]
+    name = model.partition("+")[0]
+    if name != "tiny" and not Path(name).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"plan: no model {name}; give tiny, a folder, a checkpoint, or a base on the Hub (OWNER/NAME)")
     import torch
 
     from unildiff.planning.restoring import RestorePlanner, limits, sizes_of

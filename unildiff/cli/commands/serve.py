@@ -1,5 +1,6 @@
 """``unildiff serve``: a local page that restores photographs."""
 
+import socket
 from importlib.util import find_spec
 from typing import Literal
 
@@ -34,12 +35,13 @@ def serve(
         max_pixels: largest image that is read, in pixels
 
     Raises:
-        UserError: Gradio is not installed, or the model cannot be loaded.
+        UserError: the address cannot be listened on, Gradio is not installed, or the model cannot be loaded.
     """
     from unildiff.cli.commands.restore import check_model
     from unildiff.restoring.options import RestoreOptions, memory_bytes
     from unildiff.utils.validation import PositiveInt, build
 
+    _check_address(host, port)
     limit = None if memory is None else memory_bytes(memory)
     options = RestoreOptions(model=model, device=device, dtype=dtype, offload=offload, memory=limit)
     check_model(options)
@@ -57,3 +59,15 @@ def serve(
 
     launch(options, host, port, *limits, fit)
     return 0
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on."""
+    if not 0 < port < 65_536:
+        raise UserError(f"port is {port}; it must be a whole number between 1 and 65,535")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"serve: cannot listen on {host}:{port} ({reason}); give another --host or --port") from None
