@@ -1,6 +1,5 @@
 """Your own folder: any images to restore, or pairs named by two patterns."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,13 +72,10 @@ class FolderDataModule(PairedDataModule):
         listed = self.meta_info.get(split)
         if self.packed is not None:
             source = self.open_pack().source(split)
-            name = self.degradation
-            pairs = [replace(pair, task=name, degradation=name) for pair in source.pairs]
-            if self.captions is not None:
-                pairs = [replace(pair, caption="") for pair in pairs]
-            used: Iterable[int] = range(len(pairs))
-            if listed is not None:
-                used = listed_pairs([pair.gt or Path() for pair in pairs], listed)
+            changes: dict[str, Any] = {"task": self.degradation, "degradation": self.degradation}
+            changes |= {} if self.captions is None else {"caption": ""}  # instead of those in the pack
+            pairs = [replace(pair, **changes) for pair in source.pairs]
+            used = range(len(pairs)) if listed is None else listed_pairs([pair.gt or Path() for pair in pairs], listed)
             return View(source, [(index, pairs[index]) for index in used])
         patterns = folder_patterns(self.root, split, *self.patterns[split])
         if patterns is None:

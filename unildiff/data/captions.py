@@ -95,9 +95,7 @@ class Captions:
 def entries(path: Path, interrupted: bool = False) -> list[dict[str, Any]]:
     """Return the entries of a captions file; each has ``file`` and ``caption``, both text.
 
-    Args:
-        path: the captions file.
-        interrupted: leave out a last line that is incomplete, instead of refusing it.
+    ``interrupted`` leaves out a last line that is incomplete, instead of refusing it.
 
     Raises:
         UserError: no such file, or a line that is not as described above.

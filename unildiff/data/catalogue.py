@@ -19,16 +19,7 @@ _PLAIN: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class DataSet:
-    """What one datamodule reads.
-
-    Attributes:
-        name: short name.
-        title: what it is, in words.
-        sets: the sets that are read.
-        also: further test sets that are read where their folders exist.
-        optional: further test sets that are read on request.
-        protocol: default protocol of its scores; "" for that of the datamodule's class.
-    """
+    """What one datamodule reads; ``catalogue.yaml`` explains the fields at its top. Without a ``protocol`` of its own it is ""."""
 
     name: str
     title: str
@@ -111,11 +102,10 @@ def image_sets(name: str) -> Sequence[ImageSet]:
     """
     if name in DATASETS:
         return DATASETS[name].all_sets
-    by_name = {images.name: images for data in DATASETS.values() for images in data.all_sets}
-    if name not in by_name:
-        known = dict.fromkeys([*DATASETS, *by_name])
+    if name not in SETS:
+        known = dict.fromkeys([*DATASETS, *SETS])
         raise UserError(f"unknown set: {name!r}; {did_you_mean(name, known)}choose from {', '.join(known)}")
-    return (by_name[name],)
+    return (SETS[name],)
 
 
 def default_protocol(name: str | None, degradations: Iterable[str]) -> str:

@@ -152,16 +152,7 @@ class CleanTrainSet:
         saturation: tuple[float, float] | None = None,
         estimated_depth: float = 0.0,
     ) -> None:
-        """Set where samples come from and how they are made.
-
-        Args:
-            source: the clean images.
-            order: of degradations and images.
-            augment: crops and flips.
-            evening: share of the clear samples that are made dark and stay so.
-            saturation: bounds of a random factor on the saturation; None leaves colours as they are.
-            estimated_depth: share of samples whose haze follows an estimated depth although the depth is known.
-        """
+        """Set where samples come from and how they are made; the shares and bounds are those of ``DeadLeavesDataModule``."""
         self.pairs = source.pairs
         self._source, self._order, self._augment = source, order, augment
         self._evening, self._saturation, self._estimated_depth = evening, saturation, estimated_depth

@@ -23,19 +23,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Folders:
-    """Where one project keeps one split of one set.
+    """Where one project keeps one split of one set; ``catalogue.yaml`` explains the fields at its top.
 
-    Attributes:
-        layout: the project's short name.
-        split: "train", "val" or "test".
-        lq: folder of the degraded images relative to the root, a glob pattern; ``**`` at its end means subfolders too.
-            None where they are made from the ground truth (noise).
-        gt: folder of the ground truth.
-        rule: how names pair, see ``unildiff.data.pairing.RULES``.
-        degradation: name of the degradation; None takes the set's.
-        optional: the layout is recognised without this folder too.
-        by_folder: the degradation is what the last ``*`` of ``lq`` above a plain folder name, or at its end, stands for.
-        prefixes: folders that the project's README puts above its tree; the root may be above or below them.
+    Folders are glob patterns. ``lq`` is None where degraded images are made from the ground truth (noise), ``degradation`` where
+    it is the set's. With ``by_folder`` it is what the last ``*`` of ``lq`` above a plain folder name, or at its end, stands for.
     """
 
     layout: str
@@ -55,19 +46,9 @@ class Folders:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What one task trains on or is tested on.
+    """What one task trains on or is tested on; ``catalogue.yaml`` explains the fields at its top.
 
-    Attributes:
-        name: short name, e.g. "rain" or "urban100".
-        task: what weights speak of; several sets may serve one task.
-        degradation: what its pairs are called in tables.
-        title: the public name.
-        folders: every known place.
-        expected: images (for CDD-11: scenes) a split should have, as published.
-        expected_source: source of these numbers.
-        home: where the data comes from.
-        licence: as far as known.
-        suffixes: file name endings of its images.
+    ``name`` is the short one, e.g. "urban100"; several sets may serve one task. ``suffixes`` are file name endings of its images.
     """
 
     name: str

@@ -39,7 +39,10 @@ def lmdb_bytes(path: Path) -> bytes | None:
     """
     if (folder := _lmdb_folder(path)) is None:
         return None
-    data = _store(folder, _identity(folder)).get_raw(path.relative_to(folder).with_suffix("").as_posix().encode())
+    database = folder / _DATABASE  # its number is another one if somebody has replaced it; Store reports a missing one
+    data = _store(folder, database.stat().st_ino if database.is_file() else 0).get_raw(
+        path.relative_to(folder).with_suffix("").as_posix().encode()
+    )
     return None if data is None else bytes(data)
 
 
@@ -58,11 +61,3 @@ def _store(folder: Path, identity: int) -> "Store":
     from unildiff.utils.store import Store  # most images are plain files, and the pipeline of diffusers has no lmdb
 
     return Store(folder)
-
-
-def _identity(folder: Path) -> int:
-    """Return the number of the database's file: another one if somebody has replaced it."""
-    try:
-        return (folder / _DATABASE).stat().st_ino
-    except OSError:
-        return 0  # Store reports what is wrong

@@ -61,7 +61,7 @@ class NoisyDataModule(CatalogueDataModule):
         picks: list[tuple[int, Pair]] = []
         for index, pair in enumerate(source.pairs):
             if pair.lq is not None:  # noise made beforehand has its level in its name
-                wanted = not _has_level(pair.degradation) or sigma_of(pair.degradation) in levels
+                wanted = "noise_" not in pair.degradation or sigma_of(pair.degradation) in levels
                 picks += [(index, pair)] if wanted else []
             elif split == "train":
                 picks.append((index, pair))
@@ -85,7 +85,3 @@ class NoisyDataModule(CatalogueDataModule):
     def contents(self) -> list[str]:
         """See the base class."""
         return [*super().contents(), f"tasks {self.tasks}, noise {self.sigmas} {self.test_sigmas} {self.test_noise}"]
-
-
-def _has_level(degradation: str) -> bool:
-    return "noise_" in degradation

@@ -44,10 +44,7 @@ def photographs(role: Role) -> list[Photograph]:
 def load(photo: Photograph, longest: int, multiple: int = 1) -> tuple[np.ndarray, np.ndarray | None]:
     """Return a photograph and its depth where that was measured.
 
-    Args:
-        photo: one of ``PHOTOGRAPHS``.
-        longest: most pixels on the long side; larger images are resized with antialiasing, smaller ones kept.
-        multiple: both sides are cut, about the centre, to a multiple of this.
+    A long side of more than ``longest`` pixels is resized with antialiasing; then both sides are cut to multiples of ``multiple``.
 
     Returns:
         uint8 (H, W, 3) RGB, and float32 (H, W) in [0, 1] with 1 the nearest, or None when the depth is unknown.

@@ -72,11 +72,7 @@ def is_image(path: Path) -> bool:
 
 
 def find_images(folder: Path, recursive: bool = True) -> Walk:
-    """Return the images of a folder.
-
-    Args:
-        folder: where to look.
-        recursive: look in the folders below it, too.
+    """Return the images of a folder, and of those below it if ``recursive``.
 
     Raises:
         UserError: there is no such folder, it is a file, or a folder may not be read.

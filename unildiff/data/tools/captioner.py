@@ -46,17 +46,9 @@ def leaks(caption: str) -> list[str]:
 def caption_folder(
     root: Path, model: str, source: Source, name: str | None = None, length: int = 40
 ) -> tuple[int, int]:
-    """Caption the images of a folder that have no caption yet.
+    """Caption the images of a folder that have no caption yet; return how many were captioned now, and how many had been.
 
-    Args:
-        root: folder of a dataset, or of images (its subfolders too).
-        model: id on the Hugging Face hub, or folder, of an image-to-text model.
-        source: which image of each pair to describe; of a plain folder, what its images are.
-        name: the dataset; by default the one whose layout ``root`` has.
-        length: most tokens of a caption.
-
-    Returns:
-        How many were captioned now, and how many had been.
+    The arguments are those of ``unildiff data caption``; ``length`` is the most tokens of a caption.
 
     Raises:
         UserError: nothing to caption, a model that cannot be loaded, images that cannot be read (named at the end, when

@@ -53,16 +53,9 @@ HOMES = {
 
 
 def download(name: str, root: Path, only: str = "", say: Callable[[str], object] = print) -> list[str]:
-    """Download and unpack a set, or what is missing of it.
+    """Download and unpack a set of ``HOMES``, or what is missing of it; return the archives that were fetched now.
 
-    Args:
-        name: a key of ``HOMES``.
-        root: folder to write to.
-        only: take the archives whose names contain this, e.g. "test".
-        say: receives the size before anything is fetched.
-
-    Returns:
-        The archives that were fetched now.
+    ``only`` takes the archives whose names contain it, e.g. "test". ``say`` receives the size before anything is fetched.
 
     Raises:
         UserError: no network, a repository that has changed, a damaged archive, no space or permission.

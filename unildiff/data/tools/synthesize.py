@@ -68,19 +68,9 @@ def synthesize(
     processes: int | None = None,
     luma: Luma = "onerestore",
 ) -> int:
-    """Write a split in CDD-11's layout, or what is missing of it.
+    """Write a split in CDD-11's layout, or what is missing of it; return the number of scenes.
 
-    Args:
-        clean: folder of clean images.
-        out: folder of the set; the split is a folder below it.
-        seed: of everything random.
-        split: "train" or "test".
-        sources: maps and masks.
-        processes: by default as many as there are processors.
-        luma: weights of grey in low light and of illumination maps in colour: OneRestore's script's, or true luma.
-
-    Returns:
-        The number of scenes.
+    The arguments are those of ``unildiff data synthesize``; ``luma`` is for illumination maps in colour, too.
 
     Raises:
         UserError: folders that are missing or hold something else, images that cannot be read or lack a map, no space.
