@@ -14,7 +14,7 @@ from tests.small import NETWORK, small_model
 from unildiff.cli.main import main
 from unildiff.data.shipped_photographs import load as load_photograph
 from unildiff.data.shipped_photographs import photographs
-from unildiff.degradations.cdd11 import degrade
+from unildiff.degradations.cdd11 import CleanImage, degrade
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.restoring.checks import DOUBT, CheckedImage, _borders, _check_colour, _check_seams, _keep_doubtful
 from unildiff.restoring.colour import judged, low_frequencies, shift, transferred
@@ -133,12 +133,14 @@ def test_the_shipped_model_returns_a_clean_image_unchanged(tmp_path: Path, capsy
 
 
 def test_eight_tiles_show_no_more_than_the_whole_image() -> None:
-    """The shipped model on photographs: bends at the same lines, in tiles and in one piece."""
+    """The shipped model on degraded photographs: bends at the same lines, in tiles and in one piece."""
     model, scores = load_restorer("tiny"), []
     shipped = [load_photograph(name, 600)[0] for name in photographs("val")[1:]]
-    for photo in (data.coffee(), data.astronaut(), data.rocket(), *shipped):
+    depth = np.tile(np.linspace(0, 1, 208, dtype=np.float32)[:, None], (1, 368))
+    kinds = ("haze", "rain", "low", "snow", "low_haze_rain")
+    for photo, kind in zip((data.coffee(), data.astronaut(), data.rocket(), *shipped), kinds, strict=True):
         image = np.asarray(ImageOps.fit(Image.fromarray(photo), (368, 208), Image.Resampling.LANCZOS))
-        image = degrade(image, "rain", 3).image  # a clean image comes back as it is, without seams
+        image = degrade(CleanImage(image, depth), kind, 0).image
         made = [
             as_levels(restore_images(model, [image], [""], SamplingSettings(1, tile_size=tile))[0], "photo")
             for tile in (128, None)
@@ -147,7 +149,10 @@ def test_eight_tiles_show_no_more_than_the_whole_image() -> None:
         assert (len(rows), len(columns)) == (1, 3)  # eight tiles
         scores.append([seam_score(each, image.astype(np.float32), rows, columns) for each in made])
     tiled, whole = np.transpose(scores)
-    assert tiled.mean() <= whole.mean() and (tiled - whole).max() < 0.05, scores
+    assert whole.min() > 0.5  # none was judged clean and left alone
+    assert (tiled - whole).mean() < 0.005 and (tiled - whole).max() < 0.05, (
+        scores
+    )  # rounding may move the mean, -0.0025
 
 
 @pytest.mark.parametrize(
