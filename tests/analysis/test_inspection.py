@@ -141,7 +141,7 @@ def test_settings_that_cannot_be_swept_are_refused_before_the_model_is_inspected
     monkeypatch.setattr("unildiff.analysis.model_figures.look_inside", lambda *_: pytest.fail("inspected"))
     options = Options(SETTINGS, (1,), (1.0, 5.0), "gmsd", 1)
     for wrong, message in (
-        ({"sweep_images": 0}, "sweep_pictures 0; give at least 1"),
+        ({"sweep_images": 0}, "sweep_images 0; give at least 1"),
         ({"steps": (4, 1001)}, "steps: num_inference_steps is 1001"),
         ({"sampling": SamplingSettings(1001)}, "figures: num_inference_steps is 1001"),
     ):

@@ -67,7 +67,7 @@ def test_samples(
         UserError: There is no such dataset, it cannot be read, or a number is not positive.
     """
     if count < 1 or side < 16:
-        raise UserError(f"figures: --pictures {count}, --side {side}; give at least 1 and 16")
+        raise UserError(f"figures: --images {count}, --side {side}; give at least 1 and 16")
     given = {} if root is None else {"root": str(root)}
     try:
         datamodule = datamodules.constructor(data)(test_seed=seed, num_workers=0, **given)
@@ -111,7 +111,7 @@ def draw_all(
         UserError: A metric or a number of steps cannot be used, or the folder cannot be written.
     """
     if options.sweep_images < 1:
-        raise UserError(f"figures: sweep_pictures {options.sweep_images}; give at least 1")
+        raise UserError(f"figures: sweep_images {options.sweep_images}; give at least 1")
     check_sampling(model, options.sampling, "figures")
     for number in options.steps:
         check_sampling(model, replace(PAPER, num_inference_steps=number), "figures, steps")
@@ -126,7 +126,7 @@ def draw_all(
     lines, numbers = _draw_inside(samples, inside, out)
     swept, points = _draw_sweep(model, samples, out, options, protocol)
     steps = options.sampling.num_inference_steps
-    content = pd.Series({**about, "steps": steps, "pictures": len(samples), **numbers, **points})
+    content = pd.Series({**about, "steps": steps, "images": len(samples), **numbers, **points})
     write_whole(out / "figures.json", (content.to_json(indent=1, double_precision=15) + "\n").encode())
     return [*lines, *swept, "figures.json"]
 

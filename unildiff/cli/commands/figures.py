@@ -14,8 +14,8 @@ def figures(
     root: Path | None = None,
     model: str = "tiny",
     out: Path = Path("results/figures"),
-    pictures: PositiveInt = 5,
-    sweep_pictures: PositiveInt = 1,
+    images: PositiveInt = 5,
+    sweep_images: PositiveInt = 1,
     steps: list[PositiveInt] = [1, 2, 5, 10, 20],  # noqa: B006  jsonargparse shows it as the default; never changed here
     guidance: list[Annotated[float, Range(0, 1000)]] = [1.0, 2.5, 5.0, 7.5],  # noqa: B006
     perception: str = "lpips",
@@ -35,9 +35,9 @@ def figures(
         root: Its folder; by default the dataset's own.
         model: tiny (comes with the package), a folder made by `unildiff export`, or a checkpoint.
         out: Folder of the figures; those in RUN_DIR/figures are shown in that run's report.
-        pictures: Number of images of each degradation for the gate, the fusion, the experts and the features; the first
+        images: Number of images of each degradation for the gate, the fusion, the experts and the features; the first
             by name.
-        sweep_pictures: Number of images of each degradation for PSNR against steps and guidance.
+        sweep_images: Number of images of each degradation for PSNR against steps and guidance.
         steps: Numbers of sampling steps to compare, at the paper's guidance of 5.
         guidance: Guidance scales to compare, at the paper's 20 steps.
         perception: Metric of the perception-distortion plane, lower is better: lpips, lpips_vgg, dists, gmsd or niqe.
@@ -60,8 +60,8 @@ def figures(
     from unildiff.weights.load import load_restorer, pick_device
 
     sampling = SamplingSettings(num_inference_steps)
-    options = Options(sampling, tuple(steps), tuple(guidance), perception, sweep_pictures)
-    samples, about = test_samples(data, root, pictures, side, seed)
+    options = Options(sampling, tuple(steps), tuple(guidance), perception, sweep_images)
+    samples, about = test_samples(data, root, images, side, seed)
     restorer = load_restorer(model).to(pick_device(device))
     written = draw_all(restorer, samples, out, options, {"model": model, "seed": seed, **about})
     print(f"{len(samples)} images of {data}, model {model}; figures: {out}")
