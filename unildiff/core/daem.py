@@ -36,7 +36,7 @@ class DetailConfig:
         expert_depth: blocks per expert.
         mix_depth: blocks that decoder features and skip pass together before an expert is chosen.
         to_pixels: the finest level also reaches the image itself, past the decoder's last norm, which removes absolute
-            brightness and contrast: see ``pixel_mix.py`` (our choice for small decoders, docs/history/tiny-model.md; paper: no).
+            brightness and contrast: see ``pixel_mix.py`` (our choice, docs/differences.md; paper: no).
         tone: correct brightness and colour of the decoded image, and keep images that are judged clean, both from a view of
             the whole image, see ``tone.py`` (our choice for small models; paper: no).
     """

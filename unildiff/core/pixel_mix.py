@@ -1,7 +1,7 @@
 """Lets DAEM's finest level change the image itself, past the decoder's last norm.
 
 Axis letters: B batch, D width of the branch, H/W height and width of its finest level, p pixels along a side of one position.
-Source: our choice, for small decoders; docs/history/tiny-model.md describes the effect of each gate.
+Source: our choice; docs/differences.md has measurements, docs/history/tiny-model.md the effect of each gate.
 """
 
 import torch
