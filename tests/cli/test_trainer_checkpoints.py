@@ -9,6 +9,7 @@ import yaml
 from tests.cli.toy_commands import QUIET, TOY, elsewhere, failure  # noqa: F401  # the fixture is used by its name
 from unildiff.cli import main as cli
 from unildiff.cli.main import main
+from unildiff.utils.locks import one_writer
 
 
 def fit(folder: str, *arguments: str, model: str = "tests.callbacks.toy.ToyModule") -> str:
@@ -81,6 +82,49 @@ def test_weights_only_cannot_be_resumed(capfd: pytest.CaptureFixture[str]) -> No
     checkpoint = fit("a", "--config", "c.yaml")
     assert "weights only and cannot be resumed" in failure(["fit", *TOY, "--ckpt_path", checkpoint], capfd)
     assert main(["test", *TOY[2:], *QUIET, "--ckpt_path", checkpoint]) == 0
+
+
+def test_auto_takes_the_newest_whole_checkpoint_after_any_kill(capfd: pytest.CaptureFixture[str]) -> None:
+    """Between the first checkpoint and ``last.ckpt``; with a dangling ``last.ckpt``; with a half-written newest file."""
+    line = ["fit", *TOY, *QUIET, "--run_dir", "a", "--ckpt_path", "auto", "--trainer.max_steps"]
+    fit("a")
+    folder = Path("a/checkpoints")
+    (folder / "last.ckpt").unlink()
+    assert main([*line, "4"]) == 0
+    assert yaml.safe_load(Path("a/config.fit-2.yaml").read_text())["ckpt_path"] == "a/checkpoints/step-000003.ckpt"
+    (folder / "last.ckpt").unlink()
+    (folder / "last.ckpt").symlink_to("step-000009.ckpt")
+    assert "last.ckpt is a link to step-000009.ckpt, which is missing; give --ckpt_path auto" in failure(["test", *TOY, "--run_dir", "a", "--ckpt_path", "last"], capfd)  # fmt: skip
+    (folder / "step-000005.ckpt").write_bytes((folder / "step-000004.ckpt").read_bytes()[:-100])
+    assert main([*line, "6"]) == 0
+    assert yaml.safe_load(Path("a/config.fit-3.yaml").read_text())["ckpt_path"] == "a/checkpoints/step-000004.ckpt"
+    assert (folder / "last.ckpt").resolve().name == "step-000006.ckpt"
+
+
+def test_fewer_steps_than_the_checkpoint_has_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    line = ["fit", *TOY, "--ckpt_path", fit("a"), "--trainer.max_steps", "2"]
+    assert "trainer.max_steps is 2, but a/checkpoints/last.ckpt has 3 steps already" in failure(line, capfd)
+
+
+def test_two_runs_in_one_folder_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("a").mkdir()
+    with one_writer(Path("a"), ".fit.lock", "training in a"):
+        assert "training in a" in failure(["fit", *TOY, *QUIET, "--run_dir", "a", "--trainer.max_steps", "1"], capfd)
+    assert not Path("a/checkpoints").exists()
+
+
+def test_a_class_that_a_checkpoint_names_is_not_imported(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    content = torch.load(fit("a"), weights_only=True)
+    content["hyper_parameters"]["_class_path"] = "beside.Evil"
+    torch.save(content, "evil.ckpt")
+    Path("beside.py").write_text("import os; os.mkdir('ran')")
+    for command in ("fit", "test"):
+        line = [command, *TOY[2:], "--ckpt_path", "evil.ckpt"]
+        assert "is of beside.Evil, which is not a stage of unildiff; it is imported only if" in failure(line, capfd)
+    assert not Path("ran").exists()
 
 
 # Exit codes.
