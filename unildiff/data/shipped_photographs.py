@@ -5,7 +5,7 @@ scikit-image ships the five test photographs, scikit-learn and matplotlib the th
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -23,17 +23,12 @@ class Photograph:
     name: str
     package: str
     file: str
-    role: Role
+    role: str
     caption: str
 
 
-def _read(line: str) -> Photograph:
-    name, package, file, role, caption = line.split(" | ")
-    return Photograph(name, package, file, cast(Role, role), caption)
-
-
 _LINES = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines()[1:]
-PHOTOGRAPHS = tuple(map(_read, _LINES))
+PHOTOGRAPHS = tuple(Photograph(*line.split(" | ")) for line in _LINES)
 
 
 def photographs(role: Role) -> list[Photograph]:

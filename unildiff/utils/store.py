@@ -12,7 +12,7 @@ import mmap
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -238,12 +238,8 @@ def prefetch(views: Iterable[np.ndarray]) -> None:
         start = int(view.__array_interface__["data"][0])
         length = (view.shape[0] - 1) * view.strides[0] + view[:1].nbytes
         begin = start - start % mmap.PAGESIZE
-        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(start - begin + length), mmap.MADV_WILLNEED)
-
-
-def _madvise(*arguments: Any) -> None:
-    function: Callable[..., int] = ctypes.CDLL(None).madvise
-    function(*arguments)
+        size = ctypes.c_size_t(start - begin + length)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), size, mmap.MADV_WILLNEED)
 
 
 def _key(name: str) -> bytes:

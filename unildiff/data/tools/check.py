@@ -135,10 +135,8 @@ def check(name: str, root: Path) -> Report:
     refusal: UserError | None = None
     for images in sets:
         for split in get_args(Split):
-            if not any(folders.split == split for folders in images.folders):
-                continue
             if not _is_there(root, images, split):
-                if split in images.expected and images.name not in optional:
+                if images.has(split) and split in images.expected and images.name not in optional:
                     report.absent.append(f"{images.title} {split}")
                 continue
             try:
