@@ -161,6 +161,10 @@ def test_configs(tmp_path: Path) -> None:
         ("? [a, b]\n: 3", "line 1, .*unhashable key"),
         ("a: !!python/object/apply:os.system [id]", "line 1, .*could not determine a constructor"),
         ("a: 1\n\tb: 2", "line 2"),
+        (
+            "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join(9 * [f'*a{i - 1}'])}]\n" for i in range(1, 9)),
+            "line 6, .*aliases that expand to more than 100,000 values",
+        ),
     ],
 )
 def test_yaml_that_would_be_read_as_something_else(text: str, message: str, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""YAML read strictly: no repeated keys, no expansion of many aliases, dates as text."""
+"""YAML read strictly: no repeated keys, no aliases that expand exponentially, dates as text."""
 
 from typing import Any
 
 import yaml
 
-_ALIASES = 100
+_NODES = 100_000
+"""Values that a document with aliases may have once they are expanded."""
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -13,24 +14,30 @@ class _StrictLoader(yaml.SafeLoader):
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
-        self.aliases = 0
-        self.unfinished: list[str] = []  # anchors of what is being read
+        self.nodes = 0  # read so far, with aliases expanded
+        self.sizes: dict[str | None, int] = {}  # the same of each anchor
+        self.unfinished: list[str | None] = []  # anchors of what is being read
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Count aliases, because nested ones expand exponentially; refuse one of what it is in."""
+        """Count what aliases expand to, because nested ones grow exponentially; refuse one of what it is in."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
-            self.aliases += 1
-            if self.aliases > _ALIASES or event.anchor in self.unfinished:
-                fault = "has an alias of itself" if self.aliases <= _ALIASES else f"has more than {_ALIASES} aliases"
+            self.nodes += self.sizes.get(event.anchor, 1)
+            if self.nodes > _NODES or event.anchor in self.unfinished:
+                itself = event.anchor in self.unfinished
+                fault = (
+                    "has an alias of itself" if itself else f"has aliases that expand to more than {_NODES:,} values"
+                )
                 mark: Any = event.start_mark
                 raise yaml.constructor.ConstructorError(None, None, f"it {fault}", mark)
             return super().compose_node(parent, index)
         self.unfinished.append(event.anchor)
+        before = self.nodes
+        self.nodes += 1
         try:
             return super().compose_node(parent, index)
         finally:
-            self.unfinished.pop()
+            self.sizes[self.unfinished.pop()] = self.nodes - before
 
     def construct_yaml_int(self, node: Any) -> Any:
         """Refuse integers that no message could print; those of base 16 and 60 have no limit of digits."""
