@@ -132,6 +132,18 @@ def test_the_shipped_model_returns_a_clean_image_unchanged(tmp_path: Path, capsy
             assert np.array_equal(np.array(restored), image) == (name == "clean.png")
 
 
+def test_a_warning_of_many_images_is_printed_three_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        Image.new("RGB", (16, 16)).save(tmp_path / "in" / f"black{number}.png")
+    assert (
+        main(["restore", str(tmp_path / "in"), str(tmp_path / "out"), "--num_inference_steps", "1", "--device", "cpu"])
+        == 0
+    )
+    told = [line for line in capsys.readouterr().err.splitlines() if "judged clean" in line]
+    assert len(told) == 4 and told[-1] == "unildiff: 3 more images: judged clean and left as it is"
+
+
 def test_eight_tiles_show_no_more_than_the_whole_image() -> None:
     """The shipped model on degraded photographs: bends at the same lines, in tiles and in one piece."""
     model, scores = load_restorer("tiny"), []

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from importlib.util import find_spec
@@ -134,8 +135,7 @@ def restore(
         outcome, skipped = _restore(mine, work, options, caption_of, (part, parts), overwrite, skip_existing, engine)
     known = f", {skipped} done before" if skipped else ""
     print(f"{outcome.restored} of {len(mine)} images restored to {shown(out)}{known}")
-    for line in outcome.warnings:
-        print(f"unildiff: {line}", file=sys.stderr)
+    _print_warnings(outcome.warnings)
     for line in outcome.failed:
         print(f"unildiff: not restored: {line}", file=sys.stderr)
     return 3 if outcome.failed else 0
@@ -247,6 +247,22 @@ def command_line(arguments: dict[str, Any]) -> list[str]:
     }
     given = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in options.items()]
     return [sys.executable, "-m", "unildiff", "restore", str(arguments["src"]), str(arguments["out"]), *given]
+
+
+def _print_warnings(lines: list[str]) -> None:
+    """Print warnings, ``image: text`` each; of one text that many images share, three lines and the number of the others."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        text = line.partition(": ")[2]
+        counts[text] += 1
+        if counts[text] <= _ALIKE:
+            print(f"unildiff: {line}", file=sys.stderr)
+    for text, count in counts.items():
+        if count > _ALIKE:
+            print(f"unildiff: {count - _ALIKE} more images: {text}", file=sys.stderr)
+
+
+_ALIKE = 3
 
 
 @contextlib.contextmanager
