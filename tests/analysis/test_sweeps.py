@@ -10,6 +10,7 @@ from unildiff.analysis import sweeps
 from unildiff.analysis.sweeps import SCORED, sweep, sweep_figure, sweep_means, sweep_points
 from unildiff.data.batch import RestorationSample
 from unildiff.data.shipped_photographs import load, photographs
+from unildiff.degradations.cdd11 import degrade
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.metrics.protocols import PROTOCOLS
 from unildiff.metrics.registry import load_scorers
@@ -71,7 +72,7 @@ def test_the_figure_marks_the_papers_settings(tmp_path: Path, monkeypatch: pytes
 def test_guidance_changes_pixels_of_the_shipped_model() -> None:
     """Captions change the image: another guidance, another caption and no caption give other pixels."""
     model, photo = load_restorer("tiny"), photographs("val")[0]
-    image = load(photo, 96)[0]
+    image = degrade(load(photo, 96)[0], "low_rain", 1).image  # a clean image comes back as it is
     images = {
         key: restore_image(model, image, caption, SamplingSettings(2, guidance)).int()
         for key, caption, guidance in (

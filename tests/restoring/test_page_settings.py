@@ -27,7 +27,9 @@ def test_settings_give_the_files_of_the_command_line(tmp_path: Path) -> None:
     save_model(small_model(), tmp_path / "weights", torch.float32)
     pixels = np.random.default_rng(0).integers(0, 256, (96, 200, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.jpg")
-    options = RestoreOptions(model=str(tmp_path / "weights"), device="cpu", memory=2 * 10**9)
+    options = RestoreOptions(
+        model=str(tmp_path / "weights"), device="cpu", memory=20 * 10**9
+    )  # this process may hold some itself
     page = Page(options, tmp_path, Fitter(options).fit)
     pair, files, text = last(page, tmp_path / "a.jpg", 3, 2, 4.0, 128, "input", 1, "png")
     assert [Path(file).name for file in files] == ["a.uncertainty.png", "a.png"] and text.startswith("1 restored.")

@@ -18,7 +18,7 @@ def crop_of_a_large_image() -> RestorationBatch:
     """Return two crops of 128 pixels of images of 304 x 208, as a training set gives them."""
     batch = make_batch((1, 2), 128)
     batch["original_size"] = torch.tensor([[304, 208], [304, 208]])
-    batch["crop"] = torch.tensor([[96, 0], [176, 80]])
+    batch["crop"] = torch.tensor([[112, 0], [176, 80]])
     return batch
 
 
@@ -32,7 +32,7 @@ def test_training_describes_a_crop_as_restoration_describes_a_tile(kind: str, tm
     module.model.unet.register_forward_pre_hook(lambda unet, args: seen.append(args[2].time_ids))
     module.training_step(crop_of_a_large_image(), 0)  # type: ignore[arg-type]
     in_training = seen[0].tolist()
-    assert in_training == [[304, 208, 96, 0, 128, 128], [304, 208, 176, 80, 128, 128]]
+    assert in_training == [[304, 208, 112, 0, 128, 128], [304, 208, 176, 80, 128, 128]]
     seen.clear()
     module.eval()
     image = to_unit(torch.zeros(1, 3, 304, 208, dtype=torch.uint8))
@@ -53,5 +53,5 @@ def test_a_batch_without_sizes_holds_whole_images(tmp_path: Path) -> None:
 
 def test_pieces_keep_their_place_in_the_original() -> None:
     cut = cut_batch(crop_of_a_large_image(), 2)
-    assert cut["crop"].tolist()[:4] == [[96, 0], [96, 64], [160, 0], [160, 64]]
+    assert cut["crop"].tolist()[:4] == [[112, 0], [112, 64], [176, 0], [176, 64]]
     assert cut["original_size"].tolist() == [[304, 208]] * 8
