@@ -107,6 +107,14 @@ def test_check_of_a_clean_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.endswith("  Rain100L train: missing\nno findings\n")
 
 
+def test_one_finding_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("train/{}/a.png", "train/{}/b.png", "test/{}/c.png")):
+        pair(tmp_path, name.format("lq"), name.format("gt"), number)
+    (tmp_path / "train/lq/b.png").unlink()
+    assert data("check", "folder", "--root", tmp_path) == 1
+    assert capsys.readouterr().out.endswith("\n1 finding\n")
+
+
 def test_check_of_your_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, name in enumerate(("train/{}/a.png", "train/{}/b.png", "test/{}/c.png")):
         pair(tmp_path, name.format("lq"), name.format("gt"), number)

@@ -36,7 +36,7 @@ def test_sorted_lists_pair_wrongly_once_a_file_is_missing(tmp_path):
     peers = list(zip(sorted((base / "rainy").iterdir()), sorted((base / "gt").iterdir()), strict=True))
     assert sum(not belong_together(*pair) for pair in peers) == 4  # 3..6 against 4..7, without a message
 
-    with pytest.raises(UserError, match=r"1 degraded without a ground truth .*rainy/3\.png \(and 1 more findings\)"):
+    with pytest.raises(UserError, match=r"1 degraded without a ground truth .*rainy/3\.png \(and 1 more finding\)"):
         DerainDataModule(root=str(tmp_path)).test_set()
     module = DerainDataModule(root=str(tmp_path), on_error="skip")
     source = module.test_set().source

@@ -91,7 +91,7 @@ def test_faults_are_left_out_and_noted(tmp_path):
     data = module(tmp_path)
     assert data.counts() == {"folder": 1}
     assert [any(name in line for line in data.skipped) for name in ("alone.png", "lq/b.png", "lq/c.png")] == [True] * 3
-    with pytest.raises(UserError, match=r"alone\.png .and 1 more findings.; mend them"):
+    with pytest.raises(UserError, match=r"alone\.png .and 1 more finding.; mend them"):
         module(tmp_path, on_error="raise").test_set()
 
 

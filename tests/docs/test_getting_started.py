@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,16 @@ def test_every_command_runs(name: str, places: Path, capfd: pytest.CaptureFixtur
         if not (places / path).is_file() and not (places / path).with_suffix(".png").is_file()
     ]
     assert not missing, missing
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_the_demo_validates_reports_and_says_what_to_open() -> None:
+    command = ["make", "-n", "demo", "DEMO_STEPS=7", "READY="]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    fits = [line for line in lines if " fit " in line]
+    assert len(fits) == 3 and all("--trainer.val_check_interval 7" in line for line in fits)
+    folder = re.search(r"runs/demo/[-_0-9]+", fits[0])
+    assert folder is not None
+    assert any(f" table table2 {folder[0]}/test --out {folder[0]}/results" in line for line in lines)
+    assert any(f" report {folder[0]} --out {folder[0]}/report.html" in line for line in lines)
+    assert lines[-1].startswith(f'echo "Open {folder[0]}/report.html in a browser; tables are in {folder[0]}/results')

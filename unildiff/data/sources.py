@@ -120,7 +120,7 @@ def report(faults: Sequence[Fault], on_error: OnError, skipped: list[str], remed
         UserError: there is a fault and ``on_error`` is "raise".
     """
     if faults and on_error == "raise":
-        more = f" (and {len(faults) - 1} more findings)" if len(faults) > 1 else ""
+        more = {0: "", 1: " (and 1 more finding)"}.get(len(faults) - 1, f" (and {len(faults) - 1} more findings)")
         raise UserError(f"{faults[0]}{more}; {remedy}")
     for line in map(str, faults):
         if line not in skipped:
