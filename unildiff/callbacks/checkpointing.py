@@ -201,7 +201,7 @@ class Checkpointing(Checkpoint):
         unsafe = self._stepping or self._write_failed or trainer.sanity_checking
         if trainer.state.fn == TrainerFn.FITTING and not unsafe:
             together = isinstance(exception, SIGTERMException)  # else the other ranks may never come
-            split = isinstance(trainer.strategy, ModelParallelStrategy)  # one rank alone has but a share of the weights
+            split = isinstance(trainer.strategy, ModelParallelStrategy)  # one rank holds only its shard
             if together or (trainer.is_global_zero and not split):
                 self._save(trainer, wait=together)
 

@@ -12,11 +12,11 @@ from unildiff.utils.validation import PositiveInt, check_arguments
 class GlobalBatch(Callback):
     """Refuses to train with another global batch than the recipe's.
 
-    The global batch is devices x batch size x accumulation; who trains on other devices has to change the others.
+    The global batch is devices x batch size x accumulation. With another number of devices, adjust batch size or accumulation.
     """
 
     def __init__(self, size: PositiveInt = 64) -> None:
-        """Args: size: samples an optimiser step (supplement: 64)."""
+        """Args: size: samples per optimiser step (supplement: 64)."""
         check_arguments(GlobalBatch, locals())
         super().__init__()
         self.size = size
@@ -25,7 +25,7 @@ class GlobalBatch(Callback):
         """Compare before anything is computed.
 
         Raises:
-            UserError: it is another; the accumulation that would fit is named.
+            UserError: the global batch differs; the message suggests an accumulation that fits.
         """
         if stage != "fit":
             return

@@ -64,7 +64,7 @@ class RunProgressBar(RichProgressBar):
 
 
 class RunRecord(Callback):
-    """Makes the run folder once model and data stand, and keeps its record up to date; rank 0 writes."""
+    """Makes the run folder once model and data are built, and keeps its record up to date; rank 0 writes."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class RunRecord(Callback):
         self._held.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note that the run is through."""
+        """Note that the run has finished."""
         self._end("finished")
         self._held.close()
 

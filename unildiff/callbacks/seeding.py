@@ -32,8 +32,8 @@ class StepSeed(Callback):
         key = sample_key("step", seed, trainer.global_rank, trainer.current_epoch, batch_idx)
         random.seed(key)
         np.random.seed(key & 0xFFFFFFFF)
-        # torch.manual_seed would seed all kinds of devices, and where there is none of a kind, note down by whom it was
-        # asked to: a millisecond a step (benchmarks/training.py).
+        # torch.manual_seed would seed every kind of device, and record the call stack where a kind is absent: a millisecond
+        # per step (benchmarks/training.py).
         torch.default_generator.manual_seed(key)
         if pl_module.device.type == "cuda":
             torch.cuda.manual_seed_all(key)

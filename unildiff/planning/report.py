@@ -121,7 +121,8 @@ def plan_text(run: RunSettings, cost: StepCost, other: StepCost) -> str:
     rows = ("weights", "gradients", "optimiser", "average", "activations", "kernels", "total")
     columns = [device_memory(run, each) for each in (recomputing, storing)]
     side = run.step.crop_size
-    kept = "unlimited disk" if run.kept < 0 else f"{(run.kept + 1) * size / GB:.1f} GB of disk"
+    most = f"up to {(run.kept + 1) * size / GB:.1f} GB on disk ({run.kept} kept, one being written)"
+    disk = "all are kept, without limit" if run.kept < 0 else most
     lines = [
         f"{run.config}: stage {run.step.stage.__name__}",
         f"base: {run.base}",
@@ -149,7 +150,7 @@ def plan_text(run: RunSettings, cost: StepCost, other: StepCost) -> str:
             f"time at {run.throughput / 1e12:g} TFLOP/s per device (estimate; --throughput): {seconds:,.2f} s per step, "
             f"{_duration(seconds * run.max_steps)} in total, without validation"
         ),
-        f"checkpoint: {size / GB:.2f} GB each; with those kept and one being written {kept}",
+        f"checkpoints: {size / GB:.2f} GB each, {disk}",
         *_cache_lines(run, cost),
         *(_gpu_lines(run, memory, flops) if run.step.gpu else ()),
     ]

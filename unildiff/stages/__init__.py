@@ -1,1 +1,1 @@
-"""The LightningModules: one thin file a stage."""
+"""Training stages: alignment, joint, joint_lora, decoder and pretrain; they share base, restoration and denoising."""

@@ -155,7 +155,10 @@ class StageModule(L.LightningModule):
         if expected != found:
             reshaped = {name for name in expected.keys() & found.keys() if expected[name] != found[name]}
             raise mismatch(
-                type(self).__name__, expected.keys() - found.keys(), reshaped | (found.keys() - expected.keys())
+                f"checkpoint for {type(self).__name__}",
+                expected.keys() - found.keys(),
+                reshaped | (found.keys() - expected.keys()),
+                "give a checkpoint of the same stage, and the network settings that it was trained with",
             )
 
     # --- logging -----------------------------------------------------------------------------------------------

@@ -68,22 +68,25 @@ class StageCheckpoint:
             else:
                 filled[target] = value
         if unmatched or wanted - set(filled):
-            raise mismatch(f"init_from {self.path} ({self.stage or 'unknown stage'})", wanted - set(filled), unmatched)
+            raise mismatch(
+                f"init_from {self.path} ({self.stage or 'unknown stage'})", wanted - set(filled), unmatched, _BEFORE
+            )
         with torch.no_grad():
             for target, value in filled.items():
                 parameters[target].copy_(value)
 
 
-def mismatch(where: str, missing: set[str], unexpected: set[str]) -> UserError:
-    """Return the one-line error that lists keys left over on either side."""
+_BEFORE = "use the checkpoint of the stage before, with the same network"
+
+
+def mismatch(where: str, missing: set[str], unexpected: set[str], advice: str) -> UserError:
+    """Return the one-line error that lists keys left over on either side, and says what to do."""
     parts = []
     for label, names in (("missing", missing), ("not expected (or of another shape)", unexpected)):
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             parts.append(f"{len(names)} {label}: {', '.join(sorted(names)[:SHOWN])}{more}")
-    return UserError(
-        f"{where}: weights do not match; {'; '.join(parts)}; use the checkpoint of the stage before, with the same network"
-    )
+    return UserError(f"{where}: weights do not match; {'; '.join(parts)}; {advice}")
 
 
 def read_checkpoint(path: Path | str) -> StageCheckpoint:
