@@ -1,19 +1,21 @@
 """Restoring on a Ray cluster: actors keep the model and take small blocks of images; any actor can repeat a block.
 
-Every actor writes a manifest of its own beside the results. Ray restarts an actor that died and gives it its block again.
-Which actor restores an image does not change the result. Nodes that join while a run is under way get actors, too.
+Every actor writes a manifest of its own beside the results. Ray Data keeps a pool of actors, restarts one that died and gives it
+its block again, and adds actors as the cluster grows. Which actor restores an image does not change the result.
 """
 
+import logging
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.autoscaler.sdk import request_resources
+import ray.data
 from ray.exceptions import RayError, RayTaskError
-from ray.util import ActorPool
 
 from unildiff.restoring.jobs import Job
 from unildiff.restoring.load import load, recipe
@@ -25,7 +27,8 @@ from unildiff.restoring.run import Outcome, Restorer, run
 from unildiff.utils.errors import UserError
 
 _BLOCK = 4  # images that are lost and repeated when an actor dies (our choice)
-_MOST = 1000  # devices that an autoscaler is asked for (our choice)
+_MOST = 1000  # actors at once (our choice)
+_TASKS = 10_000  # of Ray Data; a million images are 25 blocks a task (our choice)
 _MAX_PIXELS = "UNILDIFF_MAX_PIXELS"
 
 
@@ -56,6 +59,10 @@ class RestoringActor:
         self._recipe: Recipe | None = None  # made by the first block, whose errors reach the driver whole
         self._restorer: Restorer | None = None
 
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        """Restore the block of a batch of one row, as Ray Data passes it."""
+        return {"made": [pickle.dumps(self.restore(pickle.loads(block))) for block in batch["jobs"]]}
+
     def restore(self, jobs: list[Job]) -> tuple[int, int, list[str]]:
         """Restore a block; return its number of images, how many were done before, and what failed, one line each."""
         made = self._recipe = self._recipe or recipe(self._options, self._caption_of)
@@ -74,6 +81,7 @@ def worker_device(device: str) -> str:
         UserError: the device is cuda and the cluster has no GPU.
     """
     if not ray.is_initialized():
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # an actor that restarts is not the user's concern
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if device == "cuda" and not gpus:
@@ -99,44 +107,49 @@ def run_with_ray(
     Raises:
         UserError: a worker failed, e.g. because a result cannot be written.
     """
-    kind = "GPU" if options.device == "cuda" else "CPU"
     folder = folder.absolute()
     if options.model != "tiny":
         options = replace(options, model=str(Path(options.model).absolute()))
     there = [replace(job, source=job.source.absolute(), target=job.target.absolute()) for job in jobs]
     blocks = [there[first : first + _BLOCK] for first in range(0, len(there), _BLOCK)]
-    made = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1, num_gpus=int(kind == "GPU"))(RestoringActor)
     settings = (options, caption_of, folder, skip, os.environ.get(_MAX_PIXELS))
-    request_resources(
-        bundles=[{"CPU": 1, kind: 1}] * min(len(blocks), _MOST)
-    )  # an autoscaler adds nodes up to its limit
-    pool, actors = ActorPool([]), 0
+    quiet_data()
+    rows = [{"jobs": pickle.dumps(block)} for block in blocks]
+    made = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), _TASKS))).map_batches(
+        RestoringActor,
+        fn_constructor_args=settings,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=max(1, min(len(rows), _MOST)), max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=1,
+        num_gpus=int(options.device == "cuda"),
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
     failed: list[str] = []
     skipped = 0
-
-    def grow() -> int:
-        """Start an actor for every device of the cluster that has none yet, while there are blocks for them."""
-        wanted = min(len(blocks), max(1, int(ray.cluster_resources().get(kind, 1))))
-        for _ in range(actors, wanted):
-            pool.push(made.remote(*settings))
-        return max(actors, wanted)
-
     with BatchProgress(len(there), "Restoring with Ray") as progress:
         try:
-            actors = grow()
-            for finished, before, lines in pool.map_unordered(lambda actor, block: actor.restore.remote(block), blocks):
+            for row in made.iter_rows():
+                finished, before, lines = pickle.loads(row["made"])
                 failed += lines
                 skipped += before
                 progress.finished(finished)
-                actors = grow()
         except RayError as error:
             raise _in_one_line(error) from None
-        finally:
-            request_resources(bundles=[])
     names = {job.target.relative_to(folder).as_posix() for job in there}
     entries = [entry for name, entry in read_entries(folder).items() if name in names]
     warnings = [f"{entry['input']}: {line}" for entry in entries for line in entry.get("warnings", [])]
     return Outcome(len(there) - skipped - len(failed), failed, warnings), skipped
+
+
+def quiet_data() -> None:
+    """Keep Ray Data's bars and logs from the terminal; the progress of the run is shown instead."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _in_one_line(error: RayError) -> UserError:
