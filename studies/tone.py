@@ -44,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_batches(options, model)
         files = [options.cache / f"{number:05d}.npz" for number in range(options.batches)]
         stored = [np.load(file) for file in files]
+        if old := [file for file, each in zip(files, stored, strict=True) if "q" not in each]:
+            raise UserError(
+                f"cache: {old[0]} is of an earlier version of this study; give another --cache, or remove it"
+            )
         described, products, lq_error = (
             torch.from_numpy(np.concatenate([each[key] for each in stored])) for key in ("d", "p", "q")
         )

@@ -43,7 +43,7 @@ def test_flat_images_show_nearly_one_colour() -> None:
 
 
 def test_a_model_is_made_from_photographs_and_an_interrupted_run_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "photographs").mkdir()
@@ -59,6 +59,10 @@ def test_a_model_is_made_from_photographs_and_an_interrupted_run_continues(
     first = (tmp_path / "cache" / "00000.npz").read_bytes()
     assert main([*given, "--batches", "2"]) == 0
     assert (tmp_path / "cache" / "00000.npz").read_bytes() == first
+    with np.load(tmp_path / "cache" / "00000.npz") as one:
+        np.savez(tmp_path / "cache" / "00001.npz", d=one["d"], p=one["p"])  # as before there was a gate
+    assert main([*given, "--batches", "2"]) == 2
+    assert "00001.npz is of an earlier version" in capsys.readouterr().err
     made, before = load_model(tmp_path / "out"), load_model(tmp_path / "model")
     again = ["--model", str(tmp_path / "out"), "--out", str(tmp_path / "second"), "--cache", str(tmp_path / "again")]
     assert main([*given, *again, "--batches", "1"]) == 0  # the correction of the first run is replaced, not corrected
