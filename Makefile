@@ -7,7 +7,7 @@ BIN := .venv/bin
 UNILDIFF := $(BIN)/unildiff
 READY := .venv/.ready
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
-export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 1000
 
 DATA_ROOT ?=
 PROFILE ?= tiny

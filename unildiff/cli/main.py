@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. With ``UNILDIFF_DEBUG=1`` a mistake of the user raises, with its traceback.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow each other down where cores are shared
+    if "OMP_WAIT_POLICY" not in os.environ:  # threads that spin while they wait take shared cores from each other
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # file names that are not UTF-8 are printed as the bytes they are
             stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")
