@@ -19,6 +19,7 @@ from tests.stages.steps import (
     without_trainer,
 )
 from unildiff.core.tiny import make_tiny_base
+from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.stages import pretrain
 from unildiff.stages.base import StageModule
 from unildiff.stages.optimiser import OptimizerConfig
@@ -104,6 +105,24 @@ def test_twenty_steps_on_one_batch_lower_the_loss(
     losses = Losses()
     make_trainer(tmp_path, [losses], max_steps=20).fit(module, make_loader([make_batch()] * 20))
     assert losses.values[-1] < factor * losses.values[0]
+
+
+def test_images_that_the_start_judged_clean_are_restored(base_folder: Path, tmp_path: Path) -> None:
+    """Data that a model is fine-tuned on may have degradations that its judgement of clean images does not know."""
+    tone = replace(NETWORK, detail=replace(NETWORK.detail, tone=True))
+    module = make_stage("decoder", base_folder, tone, optimizer=OptimizerConfig(1e-2, None, 0.5, 0, "constant"))
+    correction: Any = module.model.decoder.tone
+    correction.clean.output.bias.data.fill_(9)
+    correction.output.weight.data.normal_(std=0.01)
+    batch = make_batch(size=64)
+    lq = batch["lq"] / 127.5 - 1
+    before = {name: value.clone() for name, value in correction.state_dict().items() if "clean" not in name}
+    assert torch.equal(module.model.restore(lq, batch["caption"], [1, 2, 3, 4], SamplingSettings(1)), lq)
+    make_trainer(tmp_path, max_steps=2).fit(module, make_loader([batch] * 2))
+    restored = module.model.eval().restore(lq, batch["caption"], [1, 2, 3, 4], SamplingSettings(1))
+    assert all((each - given).abs().max() > 0.01 for each, given in zip(restored, lq, strict=True))
+    after = correction.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())  # weight decay leaves it alone, too
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

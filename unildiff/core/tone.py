@@ -76,6 +76,10 @@ class CleanGate(nn.Module):
         width = self.WIDTH
         self.hidden = nn.Sequential(nn.Linear(DESCRIBED, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.output = nn.Linear(width, 1)
+        self.close()
+
+    def close(self) -> None:
+        """Judge no image clean, as before training."""
         start_at_zero(self.output)
 
     def forward(self, described: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class DecoderFinetuneModule(RestorationModule):
         """See the base class. Also refuse a cache of another model, of other settings or of other data."""
         super().setup(stage)
         if stage == "fit":
+            self._close_clean_gate()
             check_sampling(self.model, self.settings.training_sampling, "training_sampling")
             if self.settings.latents == "cached":
                 self.open_cache()
@@ -60,6 +61,12 @@ class DecoderFinetuneModule(RestorationModule):
         super().check_crops(side)
         if self.settings.cut_every:
             self.check_quarters(side, side)
+
+    def _close_clean_gate(self) -> None:
+        """Restore every image from now on: the judgement which images are clean was trained on other degradations than these."""
+        tone = self.model.decoder.tone
+        if tone is not None:
+            tone.clean.close()
 
     # --- restored latents --------------------------------------------------------------------------------------
 

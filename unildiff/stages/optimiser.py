@@ -38,22 +38,22 @@ class OptimizerConfig:
 def make_adamw(
     parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, fused: bool | None = None
 ) -> AdamW:
-    """Return AdamW with one group per peak learning rate.
+    """Return AdamW with one group per peak learning rate, and without decay for weights that a stage stores but leaves alone.
 
     Args:
         parameters: (name, parameter) of everything that is trained, names as in the stage.
         config: rates and weight decay.
         fused: run AdamW as one kernel per group; None lets torch choose.
     """
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
         rate = config.learning_rate
         if name.startswith("model.lq_encoder.") and config.lq_encoder_learning_rate is not None:
             rate = config.lq_encoder_learning_rate
-        groups.setdefault(rate, []).append(parameter)
+        decay = 0.0 if ".tone." in name else config.weight_decay  # the tone correction's gradients are zeros
+        groups.setdefault((rate, decay), []).append(parameter)
     return AdamW(
-        [{"params": members, "lr": rate} for rate, members in groups.items()],
-        weight_decay=config.weight_decay,
+        [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()],
         fused=fused,
     )
 
