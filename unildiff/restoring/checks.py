@@ -67,12 +67,13 @@ def check_and_correct(
 
     with judged(model) as shares:
         made = restored(options.seed)
+    tiles = model.tiles_used  # smaller than requested where memory ran out
     originals = [image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max // 255) for image in images]
     results = [CheckedImage(levels) for levels in made]
     for result, original in zip(results, originals, strict=True):
         if np.abs(result.levels - original).max() < 1:  # half precision rounds
             result.warnings.append("judged clean and left as it is")
-    _check_seams(model, results, originals, sampling, lambda: restored(options.seed))
+    _check_seams(model, results, originals, tiles, lambda: restored(options.seed))
     if options.uncertainty:
         _measure_spread(results, [restored(options.seed + 1 + number) for number in range(options.uncertainty)])
         if options.in_doubt == "input":
@@ -87,23 +88,22 @@ def _check_seams(
     model: UniLDiff,
     results: list[CheckedImage],
     originals: list[np.ndarray],
-    sampling: SamplingSettings,
+    tiles: frozenset[int | None],
     again: Any,
 ) -> None:
     """Note the seam score of tiled images; where it is high, restore them with tiles that overlap by half."""
     height, width = originals[0].shape[:2]
-    tile = sampling.tile_size or model.default_tile_size(height, width)
-    tiles = {side for side in (tile, sampling.coder_tile(tile)) if side is not None and side < max(height, width)}
-    if not tiles:
+    sides = {side for side in tiles if side is not None and side < max(height, width)}
+    if not sides:
         return
-    rows, columns = _all_borders(model, height, width, tiles)
+    rows, columns = _all_borders(model, height, width, sides)
     for result, original in zip(results, originals, strict=True):
         result.measured["seam_score"] = round(seam_score(result.levels, original, rows, columns), 3)
     if not any(result.measured["seam_score"] > HIGH for result in results):
         return
     model.tile_overlap = 0.5
     try:
-        rows, columns = _all_borders(model, height, width, tiles)
+        rows, columns = _all_borders(model, height, width, sides)
         for result, levels, original in zip(results, again(), originals, strict=True):
             if (before := result.measured["seam_score"]) <= HIGH:
                 continue  # other images of the pass do not change this one
