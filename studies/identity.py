@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from benchmarks.timing import one_thread
 from studies.naf import Clock, rate_factor, write
+from studies.naf_model import NAFNet, blocks_for
 from unildiff.core.daem import DetailConfig
 from unildiff.core.decoder import DetailDecoder
 from unildiff.core.encoders import LQEncoder, decode_latents, encode_latents
-from unildiff.core.moe import StepBalance
+from unildiff.core.moe import Routing, StepBalance
 from unildiff.core.pixels import to_uint8, to_unit
 from unildiff.core.sizes import SDXL
 from unildiff.data.images.reader import read_rgb
@@ -41,15 +42,18 @@ from unildiff.utils.errors import UserError
 from unildiff.weights.checkpoint_files import load_file_safely
 
 SHAPE = {"block_out_channels": (32, 64, 128, 128), "norm_num_groups": 8}
-SETTINGS = {
+SETTINGS: dict[str, DetailConfig | None] = {
+    "naf": None,
     "none": DetailConfig(kind="none"),
     "recipe": DetailConfig(width=16),  # SDXL's 64 at a quarter
     "wide": DetailConfig(width=32),
     "deep": DetailConfig(width=16, expert_depth=2, mix_depth=2),
     "pixels": DetailConfig(width=16, to_pixels=True),
+    "deep pixels": DetailConfig(width=16, expert_depth=2, mix_depth=2, to_pixels=True),
     "wide pixels": DetailConfig(width=32, to_pixels=True),
 }
-"""Variants of DAEM. "none" is the tuned decoder alone."""
+"""Variants of DAEM. "none" is the tuned decoder alone, "naf" a NAFNet of 3.8 M parameters on pixels, without latents: what the budget allows."""
+NAF_PARAMETERS = 3_800_000
 RATE = 1e-3
 SSIM_WEIGHT, BALANCE_WEIGHT = 0.2, 0.01
 SAVED_EVERY = 30.0  # processor seconds
@@ -84,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             vae.load_state_dict(load_file_safely(options.run_dir / "vae.pt")["net"])
         for name in options.settings:
             torch.manual_seed(0)
-            decoder = DetailDecoder(vae, SETTINGS[name])
+            net = restorer(name, vae)
             if options.command == "train":
-                fit(name, decoder, decoder_step(vae, decoder), images, options)
+                fit(name, net, restoring_step(vae, net), images, options)
         return score(vae, options)
     except UserError as error:
         print(f"identity: error: {error}", file=sys.stderr)
@@ -150,14 +154,30 @@ def fit(name: str, net: nn.Module, step: Step, images: list[np.ndarray], options
         number += 1
 
 
-def decoder_step(vae: AutoencoderKL, decoder: DetailDecoder) -> Step:
+def restorer(name: str, vae: AutoencoderKL) -> nn.Module:
+    """Return the untrained net of a setting."""
+    config = SETTINGS[name]
+    return NAFNet(blocks_for(NAF_PARAMETERS)) if config is None else DetailDecoder(vae, config)
+
+
+def restore(
+    net: nn.Module, vae: AutoencoderKL, encoder: LQEncoder, lq: Tensor, noise: KeyedNoise | None = None
+) -> tuple[Tensor, list[Routing]]:
+    """Return images (B, 3, H, W), about [-1, 1], and the experts that were chosen."""
+    if isinstance(net, NAFNet):
+        return net(lq), []
+    with torch.no_grad():
+        latents, skips = encode_latents(vae, lq), encoder(lq)[1]
+    made: tuple[Tensor, list[Routing]] = net(latents, skips, lq, noise)
+    return made
+
+
+def restoring_step(vae: AutoencoderKL, net: nn.Module) -> Step:
     """Return the decoder stage's loss on latents of the LQ image."""
     encoder, balance, count = LQEncoder(vae).requires_grad_(False), StepBalance(), [0]
 
     def step(lq: Tensor, gt: Tensor, keys: Tensor) -> Tensor:
-        with torch.no_grad():
-            latents, skips = encode_latents(vae, lq), encoder(lq)[1]
-        image, routings = decoder(latents, skips, lq, KeyedNoise(keys))
+        image, routings = restore(net, vae, encoder, lq, KeyedNoise(keys))
         image, gt = (image + 1) / 2, (gt + 1) / 2
         loss: Tensor = (image - gt).abs().mean() + SSIM_WEIGHT * (1 - training_ssim(image, gt))
         count[0] += 1
@@ -174,22 +194,19 @@ def score(vae: AutoencoderKL, options: argparse.Namespace) -> int:
     for name in ["vae", *options.settings]:
         if not (path := options.run_dir / f"{name}.pt").is_file():
             continue
-        state, decoder = load_file_safely(path), DetailDecoder(copy.deepcopy(vae), SETTINGS.get(name, SETTINGS["none"]))
+        state, net = load_file_safely(path), restorer("none" if name == "vae" else name, copy.deepcopy(vae)).eval()
         if name != "vae":
-            decoder.load_state_dict(state["net"])
-        decoder.eval()
+            net.load_state_dict(state["net"])
         found: dict[str, list[float]] = {"clean": [], "rain": []}
         for key, image in enumerate(images):
             top, left = ((side - options.crop) // 2 for side in image.shape[:2])
             clear = np.ascontiguousarray(image[top : top + options.crop, left : left + options.crop])
             gt = to_uint8(tensor([clear]), [name])
             for kind, given in (("clean", clear), ("rain", degrade(clear, "rain", key).image)):
-                lq = tensor([given])
-                restored = to_uint8(decoder(encode_latents(vae, lq), encoder(lq)[1], lq)[0].clamp(-1, 1), [name])
+                restored = to_uint8(restore(net, vae, encoder, tensor([given]))[0].clamp(-1, 1), [name])
                 found[kind].append(float(psnr(restored, gt, PROTOCOLS["onerestore"])))
-        added = sum(
-            p.numel() for part in (decoder.details, decoder.pixels) if part is not None for p in part.parameters()
-        )
+        parts = (getattr(net, "details", None), getattr(net, "pixels", None))
+        added = sum(p.numel() for part in parts if part is not None for p in part.parameters())
         rows[name] = {"minutes": state["seconds"] / 60, "steps": state["step"], "DAEM parameters": added}
         rows[name] |= {f"PSNR, {kind}": float(np.mean(values)) for kind, values in found.items()}
         print(f"{name:12}" + "".join(f"  {column} {value:.4g}" for column, value in rows[name].items()), flush=True)
