@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import one_thread
-from studies.tone_samples import SIZE, WHOLE, Samples
+from studies.tone_samples import OTHERS, SIZE, SMALL, WHOLE, Samples
 from unildiff.core.model import UniLDiff
 from unildiff.core.tone import DESCRIBED, CleanGate, ToneCorrection, describe, row_middles
 from unildiff.diffusion.sampler import SamplingSettings
@@ -44,17 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_batches(options, model)
         files = [options.cache / f"{number:05d}.npz" for number in range(options.batches)]
         stored = [np.load(file) for file in files]
-        if old := [file for file, each in zip(files, stored, strict=True) if "q" not in each]:
+        if old := [file for file, each in zip(files, stored, strict=True) if "r" not in each]:
             raise UserError(
                 f"cache: {old[0]} is of an earlier version of this study; give another --cache, or remove it"
             )
-        described, products, lq_error = (
-            torch.from_numpy(np.concatenate([each[key] for each in stored])) for key in ("d", "p", "q")
+        described, products, lq_error, never_kept = (
+            torch.from_numpy(np.concatenate([each[key] for each in stored])) for key in ("d", "p", "q", "r")
         )
         whole = SIZE * WHOLE
         tone = train(described[:whole], products[:whole], options.steps, options.seed)
         with torch.no_grad():
             error = squared_error(products, tone.coefficients(described))
+        lq_error = torch.where(never_kept, torch.maximum(lq_error, _WORSE * error), lq_error)
         tone.clean = train_gate(described, error, lq_error, options.gate_steps, options.seed)
         UniLDiffPipeline.from_model(with_tone(model, tone).half(), card_of_folder(options.model)).save_pretrained(
             options.out
@@ -82,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-BATCHES = WHOLE + 700
+BATCHES = WHOLE + SMALL + OTHERS
 
 
 def make_batches(options: argparse.Namespace, model: UniLDiff) -> None:
@@ -98,7 +99,8 @@ def make_batches(options: argparse.Namespace, model: UniLDiff) -> None:
             image = model.restore(batch.lq, batch.captions, batch.keys, SETTINGS)
         part = options.cache / "part.npz"
         q = (batch.gt - batch.lq).double().square().mean(dim=(1, 2, 3)) / 4
-        np.savez(part, d=describe(image, batch.lq).numpy(), p=products_of(image, batch.gt).numpy(), q=q.numpy())
+        d, p = describe(image, batch.lq), products_of(image, batch.gt)
+        np.savez(part, d=d.numpy(), p=p.numpy(), q=q.numpy(), r=batch.never_kept.numpy())
         part.replace(options.cache / f"{number:05d}.npz")
 
 
@@ -189,6 +191,7 @@ def fit(
 
 
 _RATE, _NOISE, _DROPOUT = 2e-3, 0.1, 0.3
+_WORSE = 1.5  # times the restored image's error: what keeping an image counts for at least that is to be restored in any case
 _CAUTION = 3.0
 """Lowers the gate's logits: a degraded image taken for clean is lost, a clean one that is restored loses little. Of 1 to 5, on the
 validation images, 3 is the least with which no image with haze is taken for clean; clean images lose nothing."""

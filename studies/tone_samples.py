@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from studies import other_degradations
 from unildiff.core.pixels import to_unit
 from unildiff.data.clean_images import kind_of, lower_light, vary_colour
 from unildiff.data.images import list_images, read_rgb
@@ -28,11 +29,18 @@ _SHAPES = {
 """Height and width of a batch's images: how often."""
 _WEIGHTS = {"clear": 2.0, "noise": 0.7, "blur": 0.7, "motion_blur": 0.3}
 WHOLE = 1650
-"""Batches of these shapes. Those after them are small and more often clean, for the judgement whether an image is clean."""
+"""Batches of these shapes. Those after them are for the judgement whether an image is clean."""
+SMALL = 700
+"""Batches of small images, more often clean."""
+OTHERS = 1000
+"""Batches, of all these shapes, with degradations that the restorer does not know."""
 _SMALL_SHAPES = {
     (24, 24): 0.12, (16, 16): 0.08, (32, 32): 0.12, (28, 40): 0.12, (40, 24): 0.1, (64, 96): 0.14, (75, 101): 0.12,
     (101, 75): 0.05, (150, 200): 0.08, (120, 90): 0.07,
 }  # fmt: skip
+_OTHER_SHAPES = {
+    shape: 0.74 * _SHAPES.get(shape, 0) + 0.26 * _SMALL_SHAPES.get(shape, 0) for shape in _SHAPES | _SMALL_SHAPES
+}
 _SMALL_WEIGHTS = _WEIGHTS | {"clear": 4.0, "rain": 2.0, "snow": 2.0}
 _SCENES, _RECOLOURED, _EVENING, _CAPTIONED = 0.3, 0.6, 0.3, 0.8
 _FLAT = 0.06
@@ -42,12 +50,16 @@ _SEED = 7_000_000
 
 @dataclass(frozen=True)
 class ToneBatch:
-    """Images in [-1, 1] (B, 3, H, W) without and with degradation, captions, and keys of the sampling noise."""
+    """Images in [-1, 1] (B, 3, H, W) without and with degradation, captions, and keys of the sampling noise.
+
+    ``never_kept`` tells which images are to be restored even if that lowers the PSNR, (B,).
+    """
 
     gt: Tensor
     lq: Tensor
     captions: list[str]
     keys: list[int]
+    never_kept: Tensor
 
 
 class Samples:
@@ -71,16 +83,20 @@ class Samples:
         """Return a batch."""
         rng = np.random.default_rng(_SEED + number)
         shapes, weights = (_SHAPES, _WEIGHTS) if number < WHOLE else (_SMALL_SHAPES, _SMALL_WEIGHTS)
+        if number >= WHOLE + SMALL:
+            shapes, weights = _OTHER_SHAPES, None
         shape = list(shapes)[rng.choice(len(shapes), p=list(shapes.values()))]
-        gts, lqs, captions, keys = zip(*(self._sample(rng, *shape, weights) for _ in range(SIZE)), strict=True)
+        gts, lqs, captions, keys, kept = zip(*(self._sample(rng, *shape, weights) for _ in range(SIZE)), strict=True)
         gt, lq = (to_unit(torch.from_numpy(np.stack(each)).permute(0, 3, 1, 2)) for each in (gts, lqs))
-        return ToneBatch(gt, lq, list(captions), list(keys))
+        return ToneBatch(gt, lq, list(captions), list(keys), torch.tensor(kept))
 
     def _sample(
-        self, rng: np.random.Generator, height: int, width: int, weights: dict[str, float]
-    ) -> tuple[np.ndarray, np.ndarray, str, int]:
-        shares = np.array([weights.get(task, 1.0) for task in tasks.TASKS])
-        task, key = tasks.TASKS[rng.choice(len(tasks.TASKS), p=shares / shares.sum())], int(rng.integers(2**31))
+        self, rng: np.random.Generator, height: int, width: int, weights: dict[str, float] | None
+    ) -> tuple[np.ndarray, np.ndarray, str, int, bool]:
+        """Return clean and degraded image, caption, key, and whether to restore it in any case; None: other degradations."""
+        names = list(tasks.TASKS if weights is not None else other_degradations.DEGRADATIONS)
+        shares = np.array([1.0 if weights is None else weights.get(task, 1.0) for task in names])
+        task, key = names[rng.choice(len(names), p=shares / shares.sum())], int(rng.integers(2**31))
         depth = None
         if rng.random() < _FLAT:
             image, caption = flat(rng, height, width), ""
@@ -95,7 +111,9 @@ class Samples:
             image = recoloured(image, rng)
         if task == tasks.CLEAR and rng.random() < _EVENING:
             image = lower_light(image, key)
-        return image, tasks.apply(image, task, key, depth), caption, key
+        if weights is None:
+            return image, other_degradations.degrade(image, task, key), caption, key, task in other_degradations.WEATHER
+        return image, tasks.apply(image, task, key, depth), caption, key, False
 
     def _scene(
         self, rng: np.random.Generator, height: int, width: int, key: int

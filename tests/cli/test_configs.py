@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import yaml
 from PIL import Image
 
 from tests.small import sdxl_like_base, small_model
+from tests.stages.ranks import on_two_ranks
 from unildiff.cli.main import main
 from unildiff.utils.paths import config_names, config_path
 from unildiff.weights.folder import save_base, save_model
@@ -98,25 +100,22 @@ def test_another_global_batch_is_refused(base: Path, tmp_path: Path, monkeypatch
         assert f"1 devices x batch {batch} x accumulation 4 is {batch * 4}, the recipe's is 64" in str(caught.value)
 
 
+def run_on_this_rank(command: list[str], rank: int, folder: Path) -> dict[str, int]:
+    os.chdir(folder)
+    return {"code": main(command)}
+
+
 def test_two_processes_run_the_recipe_as_it_is(base: Path, tmp_path: Path) -> None:
     """DDP with its settings, accumulation and checkpointed activations; the auxiliary loss of DAEM and of token experts."""
-    token_experts = ["--model.network.fusion.token_experts=3"]
-    for stage, extra in (
-        ("joint", [*token_experts, "--model.init_from=null"]),
-        ("decoder", [*token_experts, *FEW_LATENTS]),
-    ):
-        command = ["fit", "--config", f"configs/{stage}.yaml", *smaller(base, steps=2, batch=4, accumulation=8), *extra]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-        done = subprocess.run(
-            [sys.executable, "-m", "unildiff", *command, "--trainer.devices=2"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+    sizes = [*smaller(base, steps=1, batch=4, accumulation=8), "--model.network.fusion.token_experts=3"]
+    joint = ["fit", "--config", "configs/joint.yaml", *sizes, "--model.init_from=null", "--trainer.devices=2"]
+    assert on_two_ranks(tmp_path, partial(run_on_this_rank, joint)) == [{"code": 0}] * 2  # as torchrun starts it
+    decoder = ["fit", "--config", "configs/decoder.yaml", *sizes, *FEW_LATENTS, "--trainer.devices=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    line = [sys.executable, "-m", "unildiff", *decoder]  # starts its second process itself
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for stage in ("joint", "decoder"):
         moved = weights(tmp_path / "runs" / "sdxl" / stage / "checkpoints" / "last.ckpt")
         assert all(value.isfinite().all() for value in moved.values())
 

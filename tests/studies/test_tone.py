@@ -42,6 +42,19 @@ def test_flat_images_show_nearly_one_colour() -> None:
     assert np.ptp([image.mean() for image in images]) > 150
 
 
+def test_later_batches_have_other_degradations_which_always_change_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 72, 3), np.uint8)).save(tmp_path / "forest.png")
+    monkeypatch.setattr(tone_samples, "_OTHER_SHAPES", {(32, 64): 1.0})
+    samples = tone_samples.Samples(tmp_path, tmp_path / "scenes", 1)
+    first = tone_samples.WHOLE + tone_samples.SMALL
+    batches = [samples.batch(number) for number in range(first, first + 4)]
+    assert all((each.gt != each.lq).flatten(1).any(1).all() for each in batches)
+    flags = torch.cat([each.never_kept for each in batches])
+    assert flags.any() and not flags.all() and not samples.batch(first - 1).never_kept.any()
+
+
 def test_a_model_is_made_from_photographs_and_an_interrupted_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

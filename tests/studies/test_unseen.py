@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studies.unseen import DEGRADATIONS, degrade, main
+from studies.other_degradations import DEGRADATIONS, WEATHER, degrade
+from studies.unseen import main
 from tests.core.test_tone import TONE
 from tests.small import small_model
 from unildiff.weights.folder import save_model
@@ -14,6 +15,7 @@ from unildiff.weights.folder import save_model
 
 def test_each_degradation_repeats_and_differs_from_image_to_image() -> None:
     image = np.random.default_rng(0).integers(40, 200, (48, 64, 3), np.uint8)
+    assert set(WEATHER) < set(DEGRADATIONS)
     for name in DEGRADATIONS:
         first = degrade(image, name, 1)
         assert first.shape == image.shape and first.dtype == np.uint8
