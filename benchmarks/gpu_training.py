@@ -17,7 +17,7 @@ from unildiff.callbacks.ema import ExponentialMovingAverage
 from unildiff.planning.gpus import GPUS
 from unildiff.planning.step import StepSettings, measure_step
 from unildiff.stages.optimiser import OptimizerConfig, make_adamw
-from unildiff.weights.lora import halve_frozen
+from unildiff.weights.lora import frozen_to_bfloat16
 
 WITHIN = 0.10
 """Largest relative difference between the planned and the measured peak."""
@@ -43,7 +43,7 @@ def train(
     settings = {"gradient_checkpointing": checkpointing, **SETTINGS.get(kind, {})}
     stage = context.stage(kind, **settings)
     if stage.frozen_dtype == "bfloat16":
-        halve_frozen(stage.model)
+        frozen_to_bfloat16(stage.model)
     if channels_last:
         stage.model.to(memory_format=torch.channels_last)
     if compiled:

@@ -146,7 +146,13 @@ def test_what_is_taken_trains(value: Any, tmp_path: Path, monkeypatch: pytest.Mo
     config["model"]["init_args"]["base"] = "base"
     config["trainer"] |= {"max_steps": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0, "val_check_interval": 1, "log_every_n_steps": 1}  # fmt: skip
     config["trainer"] |= {"enable_progress_bar": False, "callbacks": [{"class_path": "unildiff.callbacks.Checkpointing", "init_args": {"keep": 1}}]}  # fmt: skip
-    config["data"]["init_args"] |= {"crop_size": 32, "picture_size": 64, "batch_size": 1, "num_workers": 0, "val_size": 64}
+    config["data"]["init_args"] |= {
+        "crop_size": 32,
+        "picture_size": 64,
+        "batch_size": 1,
+        "num_workers": 0,
+        "val_size": 64,
+    }
     config["run_dir"] = "run"
     kept = (("trainer",), ("trainer", "max_steps"), ("data", "init_args"))  # else it trains for long, or on large crops
     pending = [path for path in accepted(config, value) if path not in kept]

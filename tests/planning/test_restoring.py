@@ -17,7 +17,7 @@ from unildiff.cli.main import main
 from unildiff.core.network import NetworkConfig
 from unildiff.diffusion.sampler import SamplingSettings
 from unildiff.planning import restoring
-from unildiff.planning.restoring import Limits, RestorePlan, RestorePlanner, fitting
+from unildiff.planning.restoring import Limits, RestorePlan, RestorePlanner, within_memory
 from unildiff.planning.shapes import base_sizes
 from unildiff.restoring.options import RestoreOptions, memory_bytes
 from unildiff.utils.errors import UserError
@@ -125,11 +125,11 @@ def test_memory_is_planned_for_cpu_and_cuda_and_with_what_is_installed(monkeypat
     with pytest.raises(
         UserError, match="memory: can be planned for NVIDIA GPUs and CPUs, and the device is mps; leave"
     ):
-        fitting(options, [(64, 64)])
+        within_memory(options, [(64, 64)])
     if not torch.cuda.is_available():  # a GPU of another machine needs none here
         with monkeypatch.context() as here:
             here.setattr(restoring, "pick_device", lambda name: pytest.fail("asked for a device here"))
-            chosen, _ = fitting(replace(options, device="cuda"), [(64, 64)], elsewhere=True)
+            chosen, _ = within_memory(replace(options, device="cuda"), [(64, 64)], elsewhere=True)
         assert chosen.dtype == "bfloat16"
     seen: list[tuple[str, ...]] = []
 
@@ -141,12 +141,12 @@ def test_memory_is_planned_for_cpu_and_cuda_and_with_what_is_installed(monkeypat
 
     monkeypatch.setattr(RestorePlanner, "choose", choose)
     gpu = replace(options, device="cuda")
-    assert fitting(gpu, [(64, 64)])[0].offload == "model"
+    assert within_memory(gpu, [(64, 64)])[0].offload == "model"
     monkeypatch.setattr(restoring, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"too little; `pip install 'unildiff\[offload\]'` allows less"):
-        fitting(gpu, [(64, 64)])
+        within_memory(gpu, [(64, 64)])
     with pytest.raises(UserError, match="too little"):  # whoever asks for offloading gets its own message
-        fitting(replace(gpu, offload="model"), [(64, 64)])
+        within_memory(replace(gpu, offload="model"), [(64, 64)])
     assert seen == [("none", "model", "group"), ("none",), ("model",)]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.small import small_model
 from unildiff.cli.main import main
-from unildiff.planning.restoring import Fitter
+from unildiff.planning.restoring import MemoryPlanner
 from unildiff.restoring.options import RestoreOptions
 from unildiff.restoring.page import Page
 from unildiff.weights.folder import save_model
@@ -30,7 +30,7 @@ def test_settings_give_the_files_of_the_command_line(tmp_path: Path) -> None:
     options = RestoreOptions(
         model=str(tmp_path / "weights"), device="cpu", memory=20 * 10**9
     )  # this process may hold some itself
-    page = Page(options, tmp_path, Fitter(options).fit)
+    page = Page(options, tmp_path, MemoryPlanner(options).settings_for)
     pair, files, text = last(page, tmp_path / "a.jpg", 3, 2, 4.0, 128, "input", 1, "png")
     assert [Path(file).name for file in files] == ["a.uncertainty.png", "a.png"] and text.startswith("1 restored.")
     assert [side.shape for side in pair] == [(96, 200, 3)] * 2
@@ -46,7 +46,7 @@ def test_what_does_not_fit_or_cannot_be_done_is_a_message(tmp_path: Path) -> Non
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     options = RestoreOptions(model=str(tmp_path / "weights"), device="cpu", memory=10**9)
     page = Page(options, tmp_path, lambda chosen, sizes: (chosen, None))
-    page._fit = Fitter(options).fit
+    page._settings_for = MemoryPlanner(options).settings_for
     memory = replace(page._restorer.options, memory=10**6)
     page._restorer = replace(page._restorer, recipe=replace(page._restorer.recipe, options=memory))
     small = last(page, tmp_path / "a.png", 0, 1, 5.0, 0, "none", 0, SAME)

@@ -24,7 +24,7 @@ from unildiff.stages.optimiser import OptimizerConfig
 from unildiff.utils.errors import UserError
 from unildiff.weights.checkpoints import read_checkpoint
 from unildiff.weights.load import load_restorer
-from unildiff.weights.lora import LoRAConfig, halve_frozen, with_merged_adapters
+from unildiff.weights.lora import LoRAConfig, frozen_to_bfloat16, with_merged_adapters
 
 pytest.importorskip("peft")
 RATE = OptimizerConfig(1e-2, None, 0.0, 0, "constant")
@@ -90,7 +90,7 @@ def test_two_processes_train_adapters_and_nothing_else_of_the_unet(ranks: tuple[
 
 def test_adapters_start_without_effect_and_frozen_halves_change_nothing_under_autocast(base_folder: Path) -> None:
     whole, halved = stage(base_folder), stage(base_folder)
-    halve_frozen(halved)
+    frozen_to_bfloat16(halved)
     losses = []
     for module in (whole, halved):
         without_trainer(module)
@@ -175,5 +175,5 @@ def test_the_named_config_is_planned_with_its_adapters(base_folder: Path) -> Non
     assert cost.parameters["adapters (LoRA)"] == cost.trained["adapters (LoRA)"] == adapters
     assert "U-Net" not in cost.trained
     assert sum(cost.trained.values()) == sum(parameter.numel() for _, parameter in module.trained_parameters())
-    halve_frozen(module)
+    frozen_to_bfloat16(module)
     assert cost.weights == sum(value.nbytes for value in (*module.parameters(), *module.buffers()))

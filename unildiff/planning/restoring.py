@@ -262,14 +262,14 @@ def _first_tile_only(gpu: bool) -> Iterator[None]:
         yield
 
 
-def fitting(
+def within_memory(
     options: RestoreOptions, images: Sequence[Size], elsewhere: bool = False
 ) -> tuple[RestoreOptions, RestorePlan]:
-    """Return options that keep a restoration of these images below ``options.memory``, and their plan; see ``Fitter``."""
-    return Fitter(options, elsewhere).fit(options, images)
+    """Return options that keep a restoration of these images below ``options.memory``, and their plan; see ``MemoryPlanner``."""
+    return MemoryPlanner(options, elsewhere).settings_for(options, images)
 
 
-class Fitter:
+class MemoryPlanner:
     """Chooses settings within ``options.memory``; what this process takes already is measured once, here.
 
     Args:
@@ -292,7 +292,7 @@ class Fitter:
         self._planner = RestorePlanner(*sizes_of(options.model), gpu, options.batch_size, guided)
         self._taken = 0 if gpu else peak_memory(self._device)
 
-    def fit(self, options: RestoreOptions, images: Sequence[Size]) -> tuple[RestoreOptions, RestorePlan]:
+    def settings_for(self, options: RestoreOptions, images: Sequence[Size]) -> tuple[RestoreOptions, RestorePlan]:
         """Return the options with type, offload and tiles for these images (height and width of each), and their plan.
 
         Raises:

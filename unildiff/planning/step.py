@@ -20,7 +20,7 @@ from unildiff.planning.shapes import BaseSizes, even_routing, fake_tensors, meta
 from unildiff.planning.tracker import Tracker
 from unildiff.stages.decoder import DecoderFinetuneModule
 from unildiff.stages.restoration import RestorationModule
-from unildiff.weights.lora import halve_frozen, is_adapter
+from unildiff.weights.lora import frozen_to_bfloat16, is_adapter
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def make_fake(stage: RestorationModule) -> None:
     fake_tensors(stage)
     real_schedule(stage.model)
     if stage.frozen_dtype == "bfloat16":
-        halve_frozen(stage.model)
+        frozen_to_bfloat16(stage.model)
     stage.trainer = SimpleNamespace(global_step=1, log_every_n_steps=2, loggers=[])  # type: ignore[assignment]
     stage.train()
 

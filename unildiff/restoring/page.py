@@ -36,7 +36,7 @@ Drop photographs of any size and kind. Results keep format, size and metadata. E
 The result is a guess: check faces, text and anything that has to be true."""
 
 
-Fit = Callable[[RestoreOptions, Sequence[tuple[int, int]]], tuple[RestoreOptions, object]]
+SettingsFor = Callable[[RestoreOptions, Sequence[tuple[int, int]]], tuple[RestoreOptions, object]]
 
 
 class Page:
@@ -45,13 +45,13 @@ class Page:
     Args:
         options: settings that the page does not offer.
         folder: temporary folder for the results.
-        fit: ``planning.restoring.Fitter.fit`` if memory is limited.
+        settings_for: ``planning.restoring.MemoryPlanner.settings_for`` if memory is limited.
     """
 
-    def __init__(self, options: RestoreOptions, folder: Path, fit: Fit | None = None) -> None:
-        self._fit = fit
-        if fit is not None:  # type and offload hold for all images, tiles for one
-            chosen, _ = fit(options, [(512, 512)])
+    def __init__(self, options: RestoreOptions, folder: Path, settings_for: SettingsFor | None = None) -> None:
+        self._settings_for = settings_for
+        if settings_for is not None:  # type and offload hold for all images, tiles for one
+            chosen, _ = settings_for(options, [(512, 512)])
             options = replace(options, dtype=chosen.dtype, offload=chosen.offload)
         self._restorer = load(recipe(options, lambda path: ""))
         self._folder = folder
@@ -84,9 +84,9 @@ class Page:
                 continue
             try:
                 with self._lock:  # one model: users take turns, image by image
-                    if self._fit is not None:
+                    if self._settings_for is not None:
                         height, width = loaded.image.rgb.shape[:2]
-                        restorer = self._with(self._fit(options, [(height, width)])[0], caption)
+                        restorer = self._with(self._settings_for(options, [(height, width)])[0], caption)
                     advance = partial(_advance, progress, number, len(files), names[number])
                     result = restorer.restore([loaded], advance)[0]
                 written, warnings = restorer.encode(loaded, result)
@@ -122,14 +122,16 @@ class Page:
         return replace(self._restorer, recipe=made, sampling=sampling_of(options, self._restorer.model))
 
 
-def launch(options: RestoreOptions, host: str, port: int, max_megabytes: int, max_pixels: int, fit: Fit | None) -> None:
+def launch(
+    options: RestoreOptions, host: str, port: int, max_megabytes: int, max_pixels: int, settings_for: SettingsFor | None
+) -> None:
     """Serve the page until interrupted."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory(prefix="unildiff-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "uploads"))
         results = Path(folder, "results")
         results.mkdir()
-        page = build(Page(options, results, fit), max_megabytes)
+        page = build(Page(options, results, settings_for), max_megabytes)
         os.environ["UNILDIFF_MAX_PIXELS"] = str(max_pixels)  # the page's own examples may be larger
         page.queue(max_size=64, default_concurrency_limit=2)
         page.launch(

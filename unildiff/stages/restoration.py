@@ -32,7 +32,7 @@ from unildiff.utils.paths import PACKAGE
 from unildiff.utils.provenance import git_state, package_versions
 from unildiff.weights.checkpoints import SOURCE, StageCheckpoint, check_source
 from unildiff.weights.load import assemble, check_own_base, check_sampling
-from unildiff.weights.lora import halve_frozen
+from unildiff.weights.lora import frozen_to_bfloat16
 from unildiff.weights.precision import default_dtype, use_fast_matmul
 
 _LOG = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class RestorationModule(StageModule):
         check_source(str(checkpoint.get(SOURCE, "")), self.started_from, where, "the checkpoint")
 
     def setup(self, stage: str) -> None:
-        """Refuse settings that the first image would fail on, and halve frozen weights where that is requested."""
+        """Refuse settings that the first image would fail on, and store frozen weights in bfloat16 where that is requested."""
         super().setup(stage)
         check_sampling(self.model, self.settings.sampling)
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -112,20 +112,20 @@ class RestorationModule(StageModule):
         if isinstance(datamodule, RestorationDataModule):
             self.check_crops(datamodule.augment.crop)
         if self.frozen_dtype != "float32":
-            self._halve_frozen()
+            self._store_frozen_in_bfloat16()
 
     @property
     def frozen_dtype(self) -> str:
         """Dtype of the frozen weights during training."""
         return self.settings.frozen_dtype
 
-    def _halve_frozen(self) -> None:
+    def _store_frozen_in_bfloat16(self) -> None:
         if self.trainer.precision != "bf16-mixed":
             raise UserError(
                 f"frozen_dtype: bfloat16 needs --trainer.precision bf16-mixed, not {self.trainer.precision}; give that, "
                 "or --model.frozen_dtype float32"
             )
-        halve_frozen(self.model)
+        frozen_to_bfloat16(self.model)
 
     def _warn_without_captions(self, stage: str, datamodule: RestorationDataModule) -> None:
         """Warn once where guidance and text attention can have no effect."""

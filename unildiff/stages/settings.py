@@ -14,7 +14,7 @@ from unildiff.utils.errors import UserError
 from unildiff.utils.validation import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, build, check_fields
 from unildiff.weights.lora import LoRAConfig
 
-StageRow = Literal["round_trip", "no_diffusion", "after_joint"]
+ComparisonRow = Literal["round_trip", "no_diffusion", "after_joint"]
 
 
 @dataclass
@@ -33,7 +33,7 @@ class EvaluationSettings:
 
     protocol: str | None = None
     metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])
-    stages: list[StageRow] = field(default_factory=list)
+    stages: list[ComparisonRow] = field(default_factory=list)
     save_inputs: bool = True
     told: bool = False
 

@@ -23,11 +23,11 @@ from unildiff.metrics.protocols import chosen_protocol
 from unildiff.metrics.rows import Row, gather_rows, summarise, write_csv
 from unildiff.results.blindness import told_degradations
 from unildiff.results.evaluator import Evaluator
-from unildiff.stages.settings import EvaluationSettings, StageRow
+from unildiff.stages.settings import ComparisonRow, EvaluationSettings
 from unildiff.utils.errors import UserError
 from unildiff.utils.files import png_names
 
-STAGE_LABELS: dict[StageRow, str] = {
+COMPARISON_LABELS: dict[ComparisonRow, str] = {
     "round_trip": "VAE round trip of the ground truth",
     "no_diffusion": "LQ latent, no diffusion",
     "after_joint": "after joint (plain decoder)",
@@ -138,7 +138,7 @@ class TestRun:
             "time_per_picture_s": sum(self.seconds) / max(1, len(self.seconds)),
             "peak_memory_mib": peak,
             "stages": [
-                {"label": STAGE_LABELS[stage], "scores": f"scores_{stage}.csv"}
+                {"label": COMPARISON_LABELS[stage], "scores": f"scores_{stage}.csv"}
                 | ({"reference": True} if stage == "round_trip" else {})
                 for stage in self.settings.stages
             ],

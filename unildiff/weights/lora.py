@@ -59,7 +59,7 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
-def halve_frozen(model: nn.Module) -> None:
+def frozen_to_bfloat16(model: nn.Module) -> None:
     """Keep frozen linear and convolution weights in bfloat16; norms and embeddings stay, which autocast does not round."""
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)) and not module.weight.requires_grad:

@@ -170,10 +170,10 @@ def _restore(
 
         options = replace(options, device=worker_device(options.device))
         if options.memory is not None:
-            options = _fitting(options, work.jobs, elsewhere=True)
+            options = _within_memory(options, work.jobs, elsewhere=True)
         return run_with_ray(mine, options, caption_of, work.folder, skip_existing and not overwrite)
     if options.memory is not None:
-        options = _fitting(options, work.jobs)
+        options = _within_memory(options, work.jobs)
     made = recipe(options, caption_of)
     waiting = mine
     if done is not None and skip_existing and not overwrite:
@@ -190,10 +190,10 @@ def _restore(
         manifest.close()
 
 
-def _fitting(options: RestoreOptions, jobs: "list[Job]", elsewhere: bool = False) -> RestoreOptions:
+def _within_memory(options: RestoreOptions, jobs: "list[Job]", elsewhere: bool = False) -> RestoreOptions:
     """Return the options with tiles, offload and dtype that keep to the memory; all shards choose the same."""
     from unildiff.data.images import image_size
-    from unildiff.planning.restoring import fitting
+    from unildiff.planning.restoring import within_memory
 
     sizes = []
     for job in jobs:
@@ -201,7 +201,7 @@ def _fitting(options: RestoreOptions, jobs: "list[Job]", elsewhere: bool = False
             sizes.append(image_size(job.source))
     if not sizes:
         return options
-    options, plan = fitting(options, sizes, elsewhere)
+    options, plan = within_memory(options, sizes, elsewhere)
     print(f"memory: {plan}", file=sys.stderr, flush=True)
     return options
 

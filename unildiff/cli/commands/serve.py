@@ -48,16 +48,16 @@ def serve(
     limits = (build(PositiveInt, max_megabytes, "max_megabytes"), build(PositiveInt, max_pixels, "max_pixels"))
     if find_spec("gradio") is None:
         raise UserError("serve: Gradio is not installed; `pip install 'unildiff[web]'`")
-    fit = None
+    settings_for = None
     if limit is not None:
         import gradio  # noqa: F401  # the memory that it takes counts
 
-        from unildiff.planning.restoring import Fitter
+        from unildiff.planning.restoring import MemoryPlanner
 
-        fit = Fitter(options).fit
+        settings_for = MemoryPlanner(options).settings_for
     from unildiff.restoring.page import launch
 
-    launch(options, host, port, *limits, fit)
+    launch(options, host, port, *limits, settings_for)
     return 0
 
 
