@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,10 @@ def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(
         again = ["restore", "pair", "ray", *fixed, "--model", "weights", "--engine", "ray"]
         listed = count(tmp_path / "ray")
         capsys.readouterr()
+        (tmp_path / "ray" / "0.png").unlink()  # a job checkpoint would call it done
+        assert main(again) == 0
+        assert "1 of 2 images restored to ray, 1 done before" in capsys.readouterr().out
+        assert count(tmp_path / "ray") == (listed := listed + 1)
         monkeypatch.setenv("UNILDIFF_MAX_PIXELS", "")  # restored after the test
         Image.new("RGB", (64, 64)).save(pair / "1.png")
         with monkeypatch.context() as driver:  # it needs no device of the workers
@@ -97,13 +102,22 @@ def test_a_killed_actor_is_replaced_and_the_bytes_are_the_same(
     assert len(plain) == 20 and made == plain
 
 
-def test_an_actor_skips_what_is_done_only_if_told_to(tmp_path: Path) -> None:
+def test_an_actor_skips_what_is_done_and_repeats_what_changed(tmp_path: Path) -> None:
     save_model(small_model(), tmp_path / "weights", torch.float32)
-    Image.new("RGB", (24, 32)).save(tmp_path / "a.png")
-    job = Job(tmp_path / "a.png", tmp_path / "out" / "a.png", "a.png")
+    source, target = tmp_path / "a.png", tmp_path / "out" / "a.png"
+    Image.new("RGB", (24, 32)).save(source)
     options = RestoreOptions(model=str(tmp_path / "weights"), num_inference_steps=1, device="cpu")
-    found = [
-        RestoringActor(options, lambda path: "", tmp_path / "out", skip).restore([job]) for skip in (True, True, False)
-    ]
-    assert found == [(1, 0, []), (1, 1, []), (1, 0, [])]
-    assert count(tmp_path / "out") == 2
+
+    def skipped(skip: bool = True, **changed: int) -> int:
+        actor = RestoringActor(replace(options, **changed), lambda path: "", target.parent, skip)
+        finished, before, failed = actor.restore([Job(source, target, "a.png")])
+        assert (finished, failed) == (1, [])
+        return before
+
+    assert [skipped(), skipped(), skipped(skip=False)] == [0, 1, 0]  # without --overwrite, and with it
+    target.unlink()
+    assert [skipped(), skipped()] == [0, 1]
+    Image.new("RGB", (24, 32), "red").save(source)
+    assert [skipped(), skipped()] == [0, 1]
+    assert [skipped(seed=1), skipped(seed=1), skipped()] == [0, 1, 0]
+    assert count(target.parent) == 6
