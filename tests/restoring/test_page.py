@@ -26,8 +26,9 @@ PORT = 7893
 
 
 def until(browser: Browser, expression: str) -> None:
-    """Wait until a JavaScript expression is true."""
-    for _ in range(1200):
+    """Wait, for two minutes at most, until a JavaScript expression is true."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
         if browser.run(f"Boolean({expression})"):  # a DOM node would arrive here as {}
             return
         time.sleep(0.1)
