@@ -4,8 +4,9 @@
 
 The restorer is frozen, so that its images are made once: ``--batches`` of eight, each kept in ``--cache`` as soon as it is made
 (an interrupted run continues). Kept are descriptions (``unildiff.core.tone``), products of the correction's terms, from which
-the exact squared error of any correction follows, and the squared error of the LQ image. First the correction is trained on the
-first 1,650 batches, then the judgement whether an image is clean on all. Recipe and constants: our choice.
+the exact squared error of any correction follows, and the squared error of the LQ image. First the correction is trained, then the
+judgement whether an image is clean. Both see degradations that the restorer was not trained on (``other_degradations``): without them
+a darkened photograph without noise stayed dark. Recipe and constants: our choice.
 
 Axis letters: B batch, H/W pixels, D numbers that describe an image, K terms of the correction with the error as the last.
 """
@@ -51,12 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         described, products, lq_error, never_kept = (
             torch.from_numpy(np.concatenate([each[key] for each in stored])) for key in ("d", "p", "q", "r")
         )
-        whole = SIZE * WHOLE
-        tone = train(described[:whole], products[:whole], options.steps, options.seed)
+        number = torch.arange(len(described)) // SIZE
+        known = (number < WHOLE + SMALL).int()
+        small = known * (number >= WHOLE)
+        tone = train(described, products, options.steps, options.seed, 1 + known)
         with torch.no_grad():
             error = squared_error(products, tone.coefficients(described))
         lq_error = torch.where(never_kept, torch.maximum(lq_error, _WORSE * error), lq_error)
-        tone.clean = train_gate(described, error, lq_error, options.gate_steps, options.seed)
+        tone.clean = train_gate(described, error, lq_error, options.gate_steps, options.seed + 1, 1 + 5 * small)
         UniLDiffPipeline.from_model(with_tone(model, tone).half(), card_of_folder(options.model)).save_pretrained(
             options.out
         )
@@ -77,8 +80,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--scene_count", type=int, default=2000)
     made.add_argument("--cache", type=Path, default=Path("cache/tone"))
     made.add_argument("--batches", type=int, default=BATCHES)
-    made.add_argument("--steps", type=int, default=10000, help="of the correction")
-    made.add_argument("--gate_steps", type=int, default=4000, help="of the judgement whether an image is clean")
+    made.add_argument("--steps", type=int, default=20000, help="of the correction")
+    made.add_argument("--gate_steps", type=int, default=5000, help="of the judgement whether an image is clean")
     made.add_argument("--seed", type=int, default=0)
     return made
 
@@ -122,19 +125,21 @@ def squared_error(products: Tensor, numbers: Tensor) -> Tensor:
     return torch.einsum("bci,bcij,bcj->b", terms, products, terms).clamp_min(0) / 12
 
 
-def train(described: Tensor, products: Tensor, steps: int, seed: int) -> ToneCorrection:
-    """Return a correction trained on descriptions (B, D) and products (B, 3, K, K)."""
+def train(described: Tensor, products: Tensor, steps: int, seed: int, weights: Tensor | None = None) -> ToneCorrection:
+    """Return a correction trained on descriptions (B, D) and products (B, 3, K, K); for weights see ``fit``."""
     torch.manual_seed(seed)
     tone = ToneCorrection()
 
     def error(hidden: Tensor, chosen: Tensor) -> Tensor:
         return squared_error(products[chosen], tone.numbers(hidden))
 
-    fit(tone, tone.hidden, described, error, steps)
+    fit(tone, tone.hidden, described, error, steps, weights)
     return tone.eval()
 
 
-def train_gate(described: Tensor, error: Tensor, lq_error: Tensor, steps: int, seed: int) -> CleanGate:
+def train_gate(
+    described: Tensor, error: Tensor, lq_error: Tensor, steps: int, seed: int, weights: Tensor | None = None
+) -> CleanGate:
     """Return the judgement whether an image is clean, trained on descriptions (B, D) and two squared errors (B,).
 
     Of an image that is a mixture of two, the squared error is at most the same mixture of their squared errors.
@@ -145,6 +150,7 @@ def train_gate(described: Tensor, error: Tensor, lq_error: Tensor, steps: int, s
         lq_error: of the LQ images: 0 for clean ones.
         steps: of the optimiser.
         seed: of initial weights and batches.
+        weights: see ``fit``.
     """
     torch.manual_seed(seed)
     gate = CleanGate()
@@ -152,14 +158,17 @@ def train_gate(described: Tensor, error: Tensor, lq_error: Tensor, steps: int, s
     def mixed(hidden: Tensor, chosen: Tensor) -> Tensor:
         return torch.lerp(error[chosen], lq_error[chosen], torch.sigmoid(gate.output(hidden))[:, 0].double())
 
-    fit(gate, gate.hidden, described, mixed, steps)
-    with torch.no_grad():
-        gate.output.bias.sub_(_CAUTION)
+    fit(gate, gate.hidden, described, mixed, steps, weights)
     return gate.eval()
 
 
 def fit(
-    net: nn.Module, hidden: nn.Sequential, described: Tensor, error: Callable[[Tensor, Tensor], Tensor], steps: int
+    net: nn.Module,
+    hidden: nn.Sequential,
+    described: Tensor,
+    error: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+    weights: Tensor | None = None,
 ) -> None:
     """Train a net in place.
 
@@ -169,14 +178,17 @@ def fit(
         described: descriptions (B, D).
         error: squared errors of the images chosen (256,), from what the hidden layers make of them and their indices.
         steps: of the optimiser.
+        weights: how often each image is drawn, relative to the others, whole numbers (B,); None: equally often.
     """
+    drawn = torch.arange(len(described))
+    drawn = drawn if weights is None else drawn.repeat_interleave(weights)
     mean, spread = described.mean(0), described.std(0) + 0.02
     scaled = ((described - mean) / spread).clamp(-5, 5)
     first, second = (layer for layer in hidden if isinstance(layer, nn.Linear))
     optimizer = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in progress(range(steps), steps, "Training"):
-        chosen = torch.randint(len(scaled), (256,))
+        chosen = drawn[torch.randint(len(drawn), (256,))]
         x = scaled[chosen] + _NOISE * torch.randn(256, DESCRIBED)
         for layer in (first, second):  # dropout is no part of the model that restores
             x = nn.functional.dropout(nn.functional.silu(layer(x)), _DROPOUT)
@@ -192,9 +204,6 @@ def fit(
 
 _RATE, _NOISE, _DROPOUT = 2e-3, 0.1, 0.3
 _WORSE = 1.5  # times the restored image's error: what keeping an image counts for at least that is to be restored in any case
-_CAUTION = 3.0
-"""Lowers the gate's logits: a degraded image taken for clean is lost, a clean one that is restored loses little. Of 1 to 5, on the
-validation images, 3 is the least with which no image with haze is taken for clean; clean images lose nothing."""
 
 
 def with_tone(model: UniLDiff, tone: ToneCorrection) -> UniLDiff:

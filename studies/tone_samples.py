@@ -28,11 +28,11 @@ _SHAPES = {
 }  # fmt: skip
 """Height and width of a batch's images: how often."""
 _WEIGHTS = {"clear": 2.0, "noise": 0.7, "blur": 0.7, "motion_blur": 0.3}
-WHOLE = 1650
+WHOLE = 2600
 """Batches of these shapes. Those after them are for the judgement whether an image is clean."""
 SMALL = 700
 """Batches of small images, more often clean."""
-OTHERS = 1000
+OTHERS = 1300
 """Batches, of all these shapes, with degradations that the restorer does not know."""
 _SMALL_SHAPES = {
     (24, 24): 0.12, (16, 16): 0.08, (32, 32): 0.12, (28, 40): 0.12, (40, 24): 0.1, (64, 96): 0.14, (75, 101): 0.12,

@@ -6,8 +6,8 @@
 
 The photographs are the 28 of `unildiff data photographs` and the three that installed packages ship. A row per image is
 written as soon as it is scored, so an interrupted run continues. A version replaces the shipped one if the interval of the
-mean over CDD-11's eleven degradations lies above zero, or the interval with clean images does and the eleven lose at most 0.05
-dB. Scenes are the unit of the bootstrap: images of one photograph are not independent. `unildiff compare` reads the same files.
+mean over CDD-11's eleven degradations lies above zero, or the interval with clean images and those of `studies.unseen` does and
+the eleven lose at most 0.05 dB. Scenes are the unit of the bootstrap: images of one photograph are not independent. `unildiff compare` reads the same files.
 """
 
 import argparse

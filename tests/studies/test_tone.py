@@ -42,9 +42,7 @@ def test_flat_images_show_nearly_one_colour() -> None:
     assert np.ptp([image.mean() for image in images]) > 150
 
 
-def test_later_batches_have_other_degradations_which_always_change_the_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_batches_have_other_degradations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 72, 3), np.uint8)).save(tmp_path / "forest.png")
     monkeypatch.setattr(tone_samples, "_OTHER_SHAPES", {(32, 64): 1.0})
     samples = tone_samples.Samples(tmp_path, tmp_path / "scenes", 1)
