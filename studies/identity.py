@@ -51,6 +51,7 @@ SETTINGS: dict[str, DetailConfig | None] = {
     "pixels": DetailConfig(width=16, to_pixels=True),
     "deep pixels": DetailConfig(width=16, expert_depth=2, mix_depth=2, to_pixels=True),
     "wide pixels": DetailConfig(width=32, to_pixels=True),
+    "wide deep pixels": DetailConfig(width=32, expert_depth=4, mix_depth=4, to_pixels=True),
 }
 """Variants of DAEM. "none" is the tuned decoder alone, "naf" a NAFNet of 3.8 M parameters on pixels, without latents: what the budget allows."""
 NAF_PARAMETERS = 3_800_000
