@@ -12,6 +12,7 @@ KINDS = {".py", ".md", ".yaml", ".toml", ".j2", ".js", ".css", ".csv", ".json", 
 INSTEAD = {
     r"spoilt": "degraded",
     r"(?:goes|gone|going) on (?:where|from)": "resumes, resumed from",
+    r"\bgo(?:es)? on with\b|\bas ever\b": "resume with; as before",
     r"\banew\b": "again",
     r"is no (?:share|checkpoint|yaml)": "must be between 0 and 1; is not a checkpoint; is not valid YAML",
     r"\bunasked\b|wherever on the line": "without a request; anywhere on the command line",

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.small import NETWORK, small_model
-from unildiff.analysis.inspection import look_inside, reference_images
+from unildiff.analysis.inspection import observe, reference_images
 from unildiff.analysis.model_figures import Options, draw_all
 from unildiff.analysis.model_figures import test_samples as read_samples
 from unildiff.cli.commands.figures import figures
@@ -36,7 +36,7 @@ def sample(name="a", degradation="low", caption="a red cat", size=(20, 28)):
 
 def test_inspection_changes_no_pixel():
     model, image = small_model(), sample()
-    found = look_inside(model, image, replace(SETTINGS, guidance_scale=5.0))  # guidance is not used
+    found = observe(model, image, replace(SETTINGS, guidance_scale=5.0))  # guidance is not used
     expected = to_uint8(model.restore(to_unit(image["lq"][None]), ["a red cat"], [image["key"]], SETTINGS))[0]
     assert torch.equal(found.restored, expected)
     assert not model.unet.fusion._forward_hooks and not any(level._forward_hooks for level in model.decoder.details)
@@ -44,7 +44,7 @@ def test_inspection_changes_no_pixel():
 
 def test_gate_and_strength_are_the_fusions_own():
     model, image = small_model(), sample()
-    found = look_inside(model, image, SETTINGS)
+    found = observe(model, image, SETTINGS)
     assert found.timesteps.tolist() == model.schedule.sampling_timesteps(3).tolist()
     features = model.encode_lq(model.pad(to_unit(image["lq"][None])))
     context = model.context(features.deep, model.embed(["a red cat"]), (20, 28)).fusion
@@ -56,18 +56,18 @@ def test_gate_and_strength_are_the_fusions_own():
     assert (found.strength > 0).all()
     with torch.no_grad():
         model.unet.fusion.output.weight.mul_(2), model.unet.fusion.output.bias.mul_(2)
-    assert look_inside(model, image, SETTINGS).strength[0] == pytest.approx(2 * found.strength[0], rel=1e-4)
+    assert observe(model, image, SETTINGS).strength[0] == pytest.approx(2 * found.strength[0], rel=1e-4)
 
 
 def test_a_plain_injection_has_no_gate():
     plain = small_model(network=replace(NETWORK, fusion=FusionConfig(kind="plain"), detail=DetailConfig(kind="none")))
-    found = look_inside(plain, sample(), SETTINGS)
+    found = observe(plain, sample(), SETTINGS)
     assert found.gate is None and found.maps == {} and len(found.strength) == 3
 
 
 def test_image_routing_is_one_choice_per_level():
     model, image = small_model(), sample()
-    found = look_inside(model, image, SETTINGS)
+    found = observe(model, image, SETTINGS)
     features = model.encode_lq(model.pad(to_unit(image["lq"][None])))
     latents = model.sample_latents(features, ["a red cat"], [image["key"]], SETTINGS)
     routings = model.decoder(latents, features.skips, features.lq)[1]
@@ -80,7 +80,7 @@ def test_image_routing_is_one_choice_per_level():
 
 def test_windows_and_tokens_have_their_positions():
     model = small_model(network=WINDOWS)
-    found = look_inside(model, sample(), SETTINGS)
+    found = observe(model, sample(), SETTINGS)
     factor, padded = model.downscale_factor, np.array([32, 32])
     for layer, chosen in found.maps.items():
         reach = np.array(chosen.choices.shape) * chosen.cell
@@ -138,7 +138,7 @@ def test_impossible_figures_are_named(tmp_path, monkeypatch):
 
 
 def test_settings_that_cannot_be_swept_are_refused_before_the_model_is_inspected(tmp_path, monkeypatch):
-    monkeypatch.setattr("unildiff.analysis.model_figures.look_inside", lambda *_: pytest.fail("inspected"))
+    monkeypatch.setattr("unildiff.analysis.model_figures.observe", lambda *_: pytest.fail("inspected"))
     options = Options(SETTINGS, (1,), (1.0, 5.0), "gmsd", 1)
     for wrong, message in (
         ({"sweep_images": 0}, "sweep_images 0; give at least 1"),

@@ -10,7 +10,6 @@ from unildiff.core.moe import (
     Router,
     Routing,
     StepBalance,
-    auxiliary_loss,
     dispatch,
     importance_loss,
     load_loss,
@@ -78,15 +77,15 @@ def test_load_probability_against_monte_carlo(k: int) -> None:
     torch.testing.assert_close(load_probability(logits, noisy, k, 1 / experts), estimate, atol=0.01, rtol=0)
 
 
-def test_auxiliary_loss_by_hand() -> None:
+def test_balancing_loss_by_hand() -> None:
     # Eq. 7 for the batch above: softmax of (1, 0) is (0.73106, 0.26894), of (0, 0) halves: Imp = (1.23106, 0.76894),
     # mean 1, std 0.23106, importance loss 0.053388; half of it and half of 0.20477: 0.129079.
     noisy = routed(LOGITS, NOISY, noise_std=0.5)
-    assert auxiliary_loss([noisy]).item() == pytest.approx(0.129079, abs=1e-5)
+    assert StepBalance()([noisy], step=0).item() == pytest.approx(0.129079, abs=1e-5)
     # A second layer without noise (evaluation) counts its importance half alone: 0.0625 / 2; mean over the layers.
     silent = routed(logits_of([[0.75, 0.25], [0.5, 0.5]]))
-    assert auxiliary_loss([silent]).item() == pytest.approx(0.03125, abs=1e-6)
-    assert auxiliary_loss([noisy, silent]).item() == pytest.approx((0.129079 + 0.03125) / 2, abs=1e-5)
+    assert StepBalance()([silent], step=0).item() == pytest.approx(0.03125, abs=1e-6)
+    assert StepBalance()([noisy, silent], step=0).item() == pytest.approx((0.129079 + 0.03125) / 2, abs=1e-5)
 
 
 def test_metrics_are_named() -> None:
@@ -104,13 +103,13 @@ def test_no_load_without_noise_and_no_loss_without_layers() -> None:
     with pytest.raises(ValueError, match="noise_std is 0"):
         load_loss(LOGITS, LOGITS, 1, 0.0)
     with pytest.raises(ValueError, match="at least one routed layer"):
-        auxiliary_loss([])
+        StepBalance()([], step=0)
 
 
 def test_balancing_gradient_points_to_balance() -> None:
     logits = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0]], requires_grad=True)
     noisy = logits + torch.tensor([[0.1, -0.2, 0.3], [-0.3, 0.2, 0.1]])
-    auxiliary_loss([routed(logits, noisy, noise_std=1 / 3)]).backward()
+    StepBalance()([routed(logits, noisy, noise_std=1 / 3)], step=0).backward()
     assert logits.grad is not None and (logits.grad[:, 0] > 0).all()  # descent lowers the expert with most of the load
 
 
@@ -260,8 +259,8 @@ def test_accumulated_statistics_are_those_of_the_whole_step() -> None:
     )
     balance = StepBalance()
     values = [balance([part, part], step=7) for part in parts]  # two layers
-    assert values[0].item() == pytest.approx(auxiliary_loss([parts[0]]).item(), rel=1e-6)
-    assert values[-1].item() == pytest.approx(auxiliary_loss([together]).item(), rel=1e-5)
+    assert values[0].item() == pytest.approx(StepBalance()([parts[0]], step=0).item(), rel=1e-6)
+    assert values[-1].item() == pytest.approx(StepBalance()([together], step=0).item(), rel=1e-5)
     assert balance([parts[0]], step=8).item() == pytest.approx(values[0].item(), rel=1e-6)  # a new step starts again
 
 
@@ -276,7 +275,7 @@ def test_accumulated_gradient_is_that_of_one_large_batch_where_micro_batches_agr
         (balance([router(features, noise)], step=0) / 4).backward()
     accumulated = router.weight.weight.grad.clone()
     router.weight.weight.grad = None
-    auxiliary_loss([router(features.repeat(4, 1), noise.repeat(4, 1))]).backward()
+    StepBalance()([router(features.repeat(4, 1), noise.repeat(4, 1))], step=0).backward()
     torch.testing.assert_close(accumulated, router.weight.weight.grad, atol=1e-6, rtol=1e-4)
 
 

@@ -1,1 +1,1 @@
-"""What happens inside a trained model: gates, experts, sweeps and the figures drawn from them."""
+"""Inspect a trained model: gates, experts, sweeps of the sampler's settings, and figures of them."""

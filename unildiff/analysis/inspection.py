@@ -29,7 +29,7 @@ FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Inside:
+class Observations:
     """Observations while one image was restored.
 
     Attributes:
@@ -53,7 +53,7 @@ class Inside:
 
 
 @torch.no_grad()
-def look_inside(model: UniLDiff, sample: RestorationSample, settings: SamplingSettings) -> Inside:
+def observe(model: UniLDiff, sample: RestorationSample, settings: SamplingSettings) -> Observations:
     """Sample latents of an untiled image without guidance, decode them, and return the observations.
 
     Args:
@@ -111,7 +111,7 @@ def look_inside(model: UniLDiff, sample: RestorationSample, settings: SamplingSe
         unguided = replace(settings, guidance_scale=1.0, tile_size=None)
         latents = model.sample_latents(features, [sample["caption"]], [sample["key"]], unguided)
         restored = to_uint8(model.decode(latents, features, lq.shape))[0].cpu()
-    return Inside(
+    return Observations(
         np.array(timesteps),
         np.array(strength),
         np.array(gates) if gates else None,

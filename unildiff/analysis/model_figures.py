@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from unildiff.analysis.figures import embedding_figure, expert_map_figure, expert_usage_figure, gate_figure
-from unildiff.analysis.inspection import Inside, look_inside, reference_images
+from unildiff.analysis.inspection import Observations, observe, reference_images
 from unildiff.analysis.sweeps import PAPER, SCORED, sweep, sweep_figure, sweep_means, sweep_points
 from unildiff.core.model import UniLDiff
 from unildiff.data.batch import RestorationSample, image_array
@@ -122,8 +122,8 @@ def draw_all(
             f"perception: '{options.perception}' is not a metric with lower as better; choose {', '.join(usable)}"
         )
     output_folder(out)
-    inside = [look_inside(model, each, options.sampling) for each in progress(samples, len(samples), "inspecting")]
-    lines, numbers = _draw_inside(samples, inside, out)
+    observed = [observe(model, each, options.sampling) for each in progress(samples, len(samples), "inspecting")]
+    lines, numbers = _draw_observed(samples, observed, out)
     swept, points = _draw_sweep(model, samples, out, options, protocol)
     steps = options.sampling.num_inference_steps
     content = pd.Series({**about, "steps": steps, "images": len(samples), **numbers, **points})
@@ -131,19 +131,19 @@ def draw_all(
     return [*lines, *swept, "figures.json"]
 
 
-def _draw_inside(
-    samples: Sequence[RestorationSample], inside: Sequence[Inside], out: Path
+def _draw_observed(
+    samples: Sequence[RestorationSample], observed: Sequence[Observations], out: Path
 ) -> tuple[list[str], dict[str, Any]]:
     labels = [sample["degradation"] for sample in samples]
     first = {label: labels.index(label) for label in labels}
 
-    def by_degradation(value: Callable[[Inside], Any], average: Callable[..., Any]) -> dict[str, Any]:
+    def by_degradation(value: Callable[[Observations], Any], average: Callable[..., Any]) -> dict[str, Any]:
         return {
-            name: average([value(each) for each, label in zip(inside, labels, strict=True) if label == name], axis=0)
+            name: average([value(each) for each, label in zip(observed, labels, strict=True) if label == name], axis=0)
             for name in first
         }
 
-    timesteps, gate, maps = inside[0].timesteps, inside[0].gate, inside[0].maps
+    timesteps, gate, maps = observed[0].timesteps, observed[0].gate, observed[0].maps
     strength = by_degradation(lambda each: each.strength, np.mean)
     numbers: dict[str, Any] = {"timesteps": timesteps, "gate": gate, "fusion_strength": strength, "expert_usage": {}}
     lines = ["fusion_gate" if gate is not None else "fusion_gate: left out, this fusion has no gate", "fusion_strength"]
@@ -160,11 +160,11 @@ def _draw_inside(
     spread = np.unique(np.linspace(0, len(first) - 1, min(_MAPS, len(first))).round().astype(int))
     for name in [list(first)[index] for index in spread] if maps else ():
         lines.append(f"experts_map_{name}")
-        expert_map_figure(image_array(samples[first[name]]["lq"]), inside[first[name]].maps, out / lines[-1])
+        expert_map_figure(image_array(samples[first[name]]["lq"]), observed[first[name]].maps, out / lines[-1])
     if not maps:
         lines.append("experts_usage, experts_map: left out, this model has no routed layer")
     if 2 <= len(first) < len(samples):
-        numbers["silhouette"] = embedding_figure([each.feature for each in inside], labels, out / "lq_features")
+        numbers["silhouette"] = embedding_figure([each.feature for each in observed], labels, out / "lq_features")
         lines.append(f"lq_features: silhouette of the raw features {numbers['silhouette']:.3f}")
     else:
         lines.append("lq_features: left out, needs two degradations and more images than degradations")

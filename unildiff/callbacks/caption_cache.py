@@ -21,8 +21,8 @@ _OPTION = "folder of CaptionCache"
 class CaptionCache(Callback):
     """Embeds all captions of the training and validation data before training, each once; the text encoders are then freed.
 
-    What is there from an earlier run is not embedded again; several processes share the work. Validation and training
-    with dropped captions need the empty caption, which is always among them. Tests and predictions embed as ever.
+    Captions embedded by an earlier run are reused; several processes share the work. Validation and training
+    with dropped captions need the empty caption, which is always included. Tests and predictions do not use the cache.
     """
 
     def __init__(self, folder: str = "cache/captions") -> None:

@@ -32,8 +32,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if not isinstance(cause, OSError):
                 raise
             raise UserError(
-                f"checkpoint: {path} was not written ({cause.strerror}); what was there before is untouched; "
-                "make room or give another --run_dir, then go on with --ckpt_path"
+                f"checkpoint: {path} was not written ({cause.strerror}); an earlier file of this name is unchanged; "
+                "make room or give another --run_dir, then resume with --ckpt_path"
             ) from error
 
     def load_checkpoint(

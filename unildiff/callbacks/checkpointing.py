@@ -151,7 +151,7 @@ class Checkpointing(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the position after a completed step, save if it is time, stop if asked to."""
+        """Remember the position after a completed step, save if it is time, stop if requested."""
         if trainer.global_step != self._finished_step:
             self._finished_step = trainer.global_step
             self._stepping = False
@@ -160,7 +160,7 @@ class Checkpointing(Checkpoint):
             if trainer.global_step % self.every_n_steps == 0:
                 self._save(trainer)
         elif trainer.world_size > 1:
-            return  # asking all ranks makes them wait for each other, so they ask once per optimiser step
+            return  # a check on all ranks makes them wait for each other, so it is done once per optimiser step
         self._stop_if_requested(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -62,8 +62,8 @@ class DetailDecoder(Part):
             skips: skip features of the same image or tile, finest first.
             lq: the same image or tile (B, 3, H, W) in [-1, 1]; used with ``to_pixels`` and ``tone`` only.
             noise: the routers' training noise; None in evaluation.
-            whole: statistics of the whole image, one per level, where these are latents of a tile. ``tone`` is then left to the
-                caller, who has the whole image.
+            whole: statistics of the whole image, one per level, if the latents are those of a tile. The caller must then apply
+                ``tone`` to the whole image.
 
         Returns:
             images (B, 3, H, W), about [-1, 1], and one routing per level, coarsest first.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Routing:
-    """What a router decided for N inputs.
+    """A router's decision for N inputs.
 
     Attributes:
         logits: W x without noise, (N, E).
@@ -265,20 +265,10 @@ def load_loss(logits: Tensor, noisy_logits: Tensor, k: int, noise_std: float) ->
     return _squared_variation(_over_ranks(probability.sum(dim=0)))
 
 
-def auxiliary_loss(routings: Sequence[Routing]) -> Tensor:
-    """Return Eq. 7, half importance and half load, averaged over the routed layers (our choice).
-
-    Statistics are summed over all ranks. Without noise (evaluation) only the importance half is counted. Use
-    ``StepBalance`` where several micro-batches make one optimiser step.
-
-    Raises:
-        ValueError: there is no routed layer.
-    """
-    return StepBalance()(routings, 0)
-
-
 class StepBalance:
-    """Eq. 7 over the micro-batches of one accumulated optimiser step and over all ranks.
+    """The balancing loss, L_aux of Eq. 7: half importance and half load, averaged over the routed layers (our choice).
+
+    It covers the micro-batches of one optimiser step on all ranks. Without noise (evaluation), load is left out.
 
     The sums of Eq. 1 and 5 are not additive in the loss: the variation of many inputs is smaller than the mean variation of
     few. Sums of earlier micro-batches are kept without gradient, and each micro-batch adds its own. The value returned for
@@ -301,7 +291,7 @@ class StepBalance:
             ValueError: there is no routed layer.
         """
         if not routings:
-            raise ValueError("auxiliary_loss needs at least one routed layer")
+            raise ValueError("the balancing loss needs at least one routed layer")
         if step != self.step:
             self.step, self.count, self.sums = step, 0, []
         sums = [_statistics(routing) for routing in routings]

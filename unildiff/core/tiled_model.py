@@ -170,7 +170,7 @@ def with_smaller_tiles(
     """Return the result of ``attempt(tile_size)`` and the tile size used, halving tiles as long as memory runs out.
 
     Args:
-        attempt: function of the tile size in pixels (None: the whole image); what a failed call holds is freed.
+        attempt: function of the tile size in pixels (None: the whole image); memory held by a failed call is freed.
         size: height and width of the image in pixels.
         tile_size: tile size of the first attempt.
         what: name of the attempt in the log.

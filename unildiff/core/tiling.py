@@ -93,7 +93,7 @@ class TileGrid:
         return total
 
     def inner(self, tile: Tile) -> Tile:
-        """Return the part of a tile that is its own: these parts cover the image without overlap."""
+        """Return the central part of a tile; the parts of all tiles cover the image without overlap."""
         rows = _own_span(tile.rows, self.tops, self.height)
         columns = _own_span(tile.columns, self.lefts, self.width)
         return Tile(rows, columns)
@@ -127,7 +127,7 @@ def axis_share(length: int, tile: int, starts: tuple[int, ...], scale: int) -> T
     for index, (start, following) in enumerate(pairwise(starts)):
         overlap = (start + tile - following) * scale
         if overlap > 0:
-            # Nothing counts within a quarter of the overlap from the edge: what a network makes there has seen padding.
+            # Weights are 0 within a quarter of the overlap from the tile's edge, where padding affects the output.
             position = (torch.arange(overlap) + 0.5) / overlap
             ramp = torch.sin(((position - 0.25) / 0.5).clamp(0, 1) * (math.pi / 2)) ** 2
             weights[index + 1, :overlap] *= ramp

@@ -27,7 +27,7 @@ def tiny_tokenizer(words: list[str], max_length: int) -> CLIPTokenizer:
     vocabulary = [start, end, *letters, *(letter + "</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
     for word in sorted(set(words)):
-        # Merges of earlier words go first, whatever they cut; what they leave is then joined from the left.
+        # Apply the merges of earlier words first, then join the remaining pieces from the left.
         pieces = _merged([*word[:-1], word[-1] + "</w>"], merges)
         while len(pieces) > 1:
             merges.append((pieces[0], pieces[1]))

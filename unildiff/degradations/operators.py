@@ -61,7 +61,7 @@ def low_light(image: np.ndarray, illumination: np.ndarray, gamma: float, noise: 
 
     Args:
         image: J, the clean image.
-        illumination: L, the refined map; a guided filter can fall below zero, where no power is defined: taken as 0.
+        illumination: L, the refined map; the guided filter can make it negative, which counts as 0.
         gamma: CDD-11 draws it from U(2, 3).
         noise: N(0, n) per pixel and channel, float32 (H, W, 3); CDD-11 draws n from U(0.03, 0.08).
     """

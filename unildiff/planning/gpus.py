@@ -1,4 +1,4 @@
-"""What common GPUs have, for the plan: memory and dense bfloat16 throughput, each from its vendor's data sheet."""
+"""Memory and dense bfloat16 throughput of common GPUs, from the vendors' data sheets."""
 
 from dataclasses import dataclass
 
@@ -31,4 +31,4 @@ GPUS: dict[str, GPU] = {
     "3090": GPU(24 * GIB, 71, "NVIDIA Ampere GA102 white paper, appendix A, FP32 accumulation"),
 }
 RESERVED = 2_000_000_000
-"""Bytes that the CUDA context, cuDNN's workspaces and the allocator's fragments take besides (our estimate)."""
+"""Additional bytes for the CUDA context, cuDNN's workspaces and the allocator's fragments (our estimate)."""

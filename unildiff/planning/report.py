@@ -1,4 +1,4 @@
-"""From the cost of one micro-batch to the needs of a whole run, and to text."""
+"""Extrapolate the cost of one micro-batch to a whole run, and print the plan."""
 
 from dataclasses import dataclass
 
@@ -78,7 +78,7 @@ kernels and of one: 53 to 56 MB at 8, 16 and 32 images, 5 to 7 MB in float32."""
 
 
 def device_memory(run: RunSettings, cost: StepCost) -> Memory:
-    """Return what one device holds at the peak."""
+    """Return the peak memory of one device."""
     trained = sum(cost.trained.values())
     share = run.devices if run.sharded else 1
     return Memory(

@@ -74,7 +74,7 @@ class RestorePlan:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a plan may choose from.
+    """The memory limit and the settings to choose from.
 
     Attributes:
         memory: bytes that may be taken.
@@ -270,11 +270,11 @@ def within_memory(
 
 
 class MemoryPlanner:
-    """Chooses settings within ``options.memory``; what this process takes already is measured once, here.
+    """Chooses settings within ``options.memory``; the constructor measures the memory that this process already uses.
 
     Args:
         options: model, device, memory and the settings that are fixed.
-        elsewhere: whether other machines restore, whose device this one may lack.
+        elsewhere: True if other machines restore; this machine need not have their device.
 
     Raises:
         UserError: there is no such device, or one whose memory cannot be planned.

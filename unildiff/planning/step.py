@@ -25,7 +25,7 @@ from unildiff.weights.lora import frozen_to_bfloat16, is_adapter
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What one device does in one micro-batch.
+    """One micro-batch on one device.
 
     Attributes:
         stage: class of the stage.
@@ -55,7 +55,7 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a micro-batch takes.
+    """Memory, operations and disk space of one micro-batch.
 
     Attributes:
         parameters: number of parameters by part.
@@ -153,7 +153,7 @@ def meta_stage(
 
 
 def make_fake(stage: RestorationModule) -> None:
-    """Give a stage tensors of the current ``FakeTensorMode``, and what its ``training_step`` asks of a Trainer."""
+    """Give a stage tensors of the current ``FakeTensorMode``, and a stand-in for the Trainer that ``training_step`` reads."""
     fake_tensors(stage)
     real_schedule(stage.model)
     if stage.frozen_dtype == "bfloat16":
@@ -174,7 +174,7 @@ def _cache_cost(stage: RestorationModule, step: StepSettings) -> tuple[int, int,
     if not isinstance(stage, DecoderFinetuneModule) or stage.settings.latents != "cached":
         return 0, 0, 0
     steps, flops = stage.settings.training_sampling.num_inference_steps, []
-    for count in (1, 2):  # sampling steps cost the same each, so two of them tell the rest
+    for count in (1, 2):  # all sampling steps cost the same, so the costs of one and of two give the rest
         stage.settings.training_sampling = replace(stage.settings.training_sampling, num_inference_steps=count)
         with Tracker() as tracker:
             batch = _batch(step)

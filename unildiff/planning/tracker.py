@@ -1,4 +1,4 @@
-"""Runs code on tensors without data and keeps count: bytes alive at once, floating-point operations.
+"""Count live bytes and floating-point operations while code runs on tensors without data.
 
 Fake tensors have shapes, dtypes and lifetimes but no memory; every operation is seen as it is dispatched, under autocast,
 gradient checkpointing and in the backward pass alike.
@@ -29,7 +29,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
         self._bytes: dict[int, int] = {}
 
     def own(self, tensors: Iterable[Tensor]) -> None:
-        """Count tensors that were made before."""
+        """Count tensors that already exist."""
         for tensor in tensors:
             self._add(tensor)
 

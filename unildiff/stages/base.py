@@ -226,7 +226,7 @@ def crop_place(batch: RestorationBatch) -> tuple[Tensor | tuple[int, int], Tenso
 def dropped_captions(captions: list[str], keys: list[int], share: float) -> list[str]:
     """Return captions, with a ``share`` of them replaced by the empty one (classifier-free guidance).
 
-    Which ones is a hash of the samples' keys: no tensor is made and no device has to be waited for.
+    A hash of each sample's key decides, so no tensor is needed and the device is not waited for.
     """
     return [
         "" if sample_key(key, "text") / 2**63 < share else caption for caption, key in zip(captions, keys, strict=True)

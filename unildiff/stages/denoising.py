@@ -17,7 +17,7 @@ from unildiff.stages.settings import DenoisingSettings
 
 
 class DenoisingModule(RestorationModule):
-    """Trains the denoiser: L1 on the prediction target of the base, plus the balance of token experts if there are any."""
+    """Trains the denoiser: L1 on the prediction target of the base, plus the balancing loss of token experts if there are any."""
 
     settings: DenoisingSettings
     uses_detail = False

@@ -13,8 +13,8 @@ _CELL = 16
 def log_squared_error(image: Tensor, gt: Tensor) -> Tensor:
     """Return the mean over images of ln(MSE + 1e-4), which is PSNR up to a constant factor and sign.
 
-    An image that is nearly right counts as much as one that is far off: L1 leaves rain, snow and clean images, whose error
-    is small, to low light and haze, whose error is large. The floor bounds the gradient near 40 dB.
+    Images with small and large errors count alike, whereas L1 is dominated by low light and haze, whose error is large, and
+    neglects rain, snow and clean images. The floor bounds the gradient near 40 dB.
     """
     squared = (image - gt).square().mean(dim=(1, 2, 3))
     return (squared + _FLOOR).log().mean()

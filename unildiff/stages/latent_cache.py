@@ -93,7 +93,7 @@ def _make_shards(
 
 
 def fingerprint(model: UniLDiff, train: SampleSet, trained: tuple[str, ...], **settings: Any) -> dict[str, Any]:
-    """Return everything that decides what the latents are, as short texts.
+    """Return everything that the cached latents depend on, as short texts.
 
     Args:
         model: restores the latents.

@@ -42,7 +42,7 @@ class RestorationModule(StageModule):
     """A stage over the whole restorer; subclasses take the fields of their settings as keyword arguments.
 
     Args:
-        settings: what the stage is made of.
+        settings: the settings of the stage.
     """
 
     model: UniLDiff

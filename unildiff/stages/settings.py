@@ -77,7 +77,7 @@ else:  # null in a yaml file or checkpoint means the defaults; ``__post_init__``
 
 @dataclass(kw_only=True)
 class StageSettings:
-    """What all restoration stages share.
+    """Settings shared by all restoration stages.
 
     Args:
         base: ``tiny`` (ships with the package), a diffusers folder, a Hugging Face id or a single file; ``BASE+FILE`` puts a
@@ -91,7 +91,7 @@ class StageSettings:
         sampling: how images are sampled in validation, test and prediction; never read from a checkpoint.
         text_dropout: share of the samples that are trained with the empty caption (supplement: 20%).
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
-        frozen_dtype: dtype of the frozen linear and convolution weights during training. bfloat16 halves them. Under
+        frozen_dtype: dtype of the frozen linear and convolution weights during training. bfloat16 halves their memory. Under
             bf16-mixed the results stay the same, because autocast rounds these weights anyway.
         evaluation: how a test is scored; never read from a checkpoint.
     """
@@ -130,8 +130,8 @@ class DenoisingSettings(StageSettings):
 
     Args:
         noise_offset: strength of noise that is constant over a latent channel (authors' scripts: 0.02).
-        auxiliary_weight: lambda of Eq. 7 (supplement: 0.01), used with token experts.
-        terminal_share: share of samples trained at the last timestep, where only the LQ image says what is there, in
+        auxiliary_weight: weight of the balancing loss (supplement: lambda = 0.01), used with token experts.
+        terminal_share: share of samples trained at the last timestep, where only the LQ image shows the content, in
             addition to those that reach it by chance (our choice for the tiny model; paper: 0, uniform timesteps).
     """
 
@@ -164,7 +164,7 @@ class DecoderSettings(StageSettings):
             costs less than 20 guided ones).
         cache: where ``cached`` keeps the latents, and how many; never read from a checkpoint.
         ssim_weight: weight of 1 - SSIM (authors' refiner script: 0.2).
-        auxiliary_weight: lambda of Eq. 7 (supplement: 0.01).
+        auxiliary_weight: weight of the balancing loss (supplement: lambda = 0.01).
         log_weight: weight of ln(MSE + 1e-4) of each image, see ``image_loss`` (our choice; paper: 0).
         tone_weight: weight of the error of means over 16x16 pixels, see ``image_loss`` (our choice; paper: 0).
         cut_every: every this many optimiser steps, crops are cut into quarters that are restored and compared as images

@@ -42,11 +42,11 @@ def shard_stage(stage: LightningModule, mesh: DeviceMesh) -> None:
         shard(stage.model, mesh, torch.bfloat16 if trainer.precision == "bf16-mixed" else None)
 
 
-def synchronise_gradients(model: UniLDiff, wanted: bool) -> None:
-    """Reduce gradients over the devices in the next backward pass, or keep them until a later one does."""
+def synchronise_gradients(model: UniLDiff, enabled: bool) -> None:
+    """Let the next backward pass reduce gradients over the devices if ``enabled``, otherwise accumulate them locally."""
     for unit in (model.unet, model.lq_encoder, model.decoder):
         if isinstance(unit, FSDPModule):
-            unit.set_requires_gradient_sync(wanted)
+            unit.set_requires_gradient_sync(enabled)
 
 
 def shard(model: UniLDiff, mesh: DeviceMesh, compute_dtype: torch.dtype | None = None) -> None:

@@ -60,8 +60,8 @@ class TestRun:
         self.protocol = chosen_protocol(settings.protocol, protocol)
         main = Evaluator(self.protocol, settings.metrics, folder / "restored")
         self.evaluators: dict[str, Evaluator] = {"restored": main}
-        for stage in settings.stages:
-            self.evaluators[stage] = Evaluator(self.protocol, settings.metrics, folder / stage)
+        for output in settings.stages:
+            self.evaluators[output] = Evaluator(self.protocol, settings.metrics, folder / output)
         self.seconds: list[float] = []
         self.notes: list[str] = []
         self._captions: list[Row] = []
@@ -82,13 +82,13 @@ class TestRun:
 
         Args:
             batch: inputs, ground truth, names and captions.
-            images: uint8 (B, 3, H, W) for ``restored`` and for each stage row.
+            images: uint8 (B, 3, H, W) for ``restored`` and for each comparison row.
         """
         for index, (name, degradation) in enumerate(zip(batch["name"], batch["degradation"], strict=True)):
             gt, lq = batch["gt"][index], batch["lq"][index]
             self._captions.append({"degradation": degradation, "name": name, "caption": batch["caption"][index]})
-            for stage, evaluator in self.evaluators.items():
-                evaluator.add(name, degradation, images[stage][index], gt, lq)
+            for output, evaluator in self.evaluators.items():
+                evaluator.add(name, degradation, images[output][index], gt, lq)
             if self.settings.save_inputs:
                 for kind, image in (("input", lq), ("truth", gt)):
                     path = self.folder / kind / degradation / f"{name}.png"
@@ -109,7 +109,7 @@ class TestRun:
         """
         for written in self._written:
             written.result()
-        rows = {stage: gather_rows(evaluator.rows()) for stage, evaluator in self.evaluators.items()}
+        rows = {output: gather_rows(evaluator.rows()) for output, evaluator in self.evaluators.items()}
         scored = {
             name: int(values["count"] or 0) for name, values in summarise(rows["restored"]).items() if name != "avg"
         }
@@ -138,14 +138,14 @@ class TestRun:
             "time_per_picture_s": sum(self.seconds) / max(1, len(self.seconds)),
             "peak_memory_mib": peak,
             "stages": [
-                {"label": COMPARISON_LABELS[stage], "scores": f"scores_{stage}.csv"}
-                | ({"reference": True} if stage == "round_trip" else {})
-                for stage in self.settings.stages
+                {"label": COMPARISON_LABELS[output], "scores": f"scores_{output}.csv"}
+                | ({"reference": True} if output == "round_trip" else {})
+                for output in self.settings.stages
             ],
         }
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            for stage, values in rows.items():
-                write_csv(values, self.folder / ("scores.csv" if stage == "restored" else f"scores_{stage}.csv"))
+            for output, values in rows.items():
+                write_csv(values, self.folder / ("scores.csv" if output == "restored" else f"scores_{output}.csv"))
             (self.folder / "run.json").write_text(json.dumps(about, indent=2) + "\n")
         return rows["restored"]
 
