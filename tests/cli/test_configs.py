@@ -107,7 +107,7 @@ def run_on_this_rank(command: list[str], rank: int, folder: Path) -> dict[str, i
 
 def test_two_processes_run_the_recipe_as_it_is(base: Path, tmp_path: Path) -> None:
     """DDP with its settings, accumulation and checkpointed activations; the auxiliary loss of DAEM and of token experts."""
-    sizes = [*smaller(base, steps=1, batch=4, accumulation=8), "--model.network.fusion.token_experts=3"]
+    sizes = [*smaller(base, steps=2, batch=4, accumulation=8), "--model.network.fusion.token_experts=3"]
     joint = ["fit", "--config", "configs/joint.yaml", *sizes, "--model.init_from=null", "--trainer.devices=2"]
     assert on_two_ranks(tmp_path, partial(run_on_this_rank, joint)) == [{"code": 0}] * 2  # as torchrun starts it
     decoder = ["fit", "--config", "configs/decoder.yaml", *sizes, *FEW_LATENTS, "--trainer.devices=2"]

@@ -218,9 +218,10 @@ def grown(arguments: list[str]) -> int:
 @pytest.mark.parametrize(
     ("stage", "precision", "batch"),
     [
-        ("3_alignment", "32-true", 4),
-        ("4_joint", "bf16-mixed", 4),
-        ("5_decoder", "bf16-mixed", 4),
+        ("3_alignment", "bf16-mixed", 8),
+        ("4_joint", "32-true", 4),
+        ("4_joint", "bf16-mixed", 12),
+        ("5_decoder", "bf16-mixed", 8),
     ],
 )
 def test_memory_equals_that_of_a_real_run(stage: str, precision: str, batch: int, tmp_path: Path) -> None:

@@ -72,11 +72,8 @@ def test_two_ranks_train_as_one_and_resume(case: str, base_folder: Path, tmp_pat
     assert both == pytest.approx(losses.values, rel=1e-4)
     expected = {name: value for name, value in module.state_dict().items() if name in whole["weights"]}
     assert {name for name, _ in module.trained_parameters()} <= set(expected)
-    # AdamW's first steps are signs: gradients near 0 may differ by rounding alone, which depends on where memory begins.
-    close = torch.cat([
-        torch.isclose(whole["weights"][name], value, atol=2e-4, rtol=1e-3).flatten() for name, value in expected.items()
-    ])  # fmt: skip
-    assert (~close).sum() <= 1e-4 * len(close)
+    for name, value in expected.items():  # AdamW's first steps are signs: gradients near 0 may differ by rounding alone
+        torch.testing.assert_close(whole["weights"][name], value, atol=2e-4, rtol=1e-3)
     assert all(torch.equal(resumed["weights"][name], value) for name, value in whole["weights"].items())
     assert resumed["losses"] == whole["losses"][2:]
     # U-Net, fusion, LQ encoder and decoder are halved; VAE and text encoders are not sharded.
